@@ -1,0 +1,1 @@
+"""The service: HTTP, command line and the wiring of engine and telemetry."""

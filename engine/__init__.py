@@ -1,0 +1,1 @@
+"""Runs a workflow and says what happens through the OpenTelemetry API."""

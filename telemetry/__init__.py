@@ -1,0 +1,1 @@
+"""Keeps the books: OpenTelemetry SDK, journal, pipeline and the consumers of signals."""
