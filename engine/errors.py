@@ -1,0 +1,260 @@
+"""Everything that can go wrong, as one tree.
+
+    SpanloomError
+    ├── Refusal                 nothing was accepted; the caller is told and nothing is recorded
+    │   ├── InvalidRequest      ├── NotFound        ├── ConversationBusy    ├── AlreadyFinished
+    │   ├── MalformedWorkflow   ├── MissingExtra    ├── Unavailable         └── Draining
+    └── Failure                 an accepted execution fails; `error_type` goes on span, event and record
+        ├── ExecutionFailure    nothing inside the graph can catch it
+        │   ├── InvalidWorkflow ├── InvalidParams   ├── InvalidInput        ├── NoEnd
+        │   └── RunTimeout      ├── LimitExceeded   ├── BudgetExceeded      └── AuthorFailure
+        └── NodeFailure         the node's `on_error` policy may catch it
+            ├── NoRoute         ├── ExpressionError ├── TemplateError       ├── NodeTimeout
+            └── ModelFailure    ├── ToolFailed      ├── ResourceMissing     └── TypeMismatch …
+
+A class's docstring is its default message; `code` is stable.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from engine.result import Usage
+    from engine.validation.report import ValidationReport
+
+
+class SpanloomError(Exception):
+    """Something went wrong in spanloom."""
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+
+    @property
+    def message(self) -> str:
+        """The sentence for people, without a value that may be content or a secret."""
+        return str(self.args[0])
+
+
+class Refusal(SpanloomError):
+    """The request was refused; nothing was accepted or recorded."""
+
+    code = "invalid_request"
+
+
+class InvalidRequest(Refusal):
+    """The request does not have the required form."""
+
+
+class NotFound(Refusal):
+    """There is no such thing for this owner."""
+
+    code = "not_found"
+
+
+class ConversationBusy(Refusal):
+    """This conversation has an unfinished execution; wait for it or cancel it first."""
+
+    code = "conversation_busy"
+
+
+class AlreadyFinished(Refusal):
+    """The execution has already ended."""
+
+    code = "already_finished"
+
+
+class MissingExtra(Refusal):
+    """A provider's package is not installed."""
+
+    code = "missing_extra"
+
+
+class Unavailable(Refusal):
+    """The database cannot take the execution now; nothing was accepted, try again."""
+
+    code = "unavailable"
+
+
+class Draining(Refusal):
+    """The service is stopping and takes no new executions."""
+
+    code = "draining"
+
+
+class MalformedWorkflow(Refusal):
+    """The document is not a workflow graph; the report says where."""
+
+    code = "invalid_workflow"
+
+    def __init__(self, report: ValidationReport) -> None:
+        super().__init__(report.summary())
+        self.report = report
+
+
+class Failure(SpanloomError):
+    """The execution failed."""
+
+    @property
+    def error_type(self) -> str:
+        """What stands as `error.type` on span, event and record."""
+        return self.code
+
+
+class ExecutionFailure(Failure):
+    """The execution failed, and nothing inside the graph may catch it."""
+
+
+class InvalidWorkflow(ExecutionFailure):
+    """The workflow is not valid; the report says why."""
+
+    code = "invalid_workflow"
+
+    def __init__(self, report: ValidationReport) -> None:
+        super().__init__(report.summary())
+        self.report = report
+
+
+class InvalidParams(ExecutionFailure):
+    """The template's parameters do not fit its schema."""
+
+    code = "invalid_params"
+
+
+class InvalidInput(ExecutionFailure):
+    """The input does not fit the workflow's input schema."""
+
+    code = "invalid_input"
+
+
+class NoEnd(ExecutionFailure):
+    """The run stopped without reaching an end node."""
+
+    code = "no_end"
+
+
+class RunTimeout(ExecutionFailure):
+    """The execution took longer than its limit `run_seconds`."""
+
+    code = "timeout"
+
+
+class LimitExceeded(ExecutionFailure):
+    """The execution crossed one of its limits."""
+
+    code = "limit_exceeded"
+
+
+class BudgetExceeded(ExecutionFailure):
+    """The next model call could cost more than what is left of the budget."""
+
+    code = "budget_exceeded"
+
+
+class UnpricedModel(ExecutionFailure):
+    """A model without a known price cannot be called under a cost budget."""
+
+    code = "unpriced_model"
+
+
+class AuthorFailure(ExecutionFailure):
+    """An end node ended the execution as failed, with a type and message of the author's."""
+
+    def __init__(self, error_type: str, message: str) -> None:
+        super().__init__(message)
+        self._error_type = error_type
+
+    @property
+    def error_type(self) -> str:
+        return self._error_type
+
+
+class NodeFailure(Failure):
+    """A node failed."""
+
+    code = "internal_error"
+    retry_after_seconds: float | None = None
+
+
+class NoRoute(NodeFailure):
+    """No edge out of the node matches and there is no default edge."""
+
+    code = "no_route"
+
+
+class ExpressionError(NodeFailure):
+    """An expression could not be evaluated."""
+
+    code = "expression_error"
+
+
+class TemplateError(NodeFailure):
+    """A prompt names a path that has no value here; add `| default('…')` if that is fine."""
+
+    code = "template_error"
+
+
+class NodeTimeout(NodeFailure):
+    """The node took longer than its `timeout_seconds`."""
+
+    code = "timeout"
+
+
+class IterationLimit(NodeFailure):
+    """The loop reached `max_iterations` and says `on_limit: fail`."""
+
+    code = "limit_exceeded"
+
+
+class ToolFailed(NodeFailure):
+    """A tool failed and the node says `on_tool_error: fail`."""
+
+    code = "tool_failed"
+
+
+class TypeMismatch(NodeFailure):
+    """The variable does not have the type this operation needs."""
+
+    code = "type_mismatch"
+
+
+class ResourceMissing(NodeFailure):
+    """A model, tool or retriever the node names is not available here."""
+
+    code = "resource_missing"
+
+
+class OutputInvalid(NodeFailure):
+    """The node's output is no JSON value or is larger than 256 KiB."""
+
+    code = "output_invalid"
+
+
+class ModelFailure(NodeFailure):
+    """The provider answered with an error.
+
+    `code` is per instance here: rate_limited overloaded provider_error connection timeout auth bad_request
+    context_too_long content_filter model_not_found empty_response invalid_output. `usage` is what the provider reported
+    all the same: a refused answer is paid for too.
+    """
+
+    code = "provider_error"
+
+    def __init__(
+        self,
+        error_type: str,
+        message: str,
+        *,
+        retry_after_seconds: float | None = None,
+        usage: Usage | None = None,
+    ) -> None:
+        super().__init__(message)
+        self._error_type = error_type
+        self.retry_after_seconds = retry_after_seconds
+        self.usage = usage
+
+    @property
+    def error_type(self) -> str:
+        return self._error_type

@@ -1,0 +1,71 @@
+"""conditional: chooses a label by expressions."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from engine import semconv
+from engine.errors import NoRoute
+from engine.expressions import holds
+from engine.expressions import parse as parse_expression
+from engine.graph import Document, Id, Node
+from engine.nodes.base import CONDITION, NodeBase, NodeConfig, NodeResult
+from engine.state import Change, WorkflowState
+
+if TYPE_CHECKING:
+    from engine.visit import Visit
+
+
+class Case(Document):
+    """A label and the condition under which it is taken."""
+
+    label: Id
+    condition: Annotated[str, CONDITION]
+
+
+class ConditionalConfig(NodeConfig):
+    """Either one `condition` (labels `true` and `false`), or `cases` in order with an optional `default` label."""
+
+    condition: Annotated[str | None, CONDITION] = None
+    cases: list[Case] | None = Field(default=None, min_length=1, max_length=20)
+    default: Id | None = None
+
+
+class ConditionalNode(NodeBase[ConditionalConfig]):
+    """The first true case names the way on."""
+
+    type = "conditional"
+    title = "Conditional"
+    description = "Labels `true` and `false` of one condition, or the label of the first case that holds."
+    category = "flow"
+    Config = ConditionalConfig
+    must_route = True
+    output_schema = {"type": "object", "properties": {"label": {"type": "string"}}}
+
+    def __init__(self, node: Node, config: ConditionalConfig) -> None:
+        super().__init__(node, config)
+        self._condition = parse_expression(config.condition) if config.condition is not None else None
+        self._cases = [(case.label, parse_expression(case.condition)) for case in config.cases or []]
+
+    @classmethod
+    def labels(cls, config: NodeConfig) -> tuple[str, ...]:
+        assert isinstance(config, ConditionalConfig)
+        if config.condition is not None:
+            return ("true", "false")
+        labels = [case.label for case in config.cases or []]
+        return tuple(labels + ([config.default] if config.default is not None else []))
+
+    async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
+        label = self._choose(visit)
+        visit.span[semconv.CONDITION_RESULT] = label
+        return NodeResult(output={"label": label}, label=label, change=Change(result=label))
+
+    def _choose(self, visit: "Visit") -> str:
+        if self._condition is not None:
+            return "true" if holds(self._condition, visit.view) else "false"
+        for label, condition in self._cases:
+            if holds(condition, visit.view):
+                return label
+        if self.config.default is None:
+            raise NoRoute("no case holds and there is no default")
+        return self.config.default

@@ -1,0 +1,55 @@
+"""end: where an execution ends, with its response and output."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from engine.errors import AuthorFailure
+from engine.graph import Document, Json, Node
+from engine.nodes.base import JSON_PROMPT, PROMPT, NodeBase, NodeConfig, NodeResult
+from engine.prompts import parse as parse_prompt
+from engine.prompts import parse_json
+from engine.state import Change, EndState, WorkflowState
+
+if TYPE_CHECKING:
+    from engine.visit import Visit
+
+
+class FailSpec(Document):
+    """Ends the execution as failed, in the author's words."""
+
+    error_type: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
+    message: Annotated[str, PROMPT]
+
+
+class EndConfig(NodeConfig):
+    """`response` null means the last assistant text written in this execution."""
+
+    response: Annotated[str | None, PROMPT] = None
+    output: Annotated[Json, JSON_PROMPT] = None
+    fail: FailSpec | None = None
+
+
+class EndNode(NodeBase[EndConfig]):
+    """Fixes what the execution answers."""
+
+    type = "end"
+    title = "End"
+    description = "At least one, without outgoing edges. Its response is the prompt, else the last assistant text."
+    category = "flow"
+    Config = EndConfig
+    catches = False
+
+    def __init__(self, node: Node, config: EndConfig) -> None:
+        super().__init__(node, config)
+        self._response = parse_prompt(config.response) if config.response is not None else None
+        self._output = parse_json(config.output) if config.output is not None else None
+        self._failure = parse_prompt(config.fail.message) if config.fail else None
+
+    async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
+        if self.config.fail and self._failure:
+            raise AuthorFailure(self.config.fail.error_type, self._failure.render(visit.view))
+        response = self._response.render(visit.view) if self._response else None
+        output = self._output.render(visit.view) if self._output else None
+        end = EndState(node_id=self.id, response=response, output=output)
+        return NodeResult(output={}, change=Change(end=end))

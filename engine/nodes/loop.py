@@ -1,0 +1,71 @@
+"""loop: goes round while a condition holds, at most `max_iterations` times."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from engine import semconv
+from engine.errors import IterationLimit
+from engine.expressions import holds
+from engine.expressions import parse as parse_expression
+from engine.graph import Node
+from engine.nodes.base import CONDITION, NodeBase, NodeConfig, NodeResult
+from engine.state import Change, LoopState, WorkflowState
+
+if TYPE_CHECKING:
+    from engine.visit import Visit
+
+
+class LoopConfig(NodeConfig):
+    """`condition` null goes on until the limit."""
+
+    max_iterations: int = Field(default=10, ge=1, le=100)
+    condition: Annotated[str | None, CONDITION] = None
+    on_limit: Literal["exit", "fail"] = "exit"
+
+
+class LoopNode(NodeBase[LoopConfig]):
+    """The head of a loop: an arrival from inside goes on counting, any other starts at 0."""
+
+    type = "loop"
+    title = "Loop"
+    description = "Label `continue` while the condition holds and iterations are left, else `exit`."
+    category = "flow"
+    Config = LoopConfig
+    must_route = True
+    output_schema = {
+        "type": "object",
+        "properties": {
+            "iteration": {"type": "integer"},
+            "total": {"type": "integer"},
+            "reason": {"enum": ["condition", "limit", None]},
+        },
+    }
+
+    def __init__(self, node: Node, config: LoopConfig) -> None:
+        super().__init__(node, config)
+        self._condition = parse_expression(config.condition) if config.condition is not None else None
+
+    @classmethod
+    def labels(cls, config: NodeConfig) -> tuple[str, ...]:
+        return ("continue", "exit")
+
+    async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
+        known = state["loop_state"].get(self.id, LoopState(iteration=0, total=0))
+        counted = LoopState(iteration=known["iteration"] if visit.from_inside else 0, total=known["total"])
+        reason = self._reason_to_stop(counted, visit)
+        if reason is None:
+            counted = LoopState(iteration=counted["iteration"] + 1, total=counted["total"] + 1)
+        elif reason == "limit" and self.config.on_limit == "fail":
+            raise IterationLimit(f"the loop reached its {self.config.max_iterations} iterations")
+        visit.span[semconv.LOOP_ITERATION] = counted["iteration"]
+        return NodeResult(
+            output={"iteration": counted["iteration"], "total": counted["total"], "reason": reason},
+            label="exit" if reason else "continue",
+            change=Change(loop=counted),
+        )
+
+    def _reason_to_stop(self, counted: LoopState, visit: "Visit") -> Literal["condition", "limit"] | None:
+        if self._condition is not None and not holds(self._condition, visit.view.with_loop(self.id, counted)):
+            return "condition"
+        return "limit" if counted["iteration"] >= self.config.max_iterations else None

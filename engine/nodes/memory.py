@@ -1,0 +1,115 @@
+"""memory: keeps the newest messages and a summary of the older ones."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from engine import semconv
+from engine.calls import call_model
+from engine.errors import ModelFailure, ResourceMissing
+from engine.graph import Node, Retry
+from engine.nodes.base import PROMPT, TRANSIENT, NodeBase, NodeConfig, NodeResult
+from engine.nodes.model import choose_model
+from engine.prompts import parse as parse_prompt
+from engine.resources import Message, ModelRequest, ModelSettings
+from engine.state import Change, WorkflowState, text_of
+
+if TYPE_CHECKING:
+    from engine.visit import Visit
+
+SUMMARY_PROMPT = (
+    "Summarise the conversation so far in a few sentences for somebody who goes on with it. Keep names, numbers, "
+    "decisions and open questions; leave out greetings."
+)
+
+
+class MemoryConfig(NodeConfig):
+    """`summarization_threshold` null is the window; sizes in messages."""
+
+    memory_window: int = Field(default=10, ge=1, le=1_000)
+    strategy: Literal["summarize", "truncate"] = "summarize"
+    summarization_threshold: int | None = Field(default=None, ge=1)
+    provider: str | None = None
+    model: str | None = None
+    summary_max_tokens: int = Field(default=512, ge=16, le=4_096)
+    summary_prompt: Annotated[str, PROMPT] = SUMMARY_PROMPT
+    on_summary_error: Literal["truncate", "fail"] = "truncate"
+
+
+class MemoryNode(NodeBase[MemoryConfig]):
+    """Over the threshold, all but the newest messages are removed and, by strategy, summarised."""
+
+    type = "memory"
+    title = "Memory"
+    description = "Keeps the newest messages; the older ones become a summary that the conversation carries on."
+    category = "data"
+    Config = MemoryConfig
+    default_retry = Retry(max_attempts=3, retry_on=[*TRANSIENT, "empty_response", "invalid_output"])
+    default_timeout_seconds = 120
+    allows_timeout = True
+    output_schema = {
+        "type": "object",
+        "properties": {
+            "removed": {"type": "integer"},
+            "kept": {"type": "integer"},
+            "summarized": {"type": "boolean"},
+        },
+    }
+
+    def __init__(self, node: Node, config: MemoryConfig) -> None:
+        super().__init__(node, config)
+        self._prompt = parse_prompt(config.summary_prompt)
+
+    async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
+        messages = state["messages"]
+        cut = self._cut(messages)
+        removed = messages[:cut]
+        text, degraded = await self._summary(removed, state, visit) if removed else (None, False)
+        visit.span.update(
+            {
+                semconv.MEMORY_WINDOW: self.config.memory_window,
+                semconv.MEMORY_TRUNCATED: len(removed),
+                semconv.MEMORY_SUMMARIZED: len(removed) if text is not None else 0,
+            }
+        )
+        return NodeResult(
+            output={"removed": len(removed), "kept": len(messages) - cut, "summarized": text is not None},
+            degraded=degraded,
+            change=Change(
+                removed_messages=tuple(message["id"] for message in removed),
+                summary={"text": text, "covers": removed[-1]["id"]} if text is not None else None,
+            ),
+        )
+
+    def _cut(self, messages: list[Message]) -> int:
+        """How many of the oldest messages go; moved back where a tool message would be parted from its call."""
+        config = self.config
+        if len(messages) <= max(config.summarization_threshold or 0, config.memory_window):
+            return 0
+        cut = len(messages) - config.memory_window
+        while cut > 0 and messages[cut]["role"] == "tool":
+            cut -= 1
+        return cut
+
+    async def _summary(
+        self, removed: list[Message], state: WorkflowState, visit: "Visit"
+    ) -> tuple[str | None, bool]:
+        """The new summary, and whether making it failed."""
+        if self.config.strategy == "truncate":
+            return None, False
+        try:
+            model = choose_model(visit.context, self.config.provider, self.config.model)
+            reply = await call_model(visit, model, self._request(removed, state, visit), stream_as=None)
+        except (ModelFailure, ResourceMissing) as failure:
+            if self.config.on_summary_error == "fail" or visit.can_retry(failure):
+                raise
+            return None, True
+        return reply.text, False
+
+    def _request(self, removed: list[Message], state: WorkflowState, visit: "Visit") -> ModelRequest:
+        earlier = state["conversation_summary"]
+        lines = [f"Summary so far: {earlier['text']}"] if earlier else []
+        lines += [f"{message['role']}: {text_of(message)}" for message in removed]
+        request = Message(id="summary", role="user", content="\n".join(lines))
+        settings = ModelSettings(max_tokens=self.config.summary_max_tokens)
+        return ModelRequest(system=self._prompt.render(visit.view), messages=[request], settings=settings)

@@ -1,0 +1,199 @@
+"""model: one call of a language model."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+from uuid_utils.compat import uuid7
+
+from engine import semconv
+from engine.calls import call_model
+from engine.errors import ResourceMissing
+from engine.framing import frame
+from engine.graph import JsonObject, Node, Retry
+from engine.nodes.base import PROMPT, TRANSIENT, NodeBase, NodeConfig, NodeResult
+from engine.nodes.tools import ToolsNode
+from engine.prompts import parse as parse_prompt
+from engine.resources import ChatModel, Message, ModelReply, ModelRequest, ModelSettings, Passage, ToolSpec
+from engine.state import Change, WorkflowState, text_of
+
+if TYPE_CHECKING:
+    from engine.context import ExecutionContext
+    from engine.visit import Visit
+
+DEFAULT_MAX_TOKENS = 1024
+"""Never open: budgets reserve it."""
+NOT_EXECUTED = "not executed"
+
+
+class ModelConfig(NodeConfig):
+    """Settings left null are taken from the graph's `model_defaults`, then from the server."""
+
+    provider: str | None = None
+    model: str | None = None
+    system_message: Annotated[str, PROMPT] = ""
+    prompt: Annotated[str | None, PROMPT] = None
+    include_history: bool = True
+    include_context: bool = True
+    append_to_messages: bool = True
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    max_tokens: int | None = Field(default=None, ge=1)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    stop: list[str] = Field(default_factory=list, max_length=4)
+    seed: int | None = None
+    response_schema: JsonObject | None = None
+
+
+class ModelNode(NodeBase[ModelConfig]):
+    """Asks a model once per attempt. Its tools are those of the tools nodes behind its `tool_calls` edge."""
+
+    type = "model"
+    title = "Model"
+    description = "One provider call per attempt. Labels `tool_calls` if the answer holds calls, else `final`."
+    category = "model"
+    Config = ModelConfig
+    default_retry = Retry(max_attempts=3, retry_on=[*TRANSIENT, "empty_response", "invalid_output"])
+    default_timeout_seconds = 120
+    allows_timeout = True
+    streams = True
+    output_schema = {
+        "type": "object",
+        "properties": {
+            "text": {"type": "string"},
+            "data": {},
+            "message_id": {"type": "string"},
+            "finish_reason": {"type": ["string", "null"]},
+            "truncated": {"type": "boolean"},
+            "provider": {"type": "string"},
+            "model": {"type": "string"},
+            "tool_calls": {"type": "array"},
+            "usage": {"type": ["object", "null"]},
+        },
+    }
+    tool_nodes: tuple[ToolsNode, ...] = ()
+    """Set by the plan: the tools nodes behind the `tool_calls` edge, before the next model."""
+
+    def __init__(self, node: Node, config: ModelConfig) -> None:
+        super().__init__(node, config)
+        self._system = parse_prompt(config.system_message)
+        self._prompt = parse_prompt(config.prompt) if config.prompt is not None else None
+
+    @classmethod
+    def labels(cls, config: NodeConfig) -> tuple[str, ...]:
+        return ("tool_calls", "final")
+
+    async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
+        model = choose_model(visit.context, self.config.provider, self.config.model)
+        request = self._request(state, visit)
+        message_id = str(uuid7())
+        visit.span.update(
+            {semconv.MODEL_MESSAGES: len(request.messages), semconv.MODEL_TOOLS: len(request.tools)},
+        )
+        reply = await call_model(visit, model, request, stream_as=message_id if self.node.stream else None)
+        calls = reply.tool_calls if request.tools else ()
+        if dropped := len(reply.tool_calls) - len(calls):
+            visit.span[semconv.MODEL_CALLS_DROPPED] = dropped
+        message = Message(
+            id=message_id, role="assistant", content=reply.text, tool_calls=list(calls), node_id=self.id
+        )
+        return NodeResult(
+            output=_output(message, reply, model),
+            label="tool_calls" if calls else "final",
+            change=Change(messages=(message,) if self.config.append_to_messages else ()),
+        )
+
+    def _request(self, state: WorkflowState, visit: "Visit") -> ModelRequest:
+        messages = answered(state["messages"]) if self.config.include_history else []
+        if self._prompt is not None:
+            messages.append(Message(id="prompt", role="user", content=self._prompt.render(visit.view)))
+        if self.config.include_context:
+            messages = _with_context(messages, state)
+        return ModelRequest(
+            system=self._system.render(visit.view),
+            messages=messages,
+            tools=self._tools(state, visit),
+            settings=self._settings(visit.context),
+        )
+
+    def _tools(self, state: WorkflowState, visit: "Visit") -> list[ToolSpec]:
+        specs: dict[str, ToolSpec] = {}
+        for node in self.tool_nodes:
+            if node.calls_left(state, visit.context) > 0:
+                specs.update((tool.spec.name, tool.spec) for tool in node.allowed(visit.context))
+        return list(specs.values())
+
+    def _settings(self, context: "ExecutionContext") -> ModelSettings:
+        config, defaults = self.config, context.graph.model_defaults
+        return ModelSettings(
+            max_tokens=config.max_tokens or defaults.max_tokens or DEFAULT_MAX_TOKENS,
+            temperature=config.temperature if config.temperature is not None else defaults.temperature,
+            top_p=config.top_p if config.top_p is not None else defaults.top_p,
+            frequency_penalty=config.frequency_penalty,
+            presence_penalty=config.presence_penalty,
+            stop=tuple(config.stop),
+            seed=config.seed,
+            response_schema=config.response_schema,
+        )
+
+
+def choose_model(context: "ExecutionContext", provider: str | None, model: str | None) -> ChatModel:
+    """The node's model, else the graph's default, else the server's. Raises `ResourceMissing` if none is named."""
+    defaults = context.graph.model_defaults
+    named = (provider, model) if provider or model else (defaults.provider, defaults.model)
+    server = context.resources.models.default() or (None, None)
+    chosen_provider = named[0] or server[0]
+    chosen_model = named[1] or (server[1] if named[0] in (None, server[0]) else None)
+    if chosen_provider is None or chosen_model is None:
+        raise ResourceMissing("no model is named: give provider and model in the node or set SPANLOOM_MODEL")
+    return context.resources.models.get(chosen_provider, chosen_model)
+
+
+def answered(messages: list[Message]) -> list[Message]:
+    """The messages, with an answer "not executed" behind every tool call that has none: providers refuse open calls."""
+    done = {message["tool_call_id"] for message in messages if message["role"] == "tool"}
+    sent: list[Message] = []
+    for message in messages:
+        sent.append(message)
+        for call in message.get("tool_calls", ()):
+            if call["id"] not in done:
+                sent.append(not_executed(call["id"], NOT_EXECUTED))
+    return sent
+
+
+def not_executed(call_id: str, reason: str) -> Message:
+    """The answer to a tool call that was not taken up."""
+    return Message(id=str(uuid7()), role="tool", content=reason, tool_call_id=call_id, is_error=True)
+
+
+def _with_context(messages: list[Message], state: WorkflowState) -> list[Message]:
+    """The framed texts in front of the last user message: data, so never in the system message."""
+    passages = [
+        Passage(str(d["id"]), str(d["source"]), str(d["text"]), 0.0)
+        for found in state["retrieval_context"].values()
+        for d in found["documents"]
+    ]
+    summary = state["conversation_summary"]
+    if not passages and summary is None:
+        return messages
+    framed = frame(passages, str(summary["text"]) if summary else None)
+    for index in range(len(messages) - 1, -1, -1):
+        message = messages[index]
+        if message["role"] == "user":
+            sent: Message = {**message, "content": framed + text_of(message)}
+            return [*messages[:index], sent, *messages[index + 1 :]]
+    return [*messages, Message(id="context", role="user", content=framed)]
+
+
+def _output(message: Message, reply: ModelReply, model: ChatModel) -> JsonObject:
+    return {
+        "text": reply.text,
+        "data": reply.data,
+        "message_id": message["id"],
+        "finish_reason": reply.finish_reason,
+        "truncated": reply.finish_reason in ("length", "max_tokens", "MAX_TOKENS"),
+        "provider": model.provider,
+        "model": reply.model or model.model,
+        "tool_calls": [dict(call) for call in message["tool_calls"]],
+        "usage": reply.usage.model_dump() if reply.usage else None,
+    }

@@ -1,0 +1,110 @@
+"""retrieval: finds texts that the models behind it are given."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from engine import semconv
+from engine.calls import retrieve
+from engine.graph import Json, JsonObject, Node, Retry
+from engine.nodes.base import JSON_PROMPT, PROMPT, NodeBase, NodeConfig, NodeResult
+from engine.prompts import parse as parse_prompt
+from engine.prompts import parse_json
+from engine.resources import Passage, RetrievalQuery
+from engine.state import Change, RetrievalContext, WorkflowState
+
+if TYPE_CHECKING:
+    from engine.visit import Visit
+
+
+class RetrievalConfig(NodeConfig):
+    """`document_ids` null searches all documents, an empty list none; sizes in bytes of UTF-8."""
+
+    retriever: str = Field(default="default", min_length=1, max_length=64)
+    query: Annotated[str, PROMPT] = "{{ last_user_message }}"
+    max_documents: int = Field(default=5, ge=1, le=100)
+    score_threshold: float | None = Field(default=None, ge=0, le=1)
+    filter: Annotated[Json, JSON_PROMPT] = Field(default_factory=dict)
+    document_ids: Annotated[Json, JSON_PROMPT] = None
+    max_context_bytes: int = Field(default=32_768, ge=1, le=262_144)
+    options: JsonObject = Field(default_factory=dict)
+
+
+class RetrievalNode(NodeBase[RetrievalConfig]):
+    """One question to one retriever; its passages go to the models behind it."""
+
+    type = "retrieval"
+    title = "Retrieval"
+    description = "Asks a retriever and hands the passages to the models behind it. Labels `found` and `empty`."
+    category = "data"
+    Config = RetrievalConfig
+    default_retry = Retry(max_attempts=3)
+    default_timeout_seconds = 30
+    allows_timeout = True
+    output_schema = {
+        "type": "object",
+        "properties": {"count": {"type": "integer"}, "documents": {"type": "array"}},
+    }
+
+    def __init__(self, node: Node, config: RetrievalConfig) -> None:
+        super().__init__(node, config)
+        self._query = parse_prompt(config.query)
+        self._filter = parse_json(config.filter)
+        self._document_ids = parse_json(config.document_ids)
+
+    @classmethod
+    def labels(cls, config: NodeConfig) -> tuple[str, ...]:
+        return ("found", "empty")
+
+    async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
+        query = self._prepare(visit)
+        passages = await retrieve(visit, self.config.retriever, query) if self._asks(query) else []
+        passages = _within(passages, self.config.max_context_bytes)
+        size = sum(len(passage.text.encode()) for passage in passages)
+        visit.span.update(
+            {
+                semconv.RETRIEVAL_DOCUMENTS: len(passages),
+                semconv.RETRIEVAL_SIZE_BYTES: size,
+                semconv.RETRIEVAL_TOP_SCORE: max((passage.score for passage in passages), default=0.0),
+            }
+        )
+        documents: list[JsonObject] = [{"id": p.id, "source": p.source, "score": p.score} for p in passages]
+        found = RetrievalContext(
+            query=query.text,
+            text="\n".join(passage.text for passage in passages),
+            documents=[{**document, "text": p.text} for document, p in zip(documents, passages, strict=True)],
+        )
+        return NodeResult(
+            output={"count": len(passages), "documents": list(documents)},
+            label="found" if passages else "empty",
+            change=Change(retrieval=found),
+        )
+
+    def _prepare(self, visit: "Visit") -> RetrievalQuery:
+        ids = self._document_ids.render(visit.view)
+        conditions = self._filter.render(visit.view)
+        return RetrievalQuery(
+            text=self._query.render(visit.view).strip(),
+            owner=visit.context.owner,
+            max_documents=self.config.max_documents,
+            score_threshold=self.config.score_threshold,
+            filter=conditions if isinstance(conditions, dict) else {},
+            document_ids=tuple(str(id_) for id_ in ids) if isinstance(ids, list) else None,
+            options=self.config.options,
+            any_folder=visit.context.any_folder,
+        )
+
+    @staticmethod
+    def _asks(query: RetrievalQuery) -> bool:
+        return bool(query.text) and query.document_ids != ()
+
+
+def _within(passages: list[Passage], max_bytes: int) -> list[Passage]:
+    """The best passages that fit; one that does not fit ends the list."""
+    kept: list[Passage] = []
+    for passage in passages:
+        max_bytes -= len(passage.text.encode())
+        if max_bytes < 0:
+            break
+        kept.append(passage)
+    return kept

@@ -1,0 +1,172 @@
+"""tools: runs the tool calls of the last assistant message."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+from uuid_utils.compat import uuid7
+
+from engine import semconv
+from engine.calls import ToolOutcome, call_tool
+from engine.errors import ToolFailed
+from engine.graph import JsonObject, Retry
+from engine.nodes.base import NodeBase, NodeConfig, NodeResult
+from engine.resources import Message, Tool, ToolCall
+from engine.state import Change, WorkflowState
+
+if TYPE_CHECKING:
+    from engine.context import ExecutionContext
+    from engine.visit import Visit
+
+LIMIT_REACHED = "not executed: limit reached"
+
+
+class ToolsConfig(NodeConfig):
+    """`allowed_tools` empty allows none, `["*"]` all that the owner may use; sizes in bytes of UTF-8."""
+
+    allowed_tools: list[str] = Field(default_factory=list, max_length=100)
+    max_tool_calls: int = Field(default=10, ge=1, le=100)
+    tool_timeout_seconds: float = Field(default=30, ge=0.1, le=600)
+    max_parallel: int = Field(default=4, ge=1, le=16)
+    on_tool_error: Literal["report", "fail"] = "report"
+    max_result_bytes: int = Field(default=32_768, ge=1, le=262_144)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    call: ToolCall
+    outcome: ToolOutcome | None
+    """Null: the limit left no room for it."""
+
+
+class ToolsNode(NodeBase[ToolsConfig]):
+    """Every call taken up counts; a failing tool is told to the model, it does not end the run."""
+
+    type = "tools"
+    title = "Tools"
+    description = "Runs the tool calls of the last assistant message. Labels `done` and `limit`."
+    category = "model"
+    Config = ToolsConfig
+    default_retry = Retry(max_attempts=1)
+    retries_calls = True
+    output_schema = {
+        "type": "object",
+        "properties": {
+            "calls": {"type": "integer"},
+            "failed": {"type": "integer"},
+            "not_executed": {"type": "integer"},
+            "limit_reached": {"type": "boolean"},
+            "results": {"type": "array"},
+        },
+    }
+
+    @classmethod
+    def labels(cls, config: NodeConfig) -> tuple[str, ...]:
+        return ("done", "limit")
+
+    def allowed(self, context: "ExecutionContext") -> list[Tool]:
+        """The tools this node may run, in the order it names them."""
+        tools = context.resources.tools
+        if "*" in self.config.allowed_tools:
+            return list(tools.values())
+        return [tools[name] for name in self.config.allowed_tools if name in tools]
+
+    def calls_left(self, state: WorkflowState, context: "ExecutionContext") -> int:
+        """How many calls this node may still take up in this execution."""
+        here = self.config.max_tool_calls - state["tool_calls_by_node"].get(self.id, 0)
+        return min(here, context.limits.max_tool_calls - state["tool_call_count"])
+
+    async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
+        calls = _open_calls(state["messages"])
+        room = max(0, self.calls_left(state, visit.context))
+        answers = await self._run_calls(calls, room, visit)
+        taken = sum(answer.outcome.attempts for answer in answers if answer.outcome)
+        failed = [answer for answer in answers if answer.outcome and not answer.outcome.ok]
+        limited = any(answer.outcome is None for answer in answers)
+        visit.span.update(
+            {
+                semconv.TOOLS_CALLS: taken,
+                semconv.TOOLS_FAILED: len(failed),
+                semconv.TOOLS_LIMIT_REACHED: limited,
+            }
+        )
+        if failed and self.config.on_tool_error == "fail":
+            raise ToolFailed(f"tool {failed[0].call['name']} failed")
+        return NodeResult(
+            output={
+                "calls": taken,
+                "failed": len(failed),
+                "not_executed": sum(answer.outcome is None for answer in answers),
+                "limit_reached": limited,
+                "results": [_result(answer) for answer in answers],
+            },
+            label="limit" if limited else "done",
+            change=Change(messages=tuple(_message(answer, self.id) for answer in answers), tool_calls=taken),
+        )
+
+    async def _run_calls(self, calls: list[ToolCall], room: int, visit: "Visit") -> list[_Answer]:
+        """Run the first `room` calls, at most `max_parallel` at a time; answers in the order of the calls."""
+        spare = [max(0, room - len(calls))]
+        gate = asyncio.Semaphore(self.config.max_parallel)
+
+        async def run(call: ToolCall) -> _Answer:
+            async with gate:
+                return _Answer(call, await self._run_call(call, spare, visit))
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(run(call), name=f"tool {call['name']}") for call in calls[:room]]
+        return [task.result() for task in tasks] + [_Answer(call, None) for call in calls[room:]]
+
+    async def _run_call(self, call: ToolCall, spare: list[int], visit: "Visit") -> ToolOutcome:
+        """One call with its retries; each retry draws on the calls that are left."""
+        tools = {tool.spec.name: tool for tool in self.allowed(visit.context)}
+        tool = tools.get(call["name"])
+        retry = visit.retry
+        attempt = 1
+        while True:
+            outcome = await call_tool(
+                visit,
+                tool,
+                call,
+                attempt=attempt,
+                timeout_seconds=self.config.tool_timeout_seconds,
+                max_result_bytes=self.config.max_result_bytes,
+            )
+            repeatable = tool is not None and tool.effect != "write" and outcome.is_transient
+            if outcome.ok or not repeatable or attempt >= retry.max_attempts or spare[0] <= 0:
+                return outcome
+            spare[0] -= 1
+            await visit.wait_before_retry(attempt, outcome.error_type or "", None)
+            attempt += 1
+
+
+def _open_calls(messages: list[Message]) -> list[ToolCall]:
+    """The calls of the last assistant message that have no answer yet."""
+    done = {message["tool_call_id"] for message in messages if message["role"] == "tool"}
+    for message in reversed(messages):
+        if message["role"] == "assistant":
+            return [call for call in message.get("tool_calls", ()) if call["id"] not in done]
+    return []
+
+
+def _message(answer: _Answer, node_id: str) -> Message:
+    outcome = answer.outcome
+    return Message(
+        id=str(uuid7()),
+        role="tool",
+        content=outcome.text if outcome else LIMIT_REACHED,
+        tool_call_id=answer.call["id"],
+        is_error=outcome is None or not outcome.ok,
+        node_id=node_id,
+    )
+
+
+def _result(answer: _Answer) -> JsonObject:
+    outcome = answer.outcome
+    return {
+        "id": answer.call["id"],
+        "tool": answer.call["name"],
+        "ok": outcome is not None and outcome.ok,
+        "error_type": outcome.error_type if outcome else "limit_exceeded",
+    }

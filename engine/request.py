@@ -1,0 +1,106 @@
+"""What a caller asks for: an `ExecutionRequest` with its source, a union of four kinds."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from opentelemetry.context import Context
+from pydantic import Field, JsonValue
+
+from engine.graph import Document, Durability, JsonObject, OnLost, RecordLevel
+
+Key = Annotated[str, Field(min_length=1, max_length=255)]
+Version = Annotated[int, Field(ge=1)]
+
+
+class TemplateSource(Document):
+    """A template by key or id, with parameters; `version` null is the latest."""
+
+    kind: Literal["template"]
+    template: Key
+    version: Version | None = None
+    params: JsonObject = Field(default_factory=dict)
+
+
+class DefinitionSource(Document):
+    """A stored definition by slug or id; `version` null is the latest."""
+
+    kind: Literal["definition"]
+    definition: Key
+    version: Version | None = None
+
+
+class GraphSource(Document):
+    """A graph sent along; no definition is stored."""
+
+    kind: Literal["graph"]
+    graph: JsonObject
+
+
+class ChatSource(Document):
+    """A turn of a conversation on a template (default universal_chat) or definition; a null conversation makes one."""
+
+    kind: Literal["chat"]
+    conversation_id: Key | None = None
+    template: Key | None = None
+    definition: Key | None = None
+    version: Version | None = None
+    params: JsonObject = Field(default_factory=dict)
+
+
+Source = Annotated[TemplateSource | DefinitionSource | GraphSource | ChatSource, Field(discriminator="kind")]
+
+
+class Overrides(Document):
+    """Changes to the graph for one execution; the graph after overrides is what is validated, hashed and run."""
+
+    model_defaults: JsonObject = Field(default_factory=dict)
+    nodes: dict[str, JsonObject] = Field(default_factory=dict)
+    limits: JsonObject = Field(default_factory=dict)
+    record_level: RecordLevel | None = None
+    durability: Durability | None = None
+    on_lost: OnLost | None = None
+
+
+Tag = Annotated[str, Field(max_length=64)]
+Disconnect = Literal["cancel", "continue"]
+
+
+class ExecutionRequest(Document):
+    """One execution to run: which workflow, on what input, with what changes."""
+
+    source: Source
+    input: JsonObject = Field(default_factory=dict)
+    overrides: Overrides = Overrides()
+    mode: Literal["wait", "stream"] = "wait"
+    """How an answer over HTTP is given; the library has `execute()` and `stream()`."""
+    on_disconnect: Disconnect | None = None
+    tags: dict[Tag, Tag] = Field(default_factory=dict, max_length=16)
+
+
+Trigger = Literal["api", "chat", "cli", "resume", "retry", "parent", "schedule"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. Comes beside the request, so that no body can claim an owner."""
+
+    owner: str = "default"
+    correlation_id: str | None = None
+    trigger: Trigger = "api"
+    trace_context: Context | None = None
+    any_folder: bool = False
+    """Whoever has the shell may let the `files` retriever read any folder; a request over HTTP may not."""
+
+
+__all__ = [
+    "Caller",
+    "ChatSource",
+    "DefinitionSource",
+    "ExecutionRequest",
+    "GraphSource",
+    "JsonValue",
+    "Overrides",
+    "Source",
+    "TemplateSource",
+    "Trigger",
+]

@@ -1,0 +1,94 @@
+"""What comes back from an execution: the result, its usage and its errors. Made in one place, for every status."""
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from engine.graph import Document, Json, JsonObject
+
+
+class Status(StrEnum):
+    """The six values an execution's status can have. Cancelled is no failure."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Decided once and final."""
+        return self in _TERMINAL
+
+
+_TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
+
+
+class Usage(Document):
+    """Tokens. `input_tokens` includes cached ones, `output_tokens` includes reasoning; null: no provider reported."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    total_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(**{name: _add(getattr(self, name), getattr(other, name)) for name in Usage.model_fields})
+
+
+def _add(left: int | None, right: int | None) -> int | None:
+    return right if left is None else left if right is None else left + right
+
+
+class ErrorInfo(Document):
+    """One failed node: where, why, after how many attempts, and whether the graph handled it."""
+
+    node_id: str
+    path: str
+    error_type: str
+    message: str
+    attempts: int = 1
+    handled: bool = False
+
+
+class ResultMetadata(Document):
+    """Where the result came from and what to look it up by."""
+
+    source: str
+    workflow_name: str
+    template_id: str | None = None
+    template_version: int | None = None
+    definition_id: str | None = None
+    graph_hash: str | None = None
+    conversation_id: str | None = None
+    correlation_id: str | None = None
+    trace_id: str | None = None
+    degraded: list[str] = Field(default_factory=list)
+    cancel_reason: str | None = None
+
+
+class ExecutionResult(Document):
+    """How an execution ended and what it used. Money: integer nano-USD, null if no call had a price."""
+
+    execution_id: str
+    status: Status
+    error_type: str | None = None
+    error_message: str | None = None
+    response: str = ""
+    output: Json = None
+    messages: list[JsonObject] = Field(default_factory=list)
+    duration_ms: int = Field(ge=0)
+    usage: Usage = Usage()
+    cost_nano_usd: int | None = None
+    unpriced_calls: int = 0
+    waste_nano_usd: int = 0
+    model_calls: int = 0
+    tool_calls: int = 0
+    node_executions: int = 0
+    errors: list[ErrorInfo] = Field(default_factory=list)
+    approvals: list[JsonObject] = Field(default_factory=list)
+    metadata: ResultMetadata

@@ -1,0 +1,205 @@
+"""The state of a running workflow: JSON only, and all that nodes read and write.
+
+A node returns a `Change`; `merge` applies it by each field's rule (workflow.md section 2). Values inside are never changed
+in place, so a fork's branch copies the top level only.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+from engine.errors import TypeMismatch
+from engine.graph import Json, JsonObject
+from engine.resources import Message
+
+
+class RetrievalContext(TypedDict):
+    """What one retrieval node found."""
+
+    query: str
+    text: str
+    documents: list[JsonObject]
+
+
+class LoopState(TypedDict):
+    """`iteration` of the current entry, `total` over all."""
+
+    iteration: int
+    total: int
+
+
+class EndState(TypedDict):
+    """What the end node that was reached said."""
+
+    node_id: str
+    response: str | None
+    output: Json
+
+
+class WorkflowState(TypedDict):
+    """All fields of the state; who writes which is in workflow.md section 2."""
+
+    input: JsonObject
+    messages: list[Message]
+    variables: JsonObject
+    outputs: dict[str, Json]
+    retrieval_context: dict[str, RetrievalContext]
+    conversation_summary: JsonObject | None
+    tool_call_count: int
+    tool_calls_by_node: dict[str, int]
+    loop_state: dict[str, LoopState]
+    conditional_results: dict[str, str]
+    error_state: dict[str, JsonObject]
+    visits: dict[str, int]
+    new_message_ids: list[str]
+    end: EndState | None
+
+
+@dataclass(frozen=True, slots=True)
+class VariableOperation:
+    """One change of a variable; `increment` adds `value`, which may be negative."""
+
+    name: str
+    operation: Literal["set", "append", "increment"]
+    value: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a visit of a node changes. Null fields change nothing."""
+
+    messages: tuple[Message, ...] = ()
+    removed_messages: tuple[str, ...] = ()
+    variable: VariableOperation | None = None
+    retrieval: RetrievalContext | None = None
+    summary: JsonObject | None = None
+    tool_calls: int = 0
+    loop: LoopState | None = None
+    result: str | None = None
+    end: EndState | None = None
+
+
+NO_CHANGE = Change()
+
+
+def initial_state(
+    *, input: JsonObject, variables: JsonObject, messages: Iterable[Message], summary: JsonObject | None
+) -> WorkflowState:
+    """The state before the start node."""
+    return WorkflowState(
+        input=input,
+        messages=list(messages),
+        variables=dict(variables),
+        outputs={},
+        retrieval_context={},
+        conversation_summary=summary,
+        tool_call_count=0,
+        tool_calls_by_node={},
+        loop_state={},
+        conditional_results={},
+        error_state={},
+        visits={},
+        new_message_ids=[],
+        end=None,
+    )
+
+
+def branch(state: WorkflowState) -> WorkflowState:
+    """A branch's own copy, made at the fork."""
+    return WorkflowState(
+        input=state["input"],
+        messages=list(state["messages"]),
+        variables=dict(state["variables"]),
+        outputs=dict(state["outputs"]),
+        retrieval_context=dict(state["retrieval_context"]),
+        conversation_summary=state["conversation_summary"],
+        tool_call_count=state["tool_call_count"],
+        tool_calls_by_node=dict(state["tool_calls_by_node"]),
+        loop_state=dict(state["loop_state"]),
+        conditional_results=dict(state["conditional_results"]),
+        error_state=dict(state["error_state"]),
+        visits=dict(state["visits"]),
+        new_message_ids=list(state["new_message_ids"]),
+        end=None,
+    )
+
+
+def merge(state: WorkflowState, node_id: str, output: Json, change: Change) -> None:
+    """Apply what a visit changed. Raises `TypeMismatch` for an operation on a variable of the wrong type."""
+    state["outputs"][node_id] = output
+    if change is NO_CHANGE:
+        return
+    if change.variable is not None:
+        _merge_variable(state["variables"], change.variable)
+    if change.removed_messages:
+        removed = set(change.removed_messages)
+        state["messages"] = [message for message in state["messages"] if message["id"] not in removed]
+    for message in change.messages:
+        _merge_message(state, message)
+    if change.retrieval is not None:
+        state["retrieval_context"][node_id] = change.retrieval
+    if change.summary is not None:
+        state["conversation_summary"] = change.summary
+    if change.tool_calls:
+        state["tool_call_count"] += change.tool_calls
+        state["tool_calls_by_node"][node_id] = state["tool_calls_by_node"].get(node_id, 0) + change.tool_calls
+    if change.loop is not None:
+        state["loop_state"][node_id] = change.loop
+    if change.result is not None:
+        state["conditional_results"][node_id] = change.result
+    if change.end is not None:
+        state["end"] = change.end
+
+
+def _merge_message(state: WorkflowState, message: Message) -> None:
+    for position, known in enumerate(state["messages"]):
+        if known["id"] == message["id"]:
+            state["messages"][position] = message
+            return
+    state["messages"].append(message)
+    state["new_message_ids"].append(message["id"])
+
+
+def _merge_variable(variables: JsonObject, operation: VariableOperation) -> None:
+    variables[operation.name] = variable_after(variables, operation.name, operation)
+
+
+def variable_after(variables: JsonObject, name: str, operation: VariableOperation | None) -> Json:
+    """The variable's value once the operation is applied; without one, its value now.
+
+    Raises `TypeMismatch` where the variable does not have the type the operation needs.
+    """
+    if operation is None:
+        return variables.get(name)
+    if operation.operation == "set":
+        return operation.value
+    if operation.operation == "append":
+        present = variables.get(name, [])
+        if not isinstance(present, list):
+            raise TypeMismatch(f"variable {name} is no list, so nothing can be appended to it")
+        return [*present, operation.value]
+    return _number(name, variables.get(name, 0)) + _number(name, operation.value)
+
+
+def _number(name: str, value: Json) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeMismatch(f"variable {name} is no number, so it cannot be counted")
+    return value
+
+
+def last_user_message(messages: Iterable[Mapping[str, object]]) -> str:
+    """Text of the newest user message, or an empty string."""
+    for message in reversed(list(messages)):
+        if message["role"] == "user":
+            return text_of(message)
+    return ""
+
+
+def text_of(message: Mapping[str, object]) -> str:
+    """The text of a message, its parts joined."""
+    content = message.get("content", "")
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part.get("type") == "text")
+    return ""
