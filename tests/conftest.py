@@ -1,0 +1,113 @@
+"""What every test runs in: a clean environment, both databases, and the real programs of tests/services."""
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import TypeVar
+
+import hypothesis
+import pytest
+
+from tests.services.aimock import server as aimock_service
+from tests.services.aimock.server import ModelServer
+from tests.services.cache import ServiceMissing
+from tests.services.jaeger import server as jaeger_service
+from tests.services.jaeger.server import Jaeger
+from tests.services.postgres import server as postgres_service
+from tests.services.postgres.server import PostgresServer
+
+T = TypeVar("T")
+
+REQUIRE_ALL = os.environ.get("SPANLOOM_REQUIRE_ALL") == "1"
+_OURS = {"SPANLOOM_REQUIRE_ALL", "SPANLOOM_TEST_DATABASE_URL"}
+_PROVIDERS = ("ANTHROPIC_", "AZURE_", "GEMINI_", "GOOGLE_", "LANGCHAIN_", "LANGSMITH_", "OPENAI_", "OTEL_", "SPANLOOM_")
+_FIXED = {
+    "ANTHROPIC_OPEN_TELEMETRY": "false",
+    "LANGGRAPH_STRICT_MSGPACK": "true",
+    "LANGSMITH_TRACING": "false",
+    "NO_PROXY": "127.0.0.1,localhost",
+    "no_proxy": "127.0.0.1,localhost",
+}
+
+
+def pytest_configure() -> None:
+    """No test sees a key, an address or a setting of the person who runs it, nor a child process of one."""
+    for name in [name for name in os.environ if name.startswith(_PROVIDERS) and name not in _OURS]:
+        del os.environ[name]
+    os.environ.update(_FIXED)
+    hypothesis.settings.register_profile("spanloom", deadline=None, print_blob=True)
+    hypothesis.settings.load_profile("spanloom")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where everything must be there (SPANLOOM_REQUIRE_ALL=1) a skipped test is a failed one."""
+    report = yield
+    if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome, report.longrepr = "failed", f"SPANLOOM_REQUIRE_ALL=1 allows no skip: {report.longreprtext}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a skipped module."""
+    report = yield
+    if REQUIRE_ALL and report.skipped:
+        report.outcome, report.longrepr = "failed", f"SPANLOOM_REQUIRE_ALL=1 allows no skip: {report.longreprtext}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """The PostgreSQL server of this session."""
+    yield from _service(postgres_service.serve)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A new and empty PostgreSQL database, `postgresql://`."""
+    url = postgres_server.create_database()
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A SQLite database file that does not exist yet, `sqlite:///`."""
+    return f"sqlite:///{tmp_path / 'spanloom.db'}"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A new and empty database: the test runs once on SQLite and once on PostgreSQL."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture(scope="session")
+def aimock_server() -> Iterator[ModelServer]:
+    """The fake model server of this session; tests use `aimock`."""
+    yield from _service(aimock_service.serve)
+
+
+@pytest.fixture
+def aimock(aimock_server: ModelServer) -> ModelServer:
+    """The fake model server, without fixtures and with an empty journal."""
+    aimock_server.reset()
+    return aimock_server
+
+
+@pytest.fixture(scope="session")
+def jaeger() -> Iterator[Jaeger]:
+    """The Jaeger of this session: traces of other tests are in it too."""
+    yield from _service(jaeger_service.serve)
+
+
+def _service(serve: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
+    with ExitStack() as stack:
+        try:
+            service = stack.enter_context(serve())
+        except ServiceMissing as missing:
+            pytest.skip(str(missing))
+        yield service
