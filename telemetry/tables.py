@@ -1,7 +1,7 @@
 """What happened, as tables: executions, their spans, the roll-ups over them, and what could not be stored.
 
-Times are UTC, money is integer nano-USD, ids are text. Rows hold no content. The views are part of the schema, for people
-with SQL; the migration creates them from `VIEWS`.
+Times are UTC, money is integer nano-USD, ids are text. Rows hold no content. The views are part of the schema, for
+people with SQL; the migration creates them from `VIEWS`.
 """
 
 from sqlalchemy import (
@@ -20,8 +20,8 @@ from sqlalchemy import (
 from engine.store.base import JsonColumn, UtcTime, metadata
 
 DURATION_BOUNDS_MS = tuple(1 << exponent for exponent in range(28))
-"""Upper bounds of the duration histogram: powers of two from 1 ms to 37 hours. A quantile read from it is at most a factor
-of two too high. The buckets are not cumulative: each execution counts in one of them, so that a delta touches one column."""
+"""Upper bounds of the duration histogram: powers of two from 1 ms to 37 hours. A quantile read from it is at most a
+factor of two too high. The buckets are not cumulative: each execution counts in one, so that a delta is one column."""
 
 DURATION_COLUMNS = (*(f"duration_le_{bound}" for bound in DURATION_BOUNDS_MS), "duration_le_inf")
 
@@ -229,16 +229,16 @@ LEFT JOIN (
 """,
     "node_runs": """
 CREATE VIEW node_runs AS
-SELECT execution_id, span_id, parent_span_id, owner_id, trace_id, attempt, node_id, node_type, node_attempt, path, status,
-       started_at, duration_us, error_type, attributes
+SELECT execution_id, span_id, parent_span_id, owner_id, trace_id, attempt, node_id, node_type, node_attempt, path,
+       status, started_at, duration_us, error_type, attributes
 FROM spans
 WHERE kind = 'node'
 """,
     "model_calls": """
 CREATE VIEW model_calls AS
-SELECT execution_id, span_id, parent_span_id, owner_id, trace_id, attempt, node_id, node_type, node_attempt, path, status,
-       started_at, duration_us, provider, model, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,
-       reasoning_tokens, cost_nano_usd, cost_source, price_version, waste, error_type
+SELECT execution_id, span_id, parent_span_id, owner_id, trace_id, attempt, node_id, node_type, node_attempt, path,
+       status, started_at, duration_us, provider, model, input_tokens, output_tokens, cache_read_tokens,
+       cache_write_tokens, reasoning_tokens, cost_nano_usd, cost_source, price_version, waste, error_type
 FROM spans
 WHERE kind = 'model'
 """,
