@@ -92,6 +92,7 @@ OWNER_ID = _key("workflow.owner.id", "string", "tenant the execution belongs to"
 TEMPLATE_ID = _key("workflow.template.id", "string", "id of the template, if one was used")
 TEMPLATE_VERSION = _key("workflow.template.version", "int", "version of the template")
 RECORD_LEVEL = _key("workflow.record_level", "string", "which span rows are kept, where it is not `full`")
+SANITIZED = _key("workflow.sanitized", "string[]", "attributes whose value was cut, repaired or redacted when stored")
 
 # Root, at start.
 OPERATION = _key("gen_ai.operation.name", "string", "invoke_workflow, chat, execute_tool, retrieval")
