@@ -1,0 +1,361 @@
+"""Spans and events as the bookkeeper reads them: one shape, wherever they come from.
+
+Everything stored passes `sanitize`: bounded, repaired, redacted. Content never gets this far.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from types import MappingProxyType
+
+from opentelemetry.sdk._logs import ReadableLogRecord, ReadWriteLogRecord
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import StatusCode
+from opentelemetry.util.types import AnyValue
+
+from engine import semconv
+from engine.redaction import redact
+from engine.semconv import Event, Operation
+
+MAX_VALUE_BYTES = 8 * 1024
+MAX_DOCUMENT_BYTES = 64 * 1024
+"""For attributes that hold JSON: tags and parameters."""
+
+MAX_INTEGER = (1 << 63) - 1
+
+Value = str | int | float | bool | list[str | int | float | bool]
+Attributes = dict[str, Value]
+
+
+class BadSignal(ValueError):
+    """The signal does not have the form its name promises; the message says what is wrong, without the value."""
+
+
+class Kind(StrEnum):
+    """What a span is about."""
+
+    WORKFLOW = "workflow"
+    NODE = "node"
+    MODEL = "model"
+    TOOL = "tool"
+    RETRIEVAL = "retrieval"
+
+
+_KINDS: dict[Value | None, Kind] = {
+    Operation.WORKFLOW.value: Kind.WORKFLOW,
+    Operation.CHAT.value: Kind.MODEL,
+    Operation.TOOL.value: Kind.TOOL,
+    Operation.RETRIEVAL.value: Kind.RETRIEVAL,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which execution a signal belongs to, and which workflow that ran."""
+
+    execution_id: str
+    attempt: int
+    owner: str
+    workflow_name: str
+    workflow_source: str
+    template_id: str | None
+    template_version: int | None
+    record_level: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpanRecord:
+    """One ended span; times in ns since the epoch. `attributes` holds what `fields` does not."""
+
+    identity: Identity
+    trace_id: str
+    span_id: str
+    parent_span_id: str | None
+    kind: Kind
+    name: str
+    status: str
+    start_ns: int
+    end_ns: int
+    fields: Attributes
+    """Attributes that have a column of their own, by their key."""
+    attributes: Attributes
+
+    def text(self, key: str) -> str | None:
+        """A field that holds text, or null."""
+        return _text(self.fields, key)
+
+    def integer(self, key: str) -> int | None:
+        """A field that holds a whole number, or null."""
+        return _integer(self.fields, key)
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """One event of an execution; `at_ns` since the epoch, order is (attempt, seq)."""
+
+    identity: Identity
+    id: str
+    name: str
+    seq: int
+    at_ns: int
+    trace_id: str
+    span_id: str
+    attributes: Attributes
+
+    def text(self, key: str) -> str | None:
+        """An attribute that holds text, or null."""
+        return _text(self.attributes, key)
+
+    def integer(self, key: str) -> int | None:
+        """An attribute that holds a whole number, or null."""
+        return _integer(self.attributes, key)
+
+    def number(self, key: str) -> float | None:
+        """An attribute that holds a number, or null."""
+        value = self.attributes.get(key)
+        if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+            return value
+        raise BadSignal(f"{key} is no number")
+
+
+Signal = SpanRecord | EventRecord
+
+IDENTITY_KEYS = frozenset(
+    {
+        semconv.EXECUTION_ID,
+        semconv.EXECUTION_ATTEMPT,
+        semconv.OWNER_ID,
+        semconv.WORKFLOW_NAME,
+        semconv.WORKFLOW_SOURCE,
+        semconv.TEMPLATE_ID,
+        semconv.TEMPLATE_VERSION,
+        semconv.RECORD_LEVEL,
+    }
+)
+FIELD_KEYS = IDENTITY_KEYS | {
+    semconv.NODE_ID,
+    semconv.NODE_TYPE,
+    semconv.NODE_ATTEMPT,
+    semconv.NODE_PATH,
+    semconv.NODE_STATUS,
+    semconv.PROVIDER,
+    semconv.REQUEST_MODEL,
+    semconv.GENAI_INPUT,
+    semconv.GENAI_OUTPUT,
+    semconv.GENAI_CACHE_READ,
+    semconv.GENAI_CACHE_WRITE,
+    semconv.GENAI_REASONING,
+    semconv.COST_NANO_USD,
+    semconv.COST_SOURCE,
+    semconv.PRICE_VERSION,
+    semconv.CALL_WASTE,
+    semconv.ERROR_TYPE,
+}
+_DOCUMENT_KEYS = frozenset({semconv.TAGS, semconv.PARAMS})
+
+
+def is_ours(scope: str | None) -> bool:
+    """Only spans and events of our own scopes are counted."""
+    return scope is not None and scope.startswith(semconv.SCOPE_PREFIX)
+
+
+def execution_of(attributes: Mapping[str, AnyValue] | None) -> str | None:
+    """The execution that a span or event names; null if it names none."""
+    value = (attributes or {}).get(semconv.EXECUTION_ID)
+    return value if isinstance(value, str) else None
+
+
+def span_record(span: ReadableSpan) -> SpanRecord:
+    """Read an ended SDK span. Raises `BadSignal`."""
+    context = span.context
+    start, end = span.start_time, span.end_time
+    if context is None or start is None or end is None:
+        raise BadSignal("the span has not ended")
+    fields, attributes = _split(_plain(span.attributes))
+    kind = _kind(fields, attributes)
+    parent = span.parent
+    return SpanRecord(
+        identity=_identity(fields),
+        trace_id=f"{context.trace_id:032x}",
+        span_id=f"{context.span_id:016x}",
+        parent_span_id=f"{parent.span_id:016x}" if parent is not None else None,
+        kind=kind,
+        name=_clean_text(span.name)[0],
+        status=_status(kind, fields, attributes, failed=span.status.status_code is StatusCode.ERROR),
+        start_ns=start,
+        end_ns=max(start, end),
+        fields=fields,
+        attributes=attributes,
+    )
+
+
+def event_record(event: ReadWriteLogRecord | ReadableLogRecord) -> EventRecord:
+    """Read an SDK log record that has an event name. Raises `BadSignal`."""
+    record = event.log_record
+    if record.event_name is None or record.timestamp is None:
+        raise BadSignal("the event has no name or no time")
+    fields, attributes = _split(_plain(record.attributes))
+    attributes = fields | attributes
+    seq = _integer(attributes, semconv.EVENT_SEQ)
+    event_id = _text(attributes, semconv.EVENT_ID)
+    if seq is None or event_id is None:
+        raise BadSignal(f"{semconv.EVENT_ID} or {semconv.EVENT_SEQ} is missing")
+    return EventRecord(
+        identity=_identity(attributes),
+        id=event_id,
+        name=record.event_name,
+        seq=seq,
+        at_ns=record.timestamp,
+        trace_id=f"{record.trace_id or 0:032x}",
+        span_id=f"{record.span_id or 0:016x}",
+        attributes=attributes,
+    )
+
+
+def sanitize(value: AnyValue, limit: int = MAX_VALUE_BYTES) -> tuple[Value, bool]:
+    """The value as it may be stored, and whether it had to be changed.
+
+    Text is cut at `limit` bytes of UTF-8, NUL and lone surrogates become U+FFFD, secrets are redacted; integers are
+    kept within 64 bits; numbers that JSON cannot hold become text, and so does everything that is no flat value.
+    """
+    if isinstance(value, str):
+        return _clean_text(value) if len(value) <= _SHORT else _cut_text(value, limit)
+    if isinstance(value, bool):
+        return value, False
+    if isinstance(value, int):
+        bounded = max(-MAX_INTEGER - 1, min(MAX_INTEGER, value))
+        return bounded, bounded != value
+    if isinstance(value, float):
+        return (value, False) if math.isfinite(value) else (str(value), True)
+    if isinstance(value, list | tuple):
+        return _clean_list(value, limit)
+    return _cut_text(str(value), limit)[0], True
+
+
+_SHORT = 128
+
+
+@lru_cache(maxsize=16_384)
+def _clean_text(text: str) -> tuple[str, bool]:
+    return _cut_text(text, MAX_VALUE_BYTES)
+
+
+def _cut_text(text: str, limit: int) -> tuple[str, bool]:
+    clean = text[: 2 * limit]
+    if not clean.isascii():
+        clean = clean.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if "\0" in clean:
+        clean = clean.replace("\0", "\ufffd")
+    clean = redact(clean)
+    if len(clean) * 4 > limit:
+        data = clean.encode()
+        if len(data) > limit:
+            clean = data[: limit - 3].decode("utf-8", "ignore") + "…"
+    return clean, clean != text
+
+
+def _clean_list(values: list[AnyValue] | tuple[AnyValue, ...], limit: int) -> tuple[Value, bool]:
+    clean: list[str | int | float | bool] = []
+    changed = False
+    left = limit
+    for value in values:
+        item, repaired = sanitize(value, limit)
+        if isinstance(item, list):
+            item, repaired = str(item), True
+        left -= len(item) if isinstance(item, str) else 8
+        if left < 0:
+            return clean, True
+        clean.append(item)
+        changed = changed or repaired
+    return clean, changed
+
+
+def _plain(attributes: Mapping[str, AnyValue] | None) -> Mapping[str, AnyValue]:
+    """The attributes as a dict: walking the SDK's own container takes a lock per key."""
+    if attributes is None:
+        return {}
+    return attributes.copy() if isinstance(attributes, MappingProxyType) else dict(attributes)
+
+
+def _split(attributes: Mapping[str, AnyValue]) -> tuple[Attributes, Attributes]:
+    fields: Attributes = {}
+    rest: Attributes = {}
+    repaired: list[str | int | float | bool] = []
+    for key, value in attributes.items():
+        if key in semconv.CONTENT_KEYS or value is None:
+            continue
+        clean, changed = sanitize(value, MAX_DOCUMENT_BYTES if key in _DOCUMENT_KEYS else MAX_VALUE_BYTES)
+        if key not in semconv.ATTRIBUTES:
+            key = _clean_text(key)[0]
+        if changed:
+            repaired.append(key)
+        if key in FIELD_KEYS:
+            fields[key] = clean
+        else:
+            rest[key] = clean
+    if repaired:
+        rest[semconv.SANITIZED] = repaired
+    return fields, rest
+
+
+def _identity(fields: Attributes) -> Identity:
+    execution_id = _text(fields, semconv.EXECUTION_ID)
+    attempt = _integer(fields, semconv.EXECUTION_ATTEMPT)
+    owner = _text(fields, semconv.OWNER_ID)
+    name = _text(fields, semconv.WORKFLOW_NAME)
+    source = _text(fields, semconv.WORKFLOW_SOURCE)
+    if execution_id is None or attempt is None or owner is None or name is None or source is None:
+        raise BadSignal("the execution's id, attempt, owner, workflow or source is missing")
+    return Identity(
+        execution_id,
+        attempt,
+        owner,
+        name,
+        source,
+        _text(fields, semconv.TEMPLATE_ID),
+        _integer(fields, semconv.TEMPLATE_VERSION),
+        _text(fields, semconv.RECORD_LEVEL) or "full",
+    )
+
+
+def _kind(fields: Attributes, attributes: Attributes) -> Kind:
+    operation = attributes.get(semconv.OPERATION)
+    if operation is None and semconv.NODE_ID in fields:
+        return Kind.NODE
+    if isinstance(operation, str) and operation in _KINDS:
+        return _KINDS[operation]
+    raise BadSignal(f"{semconv.OPERATION} names no kind of span")
+
+
+def _status(kind: Kind, fields: Attributes, attributes: Attributes, *, failed: bool) -> str:
+    """The span's own status attribute; a call without one has failed, was cancelled, or is completed."""
+    own = _text(fields, semconv.NODE_STATUS) if kind is Kind.NODE else _text(attributes, semconv.EXECUTION_STATUS)
+    if own is not None:
+        return own
+    if failed:
+        return "failed"
+    cancelled = _text(fields, semconv.CALL_WASTE) == semconv.Waste.CANCELLED
+    return "cancelled" if cancelled else "completed"
+
+
+def _text(attributes: Attributes, key: str) -> str | None:
+    value = attributes.get(key)
+    if value is None or isinstance(value, str):
+        return value
+    raise BadSignal(f"{key} is no text")
+
+
+def _integer(attributes: Attributes, key: str) -> int | None:
+    value = attributes.get(key)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise BadSignal(f"{key} is no whole number")
+
+
+TERMINAL_STATUS = {
+    Event.COMPLETED.value: "completed",
+    Event.FAILED.value: "failed",
+    Event.CANCELLED.value: "cancelled",
+}
