@@ -1,0 +1,84 @@
+"""What every table is made of: the shared metadata, the column types, and the few SQL words both databases need.
+
+The tables of the engine and of the bookkeeper hang on the same `metadata`, so that one migration history covers both.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Dialect, MetaData, Table
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import DateTime, TypeDecorator
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+JsonColumn = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+"""JSON that the caller has sanitised: no NUL, no lone surrogate, no NaN. None is SQL NULL."""
+
+NanoUsd = BigInteger
+"""Money: integer nano-USD. Declare it with `not_negative` where it cannot be below 0."""
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A time in UTC, timezone-aware in and out on both databases; a naive one is refused."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a timezone cannot be stored")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class now_sql(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function it is
+    """The database's clock when the statement runs: what leases and due times are decided by."""
+
+    type = UtcTime()
+    inherit_cache = True
+
+
+@compiles(now_sql, "postgresql")
+def _now_on_postgres(element: now_sql, compiler: SQLCompiler, **kw: Any) -> str:
+    return "statement_timestamp()"
+
+
+@compiles(now_sql, "sqlite")
+def _now_on_sqlite(element: now_sql, compiler: SQLCompiler, **kw: Any) -> str:
+    return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+
+
+def one_of(column: str, values: Iterable[str]) -> CheckConstraint:
+    """A CHECK that a text column holds one of these values (or NULL where the column allows it)."""
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+def not_negative(*columns: str) -> Sequence[CheckConstraint]:
+    """One CHECK per column that it is not below 0."""
+    return [CheckConstraint(f"{column} >= 0", name=column) for column in columns]
+
+
+def insert(dialect: Dialect, table: Table) -> "postgresql.Insert | sqlite.Insert":
+    """An INSERT that knows `ON CONFLICT`, which both databases spell alike."""
+    return postgresql.insert(table) if dialect.name == "postgresql" else sqlite.insert(table)
