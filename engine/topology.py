@@ -1,0 +1,273 @@
+"""The shape of a graph: what reaches what, what dominates what, where paths fork and join, where they go round.
+
+Built from a graph whose node ids are unique, whose edges name existing nodes and which has one start node. Faults
+beyond that (a fork without join, branches that overlap) do not raise: the validator reports them from the result.
+Everything is iterative and at most O(nodes × edges); sets of nodes are bits of integers where that is faster.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from engine.graph import ERROR_LABEL, Edge, WorkflowGraph
+
+TOOL_CALLS_LABEL = "tool_calls"
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One way out of a fork: its edge, the node it starts with, and all nodes it may run before the join.
+
+    An edge straight to the join is an empty branch: `first` is the join and `nodes` is empty.
+    """
+
+    edge: Edge
+    first: str
+    nodes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A node whose plain edges are all taken, in parallel.
+
+    `join` null: no node that every path passes (then the branches hold no nodes). `shared`: nodes that more than one
+    branch reaches before the join. Both are faults; in a valid graph neither occurs.
+    """
+
+    source: str
+    join: str | None
+    branches: tuple[Branch, ...]
+    shared: frozenset[str] = frozenset()
+
+
+class Topology:
+    """What can be said about the paths of a graph. A *normal* edge is any that is not `when: "error"`."""
+
+    def __init__(self, types: dict[str, str], edges: Iterable[Edge], start: str) -> None:
+        self.types = types
+        """Node type by node id, in the order of the document."""
+        self.start = start
+        self.ends = frozenset(node for node, type_ in types.items() if type_ == "end")
+        self.outgoing: dict[str, list[Edge]] = {node: [] for node in types}
+        self.incoming: dict[str, list[Edge]] = {node: [] for node in types}
+        for edge in edges:
+            self.outgoing[edge.source].append(edge)
+            self.incoming[edge.target].append(edge)
+        self.successors = {node: [edge.target for edge in out] for node, out in self.outgoing.items()}
+        """Targets of all edges."""
+        self.normal_successors = {
+            node: [edge.target for edge in out if is_normal(edge)] for node, out in self.outgoing.items()
+        }
+        self._bits = {node: 1 << index for index, node in enumerate(types)}
+        self.reachable = frozenset(reach([start], self.successors))
+        """Nodes with a path from the start node, error edges included."""
+        self.reaches_end = frozenset(reach(self.ends, _reversed(self.normal_successors)))
+        """Nodes with a path of normal edges to an end."""
+        self._dominators = _dominators([start], self.successors, self._bits)
+        self._post_dominators = _dominators(self.ends, _reversed(self.normal_successors), self._bits)
+        self.cycles = cycles(self.successors)
+        """Maximal sets of nodes that paths go round in, error edges included."""
+        self.normal_cycles = cycles(self.normal_successors)
+        """The same over normal edges alone."""
+        self.forks: dict[str, Fork] = {node: self._fork(node) for node in types if self._is_fork(node)}
+
+    @classmethod
+    def of(cls, graph: WorkflowGraph) -> "Topology":
+        """The topology of a graph with unique ids, existing edge ends and one start node."""
+        types = {node.id: node.type for node in graph.nodes}
+        start = next(node.id for node in graph.nodes if node.type == "start")
+        return cls(types, graph.edges, start)
+
+    def dominates(self, above: str, node: str) -> bool:
+        """Every path from start to `node` passes `above`; a node dominates itself. False for unreachable nodes."""
+        return bool(self._dominators.get(node, 0) & self._bits[above])
+
+    def tool_nodes_behind(self, model_id: str) -> tuple[str, ...]:
+        """The tools nodes behind the model's `tool_calls` edge, before the next model node, nearest first."""
+        first = [edge.target for edge in self.outgoing[model_id] if edge.when == TOOL_CALLS_LABEL]
+        found = reach(first, self.normal_successors, stop=lambda node: self.types[node] == "model")
+        return tuple(node for node in found if self.types[node] == "tools")
+
+    def _is_fork(self, node: str) -> bool:
+        normal = [edge for edge in self.outgoing[node] if is_normal(edge)]
+        return len(normal) > 1 and all(edge.is_plain for edge in normal)
+
+    def _fork(self, source: str) -> Fork:
+        edges = [edge for edge in self.outgoing[source] if is_normal(edge)]
+        join = self._nearest_post_dominator(source)
+        if join is None:
+            return Fork(source, None, tuple(Branch(edge, edge.target, frozenset()) for edge in edges))
+        section = _Section(self, source, join, [edge.target for edge in edges])
+        nodes = section.nodes_by_branch()
+        branches = tuple(Branch(edge, edge.target, nodes[index]) for index, edge in enumerate(edges))
+        return Fork(source, join, branches, frozenset(section.shared))
+
+    def _nearest_post_dominator(self, node: str) -> str | None:
+        """The post-dominators of a node are a chain: the nearest has the most post-dominators itself."""
+        behind = self._post_dominators.get(node, 0) & ~self._bits[node]
+        chain = [other for other, bit in self._bits.items() if behind & bit]
+        return max(chain, key=lambda other: self._post_dominators[other].bit_count(), default=None)
+
+
+class _Section:
+    """What lies between a fork and its join, by branch. `owner` is the index of a node's branch."""
+
+    def __init__(self, topology: Topology, source: str, join: str, targets: list[str]) -> None:
+        self._topology = topology
+        self._source = source
+        self._join = join
+        self._branches = len(targets)
+        self.owner: dict[str, int] = {}
+        self.shared: set[str] = set()
+        self._spread(targets)
+        self._add_handlers()
+
+    def nodes_by_branch(self) -> list[frozenset[str]]:
+        """The nodes of each branch, in the order of the fork's edges."""
+        nodes: list[set[str]] = [set() for _ in range(self._branches)]
+        for node, owner in self.owner.items():
+            nodes[owner].add(node)
+        return [frozenset(branch) for branch in nodes]
+
+    def _spread(self, targets: list[str]) -> None:
+        """Follow normal edges up to the join or back to the fork; the branch that comes to a node first owns it."""
+        queue = deque((target, index) for index, target in enumerate(targets))
+        while queue:
+            node, index = queue.popleft()
+            if node == self._join:
+                continue
+            if node in self.owner:
+                if self.owner[node] != index:
+                    self.shared.add(node)
+                continue
+            self.owner[node] = index
+            if node != self._source:
+                queue.extend((target, index) for target in self._topology.normal_successors[node])
+
+    def _add_handlers(self) -> None:
+        """Give each branch the targets of its error edges that only it routes to and that lead only to the join."""
+        candidates = self._candidates()
+        doubtful = deque(candidates)
+        while doubtful:
+            node = doubtful.popleft()
+            if node not in candidates or self._belongs(node, candidates):
+                continue
+            del candidates[node]
+            doubtful.extend(self._topology.successors[node])
+            doubtful.extend(edge.source for edge in self._topology.incoming[node])
+        self.owner.update(candidates)
+
+    def _candidates(self) -> dict[str, int]:
+        """What lies behind the branches' error edges before the join, by the branch that comes to it first."""
+        owner = dict(self.owner)
+        frontier = deque(self.owner)
+        while frontier:
+            node = frontier.popleft()
+            if node == self._source:
+                continue
+            for target in self._topology.successors[node]:
+                if target not in owner and target != self._join:
+                    owner[target] = owner[node]
+                    frontier.append(target)
+        return {node: index for node, index in owner.items() if node not in self.owner}
+
+    def _belongs(self, node: str, candidates: Mapping[str, int]) -> bool:
+        index = candidates[node]
+        normal = self._topology.normal_successors[node]
+        if not normal or node == self._source:
+            return False
+        if any(self._owner(edge.source, candidates) != index for edge in self._topology.incoming[node]):
+            return False
+        return all(target == self._join or self._owner(target, candidates) == index for target in normal)
+
+    def _owner(self, node: str, candidates: Mapping[str, int]) -> int | None:
+        if node == self._source:
+            return None
+        return self.owner.get(node, candidates.get(node))
+
+
+def is_normal(edge: Edge) -> bool:
+    """Any edge but those taken on a failure."""
+    return edge.when != ERROR_LABEL
+
+
+def reach(
+    first: Iterable[str], successors: Mapping[str, Iterable[str]], stop: Callable[[str], bool] = lambda node: False
+) -> list[str]:
+    """The nodes that paths from `first` come to, themselves included, nearest first; paths end before a `stop` node."""
+    found: dict[str, None] = {}
+    queue = deque(first)
+    while queue:
+        node = queue.popleft()
+        if node not in found and not stop(node):
+            found[node] = None
+            queue.extend(successors[node])
+    return list(found)
+
+
+def cycles(successors: Mapping[str, Iterable[str]]) -> tuple[frozenset[str], ...]:
+    """The strongly connected components with at least one edge inside (Kosaraju's algorithm)."""
+    predecessors = _reversed(successors)
+    assigned: set[str] = set()
+    found: list[frozenset[str]] = []
+    for node in _reverse_postorder(successors, successors):
+        if node in assigned:
+            continue
+        component = frozenset(reach([node], predecessors, stop=assigned.__contains__))
+        assigned |= component
+        if len(component) > 1 or node in successors[node]:
+            found.append(component)
+    return tuple(found)
+
+
+def _reversed(successors: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
+    predecessors: dict[str, list[str]] = {node: [] for node in successors}
+    for node, targets in successors.items():
+        for target in targets:
+            predecessors[target].append(node)
+    return predecessors
+
+
+def _dominators(
+    roots: Iterable[str], successors: Mapping[str, Iterable[str]], bits: Mapping[str, int]
+) -> dict[str, int]:
+    """For every node reached from the roots, the set (as bits) of the nodes on all paths to it; itself included.
+
+    The equations dom(n) = {n} ∪ ⋂ dom(p) over its predecessors p, solved in reverse postorder.
+    """
+    known = {root: bits[root] for root in roots}
+    inner = [node for node in _reverse_postorder(list(known), successors) if node not in known]
+    predecessors = _reversed(successors)
+    changed = True
+    while changed:
+        changed = False
+        for node in inner:
+            on_all_paths = -1
+            for predecessor in predecessors[node]:
+                on_all_paths &= known.get(predecessor, -1)
+            on_all_paths |= bits[node]
+            if known.get(node) != on_all_paths:
+                known[node] = on_all_paths
+                changed = True
+    return known
+
+
+def _reverse_postorder(roots: Iterable[str], successors: Mapping[str, Iterable[str]]) -> list[str]:
+    """Depth first from the roots, each node after all that it leads to, then turned round."""
+    seen: set[str] = set()
+    postorder: list[str] = []
+    for root in roots:
+        if root in seen:
+            continue
+        seen.add(root)
+        path = [(root, iter(successors[root]))]
+        while path:
+            node, targets = path[-1]
+            target = next((found for found in targets if found not in seen), None)
+            if target is None:
+                path.pop()
+                postorder.append(node)
+            else:
+                seen.add(target)
+                path.append((target, iter(successors[target])))
+    return postorder[::-1]
