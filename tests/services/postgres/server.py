@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
-from tests.services.cache import ServiceMissing, say
+from tests.services.cache import ServiceMissing
 from tests.services.process import free_port, running
 
 OLDEST_MAJOR = 15
@@ -51,9 +51,7 @@ class PostgresServer:
 
 def fetch() -> Path:
     """Find the newest installed server. Nothing is fetched: that is the package manager's business."""
-    folder = _binaries()
-    say(f"postgres {_major(folder)} is installed")
-    return folder
+    return _binaries()
 
 
 @contextmanager

@@ -1,0 +1,94 @@
+"""Who may import what. Ruff and import-linter hold most of it; here stands what they cannot say file by file."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.house.lock import ROOT
+
+PACKAGES = ("engine", "telemetry", "api")
+
+# What is imported or named -> the files and folders that may.
+ALLOWED = {
+    "langgraph": ("engine/compiler.py", "engine/execution.py"),
+    "opentelemetry.sdk": ("telemetry/",),
+    "opentelemetry.exporter": ("telemetry/",),
+    "opentelemetry.proto": ("telemetry/",),
+    "opentelemetry.semconv._incubating": (),
+    "opentelemetry.instrumentation": (),
+    "os.environ": ("api/settings.py", "telemetry/sdk.py"),
+    "os.getenv": ("api/settings.py", "telemetry/sdk.py"),
+    "litellm": (),
+    "sse_starlette": (),
+    "httpx": (),
+    "requests": (),
+    "aiohttp": (),
+    "tiktoken": (),
+    "pickle": (),
+    "langchain_core.load": (),
+    "eval": (),
+    "exec": (),
+}
+
+
+@pytest.mark.parametrize(("name", "homes"), ALLOWED.items())
+def test_a_guarded_name_is_used_in_its_homes_only(name: str, homes: tuple[str, ...]) -> None:
+    users = {file for file in _sources() if _uses(name, (ROOT / file).read_text())}
+    assert {file for file in users if not file.startswith(homes or ("nowhere/",))} == set()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import os\nos.environ['A']",
+        "from os import environ",
+        "import os as system\nsystem.environ",
+        "def f():\n    from os import environ as e",
+    ],
+)
+def test_every_way_to_name_it_is_seen(source: str) -> None:
+    assert _uses("os.environ", source)
+
+
+@pytest.mark.parametrize("source", ["import httpx2", "from httpx2 import Client", "x = 'import httpx'", "a.httpx"])
+def test_a_name_that_only_looks_alike_is_let_through(source: str) -> None:
+    assert not _uses("httpx", source)
+
+
+def test_no_lint_rule_is_silenced_in_the_code() -> None:
+    mark = "# no" + "qa"
+    files = [file for top in (*PACKAGES, "tests", "migrations", "bench") for file in (ROOT / top).rglob("*.py")]
+    assert [str(file.relative_to(ROOT)) for file in files if mark in file.read_text()] == []
+
+
+def _sources() -> Iterator[str]:
+    for package in PACKAGES:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            yield Path(file).relative_to(ROOT).as_posix()
+
+
+def _uses(name: str, source: str) -> bool:
+    return any(used == name or used.startswith(f"{name}.") for used in _names(ast.parse(source)))
+
+
+def _names(tree: ast.Module) -> Iterator[str]:
+    """Every imported module and member, and every dotted name, with aliases of imports resolved."""
+    aliases: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                aliases[alias.asname or alias.name.split(".")[0]] = (
+                    alias.name if alias.asname else alias.name.split(".")[0]
+                )
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                aliases[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                yield f"{node.module}.{alias.name}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
+            yield f"{aliases[node.value.id]}.{node.attr}"
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            yield aliases.get(node.func.id, node.func.id)
