@@ -51,7 +51,7 @@ class UtcTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-class now_sql(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function it is
+class now_sql(FunctionElement[datetime]):
     """The database's clock when the statement runs: what leases and due times are decided by."""
 
     type = UtcTime()

@@ -1,0 +1,139 @@
+"""Conversations: their messages in order, and the summary that stands for the older ones."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from sqlalchemy import Row, bindparam, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from engine.graph import JsonObject
+from engine.resources import History, Message
+from engine.store.base import insert, now_sql
+from engine.store.database import Database
+from engine.store.tables import conversation_messages, conversations
+
+_FIELDS = ("role", "content", "tool_calls", "tool_call_id", "is_error", "node_id")
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessages:
+    """What one execution adds to a conversation, in order."""
+
+    conversation_id: str
+    execution_id: str
+    messages: Sequence[JsonObject]
+
+
+class StoredConversations:
+    """`engine.resources.Conversations` over the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def history(self, conversation_id: str, owner: str, limit: int) -> History | None:
+        """The summary and the newest messages behind it; null if this owner has no such conversation."""
+        async with self._database.read() as connection:
+            return await history(connection, conversation_id, owner, limit)
+
+
+async def history(connection: AsyncConnection, conversation_id: str, owner: str, limit: int) -> History | None:
+    """At most `limit` messages, oldest first; they never begin with a tool's answer whose call is cut off."""
+    found = await connection.execute(
+        select(conversations.c.summary).where(
+            conversations.c.conversation_id == conversation_id, conversations.c.owner_id == owner
+        )
+    )
+    row = found.one_or_none()
+    if row is None:
+        return None
+    covers = row.summary.get("covers") if row.summary else None
+    messages = await _newest(connection, conversation_id, covers, limit)
+    return History(conversation_id, row.summary, messages)
+
+
+async def make_missing(connection: AsyncConnection, owners: Mapping[str, str]) -> None:
+    """Make each conversation (id to owner) that does not exist yet."""
+    statement = (
+        insert(connection.dialect, conversations)
+        .values(created_at=now_sql(), updated_at=now_sql())
+        .on_conflict_do_nothing(index_elements=["conversation_id"])
+    )
+    values = [{"conversation_id": id_, "owner_id": owner} for id_, owner in sorted(owners.items())]
+    await connection.execute(statement, values)
+
+
+async def append(connection: AsyncConnection, additions: Sequence[NewMessages]) -> None:
+    """Put messages behind those that are there; a message id the conversation knows is not added again."""
+    if not additions:
+        return
+    last = await _last_positions(connection, {item.conversation_id for item in additions})
+    values: list[dict[str, object]] = []
+    for item in additions:
+        for message in item.messages:
+            last[item.conversation_id] = position = last.get(item.conversation_id, 0) + 1
+            values.append(_message_values(item, position, message))
+    statement = (
+        insert(connection.dialect, conversation_messages)
+        .values(created_at=now_sql())
+        .on_conflict_do_nothing(index_elements=["conversation_id", "message_id"])
+    )
+    await connection.execute(statement, values)
+    await connection.execute(_TOUCH, [{"of_conversation": id_} for id_ in sorted(last)])
+
+
+async def set_summaries(connection: AsyncConnection, summaries: Mapping[str, JsonObject]) -> None:
+    """Replace summaries, by conversation id."""
+    if summaries:
+        values = [{"of_conversation": id_, "new_summary": text} for id_, text in sorted(summaries.items())]
+        await connection.execute(_SUMMARIZE, values)
+
+
+_TOUCH = (
+    update(conversations)
+    .where(conversations.c.conversation_id == bindparam("of_conversation"))
+    .values(updated_at=now_sql())
+)
+_SUMMARIZE = (
+    update(conversations)
+    .where(conversations.c.conversation_id == bindparam("of_conversation"))
+    .values(summary=bindparam("new_summary"))
+)
+
+
+async def _last_positions(connection: AsyncConnection, ids: set[str]) -> dict[str, int]:
+    rows = await connection.execute(
+        select(conversation_messages.c.conversation_id, func.max(conversation_messages.c.position).label("last"))
+        .where(conversation_messages.c.conversation_id.in_(ids))
+        .group_by(conversation_messages.c.conversation_id)
+    )
+    return {row.conversation_id: row.last for row in rows}
+
+
+def _message_values(item: NewMessages, position: int, message: JsonObject) -> dict[str, object]:
+    values: dict[str, object] = {name: message.get(name) for name in _FIELDS}
+    return values | {
+        "conversation_id": item.conversation_id,
+        "execution_id": item.execution_id,
+        "position": position,
+        "message_id": message["id"],
+    }
+
+
+async def _newest(connection: AsyncConnection, conversation_id: str, covers: str | None, limit: int) -> list[Message]:
+    table = conversation_messages
+    query = select(table).where(table.c.conversation_id == conversation_id)
+    if covers is not None:
+        covered = select(table.c.position).where(
+            table.c.conversation_id == conversation_id, table.c.message_id == covers
+        )
+        query = query.where(table.c.position > func.coalesce(covered.scalar_subquery(), 0))
+    rows = await connection.execute(query.order_by(table.c.position.desc()).limit(limit))
+    messages = [_read(row) for row in reversed(rows.all())]
+    first = next((index for index, message in enumerate(messages) if message["role"] != "tool"), len(messages))
+    return messages[first:]
+
+
+def _read(row: Row[Any]) -> Message:
+    fields = {name: value for name in _FIELDS if (value := getattr(row, name)) is not None}
+    return cast(Message, {"id": row.message_id} | fields)
