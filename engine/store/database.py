@@ -64,28 +64,29 @@ class Database:
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that writes: committed at the end, rolled back on any error. Raises `Unavailable`."""
-        async with self._connected(self._writer) as connection, connection.begin():
+        async with connected(self._writer, self.name) as connection, connection.begin():
             yield connection
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that only reads. On SQLite writing in it fails. Raises `Unavailable`."""
-        async with self._connected(self._reader) as connection:
+        async with connected(self._reader, self.name) as connection:
             yield connection
 
-    @asynccontextmanager
-    async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        connection = await connect(engine, self.name)
-        try:
-            async with AsyncExitStack() as stack:
-                stack.push_async_exit(connection)
-                yield connection
-        except DBAPIError as error:
-            raise unavailable(error, self.name) or error from error
+
+@asynccontextmanager
+async def connected(engine: AsyncEngine, name: str) -> AsyncIterator[AsyncConnection]:
+    """A connection for a while. Raises `Unavailable` for what is wrong with the database, now or later in it."""
+    connection = await _connect(engine, name)
+    try:
+        async with AsyncExitStack() as stack:
+            stack.push_async_exit(connection)
+            yield connection
+    except DBAPIError as error:
+        raise unavailable(error, name) or error from error
 
 
-async def connect(engine: AsyncEngine, name: str) -> AsyncConnection:
-    """A started connection. Raises `Unavailable` for anything that keeps it from being made."""
+async def _connect(engine: AsyncEngine, name: str) -> AsyncConnection:
     try:
         return await engine.connect().start()
     except PoolTimeout as error:

@@ -1,0 +1,182 @@
+"""The migration history makes exactly the declared schema, on both databases, and goes back from it."""
+
+import asyncio
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, inspect, text
+
+import telemetry.tables
+from engine.errors import Unavailable
+from engine.store import migrations
+from engine.store.base import UtcTime, metadata
+from engine.store.database import Database
+from engine.store.tables import execution_control
+
+
+async def names(database: Database) -> set[str]:
+    """Every table and view."""
+
+    def read(connection: Connection) -> set[str]:
+        inspector = inspect(connection)
+        return {*inspector.get_table_names(), *inspector.get_view_names()}
+
+    async with database.read() as connection:
+        return await connection.run_sync(read)
+
+
+def differences(connection: Connection) -> list[object]:
+    """What alembic would still change."""
+    context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+    return list(compare_metadata(context, metadata))
+
+
+def checks(connection: Connection) -> dict[str, set[str]]:
+    """Every CHECK by table: its name and what it says."""
+    inspector = inspect(connection)
+    return {
+        table: {f"{check['name']}: {check['sqltext']}" for check in inspector.get_check_constraints(table)}
+        for table in inspector.get_table_names()
+        if table != "alembic_version"
+    }
+
+
+async def test_the_history_makes_the_declared_schema(database_url: str) -> None:
+    await migrations.upgrade(database_url)
+    async with Database(database_url) as database, database.read() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_the_history_makes_the_declared_checks(database_url: str) -> None:
+    await migrations.upgrade(database_url)
+    async with Database(database_url) as database:
+        async with database.read() as connection:
+            migrated = await connection.run_sync(checks)
+        await migrations.downgrade(database_url, "base")
+        async with database.begin() as connection:
+            await connection.run_sync(metadata.create_all)
+            declared = await connection.run_sync(checks)
+    assert migrated == declared
+    assert sum(map(len, declared.values())) > 20
+
+
+async def test_the_history_makes_the_declared_views(database_url: str) -> None:
+    await migrations.upgrade(database_url)
+    async with Database(database_url) as database, database.read() as connection:
+        for view in telemetry.tables.VIEWS:
+            await connection.execute(text(f"SELECT * FROM {view}"))
+    script = re.sub(r"\s+", "", migrations.sql(database_url))
+    assert [view for view, statement in telemetry.tables.VIEWS.items() if _bare(statement) not in script] == []
+
+
+def _bare(statement: str) -> str:
+    return re.sub(r"\s+", "", statement)
+
+
+async def test_a_downgrade_leaves_nothing_and_can_be_upgraded_again(database_url: str) -> None:
+    await migrations.upgrade(database_url)
+    await migrations.downgrade(database_url, "base")
+    async with Database(database_url) as database:
+        assert await names(database) == {"alembic_version"}
+        await migrations.upgrade(database_url)
+        assert {"execution_control", "executions", "template_analytics"} <= await names(database)
+
+
+async def test_upgrade_and_downgrade_go_through_with_rows(database_url: str) -> None:
+    await migrations.upgrade(database_url)
+    async with Database(database_url) as database:
+        async with database.begin() as connection:
+            for table in metadata.sorted_tables:
+                await connection.execute(table.insert().values(_row(table.name)))
+        await migrations.upgrade(database_url)
+        async with database.read() as connection:
+            for table in metadata.sorted_tables:
+                assert len((await connection.execute(table.select())).all()) == 1
+        await migrations.downgrade(database_url, "base")
+        assert await names(database) == {"alembic_version"}
+
+
+def _row(table: str) -> dict[str, object]:
+    """A row with a value of its type in every column that needs one."""
+    special: dict[str, object] = {
+        "status": "completed",
+        "source": "graph",
+        "workflow_source": "graph",
+        "on_lost": "fail",
+        "kind": "node",
+        "role": "user",
+        "record_level": "full",
+        "version": 1,
+        "rating": 5,
+        "attempt": 1,
+        "is_builtin": True,
+        "owner_id": "",
+        "finished_at": datetime.now(UTC),
+    }
+    values: dict[str, object] = {}
+    for column in metadata.tables[table].columns:
+        if column.name in special:
+            values[column.name] = special[column.name]
+        elif not column.nullable:
+            values[column.name] = datetime.now(UTC) if isinstance(column.type, UtcTime) else column.type.python_type()
+    return values
+
+
+async def test_nothing_is_pending_after_an_upgrade(database_url: str) -> None:
+    assert await migrations.pending(database_url) == ["0001"]
+    await migrations.upgrade(database_url)
+    await migrations.upgrade(database_url)
+    assert await migrations.pending(database_url) == []
+
+
+async def test_asking_what_is_pending_makes_no_file(sqlite_url: str, tmp_path: Path) -> None:
+    await migrations.pending(sqlite_url)
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_newer_schema_is_refused(database_url: str) -> None:
+    await migrations.upgrade(database_url)
+    async with Database(database_url) as database, database.begin() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(Unavailable, match="newer schema"):
+        await migrations.pending(database_url)
+
+
+async def test_two_processes_that_start_together_both_get_the_schema(database_url: str) -> None:
+    await asyncio.gather(*(migrations.upgrade(database_url) for _ in range(3)))
+    assert await migrations.pending(database_url) == []
+
+
+async def test_a_failing_migration_leaves_nothing_behind(database_url: str) -> None:
+    async with Database(database_url) as database:
+        async with database.begin() as connection:
+            await connection.execute(text("CREATE TABLE workflow_templates (x INTEGER)"))
+        with pytest.raises(Exception, match="already exists"):
+            await migrations.upgrade(database_url)
+        assert await names(database) == {"workflow_templates"}
+
+
+@pytest.mark.postgres
+async def test_a_migration_does_not_queue_behind_a_table_in_use(postgres_url: str) -> None:
+    await migrations.upgrade(postgres_url)
+    async with Database(postgres_url) as database, database.begin() as connection:
+        await connection.execute(text("SELECT * FROM graphs"))
+        with pytest.raises(Unavailable, match="locked by another session"):
+            await migrations.downgrade(postgres_url, "base")
+
+
+async def test_the_script_names_every_table(database_url: str) -> None:
+    script = migrations.sql(database_url)
+    assert execution_control.name in metadata.tables
+    assert [table for table in metadata.tables if f"CREATE TABLE {table} (" not in script] == []
+    assert ("JSONB" in script) == database_url.startswith("postgres")
+
+
+async def test_an_unreachable_server_is_said() -> None:
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        await migrations.upgrade("postgresql://nobody@127.0.0.1:1/none")
