@@ -1,7 +1,7 @@
 """Many rows in one statement, on both databases.
 
-SQLite gets a list of `VALUES`, in a few fixed lengths so that its cache of compiled statements is hit; PostgreSQL gets one
-array per column and `unnest`s them, so that its statement is always the same.
+SQLite gets a list of `VALUES`, in a few fixed lengths so that its cache of compiled statements is hit; PostgreSQL gets
+one array per column and `unnest`s them, so that its statement is always the same.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,8 +31,8 @@ class _Plan:
 class BulkInsert:
     """`INSERT … ON CONFLICT … RETURNING` for rows of one table.
 
-    `conflict` and `returning` are SQL that both databases understand. Rows are tuples in the order of `columns`; no two of
-    one call may have the same key.
+    `conflict` and `returning` are SQL that both databases understand. Rows are tuples in the order of `columns`; no two
+    of one call may have the same key.
     """
 
     def __init__(self, table: Table, columns: Sequence[str], conflict: str, returning: Sequence[str] = ()) -> None:
@@ -76,7 +76,7 @@ class BulkInsert:
     def _make_plan(self, dialect: Dialect) -> _Plan:
         names = ", ".join(self._columns)
         tail = f" {self._conflict}" + (f" RETURNING {self._returning}" if self._returning else "")
-        converters = []
+        converters: list[tuple[int, Convert]] = []
         for position, name in enumerate(self._columns):
             convert = self._table.c[name].type.dialect_impl(dialect).bind_processor(dialect)
             if convert is not None:

@@ -4,11 +4,12 @@ Everything stored passes `sanitize`: bounded, repaired, redacted. Content never 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from types import MappingProxyType
+from typing import Self
 
 from opentelemetry.sdk._logs import ReadableLogRecord, ReadWriteLogRecord
 from opentelemetry.sdk.trace import ReadableSpan
@@ -17,7 +18,7 @@ from opentelemetry.util.types import AnyValue
 
 from engine import semconv
 from engine.redaction import redact
-from engine.semconv import Event, Operation
+from engine.semconv import Operation
 
 MAX_VALUE_BYTES = 8 * 1024
 MAX_DOCUMENT_BYTES = 64 * 1024
@@ -122,6 +123,30 @@ class EventRecord:
 
 Signal = SpanRecord | EventRecord
 
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Signals of one or many executions, in no particular order."""
+
+    spans: list[SpanRecord]
+    events: list[EventRecord]
+
+    @classmethod
+    def of(cls, signals: Iterable[Signal]) -> Self:
+        """The signals, by what they are."""
+        batch = cls([], [])
+        for signal in signals:
+            if isinstance(signal, SpanRecord):
+                batch.spans.append(signal)
+            else:
+                batch.events.append(signal)
+        return batch
+
+    def signals(self) -> list[Signal]:
+        """All of them, events first."""
+        return [*self.events, *self.spans]
+
+
 IDENTITY_KEYS = frozenset(
     {
         semconv.EXECUTION_ID,
@@ -174,6 +199,8 @@ def span_record(span: ReadableSpan) -> SpanRecord:
     if context is None or start is None or end is None:
         raise BadSignal("the span has not ended")
     fields, attributes = _split(_plain(span.attributes))
+    if span.status.description:
+        attributes[semconv.ERROR_MESSAGE] = _clean_text(span.status.description)[0]
     kind = _kind(fields, attributes)
     parent = span.parent
     return SpanRecord(
@@ -352,10 +379,3 @@ def _integer(attributes: Attributes, key: str) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise BadSignal(f"{key} is no whole number")
-
-
-TERMINAL_STATUS = {
-    Event.COMPLETED.value: "completed",
-    Event.FAILED.value: "failed",
-    Event.CANCELLED.value: "cancelled",
-}

@@ -1,0 +1,158 @@
+"""From signals to consumers: each consumer in a savepoint of its own, what it cannot store kept aside.
+
+One consumer's failure reaches neither another consumer nor the decision that the transaction holds.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Protocol
+
+from sqlalchemy import insert
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+from uuid_utils.compat import uuid7
+
+from engine.graph import JsonObject
+from engine.store.failures import unavailable
+from telemetry.signals import Batch, Signal, SpanRecord
+from telemetry.tables import dead_letter
+
+TIMEOUT_SECONDS = 10.0
+_GIVE_UP_AFTER = 24
+"""So many failures in a row, and the consumer is broken rather than one of its signals."""
+
+log = logging.getLogger(__name__)
+
+
+class Consumer(Protocol):
+    """Something that keeps what signals say. It must bear the same signal twice."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in `dead_letter`."""
+
+    async def apply(self, connection: AsyncConnection, batch: Batch) -> None:
+        """Store the batch, all or nothing. Any exception means that nothing was stored."""
+
+
+class ConsumerHung(Exception):
+    """A consumer was cut off in the middle of a statement, and the transaction was lost with it."""
+
+    def __init__(self, consumer: str) -> None:
+        super().__init__(f"the consumer {consumer} took too long")
+        self.consumer = consumer
+
+
+class Pipeline:
+    """Gives each batch to every consumer."""
+
+    def __init__(
+        self,
+        consumers: Sequence[Consumer],
+        *,
+        after_commit: Callable[[Batch], None] | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
+        self._consumers = list(consumers)
+        self._after_commit = after_commit
+        self._timeout_seconds = timeout_seconds
+        self.dead_letters: Counter[str] = Counter({consumer.name: 0 for consumer in consumers})
+        """Signals kept aside since the start, by consumer."""
+
+    async def apply(self, connection: AsyncConnection, batch: Batch, hung: frozenset[str] = frozenset()) -> None:
+        """Apply the batch inside the caller's transaction.
+
+        `hung`: consumers that get nothing this time; their signals are kept aside. Raises `ConsumerHung`, and whatever
+        ends the transaction itself.
+        """
+        for consumer in self._consumers:
+            if consumer.name in hung:
+                await self.keep_aside(connection, consumer.name, batch.signals(), "the consumer took too long")
+            elif (error := await self._try(connection, consumer, batch)) is not None:
+                await self._divide(connection, consumer, batch, error)
+
+    def committed(self, batch: Batch) -> None:
+        """Tell who wants to know what has become durable."""
+        if self._after_commit is None:
+            return
+        try:
+            self._after_commit(batch)
+        except Exception:
+            log.exception("telling of committed signals failed")
+
+    async def keep_aside(
+        self, connection: AsyncConnection, consumer: str, signals: Sequence[Signal], reason: str
+    ) -> None:
+        """Put signals into `dead_letter`, to be replayed."""
+        rows = [(signal.identity.execution_id, document(signal)) for signal in signals]
+        await self.keep_documents_aside(connection, consumer, rows, reason)
+
+    async def keep_documents_aside(
+        self, connection: AsyncConnection, consumer: str, rows: Sequence[tuple[str | None, JsonObject]], reason: str
+    ) -> None:
+        """The same for what could not even be read as a signal: execution id, if known, and what there is."""
+        if not rows:
+            return
+        at = datetime.now(UTC)
+        values = [
+            {"id": str(uuid7()), "consumer": consumer, "execution_id": id_, "signal": said, "reason": reason, "at": at}
+            for id_, said in rows
+        ]
+        await connection.execute(insert(dead_letter), values)
+        self.dead_letters[consumer] += len(values)
+        log.error("signals kept aside", extra={"consumer": consumer, "signals": len(values), "reason": reason})
+
+    async def _try(self, connection: AsyncConnection, consumer: Consumer, batch: Batch) -> Exception | None:
+        """Why the consumer could not store the batch; null if it did."""
+        savepoint = await connection.begin_nested()
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await consumer.apply(connection, batch)
+        except Exception as error:
+            if connection.invalidated and isinstance(error, TimeoutError):
+                raise ConsumerHung(consumer.name) from error
+            if connection.invalidated or _is_about_the_database(error):
+                raise
+            await savepoint.rollback()
+            return error
+        await savepoint.commit()
+        return None
+
+    async def _divide(self, connection: AsyncConnection, consumer: Consumer, batch: Batch, error: Exception) -> None:
+        """Store what is good and keep the rest aside, by halving what failed."""
+        open_parts: list[tuple[list[Signal], Exception]] = [(batch.signals(), error)]
+        failures = 0
+        while open_parts:
+            signals, error = open_parts.pop()
+            if len(signals) <= 1 or failures >= _GIVE_UP_AFTER or type(error) is TimeoutError:
+                await self.keep_aside(connection, consumer.name, signals, reason(error))
+                continue
+            middle = len(signals) // 2
+            for half in (signals[middle:], signals[:middle]):
+                failed = await self._try(connection, consumer, Batch.of(half))
+                if failed is None:
+                    failures = 0
+                else:
+                    failures += 1
+                    open_parts.append((half, failed))
+
+
+def document(signal: Signal) -> JsonObject:
+    """The signal as JSON, as `dead_letter` keeps it."""
+    said: JsonObject = asdict(signal)
+    return {"type": "span" if isinstance(signal, SpanRecord) else "event", **said}
+
+
+def reason(error: Exception) -> str:
+    """Which error it was, without the statement and its values."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    return f"{type(cause).__name__}: {cause}"[:500]
+
+
+def _is_about_the_database(error: Exception) -> bool:
+    """Gone, full, locked, deadlocked: no signal is to blame, and the whole transaction is to be tried again."""
+    return isinstance(error, DBAPIError) and unavailable(error, "") is not None
