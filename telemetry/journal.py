@@ -40,6 +40,8 @@ STALE_SECONDS = 600.0
 _GROUP = 256
 _QUEUE = 1_024
 _TROUBLE = (SpanloomError, SQLAlchemyError, ConsumerHung, OSError, ValueError, TypeError)
+_PASSING = (Unavailable, ConsumerHung, OSError)
+"""Trouble that may be over the next time; anything else would fail again."""
 
 log = logging.getLogger(__name__)
 
@@ -120,8 +122,6 @@ class Journal(Ledger):
         decision.acceptance = acceptance
         try:
             await self._decide(decision)
-        except Unavailable:
-            raise
         except (SQLAlchemyError, ConsumerHung, OSError) as error:
             raise Unavailable from error
 
@@ -148,16 +148,14 @@ class Journal(Ledger):
         """Decide, again and again while the database has trouble, each time a little later."""
         try:
             async for attempt in stamina.retry_context(
-                on=_TROUBLE, attempts=None, timeout=self._retry_seconds, wait_initial=0.1, wait_max=2.0
+                on=_PASSING, attempts=None, timeout=self._retry_seconds, wait_initial=0.1, wait_max=2.0
             ):
                 with attempt:
                     decision = make()
                     decision.finish = finish
                     decision.repeated = attempt.num > 1
                     return await self._decide(decision)
-        except Unavailable:
-            raise
-        except _TROUBLE as error:
+        except (ConsumerHung, OSError) as error:
             raise Unavailable from error
         raise Unavailable
 
