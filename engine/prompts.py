@@ -1,0 +1,329 @@
+r"""Prompts: text with `{{ path | filter }}`, filled in one pass.
+
+    parse("Notes: {{ outputs.review.data.notes | default('none') }}").render(view)
+
+A path is a root with steps `.name`, `[0]`, `['key']`; the filters are `json`, `truncate(n)` and `default(literal)`.
+Strings go in as they are, other values as compact JSON, null as `""`. What was put in is never read again. `\{{` is a
+literal `{{`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, TypeAlias
+
+import orjson
+
+from engine.errors import TemplateError
+from engine.graph import Json
+
+MAX_RENDERED_BYTES = 256 * 1024
+MAX_JSON_DEPTH = 64
+
+Path: TypeAlias = tuple[str | int, ...]
+Scalar: TypeAlias = str | int | float | bool | None
+
+
+class BadPrompt(ValueError):
+    """The text is no prompt; `position` is the offset of the insertion in characters."""
+
+    def __init__(self, message: str, position: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.position = position
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRead:
+    """A path that a prompt reads; `has_default` if it may be missing."""
+
+    path: Path
+    has_default: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A parsed prompt: pieces of text and insertions, in order."""
+
+    text: str
+    parts: "tuple[str | _Insertion, ...]"
+
+    @property
+    def reads(self) -> tuple[PromptRead, ...]:
+        return tuple(PromptRead(part.path, part.has_default) for part in self.parts if not isinstance(part, str))
+
+    @property
+    def is_static(self) -> bool:
+        return all(isinstance(part, str) for part in self.parts)
+
+    def render(self, view: Mapping[str, Json]) -> str:
+        """The text with its values; raises TemplateError for a missing path and a text over 256 KiB."""
+        return _fill(self, view, _Room())
+
+
+@dataclass(frozen=True, slots=True)
+class JsonPrompt:
+    """A JSON value whose strings are prompts; `render` gives a new value each time."""
+
+    shape: "_Shape"
+    prompts: tuple[Prompt, ...]
+
+    @property
+    def reads(self) -> tuple[PromptRead, ...]:
+        return tuple(read for prompt in self.prompts for read in prompt.reads)
+
+    @property
+    def is_static(self) -> bool:
+        return all(prompt.is_static for prompt in self.prompts)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(self.prompts)
+
+    def render(self, view: Mapping[str, Json]) -> Json:
+        """The value with its prompts filled; raises TemplateError, also for what is over 256 KiB in all.
+
+        A string that is exactly one insertion, with at most a `default`, becomes the value with its type.
+        """
+        return _fill_shape(self.shape, view, _Room())
+
+
+@lru_cache(maxsize=4_096)
+def parse(text: str) -> Prompt:
+    """The prompt of a text, shared by equal texts; raises BadPrompt."""
+    parts: list[str | _Insertion] = []
+    position = 0
+    while (opening := _OPENING.search(text, position)) is not None:
+        parts.append(text[position : opening.start()])
+        if opening["escaped"]:
+            parts.append("{{")
+            position = opening.end()
+        else:
+            insertion, position = _insertion(text, opening.start())
+            parts.append(insertion)
+    parts.append(text[position:])
+    return Prompt(text, tuple(part for part in parts if part))
+
+
+def parse_json(value: Json) -> JsonPrompt:
+    """A JSON value with every string in it (keys are none) parsed as a prompt; raises BadPrompt."""
+    prompts: list[Prompt] = []
+    return JsonPrompt(_shape(value, prompts, MAX_JSON_DEPTH), tuple(prompts))
+
+
+def render_json(value: Json, view: Mapping[str, Json]) -> Json:
+    """A JSON value with its prompts filled; raises BadPrompt and TemplateError."""
+    return parse_json(value).render(view)
+
+
+def escape(text: str) -> str:
+    """The prompt that renders as exactly this text."""
+    return text.replace("{{", r"\{{")
+
+
+class _Missing:
+    """No value at a path, not even null."""
+
+
+_MISSING: Final = _Missing()
+
+
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    """`json`, `truncate` with a number of characters, or `default` with its value."""
+
+    name: str
+    argument: Scalar = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Insertion:
+    path: Path
+    filters: tuple[_Filter, ...]
+
+    @property
+    def has_default(self) -> bool:
+        return any(item.name == "default" for item in self.filters)
+
+    @property
+    def keeps_type(self) -> bool:
+        return not self.filters or (len(self.filters) == 1 and self.has_default)
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    items: "tuple[_Shape, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class _Map:
+    items: "tuple[tuple[str, _Shape], ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class _Constant:
+    value: int | float | bool | None
+
+
+_Shape: TypeAlias = Prompt | _List | _Map | _Constant
+
+
+class _Room:
+    """How much one rendering may still give."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = MAX_RENDERED_BYTES
+
+    def take(self, text: str) -> str:
+        """The same text; raises TemplateError if it does not fit."""
+        self.use(len(text) if text.isascii() else len(text.encode(errors="surrogatepass")))
+        return text
+
+    def use(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise TemplateError(f"The rendered text is over {MAX_RENDERED_BYTES // 1024} KiB.")
+
+
+def _fill(prompt: Prompt, view: Mapping[str, Json], room: _Room) -> str:
+    return "".join(
+        [room.take(part if isinstance(part, str) else _as_text(_value(part, view))) for part in prompt.parts]
+    )
+
+
+def _fill_shape(shape: _Shape, view: Mapping[str, Json], room: _Room) -> Json:
+    match shape:
+        case Prompt(parts=(_Insertion() as insertion,)) if insertion.keeps_type:
+            value = _value(insertion, view)
+            room.use(len(_as_json(value)))
+            return value
+        case Prompt():
+            return _fill(shape, view, room)
+        case _List(items):
+            return [_fill_shape(item, view, room) for item in items]
+        case _Map(pairs):
+            return {key: _fill_shape(item, view, room) for key, item in pairs}
+        case _Constant(constant):
+            return constant
+
+
+def _shape(value: Json, prompts: list[Prompt], depth_left: int) -> _Shape:
+    if depth_left < 0:
+        raise BadPrompt(f"The value nests over {MAX_JSON_DEPTH} deep.")
+    if isinstance(value, str):
+        prompts.append(parse(value))
+        return prompts[-1]
+    if isinstance(value, list):
+        return _List(tuple(_shape(item, prompts, depth_left - 1) for item in value))
+    if isinstance(value, dict):
+        return _Map(tuple((key, _shape(item, prompts, depth_left - 1)) for key, item in value.items()))
+    return _Constant(value)
+
+
+def _value(insertion: _Insertion, view: Mapping[str, Json]) -> Json:
+    value = _look_up(insertion.path, view)
+    for item in insertion.filters:
+        value = _filtered(item, value)
+    if isinstance(value, _Missing):
+        raise TemplateError(f"`{_spelled(insertion.path)}` has no value here; add `| default('…')` if that is fine.")
+    return value
+
+
+def _look_up(path: Path, view: Mapping[str, Json]) -> Json | _Missing:
+    try:
+        value: Json | _Missing = view[str(path[0])]
+    except KeyError:
+        return _MISSING
+    for step in path[1:]:
+        if isinstance(value, dict):
+            value = value.get(step, _MISSING) if isinstance(step, str) else _MISSING
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            value = value[step]
+        else:
+            return _MISSING
+    return value
+
+
+def _filtered(item: _Filter, value: Json | _Missing) -> Json | _Missing:
+    if isinstance(value, _Missing):
+        return item.argument if item.name == "default" else value
+    if item.name == "json":
+        return _as_json(value).decode()
+    if item.name == "truncate" and isinstance(item.argument, int):
+        return _as_text(value)[: item.argument]
+    return value
+
+
+def _as_text(value: Json) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if value is None else _as_json(value).decode()
+
+
+def _as_json(value: Json) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        raise TemplateError("A value in the prompt cannot be written as JSON.") from None
+
+
+def _spelled(path: Path) -> str:
+    return str(path[0]) + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path[1:])
+
+
+_TEXT = r"'(?:[^'\\]|\\[\\'\"nt])*+'|\"(?:[^\"\\]|\\[\\'\"nt])*+\""
+_OPENING = re.compile(r"(?P<escaped>\\)?\{\{")
+_NAME = re.compile(r"\s*+([A-Za-z_][A-Za-z0-9_]*+)")
+_STEP = re.compile(rf"\.(?P<name>[A-Za-z_][A-Za-z0-9_]*+)|\[\s*+(?:(?P<index>\d{{1,9}}+)|(?P<key>{_TEXT}))\s*+\]")
+_FILTER = re.compile(
+    r"\s*+\|\s*+(?:(?P<json>json)\b|truncate\(\s*+(?P<truncate>\d{1,9})\s*+\)"
+    rf"|default\(\s*+(?:(?P<text>{_TEXT})|(?P<word>true|false|null)"
+    r"|(?P<number>-?(?:0|[1-9]\d{0,14})(?:\.\d{1,15})?))\s*+\))"
+)
+_CLOSING = re.compile(r"\s*+\}\}")
+_ESCAPE = re.compile(r"\\(.)")
+_ESCAPES = {"n": "\n", "t": "\t"}
+
+
+def _insertion(text: str, start: int) -> tuple[_Insertion, int]:
+    """The insertion whose `{{` is at `start`, and where it ends."""
+    root = _NAME.match(text, start + 2)
+    if root is None:
+        raise BadPrompt("After `{{` comes a path, such as `input.message`; write `\\{{` for the braces.", start)
+    filters, position = [], root.end()
+    steps: list[str | int] = [root[1]]
+    while (step := _STEP.match(text, position)) is not None:
+        steps.append(_step(step))
+        position = step.end()
+    while (found := _FILTER.match(text, position)) is not None:
+        filters.append(_filter(found))
+        position = found.end()
+    closing = _CLOSING.match(text, position)
+    if closing is None:
+        raise BadPrompt(
+            "`{{` takes a path and the filters `json`, `truncate(n)`, `default(literal)`, then `}}`.", start
+        )
+    return _Insertion(tuple(steps), tuple(filters)), closing.end()
+
+
+def _step(found: re.Match[str]) -> str | int:
+    if found["name"]:
+        return found["name"]
+    return int(found["index"]) if found["index"] else _unquoted(found["key"])
+
+
+def _filter(found: re.Match[str]) -> _Filter:
+    if found["json"]:
+        return _Filter("json")
+    if found["truncate"]:
+        return _Filter("truncate", int(found["truncate"]))
+    if found["text"]:
+        return _Filter("default", _unquoted(found["text"]))
+    literal: Scalar = orjson.loads(found["word"] or found["number"])
+    return _Filter("default", literal)
+
+
+def _unquoted(text: str) -> str:
+    return _ESCAPE.sub(lambda escaped: _ESCAPES.get(escaped[1], escaped[1]), text[1:-1])
