@@ -1,10 +1,14 @@
 """What every test runs in: a clean environment, both databases, and the real programs of tests/services."""
 
+import asyncio
 import os
+import shutil
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import hypothesis
 import pytest
@@ -85,6 +89,45 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return url
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def migrated_url(request: pytest.FixtureRequest) -> str:
+    """A new database with the schema in it, copied from one that was migrated once; on SQLite and on PostgreSQL."""
+    url: str = request.getfixturevalue(f"migrated_{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def migrated_sqlite_url(sqlite_template: Path, sqlite_url: str) -> str:
+    """A new SQLite database with the schema in it."""
+    shutil.copy(sqlite_template, sqlite_url.removeprefix("sqlite:///"))
+    return sqlite_url
+
+
+@pytest.fixture
+def migrated_postgres_url(postgres_template: str, postgres_server: PostgresServer) -> Iterator[str]:
+    """A new PostgreSQL database with the schema in it."""
+    url = postgres_server.create_database(template=postgres_template)
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The migrated SQLite file that others are copies of."""
+    file = tmp_path_factory.mktemp("template") / "spanloom.db"
+    _migrate(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: PostgresServer) -> Iterator[str]:
+    """The name of the migrated PostgreSQL database that others are copies of."""
+    url = postgres_server.create_database()
+    _migrate(url)
+    yield urlsplit(url).path[1:]
+    postgres_server.drop_database(url)
+
+
 @pytest.fixture(scope="session")
 def aimock_server() -> Iterator[ModelServer]:
     """The fake model server of this session; tests use `aimock`."""
@@ -111,3 +154,11 @@ def _service(serve: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
         except ServiceMissing as missing:
             pytest.skip(str(missing))
         yield service
+
+
+def _migrate(url: str) -> None:
+    """Migrate in a thread of its own: the one we are in may have a loop that belongs to a test."""
+    from engine.store import migrations
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        thread.submit(lambda: asyncio.run(migrations.upgrade(url))).result()

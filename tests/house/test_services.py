@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 
+from engine.store import migrations
 from tests.services.aimock.server import ModelServer
 from tests.services.cache import ServiceMissing, cached_folder, filling, tool
 from tests.services.jaeger.server import Jaeger
@@ -64,6 +65,10 @@ def test_postgres_copies_a_template(postgres_server: PostgresServer) -> None:
 
 def test_each_test_has_a_database_of_its_own(database_url: str) -> None:
     assert database_url.startswith(("sqlite:///", "postgresql://"))
+
+
+async def test_a_migrated_database_has_nothing_pending(migrated_url: str) -> None:
+    assert await migrations.pending(migrated_url) == []
 
 
 @pytest.mark.node
