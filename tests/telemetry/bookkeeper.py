@@ -1,0 +1,178 @@
+"""What the tests of the bookkeeper share: executions told by the real tracker, and a journal that hears them."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from uuid_utils.compat import uuid7
+
+from engine import semconv
+from engine.ledger import Acceptance, Finish
+from engine.resources import ModelReply, ModelRequest
+from engine.result import Status, Usage
+from engine.semconv import Waste
+from engine.store.database import Database
+from engine.testing import PerTokenPrices, ScriptedModel
+from engine.tracker import Attributes, NodeSpan, Subject, Tracing, WorkflowTracker
+from telemetry.journal import Journal
+from telemetry.pipeline import Consumer, Pipeline
+from telemetry.records import Records
+from telemetry.sdk import Telemetry, build_telemetry
+from telemetry.signals import Signal, event_record, span_record
+
+REQUEST = ModelRequest(system="", messages=[])
+ANSWER = Usage(input_tokens=100, output_tokens=20, cache_read_tokens=30, reasoning_tokens=5)
+
+
+def subject(**changes: object) -> Subject:
+    """An execution of the template `answer`."""
+    made = Subject(
+        execution_id=str(uuid7()),
+        attempt=1,
+        owner="default",
+        workflow_name="answer",
+        source="template",
+        trigger="api",
+        streaming=False,
+        correlation_id="c-1",
+        template_id="t-1",
+        template_version=3,
+        graph_hash="sha256:00",
+        tags={"team": "a"},
+        params={"style": "short"},
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]  # the callers name the fields
+
+
+@dataclass(slots=True)
+class Story:
+    """An execution told step by step."""
+
+    tracker: WorkflowTracker
+    subject: Subject
+    node_number: int = field(default=0)
+
+    def answer(self, usage: Usage | None = ANSWER, *, model: str = "small", wasted: bool = False) -> None:
+        """A node with one model call."""
+        node = self._node("model")
+        call = node.model_call(ScriptedModel([], model=model), REQUEST)
+        if wasted:
+            call.fail("overloaded", "too busy", usage, Waste.RETRIED)
+            node.retrying("overloaded", "too busy", 0.5)
+            return
+        call.complete(ModelReply(text="hi", usage=usage, model=model, finish_reason="stop"))
+        node.complete(label=None, edges="e1", degraded=False)
+
+    def tool(self) -> None:
+        """A node with one tool call and one retrieval."""
+        node = self._node("tools")
+        node.tool_call("calculate", "call-1", 1).complete()
+        node.retrieval("files").complete({semconv.RETRIEVAL_DOCUMENTS: 2})
+        node.complete(label="again", edges="e2", degraded=False)
+
+    def cancelled_call(self) -> None:
+        """A node that was cut off in its model call."""
+        node = self._node("model")
+        node.model_call(ScriptedModel([], model="small"), REQUEST).cancel()
+        node.cancel()
+
+    def _node(self, type_: str) -> NodeSpan:
+        self.node_number += 1
+        id_ = f"n{self.node_number}"
+        static: Attributes = {semconv.NODE_ID: id_, semconv.NODE_TYPE: type_, semconv.NODE_PATH: id_}
+        return self.tracker.start_node(f"execute_node {id_}", static, 1, 1)
+
+    def acceptance(self) -> Acceptance:
+        """What the engine hands to the ledger at the start."""
+        said = self.subject
+        return Acceptance(
+            execution_id=said.execution_id,
+            owner=said.owner,
+            attempt=said.attempt,
+            request={},
+            source=said.source,
+            workflow_name=said.workflow_name,
+            graph_hash=said.graph_hash,
+            graph=b"{}",
+            conversation_id=said.conversation_id,
+            user_message=None,
+            correlation_id=said.correlation_id or "",
+            trace_id=self.tracker.trace_id,
+            root_span_id=self.tracker.root_span_id,
+            root_started_at=self.tracker.started_at,
+            on_lost="fail",
+        )
+
+    def finish(self, status: Status = Status.COMPLETED) -> Finish:
+        """What the engine hands to the ledger at the end."""
+        return Finish(self.subject.execution_id, self.subject.attempt, status, {"response": "hi"})
+
+
+@dataclass(slots=True)
+class Bookkeeper:
+    """A journal over a database, and the providers it hears."""
+
+    database: Database
+    telemetry: Telemetry
+    journal: Journal
+
+    def begin(self, **changes: object) -> Story:
+        """Start telling of an execution."""
+        return begin(self.telemetry, **changes)
+
+    async def completed(self, **changes: object) -> Story:
+        """An execution with two nodes and one model call, through the ledger from accept to finish."""
+        story = self.begin(**changes)
+        await self.journal.accept(story.acceptance())
+        story.answer()
+        story.tool()
+        story.tracker.complete()
+        assert await self.journal.finish(story.finish())
+        return story
+
+
+def begin(telemetry: Telemetry, **changes: object) -> Story:
+    """An execution whose root span has begun."""
+    tracing = Tracing.over(telemetry.tracer_provider, telemetry.logger_provider)
+    story = Story(WorkflowTracker(tracing, PerTokenPrices()), subject(**changes))
+    story.tracker.start(story.subject)
+    return story
+
+
+@asynccontextmanager
+async def bookkeeper(
+    database: Database, consumers: Sequence[Consumer] | None = None, **settings: float
+) -> AsyncIterator[Bookkeeper]:
+    """A running bookkeeper; the records are kept unless other consumers are given."""
+    pipeline = Pipeline([Records()] if consumers is None else consumers, timeout_seconds=settings.pop("timeout", 10.0))
+    telemetry = build_telemetry()
+    async with Journal(database, pipeline, **settings) as journal:
+        telemetry.add(journal.spans, journal.events)
+        yield Bookkeeper(database, telemetry, journal)
+    telemetry.shutdown()
+
+
+@dataclass(slots=True)
+class Listener:
+    """Providers that keep every signal in memory, as the journal would read it."""
+
+    telemetry: Telemetry = field(default_factory=build_telemetry)
+    spans: InMemorySpanExporter = field(default_factory=InMemorySpanExporter)
+    events: InMemoryLogRecordExporter = field(default_factory=InMemoryLogRecordExporter)
+
+    def __post_init__(self) -> None:
+        self.telemetry.add(SimpleSpanProcessor(self.spans), SimpleLogRecordProcessor(self.events))
+
+    def begin(self, **changes: object) -> Story:
+        """Start telling of an execution."""
+        return begin(self.telemetry, **changes)
+
+    def signals(self) -> list[Signal]:
+        """What was said, events first, each in order."""
+        return [
+            *map(event_record, self.events.get_finished_logs()),
+            *map(span_record, self.spans.get_finished_spans()),
+        ]
