@@ -6,7 +6,7 @@ Protocols for what users plug in, and the plain records that pass through them.
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol, TypedDict
+from typing import Literal, Protocol, TypedDict, cast
 
 from engine.graph import Json, JsonObject
 from engine.result import Usage
@@ -31,6 +31,11 @@ class Message(TypedDict, total=False):
     tool_call_id: str
     is_error: bool
     node_id: str
+
+
+def as_json(record: Mapping[str, object]) -> JsonObject:
+    """A message or call as plain JSON, which it is."""
+    return cast("JsonObject", dict(record))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The state of a running workflow: JSON only, and all that nodes read and write.
 
-A node returns a `Change`; `merge` applies it by each field's rule (workflow.md section 2). Values inside are never changed
-in place, so a fork's branch copies the top level only.
+A node returns a `Change`; `merge` applies it by each field's rule. Values inside are never changed in place, so the
+branch of a fork copies the top level only.
 """
 
 from collections.abc import Iterable, Mapping

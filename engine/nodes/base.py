@@ -6,7 +6,7 @@ docs are generated from the class attributes here.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 class NodeConfig(Document):
     """The config of a node: strict and closed."""
+
+
+ConfigType: TypeAlias = type[NodeConfig]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +80,13 @@ TRANSIENT = ("rate_limited", "overloaded", "provider_error", "connection", "time
 
 
 class NodeBase(Generic[C]):
-    """One node of a compiled graph. Built once per graph and shared by its executions, so it holds no state of a run."""
+    """One node of a graph. Built once per graph and shared by its executions, so it holds no state of a run."""
 
     type: ClassVar[str]
     title: ClassVar[str]
     description: ClassVar[str]
     category: ClassVar[Literal["flow", "model", "data"]]
-    Config: ClassVar[type[NodeConfig]]
+    Config: ClassVar[ConfigType]
     output_schema: ClassVar[JsonObject] = {}
     catches: ClassVar[bool] = True
     """`on_error` may be given."""

@@ -91,9 +91,7 @@ class MemoryNode(NodeBase[MemoryConfig]):
             cut -= 1
         return cut
 
-    async def _summary(
-        self, removed: list[Message], state: WorkflowState, visit: "Visit"
-    ) -> tuple[str | None, bool]:
+    async def _summary(self, removed: list[Message], state: WorkflowState, visit: "Visit") -> tuple[str | None, bool]:
         """The new summary, and whether making it failed."""
         if self.config.strategy == "truncate":
             return None, False

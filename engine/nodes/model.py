@@ -8,12 +8,12 @@ from uuid_utils.compat import uuid7
 from engine import semconv
 from engine.calls import call_model
 from engine.errors import ResourceMissing
-from engine.framing import frame
+from engine.framing import frame, passage
 from engine.graph import JsonObject, Node, Retry
 from engine.nodes.base import PROMPT, TRANSIENT, NodeBase, NodeConfig, NodeResult
 from engine.nodes.tools import ToolsNode
 from engine.prompts import parse as parse_prompt
-from engine.resources import ChatModel, Message, ModelReply, ModelRequest, ModelSettings, Passage, ToolSpec
+from engine.resources import ChatModel, Message, ModelReply, ModelRequest, ModelSettings, ToolSpec, as_json
 from engine.state import Change, WorkflowState, text_of
 
 if TYPE_CHECKING:
@@ -94,9 +94,7 @@ class ModelNode(NodeBase[ModelConfig]):
         calls = reply.tool_calls if request.tools else ()
         if dropped := len(reply.tool_calls) - len(calls):
             visit.span[semconv.MODEL_CALLS_DROPPED] = dropped
-        message = Message(
-            id=message_id, role="assistant", content=reply.text, tool_calls=list(calls), node_id=self.id
-        )
+        message = Message(id=message_id, role="assistant", content=reply.text, tool_calls=list(calls), node_id=self.id)
         return NodeResult(
             output=_output(message, reply, model),
             label="tool_calls" if calls else "final",
@@ -155,28 +153,26 @@ def answered(messages: list[Message]) -> list[Message]:
     sent: list[Message] = []
     for message in messages:
         sent.append(message)
-        for call in message.get("tool_calls", ()):
-            if call["id"] not in done:
-                sent.append(not_executed(call["id"], NOT_EXECUTED))
+        sent += [not_executed(call["id"]) for call in message.get("tool_calls", ()) if call["id"] not in done]
     return sent
 
 
-def not_executed(call_id: str, reason: str) -> Message:
+def not_executed(call_id: str) -> Message:
     """The answer to a tool call that was not taken up."""
-    return Message(id=str(uuid7()), role="tool", content=reason, tool_call_id=call_id, is_error=True)
+    return Message(id=str(uuid7()), role="tool", content=NOT_EXECUTED, tool_call_id=call_id, is_error=True)
 
 
 def _with_context(messages: list[Message], state: WorkflowState) -> list[Message]:
     """The framed texts in front of the last user message: data, so never in the system message."""
     passages = [
-        Passage(str(d["id"]), str(d["source"]), str(d["text"]), 0.0)
+        passage(str(document["source"]), str(document["text"]))
         for found in state["retrieval_context"].values()
-        for d in found["documents"]
+        for document in found["documents"]
     ]
     summary = state["conversation_summary"]
-    if not passages and summary is None:
+    framed = frame("".join(passages), str(summary["text"]) if summary else None)
+    if not framed:
         return messages
-    framed = frame(passages, str(summary["text"]) if summary else None)
     for index in range(len(messages) - 1, -1, -1):
         message = messages[index]
         if message["role"] == "user":
@@ -194,6 +190,6 @@ def _output(message: Message, reply: ModelReply, model: ChatModel) -> JsonObject
         "truncated": reply.finish_reason in ("length", "max_tokens", "MAX_TOKENS"),
         "provider": model.provider,
         "model": reply.model or model.model,
-        "tool_calls": [dict(call) for call in message["tool_calls"]],
+        "tool_calls": [as_json(call) for call in message["tool_calls"]],
         "usage": reply.usage.model_dump() if reply.usage else None,
     }

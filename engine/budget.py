@@ -1,0 +1,79 @@
+"""The limits of model calls: how many, how many tokens, how much money. Reserved before a call, settled after it."""
+
+from dataclasses import dataclass
+
+from engine.errors import BudgetExceeded, LimitExceeded, UnpricedModel
+from engine.graph import Limits
+from engine.resources import ChatModel, ModelRequest, Price, Prices
+from engine.result import Usage
+from engine.semconv import Event
+from engine.tracker import WorkflowTracker
+
+WARNING_SHARE = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What a call may use at most; nano-USD null without a cost budget."""
+
+    tokens: int
+    nano_usd: int | None
+
+
+class Budget:
+    """One sum for the whole execution, drawn on by all of its branches."""
+
+    def __init__(self, limits: Limits, prices: Prices, tracker: WorkflowTracker) -> None:
+        self._limits = limits
+        self._prices = prices
+        self._tracker = tracker
+        self._calls = 0
+        self._tokens = 0
+        self._nano_usd = 0
+        self._warned: set[str] = set()
+
+    def reserve(self, model: ChatModel, request: ModelRequest) -> Reservation:
+        """Raises `LimitExceeded`, `BudgetExceeded` or `UnpricedModel`, before anything is sent."""
+        if self._calls >= self._limits.max_model_calls:
+            raise LimitExceeded(f"more than {self._limits.max_model_calls} model calls")
+        reservation = self._estimate(model, request)
+        self._check("tokens", self._tokens + reservation.tokens, self._tokens, self._limits.budget_tokens)
+        if reservation.nano_usd is not None:
+            upper = self._nano_usd + reservation.nano_usd
+            self._check("nano_usd", upper, self._nano_usd, self._limits.budget_nano_usd)
+        self._calls += 1
+        self._tokens += reservation.tokens
+        self._nano_usd += reservation.nano_usd or 0
+        return reservation
+
+    def settle(self, reservation: Reservation, usage: Usage | None, price: Price) -> None:
+        """Replace what was reserved by what was used; where that is unknown the reservation stands."""
+        if usage is not None and usage.total_tokens is not None:
+            self._tokens += usage.total_tokens - reservation.tokens
+        if price.nano_usd is not None:
+            self._nano_usd += price.nano_usd - (reservation.nano_usd or 0)
+        self._warn("tokens", self._tokens, self._limits.budget_tokens)
+        self._warn("nano_usd", self._nano_usd, self._limits.budget_nano_usd)
+
+    def _estimate(self, model: ChatModel, request: ModelRequest) -> Reservation:
+        limits = self._limits
+        if limits.budget_tokens is None and limits.budget_nano_usd is None:
+            return Reservation(0, None)
+        inputs = model.estimate_input_tokens(request)
+        outputs = request.settings.max_tokens
+        if limits.budget_nano_usd is None:
+            return Reservation(inputs + outputs, None)
+        upper = self._prices.upper_nano_usd(model.provider, model.model, inputs, outputs)
+        if upper is None:
+            raise UnpricedModel
+        return Reservation(inputs + outputs, upper)
+
+    def _check(self, unit: str, upper: int, spent: int, limit: int | None) -> None:
+        if limit is not None and upper > limit:
+            self._tracker.budget(Event.BUDGET_EXCEEDED, limit=limit, spent=spent, unit=unit)
+            raise BudgetExceeded(f"the next call may bring the execution to {upper} of {limit} {unit}")
+
+    def _warn(self, unit: str, spent: int, limit: int | None) -> None:
+        if limit is not None and unit not in self._warned and spent >= limit * WARNING_SHARE:
+            self._warned.add(unit)
+            self._tracker.budget(Event.BUDGET_WARNING, limit=limit, spent=spent, unit=unit)

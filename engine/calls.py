@@ -1,0 +1,227 @@
+"""What nodes do to the world: call a model, call a tool, ask a retriever. One span each, counted and limited."""
+
+import asyncio
+from dataclasses import dataclass
+from functools import lru_cache
+
+import jsonschema_rs
+import orjson
+
+from engine import semconv
+from engine.errors import Failure, ModelFailure, ResourceMissing
+from engine.events import EventType
+from engine.graph import Json, JsonObject
+from engine.redaction import error_text
+from engine.resources import (
+    ChatModel,
+    ModelReply,
+    ModelRequest,
+    Passage,
+    RetrievalQuery,
+    Search,
+    Tool,
+    ToolCall,
+    ToolContext,
+)
+from engine.semconv import Waste
+from engine.tracker import ModelCall
+from engine.visit import Visit
+
+TRANSIENT_TOOL_ERRORS = frozenset({"rate_limited", "overloaded", "provider_error", "connection", "timeout"})
+
+
+async def call_model(visit: Visit, model: ChatModel, request: ModelRequest, *, stream_as: str | None) -> ModelReply:
+    """One provider call. With `stream_as` the tokens go to the readers as parts of the message of that id.
+
+    Raises `ModelFailure`, or `BudgetExceeded` and `LimitExceeded` before anything is sent.
+    """
+    budget = visit.context.budget
+    reservation = budget.reserve(model, request)
+    call = visit.span.model_call(model, request)
+    usage = None
+    try:
+        if stream_as is None:
+            reply = await model.invoke(request)
+        else:
+            reply = await _stream(visit, call, model, request, stream_as)
+        usage = reply.usage
+        price = call.complete(reply)
+    except ModelFailure as failure:
+        usage = failure.usage
+        waste = Waste.RETRIED if visit.can_retry(failure) else Waste.FAILED
+        price = call.fail(failure.error_type, failure.message, usage, waste)
+        raise
+    except asyncio.CancelledError:
+        timed_out = visit.is_out_of_time
+        price = call.fail("timeout", "the call was cut off", None, Waste.FAILED) if timed_out else call.cancel()
+        raise
+    except Exception as error:
+        price = call.fail(type(error).__name__, "the model's adapter failed", None, Waste.FAILED)
+        raise
+    finally:
+        budget.settle(reservation, usage, price)
+    return reply
+
+
+async def _stream(
+    visit: Visit, call: ModelCall, model: ChatModel, request: ModelRequest, message_id: str
+) -> ModelReply:
+    tracker, events = visit.context.tracker, visit.context.events
+    reply: ModelReply | None = None
+    first = True
+    async for piece in model.stream(request):
+        if isinstance(piece, ModelReply):
+            reply = piece
+            continue
+        if first:
+            call.first_chunk()
+            tracker.first_token()
+            first = False
+        seq = visit.emit(EventType.TOKEN, {"message_id": message_id, "text": piece})
+        await events.breathe(seq)
+    if reply is None:
+        raise ModelFailure("connection", "the answer broke off")
+    return reply
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOutcome:
+    """How a tool call ended; `text` is what the model is told. `attempts` counts towards the limits."""
+
+    ok: bool
+    text: str
+    error_type: str | None = None
+    attempts: int = 1
+
+    @property
+    def is_transient(self) -> bool:
+        """Trying again may help."""
+        return self.error_type in TRANSIENT_TOOL_ERRORS
+
+
+async def call_tool(
+    visit: Visit, tool: Tool | None, call: ToolCall, *, attempt: int, timeout_seconds: float, max_result_bytes: int
+) -> ToolOutcome:
+    """One attempt of a tool call. Never raises but when cancelled: a failing tool is told to the model."""
+    visit.emit(EventType.TOOL_CALL, {"call_id": call["id"], "tool": call["name"]})
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    span = visit.span.tool_call(call["name"], call["id"], attempt)
+    try:
+        outcome = await _run_tool(visit, tool, call, timeout_seconds, max_result_bytes)
+    except asyncio.CancelledError:
+        if visit.is_out_of_time:
+            span.fail("timeout", "the call was cut off")
+        else:
+            span.cancel()
+        raise
+    if outcome.ok:
+        span.complete()
+    else:
+        span.fail(outcome.error_type or "tool_failed", outcome.text)
+    visit.emit(
+        EventType.TOOL_RESULT,
+        {
+            "call_id": call["id"],
+            "ok": outcome.ok,
+            "error_type": outcome.error_type,
+            "duration_ms": round((loop.time() - began) * 1000),
+        },
+    )
+    return outcome
+
+
+async def _run_tool(
+    visit: Visit, tool: Tool | None, call: ToolCall, timeout_seconds: float, max_result_bytes: int
+) -> ToolOutcome:
+    if tool is None:
+        return ToolOutcome(False, f"there is no tool {call['name']} here", "resource_missing")
+    problem = _arguments_problem(tool.spec.parameters, call["arguments"])
+    if problem is not None:
+        return ToolOutcome(False, problem, "invalid_arguments")
+    context = ToolContext(
+        execution_id=visit.context.execution_id,
+        owner=visit.context.owner,
+        idempotency_key=f"{visit.idempotency_key}:{call['id']}",
+        deadline_seconds=min(timeout_seconds, visit.context.seconds_left),
+        search=bound_search(visit),
+    )
+    timeout = asyncio.timeout(timeout_seconds)
+    try:
+        async with timeout:
+            result = await tool.call(call["arguments"], context)
+    except TimeoutError:
+        return ToolOutcome(False, f"{call['name']} took longer than {timeout_seconds:g} s", "timeout")
+    except Failure as failure:
+        return ToolOutcome(False, error_text(failure.message), failure.error_type)
+    except Exception as error:
+        return ToolOutcome(False, error_text(str(error)) or type(error).__name__, type(error).__name__)
+    return ToolOutcome(True, _result_text(result, max_result_bytes))
+
+
+def _result_text(result: Json, max_bytes: int) -> str:
+    text = result if isinstance(result, str) else orjson.dumps(result).decode()
+    data = text.encode("utf-8", "replace")
+    return text if len(data) <= max_bytes else data[:max_bytes].decode("utf-8", "ignore") + " [cut]"
+
+
+def _arguments_problem(schema: JsonObject, arguments: JsonObject) -> str | None:
+    error = next(iter(_validator(orjson.dumps(schema)).iter_errors(arguments)), None)
+    return None if error is None else f"the arguments do not fit the tool's schema: {error_text(error.message)}"
+
+
+@lru_cache(maxsize=256)
+def _validator(schema: bytes) -> jsonschema_rs.Draft202012Validator:
+    return jsonschema_rs.Draft202012Validator(orjson.loads(schema), pattern_options=jsonschema_rs.RegexOptions())
+
+
+async def retrieve(visit: Visit, name: str, query: RetrievalQuery) -> list[Passage]:
+    """Ask a retriever. Raises `ResourceMissing` if there is none of this name, or the retriever's own failure."""
+    retriever = visit.context.resources.retrievers.get(name)
+    if retriever is None:
+        raise ResourceMissing(f"there is no retriever {name} here")
+    span = visit.span.retrieval(name)
+    try:
+        passages = await retriever.retrieve(query)
+    except Failure as failure:
+        span.fail(failure.error_type, failure.message)
+        raise
+    except asyncio.CancelledError:
+        if visit.is_out_of_time:
+            span.fail("timeout", "the search was cut off")
+        else:
+            span.cancel()
+        raise
+    except Exception as error:
+        span.fail(type(error).__name__, "the retriever failed")
+        raise
+    span.complete(
+        {
+            semconv.RETRIEVAL_DOCUMENTS: len(passages),
+            semconv.RETRIEVAL_TOP_SCORE: passages[0].score if passages else 0.0,
+        }
+    )
+    return passages
+
+
+def bound_search(visit: Visit) -> Search | None:
+    """A search over the retriever of the graph's first retrieval node, for tools; null if there is none."""
+    source = visit.planned.search_source
+    if source is None:
+        return None
+
+    async def search(query: str, max_documents: int) -> list[Passage]:
+        retriever = visit.context.resources.retrievers.get(source.retriever)
+        if retriever is None:
+            raise ResourceMissing(f"there is no retriever {source.retriever} here")
+        return await retriever.retrieve(
+            RetrievalQuery(
+                text=query,
+                owner=visit.context.owner,
+                max_documents=max_documents,
+                options=source.options,
+                any_folder=visit.context.any_folder,
+            )
+        )
+
+    return search

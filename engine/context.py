@@ -1,0 +1,79 @@
+"""ExecutionContext: the one container of a running execution. Rebuilt for every attempt, never stored."""
+
+import time
+from dataclasses import dataclass, field
+
+from engine.budget import Budget
+from engine.errors import LimitExceeded
+from engine.events import EventRing, EventType, ExecutionEvent
+from engine.graph import JsonObject, Limits, WorkflowGraph
+from engine.resources import Resources
+from engine.result import ErrorInfo
+from engine.state import WorkflowState
+from engine.tracker import WorkflowTracker
+
+
+@dataclass(slots=True)
+class ExecutionContext:
+    """Who, what, with what, within which limits; nodes reach the world only through it."""
+
+    execution_id: str
+    attempt: int
+    owner: str
+    conversation_id: str | None
+    source: str
+    any_folder: bool
+    graph: WorkflowGraph
+    limits: Limits
+    deadline: float
+    """By `time.monotonic()`."""
+    resources: Resources
+    tracker: WorkflowTracker
+    events: EventRing
+    budget: Budget
+    state: WorkflowState
+    errors: list[ErrorInfo] = field(default_factory=list)
+    degraded: list[str] = field(default_factory=list)
+    node_visits: int = 0
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the run's own timeout."""
+        return max(0.0, self.deadline - time.monotonic())
+
+    def count_visit(self) -> None:
+        """Raises `LimitExceeded` for one visit more than `max_node_executions`."""
+        self.node_visits += 1
+        if self.node_visits > self.limits.max_node_executions:
+            raise LimitExceeded(f"more than {self.limits.max_node_executions} node executions")
+
+    def emit(
+        self,
+        event_type: EventType,
+        data: JsonObject,
+        *,
+        node_id: str | None = None,
+        node_type: str | None = None,
+        path: str | None = None,
+        visit: int | None = None,
+        node_attempt: int | None = None,
+    ) -> int:
+        """Tell the readers; gives the event's number."""
+        ring = self.events
+        seq = ring.next_seq()
+        ring.append(
+            ExecutionEvent(
+                event_type,
+                seq,
+                self.execution_id,
+                self.attempt,
+                time.time(),
+                data,
+                node_id,
+                node_type,
+                path,
+                visit,
+                node_attempt,
+            )
+        )
+        return seq

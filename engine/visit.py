@@ -1,0 +1,114 @@
+"""What a node is given for one attempt of one visit: the context, its span, its view of the state, its clock."""
+
+import asyncio
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.context import ExecutionContext
+from engine.errors import NodeFailure
+from engine.events import EventType
+from engine.graph import JsonObject, Retry
+from engine.result import ErrorInfo
+from engine.time_ledger import Phase
+from engine.tracker import NodeSpan
+from engine.view import View
+
+if TYPE_CHECKING:
+    from engine.plan import PlannedNode
+
+LONGEST_RETRY_AFTER_SECONDS = 60
+"""A provider that asks for more fails the node now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """How a run came to a node: from which node, and with which error if it was routed here by one."""
+
+    source: str | None = None
+    error: ErrorInfo | None = None
+
+
+@dataclass(slots=True)
+class Visit:
+    """One visit of one node; `span`, `attempt` and `timeout` are of the attempt that runs now."""
+
+    context: ExecutionContext
+    planned: "PlannedNode"
+    number: int
+    arrival: Arrival
+    view: View
+    span: NodeSpan
+    attempt: int = 1
+    timeout: asyncio.Timeout | None = None
+
+    @property
+    def retry(self) -> Retry:
+        """The node's retry policy, or its type's."""
+        return self.planned.retry
+
+    @property
+    def path(self) -> str:
+        """The node's id behind those of the nodes around it."""
+        return self.planned.id
+
+    @property
+    def from_inside(self) -> bool:
+        """The arrival came from a node that this one dominates: a loop goes on counting."""
+        return self.arrival.source is not None and self.arrival.source in self.planned.inside
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same on every attempt and after every crash."""
+        return f"{self.context.execution_id}:{self.path}:{self.number}"
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """The attempt is being cut off by its own timeout or the run's, not by a cancellation."""
+        return (self.timeout is not None and self.timeout.expired()) or self.context.seconds_left <= 0
+
+    def emit(self, event_type: EventType, data: JsonObject) -> int:
+        """Tell the execution's readers; gives the event's number."""
+        planned = self.planned
+        return self.context.emit(
+            event_type,
+            data,
+            node_id=planned.id,
+            node_type=planned.type,
+            path=planned.id,
+            visit=self.number,
+            node_attempt=self.attempt,
+        )
+
+    def can_retry(self, failure: NodeFailure) -> bool:
+        """An attempt is left, the error is one that passes, and there is time for the wait."""
+        if self.planned.node.retries_calls or self.attempt >= self.retry.max_attempts:
+            return False
+        if failure.error_type not in self.planned.retry_on:
+            return False
+        asked = failure.retry_after_seconds or 0.0
+        return asked <= LONGEST_RETRY_AFTER_SECONDS and asked < self.context.seconds_left
+
+    def delay_seconds(self, attempt: int, asked: float | None) -> float:
+        """The wait behind a failed attempt: exponential with jitter of 50 to 100 %, or what the provider asks for."""
+        retry = self.retry
+        delay = min(retry.max_delay_seconds, retry.initial_delay_seconds * retry.multiplier ** (attempt - 1))
+        return max(delay * random.uniform(0.5, 1.0), asked or 0.0)
+
+    async def wait_before_retry(
+        self, attempt: int, error_type: str, asked: float | None, *, discard: bool = False
+    ) -> None:
+        """Say that the attempt is repeated, and wait; `discard`: tokens of this attempt are void."""
+        await self.wait(self.delay_seconds(attempt, asked), error_type, discard=discard)
+
+    async def wait(self, delay_seconds: float, error_type: str, *, discard: bool) -> None:
+        """Say that the attempt is repeated after this delay, and wait."""
+        self.emit(
+            EventType.NODE_RETRYING,
+            {"error_type": error_type, "delay_ms": round(delay_seconds * 1000), "discard_tokens": discard},
+        )
+        self.context.tracker.time.enter(Phase.RETRY)
+        try:
+            await asyncio.sleep(delay_seconds)
+        finally:
+            self.context.tracker.time.leave(Phase.RETRY)

@@ -1,0 +1,374 @@
+"""The walker: runs a segment of a plan (nodes, routing, forks, loops) inside one step of the graph runtime.
+
+A branch of a fork works on its own copy of the state and keeps a log of its changes; at the join the logs are merged in
+the order of the fork's edges, so nothing depends on timing.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from time import monotonic
+
+import orjson
+
+from engine.context import ExecutionContext
+from engine.errors import (
+    ExecutionFailure,
+    Failure,
+    LimitExceeded,
+    NodeFailure,
+    NodeTimeout,
+    NoRoute,
+    OutputInvalid,
+)
+from engine.events import EventType
+from engine.graph import Json, JsonObject
+from engine.nodes.base import NodeResult
+from engine.plan import Plan, PlannedNode, Way
+from engine.redaction import error_text
+from engine.result import ErrorInfo
+from engine.state import NO_CHANGE, Change, WorkflowState, branch, merge
+from engine.tracker import NodeSpan
+from engine.view import View
+from engine.visit import Arrival, Visit
+
+MAX_OUTPUT_BYTES = 262_144
+CLEANUP_SECONDS = 5
+
+
+class Stopped(Exception):
+    """A node failed and nothing in the graph handles it: the execution ends with this failure."""
+
+    def __init__(self, failure: Failure, info: ErrorInfo) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.info = info
+
+
+class UnknownFailure(NodeFailure):
+    """An exception that is none of ours; its class name is the error type."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error_text(str(error)) or type(error).__name__)
+        self._error_type = type(error).__name__
+
+    @property
+    def error_type(self) -> str:
+        return self._error_type
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One merge as a branch made it, to be made again at the join."""
+
+    node_id: str
+    output: Json
+    change: Change
+    error: JsonObject | None
+
+
+@dataclass(slots=True)
+class _Scope:
+    """Where a walk may go: the whole graph, or one branch up to its join."""
+
+    state: WorkflowState
+    stop: str | None = None
+    nodes: frozenset[str] | None = None
+    log: list[_Entry] = field(default_factory=list)
+
+    def holds(self, node_id: str) -> bool:
+        return self.nodes is None or node_id in self.nodes or node_id == self.stop
+
+    def apply(self, node_id: str, output: Json, change: Change, error: JsonObject | None) -> None:
+        merge(self.state, node_id, output, change)
+        _note_error(self.state, node_id, error)
+        if self.nodes is not None:
+            self.log.append(_Entry(node_id, output, change, error))
+
+    def replay(self, log: list[_Entry]) -> None:
+        for entry in log:
+            self.apply(entry.node_id, entry.output, entry.change, entry.error)
+
+
+def _note_error(state: WorkflowState, node_id: str, error: JsonObject | None) -> None:
+    if error is not None:
+        state["error_state"].pop(node_id, None)
+        state["error_state"][node_id] = error
+    elif state["error_state"]:
+        state["error_state"].pop(node_id, None)
+
+
+class _Leaves(Exception):
+    """An error edge leads out of a branch: its section ends and the run goes on at the target."""
+
+    def __init__(self, target: str, arrival: Arrival) -> None:
+        super().__init__(target)
+        self.target = target
+        self.arrival = arrival
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Where the walk goes on; a null target is the end."""
+
+    target: str | None
+    arrival: Arrival
+
+
+class Walker:
+    """Walks one plan for one execution."""
+
+    def __init__(self, plan: Plan, context: ExecutionContext) -> None:
+        self._plan = plan
+        self._context = context
+        self._names = plan.span_names if context.source != "graph" else plan.bounded_span_names
+        self._state_bytes = 0
+
+    async def run(self, state: WorkflowState) -> None:
+        """From the start to an end. Raises `Stopped`, or an `ExecutionFailure` of the whole execution."""
+        await self._walk(_Scope(state), self._plan.start, Arrival())
+
+    async def _walk(self, scope: _Scope, at: str, arrival: Arrival) -> None:
+        """Visit node after node until the scope's stop or an end node."""
+        nodes = self._plan.nodes
+        while at != scope.stop:
+            planned = nodes[at]
+            step = await self._visit(planned, scope, arrival)
+            if step.target is None:
+                return
+            if planned.fork is not None and step.arrival.error is None:
+                step = await self._fork(planned, scope)
+            if step.target is None:
+                return
+            if not scope.holds(step.target):
+                raise _Leaves(step.target, step.arrival)
+            at, arrival = step.target, step.arrival
+
+    async def _fork(self, planned: PlannedNode, scope: _Scope) -> _Step:
+        """Run the branches side by side, then merge them in the order of their edges."""
+        fork = planned.fork
+        assert fork is not None
+        assert fork.join is not None
+        arrival = Arrival(planned.id)
+        scopes = [_Scope(branch(scope.state), fork.join, each.nodes) for each in fork.branches]
+        tasks = [
+            asyncio.create_task(self._walk(inner, each.first, arrival), name=f"branch {planned.id} -> {each.first}")
+            for each, inner in zip(fork.branches, scopes, strict=True)
+        ]
+        left = await _all_or_first_error(tasks)
+        if left is None:
+            for inner in scopes:
+                scope.replay(inner.log)
+                scope.state["visits"].update(inner.state["visits"])
+            return _Step(fork.join, arrival)
+        index, leaves = left
+        scope.replay(scopes[index].log)
+        for inner in scopes:
+            scope.state["visits"].update(inner.state["visits"])
+        return _Step(leaves.target, leaves.arrival)
+
+    async def _visit(self, planned: PlannedNode, scope: _Scope, arrival: Arrival) -> _Step:
+        """One visit with all its attempts."""
+        context = self._context
+        try:
+            context.count_visit()
+        except LimitExceeded as failure:
+            raise Stopped(failure, _info(planned.id, failure, 1)) from failure
+        number = scope.state["visits"].get(planned.id, 0) + 1
+        scope.state["visits"][planned.id] = number
+        view = View(scope.state, context, arrival.error)
+        visit = Visit(context, planned, number, arrival, view, self._span(planned, number, 1))
+        visit.emit(EventType.NODE_STARTED, {"name": planned.node.node.name})
+        began = monotonic()
+        while True:
+            step = await self._attempt(visit, scope, began)
+            if step is not None:
+                return step
+            visit.attempt += 1
+            visit.span = self._span(planned, number, visit.attempt)
+
+    def _span(self, planned: PlannedNode, number: int, attempt: int) -> NodeSpan:
+        return self._context.tracker.start_node(self._names[planned.id], planned.static, number, attempt)
+
+    async def _attempt(self, visit: Visit, scope: _Scope, began: float) -> _Step | None:
+        """One attempt; null: it failed, the wait is over, and it is to be repeated. The home of broad catching."""
+        try:
+            result = await self._work(visit, scope.state)
+            size = self._check_output(result)
+        except NodeFailure as failure:
+            return await self._failed(visit, scope, failure, may_continue=True)
+        except ExecutionFailure as failure:
+            raise self._stop(visit, failure) from failure
+        except asyncio.CancelledError:
+            self._cut_off(visit)
+            raise
+        except Exception as error:
+            return await self._failed(visit, scope, UnknownFailure(error), may_continue=True, cause=error)
+        return await self._succeeded(visit, scope, result, size, began)
+
+    async def _work(self, visit: Visit, state: WorkflowState) -> NodeResult:
+        """The node's own work, under the attempt's timeout."""
+        seconds = visit.planned.timeout_seconds
+        if seconds is None:
+            return await visit.planned.node.run(state, visit)
+        visit.timeout = asyncio.timeout(seconds)
+        try:
+            async with visit.timeout:
+                return await visit.planned.node.run(state, visit)
+        except TimeoutError as error:
+            if not visit.timeout.expired():
+                raise
+            raise NodeTimeout(f"the node took longer than {seconds:g} s") from error
+
+    def _check_output(self, result: NodeResult) -> int:
+        """Size of what the visit adds to the state, in bytes of JSON."""
+        try:
+            output = len(orjson.dumps(result.output))
+            change = 0 if result.change is NO_CHANGE else len(orjson.dumps(result.change))
+        except TypeError as error:
+            raise OutputInvalid(f"the node's output is no JSON: {error}") from error
+        if output > MAX_OUTPUT_BYTES:
+            raise OutputInvalid
+        return output + change
+
+    async def _succeeded(
+        self, visit: Visit, scope: _Scope, result: NodeResult, size: int, began: float
+    ) -> _Step | None:
+        planned, context = visit.planned, self._context
+        try:
+            scope.apply(planned.id, result.output, result.change, None)
+            way = self._route(visit, result.label)
+        except NodeFailure as failure:
+            return await self._failed(visit, scope, failure, may_continue=False)
+        visit.span.complete(label=result.label, edges=way.edge if way else None, degraded=result.degraded)
+        if result.degraded:
+            context.degraded.append(planned.id)
+        visit.emit(
+            EventType.NODE_COMPLETED,
+            {
+                "duration_ms": round((monotonic() - began) * 1000),
+                "label": result.label,
+                "degraded": result.degraded,
+            },
+        )
+        self._check_state_size(visit, scope.state, size)
+        return _Step(way.target if way else None, Arrival(planned.id))
+
+    def _route(self, visit: Visit, label: str | None) -> Way | None:
+        planned = visit.planned
+        if planned.is_end:
+            return None
+        if planned.fork is not None:
+            return Way(planned.id, planned.fork_edges)
+        return planned.routing.choose(label, visit.view)
+
+    async def _failed(
+        self,
+        visit: Visit,
+        scope: _Scope,
+        failure: NodeFailure,
+        *,
+        may_continue: bool,
+        cause: BaseException | None = None,
+    ) -> _Step | None:
+        """Repeat the attempt (null), follow the node's `on_error`, or end the execution with `Stopped`."""
+        if may_continue and visit.can_retry(failure):
+            await self._retry(visit, failure)
+            return None
+        planned = visit.planned
+        info = _info(planned.id, failure, visit.attempt)
+        way = planned.routing.error
+        policy = planned.continues if may_continue else None
+        if way is None and policy is None:
+            raise self._stop(visit, failure, cause) from (cause or failure)
+        handled = info.model_copy(update={"handled": True})
+        output: Json = policy.output if policy is not None else {}
+        scope.apply(planned.id, output, NO_CHANGE, handled.model_dump(mode="json"))
+        if way is None:
+            assert policy is not None
+            try:
+                way = self._route(visit, policy.label)
+            except NoRoute as no_route:
+                raise self._stop(visit, no_route) from no_route
+            self._context.degraded.append(planned.id)
+            arrival = Arrival(planned.id)
+        else:
+            arrival = Arrival(planned.id, handled)
+        self._context.errors.append(handled)
+        visit.span.fail(info.error_type, info.message, unhandled=None, edges=way.edge if way else None)
+        self._emit_failed(visit, handled)
+        return _Step(way.target if way else None, arrival)
+
+    async def _retry(self, visit: Visit, failure: NodeFailure) -> None:
+        delay = visit.delay_seconds(visit.attempt, failure.retry_after_seconds)
+        visit.span.retrying(failure.error_type, failure.message, delay)
+        await visit.wait(delay, failure.error_type, discard=visit.planned.node.node.stream)
+
+    def _stop(self, visit: Visit, failure: Failure, cause: BaseException | None = None) -> Stopped:
+        info = _info(visit.planned.id, failure, visit.attempt)
+        visit.span.fail(info.error_type, info.message, unhandled=cause or failure)
+        self._context.errors.append(info)
+        self._emit_failed(visit, info)
+        return Stopped(failure, info)
+
+    def _cut_off(self, visit: Visit) -> None:
+        if visit.is_out_of_time:
+            visit.span.fail("timeout", "the node was cut off by the run's timeout", unhandled=None)
+        else:
+            visit.span.cancel()
+
+    @staticmethod
+    def _emit_failed(visit: Visit, info: ErrorInfo) -> None:
+        visit.emit(
+            EventType.NODE_FAILED,
+            {
+                "error_type": info.error_type,
+                "message": info.message,
+                "attempts": info.attempts,
+                "handled": info.handled,
+            },
+        )
+
+    def _check_state_size(self, visit: Visit, state: WorkflowState, added: int) -> None:
+        """The sum of what was added is an upper bound; only where it crosses the limit the state is measured."""
+        limit = self._context.limits.max_state_bytes
+        self._state_bytes += added
+        if self._state_bytes <= limit:
+            return
+        self._state_bytes = len(orjson.dumps(state))
+        if self._state_bytes > limit:
+            failure = LimitExceeded(f"the state is larger than {limit} bytes")
+            raise Stopped(failure, _info(visit.planned.id, failure, visit.attempt))
+
+
+def _info(node_id: str, failure: Failure, attempts: int) -> ErrorInfo:
+    return ErrorInfo(
+        node_id=node_id,
+        path=node_id,
+        error_type=failure.error_type,
+        message=error_text(failure.message),
+        attempts=attempts,
+    )
+
+
+async def _all_or_first_error(tasks: list[asyncio.Task[None]]) -> tuple[int, _Leaves] | None:
+    """Wait for all branches. The first that fails cancels the others; one that leaves its section is given back."""
+    try:
+        _, running = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    except asyncio.CancelledError:
+        await _cancel(tasks)
+        raise
+    if running:
+        await _cancel(list(running))
+    for index, task in enumerate(tasks):
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, _Leaves):
+            return index, error
+        if error is not None:
+            raise error
+    return None
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=CLEANUP_SECONDS)
