@@ -191,7 +191,7 @@ def _in_order(script: Iterable[Step]) -> Callable[[ModelRequest], Step]:
 
     def step_for(request: ModelRequest) -> Step:
         step = next(steps, None)
-        assert step is not None, "the script has run out: the model was called more often than it has steps"  # noqa: S101
+        assert step is not None, "the script has run out: the model was called more often than it has steps"
         return step
 
     return step_for
