@@ -129,11 +129,13 @@ def parse(text: str, extra_names: frozenset[str] = frozenset()) -> Expression:
     """
     if len(text) > MAX_CHARACTERS:
         raise BadExpression(f"The expression is longer than {MAX_CHARACTERS:,} characters.")
+    if "\0" in text:
+        raise BadExpression("The expression holds a NUL character.", text.index("\0"))
     _refuse_literals(text)
     roots = ROOTS | extra_names
     try:
         program = _environment(roots).compile(text)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError) as error:
         raise _bad(str(error), text) from None
     found = find_reads(read_tree(program.serialize()), roots)
     return _expression(text, program, found)
@@ -241,7 +243,9 @@ class _Hand:
 def _check_work(work: _Work, hand: _Hand) -> None:
     """Refuse what could take over 100 ms: the library would hold the whole process up."""
     widest = max(hand.longest, work.longest) * work.joined
-    total = sum(step.nanoseconds * min(_MAX_ROUNDS, widest**step.loops) for step in work.steps)
+    total = 0
+    for step in work.steps:
+        total += step.nanoseconds * min(_MAX_ROUNDS, widest**step.loops) * (widest if step.copies else 1)
     for leaf, use in work.uses:
         total += use.nanoseconds_per_byte * hand.sizes.get(leaf, 0) * min(_MAX_ROUNDS, widest**use.loops)
     if total > MAX_WORK_NANOSECONDS:

@@ -2,7 +2,8 @@ r"""Prompts: text with `{{ path | filter }}`, filled in one pass.
 
     parse("Notes: {{ outputs.review.data.notes | default('none') }}").render(view)
 
-A path is a root with steps `.name`, `[0]`, `['key']`; the filters are `json`, `truncate(n)` and `default(literal)`.
+A path is a root with steps `.name`, `[0]`, `['key']`; the filters are `json`, `truncate(n)` and `default(literal)`,
+each at most once (`json` of `json` doubles the text with every step).
 Strings go in as they are, other values as compact JSON, null as `""`. What was put in is never read again. `\{{` is a
 literal `{{`.
 """
@@ -300,6 +301,8 @@ def _insertion(text: str, start: int) -> tuple[_Insertion, int]:
     while (found := _FILTER.match(text, position)) is not None:
         filters.append(_filter(found))
         position = found.end()
+    if len({item.name for item in filters}) < len(filters):
+        raise BadPrompt("A filter may stand only once in an insertion.", start)
     closing = _CLOSING.match(text, position)
     if closing is None:
         raise BadPrompt(
