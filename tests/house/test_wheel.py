@@ -1,5 +1,6 @@
 """What is built is what is needed to run: the packages, their data, the migrations, and nothing of the tests."""
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -51,6 +52,20 @@ def test_the_wheel_names_the_command_and_the_licence(built: Path, wheel: set[str
     archive = zipfile.ZipFile(next(built.glob("*.whl")))
     assert "spanloom = api.cli:main" in archive.read("spanloom-0.1.0.dist-info/entry_points.txt").decode()
     assert "spanloom-0.1.0.dist-info/licenses/LICENSE" in wheel
+
+
+def test_an_installed_package_finds_its_migrations(built: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(next(built.glob("*.whl"))).extractall(tmp_path)
+    ask = "from engine.store.migrations import scripts_folder; print(scripts_folder())"
+    found = subprocess.run(
+        [sys.executable, "-c", ask],
+        cwd=tmp_path.parent,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == str(tmp_path / "engine" / "_migrations")
 
 
 def test_the_sdist_holds_what_is_included_and_no_more(built: Path) -> None:
