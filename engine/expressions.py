@@ -129,8 +129,6 @@ def parse(text: str, extra_names: frozenset[str] = frozenset()) -> Expression:
     """
     if len(text) > MAX_CHARACTERS:
         raise BadExpression(f"The expression is longer than {MAX_CHARACTERS:,} characters.")
-    if "\0" in text:
-        raise BadExpression("The expression holds a NUL character.", text.index("\0"))
     _refuse_literals(text)
     roots = ROOTS | extra_names
     try:
@@ -230,7 +228,7 @@ class _Hand:
     def _count_flat(self, value: object) -> None:
         if isinstance(value, str):
             self.size += 2 + (len(value) if value.isascii() else _utf8_length(value))
-            if "\0" in value:
+            if "\0" in value:  # the library would read the text only up to it
                 raise ExpressionError("The expression reads a text with a NUL character.")
         elif value is None or isinstance(value, bool | int | float):
             self.size += _NUMBER_BYTES

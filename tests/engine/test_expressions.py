@@ -233,6 +233,18 @@ def test_and_and_or_forgive_an_error_when_the_other_side_decides(text: str, expe
     assert holds(parse(text), {"outputs": {"b": {"n": None}, "l": [{"n": 1}]}}) is expected
 
 
+@pytest.mark.parametrize("value", ["a\0b", ["a\0b"], {"a\0": 1}, "\ud800", 2**53, [2**63], 2**70])
+def test_values_that_the_library_would_misread_are_errors(value: Json) -> None:
+    with pytest.raises(ExpressionError):
+        evaluate(parse("input.a != 'a'"), {"input": {"a": value}})
+
+
+@pytest.mark.parametrize("text", ["9007199254740992", "1.0 / 0.0", "{1: 2}", "type(1)", "duration('1s')", "bytes('a')"])
+def test_a_result_that_json_does_not_have_is_an_error(text: str) -> None:
+    with pytest.raises(ExpressionError):
+        evaluate(parse(text), {})
+
+
 def test_only_the_roots_that_are_named_are_asked_for() -> None:
     view = Lazy({"input": {"a": 1}, "usage": {"total_tokens": 1}, "outputs": {}})
 
