@@ -5,7 +5,7 @@ see a snapshot. PostgreSQL has one pool for both.
 """
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -44,7 +44,7 @@ class Database:
         self.name = safe_name(parsed)
         if self.dialect_name == "sqlite":
             self._writer = _sqlite_writer(parsed, synchronous, busy_seconds)
-            self._reader = _sqlite_reader(parsed, synchronous, busy_seconds)
+            self._reader = _sqlite_reader(parsed, busy_seconds)
         else:
             self._writer = self._reader = _postgres(url)
 
@@ -126,25 +126,32 @@ def migration_engine(url: str) -> AsyncEngine:
     parsed = parse_url(url)
     if dialect_name(parsed) == "postgresql":
         return _postgres_engine(url, command_seconds=None, pooled=False)
-    engine = _sqlite_engine(parsed, "FULL", _BUSY_SECONDS, pool_size=None)
+    return _sqlite_writer(parsed, "FULL", _BUSY_SECONDS, pool_size=None)
+
+
+def _sqlite_writer(
+    url: URL, synchronous: Synchronous, busy_seconds: float, *, pool_size: int | None = 1
+) -> AsyncEngine:
+    engine = _sqlite_engine(url, busy_seconds, pool_size)
+    _on_connect(
+        engine,
+        "PRAGMA journal_mode = WAL",
+        f"PRAGMA synchronous = {synchronous}",
+        "PRAGMA foreign_keys = ON",
+        for_new_file="PRAGMA auto_vacuum = INCREMENTAL",
+    )
     _begin_with(engine, "BEGIN IMMEDIATE")
     return engine
 
 
-def _sqlite_writer(url: URL, synchronous: Synchronous, busy_seconds: float) -> AsyncEngine:
-    engine = _sqlite_engine(url, synchronous, busy_seconds, pool_size=1)
-    _begin_with(engine, "BEGIN IMMEDIATE")
-    return engine
-
-
-def _sqlite_reader(url: URL, synchronous: Synchronous, busy_seconds: float) -> AsyncEngine:
-    engine = _sqlite_engine(url, synchronous, busy_seconds, pool_size=4)
-    _begin_with(engine, "BEGIN")
+def _sqlite_reader(url: URL, busy_seconds: float) -> AsyncEngine:
+    engine = _sqlite_engine(url, busy_seconds, pool_size=4)
     _on_connect(engine, "PRAGMA query_only = ON")
+    _begin_with(engine, "BEGIN")
     return engine
 
 
-def _sqlite_engine(url: URL, synchronous: Synchronous, busy_seconds: float, *, pool_size: int | None) -> AsyncEngine:
+def _sqlite_engine(url: URL, busy_seconds: float, pool_size: int | None) -> AsyncEngine:
     """`isolation_level` None: the driver starts no transaction of its own, so savepoints and BEGIN IMMEDIATE work."""
     target = url.set(drivername="sqlite+aiosqlite")
     arguments = {"isolation_level": None, "timeout": busy_seconds}
@@ -158,25 +165,26 @@ def _sqlite_engine(url: URL, synchronous: Synchronous, busy_seconds: float, *, p
             max_overflow=0,
             pool_timeout=_POOL_WAIT_SECONDS,
             json_serializer=_dumps,
-            json_deserializer=orjson.loads,
+            json_deserializer=_loads,
         )
-    _on_connect(
-        engine,
-        "PRAGMA auto_vacuum = INCREMENTAL",
-        "PRAGMA journal_mode = WAL",
-        f"PRAGMA synchronous = {synchronous}",
-        "PRAGMA foreign_keys = ON",
-    )
     return engine
 
 
-def _on_connect(engine: AsyncEngine, *statements: str) -> None:
+def _on_connect(engine: AsyncEngine, *statements: str, for_new_file: str | None = None) -> None:
+    """Prepare each connection; what is `for_new_file` would need the write lock on one that is in use."""
+
     @event.listens_for(engine.sync_engine, "connect")
     def prepare(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
-        cursor = connection.cursor()
-        for statement in statements:
-            cursor.execute(statement)
-        cursor.close()
+        with ExitStack() as on_error:
+            on_error.callback(connection.close)
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA page_count")
+            if for_new_file and cursor.fetchone() == (0,):
+                cursor.execute(for_new_file)
+            for statement in statements:
+                cursor.execute(statement)
+            cursor.close()
+            on_error.pop_all()
 
 
 def _begin_with(engine: AsyncEngine, statement: str) -> None:
@@ -211,7 +219,7 @@ def _postgres_engine(url: str, *, command_seconds: float | None, pooled: bool) -
         pool_timeout=_POOL_WAIT_SECONDS,
         pool_pre_ping=True,
         json_serializer=_dumps,
-        json_deserializer=orjson.loads,
+        json_deserializer=_loads,
     )
 
 
@@ -225,3 +233,8 @@ def _dsn(url: str) -> tuple[str, float]:
 
 def _dumps(value: object) -> str:
     return orjson.dumps(value).decode()
+
+
+def _loads(value: str | bytes | float) -> object:
+    """SQLite hands a JSON number back as a number."""
+    return orjson.loads(value) if isinstance(value, str | bytes) else value
