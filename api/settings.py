@@ -1,0 +1,243 @@
+"""Every setting of the service, and the only place where the environment is read (`OTEL_*` is telemetry's).
+
+`.env.example` is generated from here: the first line of a field's description is what users read.
+"""
+
+import difflib
+import os
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from engine.errors import SpanloomError
+from engine.providers import ProviderSettings
+
+PREFIX = "SPANLOOM_"
+
+_OF_TESTS = frozenset({"SPANLOOM_REQUIRE_ALL", "SPANLOOM_TEST_DATABASE_URL"})
+
+
+class SettingsInvalid(SpanloomError):
+    """A setting has a value that cannot be used."""
+
+    code = "invalid_settings"
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _trace_url(value: str) -> str:
+    if "{trace_id}" not in value:
+        raise ValueError("must contain {trace_id}, as in http://localhost:16686/trace/{trace_id}")
+    return value
+
+
+def _provider_and_model(value: str) -> str:
+    provider, _, model = value.partition(":")
+    if not (provider and model):
+        raise ValueError("is written as provider:model, as in openai:gpt-4.1-mini")
+    return value
+
+
+def _host_and_port(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and int(port) < 65_536):
+        raise ValueError("is written as host:port, as in 127.0.0.1:8000")
+    return value
+
+
+Port = Annotated[int, Field(ge=0, le=65_535)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Folders = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
+
+
+class Settings(BaseSettings):
+    """What the environment says, with defaults; an empty variable counts as not set. Lists are split at commas."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, populate_by_name=True, frozen=True, extra="forbid"
+    )
+
+    database_url: str = Field(
+        "sqlite:///./spanloom.db",
+        repr=False,
+        description="Where everything is kept: sqlite:///file or postgresql://user@host/name",
+    )
+    sqlite_synchronous: Literal["NORMAL", "FULL"] = Field(
+        "NORMAL", description="What a commit on SQLite survives: NORMAL a crash of the process, FULL one of the machine"
+    )
+    bind: Annotated[str, AfterValidator(_host_and_port)] | None = Field(
+        None, description="Address to listen on; without keys loopback only (127.0.0.1:8000)"
+    )
+    allowed_hosts: Listed = Field((), description="Names besides the loopback ones by which requests may call the host")
+    public_url: str | None = Field(None, description="Where users reach this service, for links")
+    trace_url: Annotated[str, AfterValidator(_trace_url)] | None = Field(
+        None, description="Where a trace is looked at: http://localhost:16686/trace/{trace_id}"
+    )
+    traceparent: Literal["join", "ignore"] = Field(
+        "join", description="Whether executions join the trace of the caller's traceparent header"
+    )
+    model: Annotated[str, AfterValidator(_provider_and_model)] | None = Field(
+        None,
+        description="provider:model for nodes that name none (the first provider with a key, else offline:extractive)",
+    )
+    files_roots: Folders = Field((), description="Folders that requests over HTTP may search with the files retriever")
+    prices: Path | None = Field(None, description="JSON file of own prices, looked at before the catalogue")
+    max_body_bytes: int = Field(1_048_576, ge=1, description="Largest body of a request")
+    disconnect_seconds: Seconds = Field(
+        5.0, description="How long after its last client left an execution that nobody waits for is cancelled"
+    )
+    drain_seconds: Seconds = Field(20.0, description="How long running executions may go on after SIGTERM")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
+        "info", description="Least level that is logged"
+    )
+    log_format: Literal["text", "json"] | None = Field(None, description="text on terminals, else json")
+    langsmith: bool = Field(False, description="Whether LANGSMITH_TRACING may send payloads to LangSmith")
+
+    port: Port | None = Field(None, validation_alias="PORT", description="Port to listen on where BIND is not set")
+    openai_api_key: str | None = Field(None, validation_alias="OPENAI_API_KEY", repr=False, description="Key of OpenAI")
+    openai_base_url: str | None = Field(
+        None, validation_alias="OPENAI_BASE_URL", description="Address of a server that speaks OpenAI's protocol"
+    )
+    anthropic_api_key: str | None = Field(
+        None, validation_alias="ANTHROPIC_API_KEY", repr=False, description="Key of Anthropic"
+    )
+    anthropic_base_url: str | None = Field(
+        None, validation_alias="ANTHROPIC_BASE_URL", description="Address of a server that speaks Anthropic's protocol"
+    )
+    google_api_key: str | None = Field(
+        None,
+        validation_alias=AliasChoices("GOOGLE_API_KEY", "GEMINI_API_KEY"),
+        repr=False,
+        description="Key of Google; GEMINI_API_KEY is read too",
+    )
+    google_base_url: str | None = Field(
+        None, validation_alias="GOOGLE_GEMINI_BASE_URL", description="Address of a server that speaks Gemini's protocol"
+    )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port to listen on."""
+        if self.bind is None:
+            return "127.0.0.1", self.port if self.port is not None else 8000
+        host, _, port = self.bind.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
+    def providers(self) -> dict[str, ProviderSettings]:
+        """How to reach each provider."""
+        return {
+            "openai": ProviderSettings(self.openai_api_key, self.openai_base_url),
+            "anthropic": ProviderSettings(self.anthropic_api_key, self.anthropic_base_url),
+            "google": ProviderSettings(self.google_api_key, self.google_base_url),
+        }
+
+    @property
+    def logs_as_json(self) -> bool:
+        """Text is for people at a terminal."""
+        return not sys.stderr.isatty() if self.log_format is None else self.log_format == "json"
+
+    def trace_link(self, trace_id: str | None) -> str | None:
+        """Where the trace can be looked at; null if nobody said."""
+        return self.trace_url.replace("{trace_id}", trace_id) if self.trace_url and trace_id else None
+
+
+def read_settings() -> Settings:
+    """The settings of this process. Raises `SettingsInvalid` with a sentence per problem, never with a value."""
+    problems = [_misspelt(name) for name in sorted(os.environ) if name.startswith(PREFIX) and name not in _known()]
+    if problems:
+        raise SettingsInvalid("; ".join(problems))
+    try:
+        return Settings()
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        raise SettingsInvalid(
+            "; ".join(f"{_variable(one['loc'])}: {one['msg'].removeprefix('Value error, ')}" for one in found)
+        ) from None
+
+
+def prepare_process(settings: Settings) -> None:
+    """Set what libraries read from the environment while they are imported; call it before LangGraph is.
+
+    LangGraph runs no code found in checkpoints, LangSmith is sent no payloads, Anthropic's client makes no spans.
+    """
+    strict = "LANGGRAPH_STRICT_MSGPACK"
+    if "langgraph" in sys.modules and os.environ.get(strict, "").lower() not in ("1", "true", "yes"):
+        raise SettingsInvalid(f"LangGraph was imported before {strict}=true was set")
+    os.environ[strict] = "true"
+    os.environ["ANTHROPIC_OPEN_TELEMETRY"] = "false"
+    if not settings.langsmith:
+        for name in ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2"):
+            os.environ[name] = "false"
+
+
+def check_bind(settings: Settings) -> None:
+    """Raises `SettingsInvalid` where the service would listen beyond this machine: there are no keys yet."""
+    host, _ = settings.address
+    if not is_loopback(host):
+        raise SettingsInvalid(
+            f"SPANLOOM_BIND={host} is not a loopback address, and everybody who reaches it could run workflows; "
+            "use 127.0.0.1 and put a proxy that asks for a password in front"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """A name or address that only this machine has."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def env_example() -> str:
+    """The text of `.env.example`: every variable with its default and meaning."""
+    lines = ["# Every setting, with its default. Generated from api/settings.py.", ""]
+    for name, field in Settings.model_fields.items():
+        lines += [f"# {field.description}", f"#{_variable((name,))}={_shown(field.default)}", ""]
+    lines.append("# OTEL_* mean what OpenTelemetry says; OTEL_EXPORTER_OTLP_ENDPOINT names where traces are sent, too.")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(default: object) -> str:
+    match default:
+        case None | ():
+            return ""
+        case bool():
+            return str(default).lower()
+        case float():
+            return f"{default:g}"
+        case _:
+            return str(default)
+
+
+def _known() -> set[str]:
+    return {_variable((name,)) for name in Settings.model_fields} | _OF_TESTS
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    """The variable of a field, or of the place of an error."""
+    first = str(location[0]) if location else ""
+    field = Settings.model_fields.get(first)
+    if field is None:
+        return first
+    alias = field.validation_alias
+    if isinstance(alias, AliasChoices):
+        return str(alias.choices[0])
+    return alias if isinstance(alias, str) else PREFIX + first.upper()
+
+
+def _misspelt(name: str) -> str:
+    near = difflib.get_close_matches(name, sorted(_known() - _OF_TESTS), n=1)
+    return f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else "; .env.example lists them all")
