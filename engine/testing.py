@@ -4,13 +4,13 @@ models = ScriptedModels(ScriptedModel([Call("calculate", {"expression": "6 * 7"}
 """
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from engine.errors import ModelFailure, ResourceMissing
 from engine.graph import Json, JsonObject
+from engine.lexical import words
 from engine.resources import ModelReply, ModelRequest, Price, ToolCall
 from engine.result import Usage
 from engine.semconv import CostSource
@@ -179,11 +179,6 @@ class PerTokenPrices:
     def upper_nano_usd(self, provider: str, model: str, input_tokens: int, output_tokens: int) -> int | None:
         """The same sum."""
         return input_tokens * self.input_nano_usd + output_tokens * self.output_nano_usd
-
-
-def words(text: str) -> list[str]:
-    """The words of a text, each with the space behind it; put together they are the text."""
-    return re.findall(r"\s*\S+\s*|\s+", text)
 
 
 def _in_order(script: Iterable[Step]) -> Callable[[ModelRequest], Step]:

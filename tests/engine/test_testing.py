@@ -8,7 +8,7 @@ import pytest
 from engine.errors import ModelFailure, ResourceMissing
 from engine.resources import ChatModel, ModelReply, ModelRequest, Models, Prices
 from engine.result import Usage
-from engine.testing import USAGE, Call, Fail, Hold, PerTokenPrices, Say, ScriptedModel, ScriptedModels, words
+from engine.testing import USAGE, Call, Fail, Hold, PerTokenPrices, Say, ScriptedModel, ScriptedModels
 
 ASK = ModelRequest(system="", messages=[{"id": "1", "role": "user", "content": "hi"}])
 
@@ -86,8 +86,3 @@ def test_the_price_of_unknown_usage_is_unknown() -> None:
     assert prices.price("a", "b", Usage(input_tokens=3, output_tokens=2), now).nano_usd == 70
     assert prices.price("a", "b", None, now).nano_usd is None
     assert prices.upper_nano_usd("a", "b", 3, 2) == 70
-
-
-@pytest.mark.parametrize("text", ["", " ", "one", "one two\n three ", "\n\na"])
-def test_words_put_together_are_the_text(text: str) -> None:
-    assert "".join(words(text)) == text
