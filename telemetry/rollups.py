@@ -113,7 +113,7 @@ class Deltas:
         """Add everything to the hourly and the daily rows. Rows are locked in the order of their keys."""
         hourly = [self._cells(key) for key in sorted(self._sums)]
         await _ADD_HOURS.run(connection, hourly)
-        await _ADD_DAYS.run(connection, self._by_day().rows())
+        await _ADD_DAYS.run(connection, self.by_day().rows())
 
     def rows(self) -> list[tuple[object, ...]]:
         """The rows as they are written, by key."""
@@ -128,7 +128,8 @@ class Deltas:
     def _cells(self, key: Key) -> tuple[object, ...]:
         return (*key, *self._sums[key], *self._latest.get(key, (None, None, None)))
 
-    def _by_day(self) -> "Deltas":
+    def by_day(self) -> "Deltas":
+        """The same sums per day."""
         days = Deltas()
         for key, sums in self._sums.items():
             day: Key = (key[0].replace(hour=0), *key[1:])
@@ -193,9 +194,9 @@ async def _page_of_executions(connection: AsyncConnection, after: str, deltas: D
         .limit(_REBUILD_PAGE)
     )
     subjects: dict[str, Subject] = {}
-    for id_, owner, name, source, template_id, version, status, duration_ms, completed_at in (
-        await connection.execute(statement)
-    ).tuples():
+    for id_, owner, name, source, template_id, version, status, duration_ms, completed_at in await connection.execute(
+        statement
+    ):
         subject = subjects[id_] = Subject(id_, owner, name, source, template_id, version)
         if completed_at is not None:
             deltas.add_end(EndDelta(subject, status, duration_ms, completed_at))
