@@ -1,0 +1,149 @@
+"""Builds everything that lives long, in order, and takes it down again. Nothing else in the project does.
+
+What costs time to import is imported where it is used: commands that only read import no LangGraph.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from api.settings import Settings, prepare_process
+from engine.errors import Unavailable
+from engine.store import migrations
+from engine.store.database import Database
+from engine.store.templates import StoredTemplates, sync_builtin
+from engine.templates import load_builtin
+
+if TYPE_CHECKING:
+    from engine.execution import ExecutionEngine
+    from engine.resources import Resources
+    from telemetry.journal import Journal
+    from telemetry.pipeline import Pipeline
+    from telemetry.sdk import Telemetry
+
+EXPORT_SECONDS = 5.0
+"""How long the last traces may take to leave for a backend that may hang."""
+
+CANCELLED_FROM_OUTSIDE = "asked to stop"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Runtime:
+    """What runs: the engine over its books, and what they are made of."""
+
+    settings: Settings
+    database: Database
+    telemetry: "Telemetry"
+    pipeline: "Pipeline"
+    journal: "Journal"
+    resources: "Resources"
+    engine: "ExecutionEngine"
+    is_draining: bool = False
+    """No new executions are taken; the running ones may end."""
+
+    async def drain(self) -> None:
+        """Take no more executions and let the running ones end, for `SPANLOOM_DRAIN_SECONDS`; then cancel them."""
+        self.is_draining = True
+        await self.engine.close(self.settings.drain_seconds)
+
+
+@asynccontextmanager
+async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
+    """What runs workflows and keeps their books. Raises a `SpanloomError` that says what to do."""
+    prepare_process(settings)
+    from engine.execution import ExecutionEngine
+    from telemetry.journal import Journal
+    from telemetry.pipeline import Pipeline
+    from telemetry.records import Records
+    from telemetry.sdk import build_telemetry
+
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(open_database(settings))
+        async with database.begin() as connection:
+            await sync_builtin(connection, load_builtin())
+        resources = await _resources(settings, database, stack)
+        telemetry = build_telemetry()
+        stack.push_async_callback(_in_time, telemetry.shutdown)
+        pipeline = Pipeline([Records()])
+        journal = await stack.enter_async_context(Journal(database, pipeline))
+        telemetry.add(journal.spans, journal.events)
+        engine = ExecutionEngine(
+            resources,
+            ledger=journal,
+            tracer_provider=telemetry.tracer_provider,
+            logger_provider=telemetry.logger_provider,
+            disconnect_seconds=settings.disconnect_seconds,
+        )
+        journal.listen_for_cancel(lambda id_, reason: _cancel(engine, id_, reason))
+        runtime = Runtime(settings, database, telemetry, pipeline, journal, resources, engine)
+        stack.push_async_callback(engine.close)
+        yield runtime
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[Database]:
+    """The database with the schema of this program.
+
+    A SQLite file is brought up to date; PostgreSQL is not touched. Raises `Unavailable` with what to do.
+    """
+    await _check_schema(settings.database_url)
+    async with Database(settings.database_url, synchronous=settings.sqlite_synchronous) as database:
+        yield database
+
+
+async def _check_schema(url: str) -> None:
+    waiting = await migrations.pending(url)
+    if not waiting:
+        return
+    if Database(url).dialect_name == "postgresql":
+        raise Unavailable(f"the database has not the schema of this program ({waiting[-1]}); run `spanloom migrate`")
+    await migrations.upgrade(url)
+
+
+async def _resources(settings: Settings, database: Database, stack: AsyncExitStack) -> "Resources":
+    from engine.pricing import GenaiPrices
+    from engine.providers import LangChainModels
+    from engine.resources import Resources
+    from engine.store.conversations import StoredConversations
+    from engine.store.definitions import StoredDefinitions
+
+    models = LangChainModels(settings.providers, settings.model)
+    stack.push_async_callback(models.aclose)
+    return Resources(
+        models=models,
+        prices=GenaiPrices(settings.prices),
+        tools={},
+        retrievers={},
+        templates=StoredTemplates(database),
+        definitions=StoredDefinitions(database),
+        conversations=StoredConversations(database),
+    )
+
+
+def _cancel(engine: "ExecutionEngine", execution_id: str, reason: str | None) -> None:
+    engine.cancel(execution_id, reason or CANCELLED_FROM_OUTSIDE)
+
+
+async def _in_time(close: Callable[[], None]) -> None:
+    """Run something that blocks, in a thread that neither the loop nor the end of the process waits for too long."""
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def work() -> None:
+        try:
+            close()
+        finally:
+            loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=work, name="telemetry shutdown", daemon=True).start()
+    try:
+        async with asyncio.timeout(EXPORT_SECONDS):
+            await done.wait()
+    except TimeoutError:
+        log.warning("the last traces were not exported in %g s", EXPORT_SECONDS)
