@@ -58,13 +58,15 @@ class Topology:
         self.normal_successors = {
             node: [edge.target for edge in out if is_normal(edge)] for node, out in self.outgoing.items()
         }
+        self.normal_predecessors = _reversed(self.normal_successors)
         self._bits = {node: 1 << index for index, node in enumerate(types)}
-        self.reachable = frozenset(reach([start], self.successors))
-        """Nodes with a path from the start node, error edges included."""
-        self.reaches_end = frozenset(reach(self.ends, _reversed(self.normal_successors)))
+        self.order = tuple(_reverse_postorder([start], self.successors))
+        """The nodes with a path from the start node, error edges included, in reverse postorder."""
+        self.reachable = frozenset(self.order)
+        self.reaches_end = frozenset(reach(self.ends, self.normal_predecessors))
         """Nodes with a path of normal edges to an end."""
         self._dominators = _dominators([start], self.successors, self._bits)
-        self._post_dominators = _dominators(self.ends, _reversed(self.normal_successors), self._bits)
+        self._post_dominators = _dominators(self.ends, self.normal_predecessors, self._bits)
         self.cycles = cycles(self.successors)
         """Maximal sets of nodes that paths go round in, error edges included."""
         self.normal_cycles = cycles(self.normal_successors)

@@ -1,0 +1,119 @@
+"""The capability layer: can the graph run here, now, with these models, tools, retrievers and caps."""
+
+from collections.abc import Callable, Iterator
+
+import jsonschema_rs
+
+from engine.nodes.memory import MemoryConfig
+from engine.nodes.model import ModelConfig, name_model
+from engine.nodes.retrieval import RetrievalConfig
+from engine.nodes.tools import ToolsConfig
+from engine.resources import Resources
+from engine.strict_json import escape
+from engine.validation.report import Severity
+from engine.validation.rules import Finding
+from engine.validation.subject import Subject
+
+NODE_TIMEOUT_CAP_SECONDS = 3_600
+
+
+def no_model(subject: Subject, resources: Resources) -> Iterator[Finding]:
+    """Neither node, defaults nor server name provider and model."""
+    for node_id, named in _models(subject, resources):
+        if named is None:
+            message = "No provider and model are named for the node."
+            yield subject.at_node("capability.no_model", node_id, message, place="/config")
+
+
+def unknown_model(subject: Subject, resources: Resources) -> Iterator[Finding]:
+    """A model that cannot be called here."""
+    for node_id, named in _models(subject, resources):
+        problem = resources.models.problem(*named) if named is not None else None
+        if problem is not None:
+            message = "The model of the node cannot be called here."
+            yield subject.at_node("capability.unknown_model", node_id, message, place="/config", hint=problem)
+
+
+def unpriced_model(subject: Subject, resources: Resources) -> Iterator[Finding]:
+    """A model without a price: an error under a cost budget."""
+    under_budget = subject.graph.limits.budget_nano_usd is not None
+    for node_id, named in _models(subject, resources):
+        if named is not None and resources.prices.upper_nano_usd(*named, 1, 1) is None:
+            message = "The model has no known price" + (", so the budget cannot hold." if under_budget else ".")
+            yield Finding(
+                "capability.unpriced_model",
+                f"{subject.pointers[node_id]}/config",
+                message,
+                node_id=node_id,
+                severity=Severity.ERROR if under_budget else Severity.WARNING,
+            )
+
+
+def unknown_tool(subject: Subject, resources: Resources) -> Iterator[Finding]:
+    """A tool that is not registered here."""
+    for node_id, config in subject.configs.items():
+        if isinstance(config, ToolsConfig):
+            for index, name in enumerate(config.allowed_tools):
+                if name != "*" and name not in resources.tools:
+                    place = f"/config/allowed_tools/{index}"
+                    hint = f"Registered tools: {', '.join(sorted(resources.tools)) or 'none'}."
+                    message = "There is no such tool here."
+                    yield subject.at_node("capability.unknown_tool", node_id, message, place=place, hint=hint)
+
+
+def unknown_retriever(subject: Subject, resources: Resources) -> Iterator[Finding]:
+    """A retriever that is not registered here."""
+    for node_id, config in subject.configs.items():
+        if isinstance(config, RetrievalConfig) and config.retriever not in resources.retrievers:
+            hint = f"Registered retrievers: {', '.join(sorted(resources.retrievers)) or 'none'}."
+            message = "There is no such retriever here."
+            place = "/config/retriever"
+            yield subject.at_node("capability.unknown_retriever", node_id, message, place=place, hint=hint)
+
+
+def bad_options(subject: Subject, resources: Resources) -> Iterator[Finding]:
+    """Options against the retriever's own schema."""
+    for node_id, config in subject.configs.items():
+        if isinstance(config, RetrievalConfig) and config.retriever in resources.retrievers:
+            schema = resources.retrievers[config.retriever].options_schema
+            for error in jsonschema_rs.Draft202012Validator(schema, offline=True).iter_errors(config.options):
+                place = "/config/options" + "".join(f"/{escape(step)}" for step in error.instance_path)
+                message = f"The options break the rule `{error.kind.name}` of the retriever's schema."
+                yield subject.at_node("capability.bad_options", node_id, message, place=place)
+
+
+def above_cap(subject: Subject, resources: Resources) -> Iterator[Finding]:
+    """A timeout above the server's cap; those of the graph's limits are part of their ranges."""
+    for node_id, node in subject.nodes.items():
+        if node.timeout_seconds is not None and node.timeout_seconds > NODE_TIMEOUT_CAP_SECONDS:
+            message = f"The timeout is above {NODE_TIMEOUT_CAP_SECONDS:,} seconds."
+            yield subject.at_node("capability.above_cap", node_id, message, place="/timeout_seconds")
+
+
+def no_checkpointer(subject: Subject, resources: Resources) -> Iterator[Finding]:
+    """Durability `exit` or `step` where nothing keeps checkpoints."""
+    if subject.graph.durability != "none":
+        message = "Checkpoints are not available here yet."
+        yield Finding("capability.no_checkpointer", "/durability", message)
+
+
+CHECKS: dict[str, Callable[[Subject, Resources], Iterator[Finding]]] = {
+    "capability.no_model": no_model,
+    "capability.unknown_model": unknown_model,
+    "capability.unpriced_model": unpriced_model,
+    "capability.unknown_tool": unknown_tool,
+    "capability.unknown_retriever": unknown_retriever,
+    "capability.bad_options": bad_options,
+    "capability.above_cap": above_cap,
+    "capability.no_checkpointer": no_checkpointer,
+}
+"""The check of each code."""
+
+
+def _models(subject: Subject, resources: Resources) -> Iterator[tuple[str, tuple[str, str] | None]]:
+    """Every node that calls a model, with the provider and model it calls."""
+    defaults = subject.graph.model_defaults
+    server = resources.models.default()
+    for node_id, config in subject.configs.items():
+        if isinstance(config, ModelConfig) or (isinstance(config, MemoryConfig) and config.strategy == "summarize"):
+            yield node_id, name_model(config.provider, config.model, defaults=defaults, server=server)

@@ -1,0 +1,152 @@
+"""Structure rules of what expressions and prompts read: names and fields that exist, outputs that are there."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from engine.expressions import Expression
+from engine.graph import ContinuePolicy, Json
+from engine.nodes.conditional import ConditionalNode
+from engine.nodes.loop import LoopNode
+from engine.nodes.model import ModelConfig
+from engine.nodes.variable import VariableConfig
+from engine.prompts import BadPrompt
+from engine.validation.rules import Finding
+from engine.validation.subject import Subject
+from engine.view import NAMES
+
+_COMPOSED = ("$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "patternProperties")
+"""Keywords by which a JSON Schema has properties that are not listed under `properties`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedRead:
+    """A path that a text reads; `safe` if its being absent is provided for. An edge's text is its source's."""
+
+    pointer: str
+    node_id: str
+    edge_id: str | None
+    path: tuple[str | int, ...]
+    safe: bool
+
+    @property
+    def second(self) -> str | None:
+        """The name below the root, if one is given."""
+        return self.path[1] if len(self.path) > 1 and isinstance(self.path[1], str) else None
+
+    def finding(self, code: str, message: str, hint: str | None = None) -> Finding:
+        """A finding where the path is read."""
+        node_id = self.node_id if self.edge_id is None else None
+        return Finding(code, self.pointer, message, node_id=node_id, edge_id=self.edge_id, hint=hint)
+
+
+def reads(subject: Subject) -> Iterator[PlacedRead]:
+    """Every path that an expression or a prompt of the graph reads."""
+    for placed in subject.expressions:
+        if isinstance(placed.parsed, Expression):
+            for read in placed.parsed.reads:
+                yield PlacedRead(placed.pointer, placed.node_id, placed.edge_id, read.path, read.guarded)
+    for prompt in subject.prompts:
+        if not isinstance(prompt.parsed, BadPrompt):
+            for inserted in prompt.parsed.reads:
+                yield PlacedRead(prompt.pointer, prompt.node_id, None, inserted.path, inserted.has_default)
+
+
+def unknown_name(subject: Subject) -> Iterator[Finding]:
+    """A root that does not exist, or a node, loop or conditional that does not."""
+    of_type = {
+        "outputs": list(subject.nodes),
+        "loops": [node.id for node in subject.graph.nodes if node.type == LoopNode.type],
+        "results": [node.id for node in subject.graph.nodes if node.type == ConditionalNode.type],
+    }
+    what = {"outputs": "node", "loops": "loop node", "results": "conditional node"}
+    for read in reads(subject):
+        root, name = str(read.path[0]), read.second
+        if root not in NAMES:
+            yield read.finding("structure.unknown_name", "There is nothing of this name.", _nearest(root, NAMES))
+        elif root in of_type and name is not None and name not in of_type[root]:
+            message = f"`{root}` names a {what[root]} that does not exist."
+            yield read.finding("structure.unknown_name", message, _nearest(name, of_type[root], f"{root}."))
+
+
+def unset_variable(subject: Subject) -> Iterator[Finding]:
+    """A variable is read that nothing sets and the graph does not declare."""
+    known = set(subject.graph.variables)
+    for config in subject.configs.values():
+        if isinstance(config, VariableConfig) and config.operation != "get":
+            known.add(config.variable_name)
+    message = "Nothing sets the variable."
+    for read in reads(subject):
+        if read.path[0] == "variables" and read.second is not None and read.second not in known:
+            yield read.finding("structure.unset_variable", message, _nearest(read.second, known, "variables."))
+    for node_id, config in subject.configs.items():
+        if isinstance(config, VariableConfig) and config.variable_name not in known:
+            yield subject.at_node("structure.unset_variable", node_id, message, place="/config/variable_name")
+
+
+def maybe_missing(subject: Subject) -> Iterator[Finding]:
+    """An output is read that not every path to here has written, and nothing provides for that."""
+    for read in reads(subject):
+        name = read.second
+        if read.path[0] != "outputs" or read.safe or name not in subject.nodes or read.node_id not in subject.written:
+            continue
+        written_by_itself = read.edge_id is not None and name == read.node_id
+        if name not in subject.written[read.node_id] and not written_by_itself:
+            message = f"Not every path to here has run `{name}`."
+            yield read.finding("structure.maybe_missing", message)
+
+
+def unknown_output_field(subject: Subject) -> Iterator[Finding]:
+    """A field is read that the type's output, or the `response_schema`, does not have."""
+    for read in reads(subject):
+        name = read.second
+        if read.path[0] != "outputs" or name is None or name not in subject.nodes:
+            continue
+        policy = subject.nodes[name].on_error
+        if isinstance(policy, ContinuePolicy) and policy.output != {}:
+            continue
+        field = _first_unknown(read.path[2:], _output_schema(subject, name))
+        if field is not None:
+            message = f"The output of `{name}` has no such field."
+            yield read.finding("structure.unknown_output_field", message, field.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class _UnknownField:
+    hint: str | None
+
+
+def _output_schema(subject: Subject, node_id: str) -> Json:
+    schema = subject.type_of(node_id).output_schema
+    config, properties = subject.configs[node_id], schema.get("properties")
+    if isinstance(config, ModelConfig) and isinstance(properties, dict):
+        data: Json = config.response_schema if config.response_schema is not None else {"properties": {}}
+        return {**schema, "properties": {**properties, "data": data}}
+    return schema
+
+
+def _first_unknown(path: tuple[str | int, ...], schema: Json) -> _UnknownField | None:
+    for step in path:
+        if not isinstance(step, str) or not isinstance(schema, dict) or any(key in schema for key in _COMPOSED):
+            return None
+        properties = schema.get("properties")
+        if not isinstance(properties, dict) or schema.get("additionalProperties", False) is not False:
+            return None
+        if step not in properties:
+            return _UnknownField(_nearest(step, properties))
+        schema = properties[step]
+    return None
+
+
+CHECKS: dict[str, Callable[[Subject], Iterator[Finding]]] = {
+    "structure.unknown_name": unknown_name,
+    "structure.unset_variable": unset_variable,
+    "structure.maybe_missing": maybe_missing,
+    "structure.unknown_output_field": unknown_output_field,
+}
+"""The check of each code."""
+
+
+def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str | None:
+    near = get_close_matches(name, sorted(known), n=1)
+    return f"Did you mean `{prefix}{near[0]}`?" if near else None

@@ -1,0 +1,103 @@
+"""What validation answers: a `ValidationReport` of `Issue`s."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from pydantic import Field
+
+from engine.graph import Document, JsonObject
+
+MAX_ISSUES = 100
+
+
+class Severity(StrEnum):
+    """An error stops writing and running; warnings and infos stop nothing."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+
+class Layer(StrEnum):
+    """What a rule knows; `internal` is for rules that broke."""
+
+    SCHEMA = "schema"
+    STRUCTURE = "structure"
+    SECURITY = "security"
+    CAPABILITY = "capability"
+    INTERNAL = "internal"
+
+
+class Issue(Document):
+    """One thing that is wrong or worth knowing. No text of it quotes a value: that may be content or a secret."""
+
+    code: str
+    severity: Severity
+    layer: Layer
+    pointer: str
+    """RFC 6901, into the document as sent."""
+    node_id: str | None = None
+    edge_id: str | None = None
+    message: str
+    hint: str
+    """What to do."""
+    data: JsonObject = Field(default_factory=dict)
+    """Numbers and names."""
+
+
+class Counts(Document):
+    """How many issues there are of each severity, also of those left out of the list."""
+
+    error: int = 0
+    warning: int = 0
+    info: int = 0
+
+
+class ValidationReport(Document):
+    """All that is to be said about one document."""
+
+    valid: bool
+    """There is no error."""
+    content_hash: str | None
+    """Null after a schema error."""
+    layers: list[Layer]
+    """The layers that ran."""
+    issues: list[Issue]
+    """Errors first, then by layer and place; at most 100."""
+    counts: Counts
+    truncated: bool = False
+    """There are more issues than are listed."""
+
+    def summary(self) -> str:
+        """One sentence for the message of an exception."""
+        found = [issue for issue in self.issues if issue.severity == Severity.ERROR]
+        if not found:
+            return "no errors"
+        errors = "1 error" if self.counts.error == 1 else f"{self.counts.error} errors"
+        first = found[0]
+        rest = "" if self.counts.error == 1 else f", and {self.counts.error - 1} more"
+        return f"{errors}: {first.code} at {first.pointer or '/'}: {first.message}{rest}"
+
+
+def report_of(issues: Iterable[Issue], *, content_hash: str | None, layers: list[Layer]) -> ValidationReport:
+    """The report of these issues, in its order and at most its length."""
+    found = sorted(issues, key=_rank)
+    counts = {severity: sum(issue.severity == severity for issue in found) for severity in Severity}
+    return ValidationReport(
+        valid=counts[Severity.ERROR] == 0,
+        content_hash=content_hash,
+        layers=layers,
+        issues=found[:MAX_ISSUES],
+        counts=Counts(error=counts[Severity.ERROR], warning=counts[Severity.WARNING], info=counts[Severity.INFO]),
+        truncated=len(found) > MAX_ISSUES,
+    )
+
+
+_SEVERITIES = list(Severity)
+_LAYERS = list(Layer)
+
+
+def _rank(issue: Issue) -> tuple[int, int, list[tuple[int, str]], str]:
+    steps = issue.pointer.split("/")
+    place = [(int(step), "") if step.isdecimal() and len(step) < 9 else (-1, step) for step in steps]
+    return _SEVERITIES.index(issue.severity), _LAYERS.index(issue.layer), place, issue.code

@@ -1,0 +1,279 @@
+"""Structure rules of the nodes and the edges between them: ends, labels, conditions, error edges."""
+
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+
+from engine.expressions import BadExpression, Expression
+from engine.graph import ERROR_LABEL, ContinuePolicy, JsonObject, RoutePolicy
+from engine.nodes.conditional import ConditionalConfig
+from engine.validation.rules import Finding
+from engine.validation.schema import MAX_EDGES, MAX_EXPRESSIONS_CHARACTERS, MAX_NODES
+from engine.validation.subject import PlacedEdge, Subject
+
+LARGE = 0.8
+
+
+def start_count(subject: Subject) -> Iterator[Finding]:
+    """Not exactly one start node."""
+    starts = [node.id for node in subject.graph.nodes if node.type == "start"]
+    if not starts:
+        yield Finding("structure.start_count", "/nodes", "There is no start node.")
+    for node_id in starts[1:]:
+        yield subject.at_node("structure.start_count", node_id, "There is another start node.")
+
+
+def no_end(subject: Subject) -> Iterator[Finding]:
+    """No end node."""
+    if all(node.type != "end" for node in subject.graph.nodes):
+        yield Finding("structure.no_end", "/nodes", "There is no end node.")
+
+
+def unknown_node(subject: Subject) -> Iterator[Finding]:
+    """An edge names a node that does not exist."""
+    for placed in subject.edges:
+        for side, name in (("source", placed.edge.source), ("target", placed.edge.target)):
+            if name not in subject.nodes:
+                near = get_close_matches(name, subject.nodes, n=1)
+                hint = f"Did you mean `{near[0]}`?" if near else None
+                message = f"The {side} of the edge does not exist."
+                yield subject.at_edge("structure.unknown_node", placed, message, place=f"/{side}", hint=hint)
+
+
+def duplicate_edge(subject: Subject) -> Iterator[Finding]:
+    """Two edges that are the same."""
+    seen: set[tuple[str, str, str | None, str | None]] = set()
+    for placed in subject.edges:
+        edge = placed.edge
+        key = (edge.source, edge.target, edge.when, edge.condition)
+        if key in seen:
+            yield subject.at_edge("structure.duplicate_edge", placed, "There is the same edge before it.")
+        seen.add(key)
+
+
+def start_entered(subject: Subject) -> Iterator[Finding]:
+    """An edge into a start node."""
+    for placed in subject.edges:
+        target = subject.nodes.get(placed.edge.target)
+        if target is not None and target.type == "start":
+            yield subject.at_edge("structure.start_entered", placed, "The edge leads into the start node.")
+
+
+def end_left(subject: Subject) -> Iterator[Finding]:
+    """An edge out of an end node."""
+    for placed in subject.edges:
+        source = subject.nodes.get(placed.edge.source)
+        if source is not None and source.type == "end":
+            yield subject.at_edge("structure.end_left", placed, "The edge leads out of an end node.")
+
+
+def dead_end(subject: Subject) -> Iterator[Finding]:
+    """A node other than an end without a normal edge out."""
+    for node_id, node in subject.nodes.items():
+        if node.type != "end" and not _normal(subject, node_id):
+            yield subject.at_node("structure.dead_end", node_id, "No normal edge leads out of the node.")
+
+
+def mixed_routing(subject: Subject) -> Iterator[Finding]:
+    """Labelled and conditional edges on one node."""
+    for node_id in subject.nodes:
+        if _labelled(subject, node_id) and _conditional(subject, node_id):
+            yield subject.at_node("structure.mixed_routing", node_id, "Its edges have labels and conditions.")
+
+
+def two_defaults(subject: Subject) -> Iterator[Finding]:
+    """More than one plain edge beside labelled or conditional ones."""
+    for node_id in subject.nodes:
+        plain = _plain(subject, node_id)
+        if len(plain) > 1 and len(plain) < len(_normal(subject, node_id)):
+            yield subject.at_edge("structure.two_defaults", plain[1], "There is another plain edge beside it.")
+
+
+def unknown_label(subject: Subject) -> Iterator[Finding]:
+    """An edge waits for a label that its source, with this config, cannot give."""
+    for node_id in subject.nodes:
+        labels = subject.labels(node_id)
+        for placed in _labelled(subject, node_id):
+            if placed.edge.when not in labels:
+                near = get_close_matches(str(placed.edge.when), labels, n=1)
+                known = f"Its labels are: {', '.join(labels)}." if labels else "It gives no label: use a plain edge."
+                hint = f"Did you mean `{near[0]}`?" if near else known
+                message = "The source cannot give this label."
+                yield subject.at_edge("structure.unknown_label", placed, message, place="/when", hint=hint)
+
+
+def duplicate_label(subject: Subject) -> Iterator[Finding]:
+    """One label on edges to different targets."""
+    for node_id in subject.nodes:
+        targets: dict[str | None, str] = {}
+        for placed in _labelled(subject, node_id):
+            known = targets.setdefault(placed.edge.when, placed.edge.target)
+            if known != placed.edge.target:
+                yield subject.at_edge("structure.duplicate_label", placed, "Another edge has the same label.")
+
+
+def uncovered_label(subject: Subject) -> Iterator[Finding]:
+    """A label that the node can give has neither an edge nor a default."""
+    for node_id in subject.nodes:
+        labelled = _labelled(subject, node_id)
+        must_route = subject.type_of(node_id).must_route
+        if not labelled and (not must_route or not _normal(subject, node_id)):
+            continue
+        if labelled and _plain(subject, node_id):
+            continue
+        covered = {placed.edge.when for placed in labelled}
+        for label in subject.labels(node_id):
+            if label not in covered:
+                message = f"No edge takes up the label `{label}`."
+                yield subject.at_node("structure.uncovered_label", node_id, message)
+
+
+def no_default(subject: Subject) -> Iterator[Finding]:
+    """Conditions, on edges or in cases, without a default."""
+    for node_id, config in subject.configs.items():
+        message = "If no condition holds, the run fails."
+        if _conditional(subject, node_id) and not _plain(subject, node_id):
+            yield subject.at_node("structure.no_default", node_id, message)
+        elif isinstance(config, ConditionalConfig) and config.cases is not None and config.default is None:
+            yield subject.at_node("structure.no_default", node_id, message, place="/config/cases")
+
+
+def dead_condition(subject: Subject) -> Iterator[Finding]:
+    """A condition that is constant, equal to an earlier one, or behind one that is always true."""
+    groups: dict[tuple[str, str | None], list[tuple[str, Expression]]] = {}
+    for placed in subject.expressions:
+        if placed.is_condition and isinstance(placed.parsed, Expression):
+            group = placed.node_id, "edges" if placed.edge_id is not None else None
+            groups.setdefault(group, []).append((placed.pointer, placed.parsed))
+    for (node_id, _), conditions in groups.items():
+        for pointer, message in _dead(conditions):
+            yield Finding("structure.dead_condition", pointer, message, node_id=node_id)
+
+
+def _dead(conditions: list[tuple[str, Expression]]) -> Iterator[tuple[str, str]]:
+    seen: set[str] = set()
+    decided = False
+    for pointer, expression in conditions:
+        if decided:
+            yield pointer, "An earlier condition is always true."
+        elif expression.text in seen:
+            yield pointer, "An earlier condition is the same."
+        elif isinstance(expression.constant, bool):
+            yield pointer, f"The condition is always {str(expression.constant).lower()}."
+        seen.add(expression.text)
+        decided = decided or expression.constant is True
+
+
+def error_edge(subject: Subject) -> Iterator[Finding]:
+    """`route` without exactly one error edge, or an error edge without `route`."""
+    for node_id, node in subject.nodes.items():
+        edges = [placed for placed in subject.outgoing[node_id] if placed.edge.when == ERROR_LABEL]
+        if isinstance(node.on_error, RoutePolicy):
+            if len(edges) != 1:
+                message = f"The node routes its failures and has {len(edges)} error edges."
+                yield subject.at_node("structure.error_edge", node_id, message)
+        elif edges:
+            yield subject.at_edge("structure.error_edge", edges[0], "The source does not route its failures.")
+
+
+def continue_label(subject: Subject) -> Iterator[Finding]:
+    """`continue` on a node with labelled edges without a label that has an edge."""
+    for node_id, node in subject.nodes.items():
+        labels = {placed.edge.when for placed in _labelled(subject, node_id)}
+        if isinstance(node.on_error, ContinuePolicy) and labels and node.on_error.label not in labels:
+            message = "After a failure no labelled edge can be followed."
+            yield subject.at_node("structure.continue_label", node_id, message, place="/on_error")
+
+
+def bad_expression(subject: Subject) -> Iterator[Finding]:
+    """CEL that does not parse or breaks the guard."""
+    for placed in subject.expressions:
+        if isinstance(placed.parsed, BadExpression):
+            position = placed.parsed.position
+            data: JsonObject = {"position": position} if position is not None else {}
+            node_id = placed.node_id if placed.edge_id is None else None
+            yield Finding(
+                "structure.bad_expression",
+                placed.pointer,
+                placed.parsed.message,
+                node_id=node_id,
+                edge_id=placed.edge_id,
+                data=data,
+            )
+
+
+def expression_type(subject: Subject) -> Iterator[Finding]:
+    """A condition that cannot be boolean."""
+    for placed in subject.expressions:
+        parsed = placed.parsed
+        if placed.is_condition and isinstance(parsed, Expression) and parsed.result_type not in ("bool", "dyn"):
+            node_id = placed.node_id if placed.edge_id is None else None
+            message = f"The condition gives a value of type {parsed.result_type}."
+            yield Finding("structure.expression_type", placed.pointer, message, node_id=node_id, edge_id=placed.edge_id)
+
+
+def durability(subject: Subject) -> Iterator[Finding]:
+    """`on_lost: resume` without the checkpoints to resume from."""
+    if subject.graph.on_lost == "resume" and subject.graph.durability != "step":
+        yield Finding("structure.durability", "/on_lost", "Without `step` there is nothing to resume from.")
+
+
+def nothing_streams(subject: Subject) -> Iterator[Finding]:
+    """No node has `stream`."""
+    if not any(node.stream for node in subject.graph.nodes):
+        yield Finding("structure.nothing_streams", "/nodes", "A stream of this workflow carries no tokens.")
+
+
+def large(subject: Subject) -> Iterator[Finding]:
+    """Over 80 % of the nodes, edges or expression text allowed."""
+    texts = (placed.parsed for placed in subject.expressions)
+    characters = sum(len(parsed.text) for parsed in texts if isinstance(parsed, Expression))
+    for what, pointer, count, limit in (
+        ("nodes", "/nodes", len(subject.graph.nodes), MAX_NODES),
+        ("edges", "/edges", len(subject.graph.edges), MAX_EDGES),
+        ("characters of expressions", "", characters, MAX_EXPRESSIONS_CHARACTERS),
+    ):
+        if count > LARGE * limit:
+            message = f"There are {count:,} of at most {limit:,} {what}."
+            yield Finding("structure.large", pointer, message, data={"count": count, "limit": limit})
+
+
+CHECKS: dict[str, Callable[[Subject], Iterator[Finding]]] = {
+    "structure.start_count": start_count,
+    "structure.no_end": no_end,
+    "structure.unknown_node": unknown_node,
+    "structure.duplicate_edge": duplicate_edge,
+    "structure.start_entered": start_entered,
+    "structure.end_left": end_left,
+    "structure.dead_end": dead_end,
+    "structure.mixed_routing": mixed_routing,
+    "structure.two_defaults": two_defaults,
+    "structure.unknown_label": unknown_label,
+    "structure.duplicate_label": duplicate_label,
+    "structure.uncovered_label": uncovered_label,
+    "structure.no_default": no_default,
+    "structure.dead_condition": dead_condition,
+    "structure.error_edge": error_edge,
+    "structure.continue_label": continue_label,
+    "structure.bad_expression": bad_expression,
+    "structure.expression_type": expression_type,
+    "structure.durability": durability,
+    "structure.nothing_streams": nothing_streams,
+    "structure.large": large,
+}
+"""The check of each code."""
+
+
+def _normal(subject: Subject, node_id: str) -> list[PlacedEdge]:
+    return [placed for placed in subject.outgoing[node_id] if placed.edge.when != ERROR_LABEL]
+
+
+def _labelled(subject: Subject, node_id: str) -> list[PlacedEdge]:
+    return [placed for placed in _normal(subject, node_id) if placed.edge.when is not None]
+
+
+def _conditional(subject: Subject, node_id: str) -> list[PlacedEdge]:
+    return [placed for placed in subject.outgoing[node_id] if placed.edge.condition is not None]
+
+
+def _plain(subject: Subject, node_id: str) -> list[PlacedEdge]:
+    return [placed for placed in subject.outgoing[node_id] if placed.edge.is_plain]

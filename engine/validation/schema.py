@@ -1,0 +1,358 @@
+"""The schema layer: is the document a `WorkflowGraph` at all, and its graph with every default written in."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import jsonschema_rs
+import orjson
+from pydantic import ValidationError
+
+from engine.graph import (
+    DEFAULT_INPUT_SCHEMA,
+    ERROR_LABEL,
+    RESERVED_IDS,
+    ContinuePolicy,
+    Json,
+    JsonObject,
+    Node,
+    WorkflowGraph,
+)
+from engine.nodes.base import TRANSIENT, NodeConfig, placed_texts
+from engine.nodes.conditional import ConditionalConfig
+from engine.nodes.memory import MemoryConfig
+from engine.nodes.model import DEFAULT_MAX_TOKENS, ModelConfig
+from engine.nodes.registry import NODE_TYPES
+from engine.nodes.variable import VariableConfig
+from engine.prompts import BadPrompt, parse_json
+from engine.prompts import parse as parse_prompt
+from engine.strict_json import escape
+from engine.validation.pydantic_findings import findings_of
+from engine.validation.rules import Finding
+
+MAX_DOCUMENT_BYTES = 1 << 20
+MAX_CONFIG_BYTES = 64 << 10
+MAX_PROMPT_BYTES = 32 << 10
+MAX_JSON_SCHEMA_BYTES = 16 << 10
+MAX_METADATA_BYTES = 16 << 10
+MAX_EXPRESSION_CHARACTERS = 1_000
+MAX_EXPRESSIONS_CHARACTERS = 32 << 10
+MAX_NODES = 200
+MAX_EDGES = 1_000
+
+_LINEAR = jsonschema_rs.RegexOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A document as far as it could be read: `graph` is null if it is no graph, `configs` are by index of the node."""
+
+    document: JsonObject
+    graph: WorkflowGraph | None
+    configs: Mapping[int, NodeConfig]
+    findings: tuple[Finding, ...]
+    """What reading it has found."""
+
+
+def parse(document: JsonObject) -> Parsed:
+    """Read the graph and, also where that fails, the configs of all nodes whose type is known."""
+    too_many = list(_too_many(document))
+    if too_many:
+        return Parsed(document, None, {}, tuple(too_many))
+    findings: list[Finding] = []
+    graph: WorkflowGraph | None = None
+    try:
+        graph = WorkflowGraph.model_validate(document)
+    except ValidationError as error:
+        findings.extend(findings_of(error, document))
+    configs: dict[int, NodeConfig] = {}
+    for index, node in _objects(document, "nodes"):
+        found = _read_config(node, f"/nodes/{index}")
+        if isinstance(found, NodeConfig):
+            configs[index] = found
+        else:
+            findings.extend(found)
+    return Parsed(document, graph, configs, tuple(findings))
+
+
+def normalise(graph: WorkflowGraph, configs: Mapping[int, NodeConfig]) -> WorkflowGraph:
+    """The graph with every default written in, so that later defaults do not change it."""
+    defaults = graph.model_defaults
+    durability = graph.durability or "none"
+    return graph.model_copy(
+        update={
+            "nodes": [_normal_node(node, configs[index]) for index, node in enumerate(graph.nodes)],
+            "edges": [
+                edge.model_copy(update={"id": edge.id if edge.id is not None else f"e{index}"})
+                for index, edge in enumerate(graph.edges)
+            ],
+            "model_defaults": defaults.model_copy(update={"max_tokens": defaults.max_tokens or DEFAULT_MAX_TOKENS}),
+            "durability": durability,
+            "on_lost": graph.on_lost or ("resume" if durability == "step" else "fail"),
+        }
+    )
+
+
+def _normal_node(node: Node, config: NodeConfig) -> Node:
+    node_type = NODE_TYPES[node.type]
+    retry = node.retry or node_type.default_retry
+    if retry is not None and retry.retry_on is None:
+        default = node_type.default_retry
+        retry_on = default.retry_on if default is not None else None
+        retry = retry.model_copy(update={"retry_on": list(retry_on or TRANSIENT)})
+    timeout = node.timeout_seconds if node.timeout_seconds is not None else node_type.default_timeout_seconds
+    name = node.name if node.name is not None else node.id
+    return node.model_copy(
+        update={"config": config.model_dump(mode="json"), "name": name, "retry": retry, "timeout_seconds": timeout}
+    )
+
+
+def sizes(parsed: Parsed) -> Iterator[Finding]:
+    """schema.too_large: parts of the document above their size."""
+    yield from _metadata_size(parsed.document, "")
+    for part in ("nodes", "edges"):
+        for index, item in _objects(parsed.document, part):
+            yield from _metadata_size(item, f"/{part}/{index}")
+    for index, node in _objects(parsed.document, "nodes"):
+        yield from _over(node.get("config"), MAX_CONFIG_BYTES, f"/nodes/{index}/config", "The config")
+    for index, config in parsed.configs.items():
+        yield from _text_sizes(config, f"/nodes/{index}/config")
+    yield from _expression_sizes(parsed)
+
+
+def _metadata_size(item: JsonObject, pointer: str) -> Iterator[Finding]:
+    yield from _over(item.get("metadata"), MAX_METADATA_BYTES, f"{pointer}/metadata", "The metadata")
+
+
+def _over(value: Json, limit: int, pointer: str, what: str) -> Iterator[Finding]:
+    size = len(orjson.dumps(value))
+    if size > limit:
+        data: JsonObject = {"bytes": size, "limit": limit}
+        yield Finding("schema.too_large", pointer, f"{what} is larger than {limit:,} bytes.", data=data)
+
+
+def _text_sizes(config: NodeConfig, pointer: str) -> Iterator[Finding]:
+    for text in placed_texts(config, pointer):
+        if text.place.language in ("prompt", "json_prompt"):
+            yield from _over(text.value, MAX_PROMPT_BYTES, text.pointer, "The prompt")
+
+
+def _expression_sizes(parsed: Parsed) -> Iterator[Finding]:
+    total = 0
+    for pointer, text in _expression_texts(parsed):
+        total += len(text)
+        if len(text) > MAX_EXPRESSION_CHARACTERS:
+            message = f"The expression is longer than {MAX_EXPRESSION_CHARACTERS:,} characters."
+            yield Finding("schema.too_large", pointer, message)
+    if total > MAX_EXPRESSIONS_CHARACTERS:
+        message = f"All expressions together are longer than {MAX_EXPRESSIONS_CHARACTERS:,} characters."
+        yield Finding("schema.too_large", "", message, data={"characters": total})
+
+
+def _expression_texts(parsed: Parsed) -> Iterator[tuple[str, str]]:
+    for index, edge in _objects(parsed.document, "edges"):
+        condition = edge.get("condition")
+        if isinstance(condition, str):
+            yield f"/edges/{index}/condition", condition
+    for index, config in parsed.configs.items():
+        for text in placed_texts(config, f"/nodes/{index}/config"):
+            if text.place.language in ("condition", "expression"):
+                yield text.pointer, str(text.value)
+
+
+def ids(parsed: Parsed) -> Iterator[Finding]:
+    """schema.bad_id and schema.not_allowed_here: words that may not name anything of an author's own."""
+    for index, node in _objects(parsed.document, "nodes"):
+        if node.get("id") in RESERVED_IDS:
+            yield Finding("schema.bad_id", f"/nodes/{index}/id", "The id is a reserved word.")
+    for index, config in parsed.configs.items():
+        if isinstance(config, VariableConfig) and config.variable_name in RESERVED_IDS:
+            pointer = f"/nodes/{index}/config/variable_name"
+            yield Finding("schema.bad_id", pointer, "The variable's name is a reserved word.")
+        elif isinstance(config, ConditionalConfig):
+            yield from _own_labels(config, f"/nodes/{index}/config")
+
+
+def _own_labels(config: ConditionalConfig, pointer: str) -> Iterator[Finding]:
+    own = [(case.label, f"{pointer}/cases/{index}/label") for index, case in enumerate(config.cases or [])]
+    own += [(config.default, f"{pointer}/default")] if config.default is not None else []
+    for label, place in own:
+        if label == ERROR_LABEL:
+            yield Finding("schema.not_allowed_here", place, "The label `error` is reserved for failures.")
+
+
+def duplicate_ids(parsed: Parsed) -> Iterator[Finding]:
+    """schema.duplicate_id: two nodes or two edges with one id; an edge without one is called e<index>."""
+    for part in ("nodes", "edges"):
+        seen: set[Json] = set()
+        for index, item in _objects(parsed.document, part):
+            own = item.get("id")
+            name = own if isinstance(own, str) else f"e{index}" if part == "edges" else None
+            if name is not None and name in seen:
+                yield Finding("schema.duplicate_id", f"/{part}/{index}/id", "Another one has the same id.")
+            seen.add(name)
+
+
+def exclusive_fields(parsed: Parsed) -> Iterator[Finding]:
+    """schema.exclusive_fields: two fields where one is meant, or none where one is needed."""
+    for index, edge in _objects(parsed.document, "edges"):
+        if edge.get("when") is not None and edge.get("condition") is not None:
+            message = "An edge has a label or a condition, not both."
+            yield Finding("schema.exclusive_fields", f"/edges/{index}", message)
+    for index, config in parsed.configs.items():
+        pointer = f"/nodes/{index}/config"
+        if isinstance(config, ConditionalConfig):
+            if (config.condition is None) == (config.cases is None):
+                yield Finding("schema.exclusive_fields", pointer, "Give either `condition` or `cases`.")
+        elif isinstance(config, VariableConfig):
+            yield from _variable_operands(config, pointer)
+
+
+def _variable_operands(config: VariableConfig, pointer: str) -> Iterator[Finding]:
+    given = (config.value is not None) + (config.expression is not None)
+    if config.operation in ("set", "append") and given != 1:
+        message = f"`{config.operation}` takes exactly one of `value` and `expression`."
+        hint = "Give exactly one of the two; for null write the expression `null`."
+        yield Finding("schema.exclusive_fields", pointer, message, hint=hint)
+
+
+def inconsistent(parsed: Parsed) -> Iterator[Finding]:
+    """schema.inconsistent and schema.wrong_type: fields that contradict each other."""
+    for index, config in parsed.configs.items():
+        pointer = f"/nodes/{index}/config"
+        if isinstance(config, ConditionalConfig):
+            yield from _inconsistent_cases(config, pointer)
+        elif isinstance(config, VariableConfig):
+            yield from _inconsistent_variable(config, pointer)
+        elif isinstance(config, MemoryConfig):
+            threshold = config.summarization_threshold
+            if threshold is not None and threshold < config.memory_window:
+                message = "The threshold is below the window."
+                yield Finding("schema.inconsistent", f"{pointer}/summarization_threshold", message)
+
+
+def _inconsistent_cases(config: ConditionalConfig, pointer: str) -> Iterator[Finding]:
+    seen: set[str] = set()
+    for index, case in enumerate(config.cases or []):
+        if case.label in seen:
+            yield Finding("schema.inconsistent", f"{pointer}/cases/{index}/label", "Two cases have the same label.")
+        seen.add(case.label)
+    if config.default is not None and config.default in seen:
+        yield Finding("schema.inconsistent", f"{pointer}/default", "The default is also the label of a case.")
+    if config.default is not None and config.condition is not None:
+        yield Finding("schema.inconsistent", f"{pointer}/default", "A single condition has no default.")
+
+
+def _inconsistent_variable(config: VariableConfig, pointer: str) -> Iterator[Finding]:
+    value = config.value
+    if config.operation in ("increment", "decrement"):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            yield Finding("schema.wrong_type", f"{pointer}/value", "Counting takes a number.")
+        if config.expression is not None:
+            yield Finding("schema.inconsistent", f"{pointer}/expression", "Counting takes a number, no expression.")
+    elif config.operation == "get" and (value is not None or config.expression is not None):
+        yield Finding("schema.inconsistent", pointer, "`get` takes neither `value` nor `expression`.")
+
+
+def not_allowed_here(parsed: Parsed) -> Iterator[Finding]:
+    """schema.not_allowed_here: fields of nodes that their type does not have."""
+    for index, node in enumerate(parsed.graph.nodes if parsed.graph else ()):
+        node_type = NODE_TYPES.get(node.type)
+        if node_type is None:
+            continue
+        given = {
+            "on_error": node.on_error.policy != "fail" and not node_type.catches,
+            "retry": node.retry is not None and node_type.default_retry is None,
+            "timeout_seconds": node.timeout_seconds is not None and not node_type.allows_timeout,
+            "stream": node.stream and not node_type.streams,
+        }
+        for field in (field for field, misplaced in given.items() if misplaced):
+            message = f"A node of type {node.type} has no `{field}`."
+            yield Finding("schema.not_allowed_here", f"/nodes/{index}/{field}", message, node_id=node.id)
+        if isinstance(node.on_error, ContinuePolicy) and node.on_error.label == ERROR_LABEL:
+            message = "The label `error` is reserved for failures."
+            yield Finding("schema.not_allowed_here", f"/nodes/{index}/on_error/label", message, node_id=node.id)
+
+
+def json_schemas(parsed: Parsed) -> Iterator[Finding]:
+    """schema.bad_json_schema and schema.too_large: the JSON Schemas of the graph."""
+    found: list[tuple[str, JsonObject]] = []
+    own = parsed.document.get("input_schema")
+    if isinstance(own, dict) and own != DEFAULT_INPUT_SCHEMA:
+        found.append(("/input_schema", own))
+    for index, config in parsed.configs.items():
+        if isinstance(config, ModelConfig) and config.response_schema is not None:
+            found.append((f"/nodes/{index}/config/response_schema", config.response_schema))
+    for pointer, schema in found:
+        yield from _over(schema, MAX_JSON_SCHEMA_BYTES, pointer, "The JSON Schema")
+        yield from _bad_json_schema(schema, pointer)
+
+
+def _bad_json_schema(schema: JsonObject, pointer: str) -> Iterator[Finding]:
+    try:
+        jsonschema_rs.Draft202012Validator(schema, pattern_options=_LINEAR, offline=True)
+    except jsonschema_rs.ValidationError as error:
+        place = "".join(f"/{escape(step)}" for step in error.instance_path)
+        yield Finding("schema.bad_json_schema", pointer + place, "This is no JSON Schema that can be checked here.")
+    except (jsonschema_rs.ReferencingError, ValueError):
+        yield Finding("schema.bad_json_schema", pointer, "This is no JSON Schema that can be checked here.")
+
+
+def prompts(parsed: Parsed) -> Iterator[Finding]:
+    """schema.bad_prompt: prompts that do not parse."""
+    for index, config in parsed.configs.items():
+        for text in placed_texts(config, f"/nodes/{index}/config"):
+            try:
+                if text.place.language == "prompt":
+                    parse_prompt(str(text.value))
+                elif text.place.language == "json_prompt":
+                    parse_json(text.value)
+            except BadPrompt as error:
+                yield Finding("schema.bad_prompt", text.pointer, error.message)
+
+
+CHECKS: dict[str, Callable[[Parsed], Iterator[Finding]]] = {
+    "schema.too_large": sizes,
+    "schema.bad_id": ids,
+    "schema.duplicate_id": duplicate_ids,
+    "schema.exclusive_fields": exclusive_fields,
+    "schema.inconsistent": inconsistent,
+    "schema.not_allowed_here": not_allowed_here,
+    "schema.bad_json_schema": json_schemas,
+    "schema.bad_prompt": prompts,
+}
+"""What is looked for beyond what reading the document finds, by the main code of each check."""
+
+
+def _too_many(document: JsonObject) -> Iterator[Finding]:
+    for part, limit in (("nodes", MAX_NODES), ("edges", MAX_EDGES)):
+        items = document.get(part)
+        if isinstance(items, list) and len(items) > limit:
+            data: JsonObject = {"count": len(items), "limit": limit}
+            yield Finding("schema.too_many", f"/{part}", f"There are more than {limit:,} {part}.", data=data)
+
+
+def _objects(document: JsonObject, part: str) -> Iterator[tuple[int, JsonObject]]:
+    """The objects in a list of the document, by index; what is no list or no object is another rule's."""
+    items = document.get(part)
+    for index, item in enumerate(items if isinstance(items, list) else ()):
+        if isinstance(item, dict):
+            yield index, item
+
+
+def _read_config(node: JsonObject, pointer: str) -> NodeConfig | list[Finding]:
+    name = node.get("type")
+    if not isinstance(name, str):
+        return []
+    node_type = NODE_TYPES.get(name)
+    if node_type is None:
+        near = get_close_matches(name, NODE_TYPES, n=1)
+        hint = f"Did you mean `{near[0]}`?" if near else f"Node types are: {', '.join(NODE_TYPES)}."
+        return [Finding("schema.unknown_node_type", f"{pointer}/type", "There is no such node type.", hint=hint)]
+    config = node.get("config", {})
+    if not isinstance(config, dict):
+        return []
+    try:
+        return node_type.Config.model_validate(config)
+    except ValidationError as error:
+        return list(findings_of(error, config, f"{pointer}/config"))

@@ -1,0 +1,145 @@
+"""What the rules of the later layers look at: the graph with its defaults, its configs, its parsed texts, its paths."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from engine.expressions import BadExpression, Expression
+from engine.expressions import parse as parse_expression
+from engine.graph import Edge, Json, JsonObject, Node, WorkflowGraph
+from engine.nodes.base import NodeBase, NodeConfig, placed_texts
+from engine.nodes.registry import NODE_TYPES
+from engine.prompts import BadPrompt, JsonPrompt, Prompt, parse_json
+from engine.prompts import parse as parse_prompt
+from engine.topology import Topology
+from engine.validation.rules import Finding
+from engine.validation.written import outputs_written
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedExpression:
+    """An expression of the graph: where it stands, and what it is parsed to, or why it is none.
+
+    `node_id` is the node it belongs to: for an edge's condition, the source, which has then run.
+    """
+
+    pointer: str
+    node_id: str
+    edge_id: str | None
+    is_condition: bool
+    parsed: Expression | BadExpression
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedPrompt:
+    """A prompt, or a JSON value of prompts, in the config of a node; `field` is the config's field."""
+
+    pointer: str
+    node_id: str
+    field: str
+    parsed: "Prompt | JsonPrompt | BadPrompt"
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedEdge:
+    """An edge and where it stands."""
+
+    pointer: str
+    edge: Edge
+
+
+class Subject:
+    """A graph without schema errors. What is derived from it is worked out once, when a rule first asks."""
+
+    def __init__(self, document: JsonObject, graph: WorkflowGraph, configs: dict[str, NodeConfig]) -> None:
+        self.document = document
+        """As sent, with its metadata."""
+        self.graph = graph
+        self.configs = configs
+        self.nodes: dict[str, Node] = {node.id: node for node in graph.nodes}
+        self.pointers = {node.id: f"/nodes/{index}" for index, node in enumerate(graph.nodes)}
+        self.edges = [PlacedEdge(f"/edges/{index}", edge) for index, edge in enumerate(graph.edges)]
+        self.outgoing: dict[str, list[PlacedEdge]] = {node.id: [] for node in graph.nodes}
+        """Edges out of each node, also those that lead nowhere."""
+        for placed in self.edges:
+            if placed.edge.source in self.outgoing:
+                self.outgoing[placed.edge.source].append(placed)
+
+    @cached_property
+    def topology(self) -> Topology | None:
+        """The paths; null where the ground for them is missing: one start, and edges between existing nodes."""
+        starts = sum(node.type == "start" for node in self.graph.nodes)
+        if starts != 1 or any(not {edge.source, edge.target} <= self.nodes.keys() for edge in self.graph.edges):
+            return None
+        return Topology.of(self.graph)
+
+    @cached_property
+    def expressions(self) -> list[PlacedExpression]:
+        """Every expression, those of nodes first."""
+        return [*self._node_expressions(), *self._edge_expressions()]
+
+    @cached_property
+    def prompts(self) -> list[PlacedPrompt]:
+        """Every prompt and JSON value of prompts."""
+        return list(self._prompts())
+
+    @cached_property
+    def written(self) -> dict[str, frozenset[str]]:
+        """For each node, the nodes that have surely written an output when it starts; empty without a topology."""
+        return outputs_written(self.topology) if self.topology else {}
+
+    def type_of(self, node_id: str) -> type[NodeBase[NodeConfig]]:
+        """The class of a node's type."""
+        return NODE_TYPES[self.nodes[node_id].type]
+
+    def labels(self, node_id: str) -> tuple[str, ...]:
+        """The labels a node can give with this config; a model gives `tool_calls` only if an edge takes it up."""
+        labels = self.type_of(node_id).labels(self.configs[node_id])
+        if self.nodes[node_id].type != "model" or any(out.edge.when == "tool_calls" for out in self.outgoing[node_id]):
+            return labels
+        return tuple(label for label in labels if label != "tool_calls")
+
+    def at_node(self, code: str, node_id: str, message: str, *, place: str = "", hint: str | None = None) -> Finding:
+        """A finding at a node, or at a place below it."""
+        return Finding(code, self.pointers[node_id] + place, message, node_id=node_id, hint=hint)
+
+    def at_edge(
+        self, code: str, placed: PlacedEdge, message: str, *, place: str = "", hint: str | None = None
+    ) -> Finding:
+        """A finding at an edge, or at a place below it."""
+        return Finding(code, placed.pointer + place, message, edge_id=placed.edge.id, hint=hint)
+
+    def _node_expressions(self) -> Iterator[PlacedExpression]:
+        for node_id, config in self.configs.items():
+            for text in placed_texts(config, f"{self.pointers[node_id]}/config"):
+                if text.place.language in ("condition", "expression"):
+                    is_condition = text.place.language == "condition"
+                    yield PlacedExpression(text.pointer, node_id, None, is_condition, _expression(text.value))
+
+    def _edge_expressions(self) -> Iterator[PlacedExpression]:
+        for placed in self.edges:
+            edge = placed.edge
+            if edge.condition is not None:
+                parsed = _expression(edge.condition)
+                yield PlacedExpression(f"{placed.pointer}/condition", edge.source, edge.id, True, parsed)
+
+    def _prompts(self) -> Iterator[PlacedPrompt]:
+        for node_id, config in self.configs.items():
+            for text in placed_texts(config, f"{self.pointers[node_id]}/config"):
+                if text.place.language in ("prompt", "json_prompt"):
+                    field = text.pointer.rsplit("/", 1)[1]
+                    yield PlacedPrompt(text.pointer, node_id, field, _prompt(text.value))
+
+
+def _expression(text: Json) -> Expression | BadExpression:
+    try:
+        return parse_expression(str(text))
+    except BadExpression as error:
+        return error
+
+
+def _prompt(value: Json) -> Prompt | JsonPrompt | BadPrompt:
+    try:
+        return parse_prompt(value) if isinstance(value, str) else parse_json(value)
+    except BadPrompt as error:
+        return error

@@ -1,0 +1,169 @@
+"""The only entrance to validation: a document in, one report out."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TypeVar
+
+import orjson
+
+from engine.graph import Json, JsonObject, WorkflowGraph, canonical, content_hash, read_canonical
+from engine.nodes.base import NodeConfig
+from engine.resources import Resources
+from engine.strict_json import find_flaw, unescape
+from engine.validation import capability, names, paths, routing, schema, security
+from engine.validation.report import Layer, Severity, ValidationReport, report_of
+from engine.validation.rules import Finding
+from engine.validation.subject import Subject
+
+CACHED_DOCUMENTS = 256
+MAX_CACHED_BYTES = 64 << 10
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What validating a document gives.
+
+    `graph` is the graph that runs: read back from `canonical`, every default written in. Both are null after a schema
+    error, and they are there, though not to be run, after any other error.
+    """
+
+    report: ValidationReport
+    graph: WorkflowGraph | None = None
+    canonical: bytes | None = None
+
+    @property
+    def content_hash(self) -> str | None:
+        """The hash of the canonical form; null after a schema error."""
+        return self.report.content_hash
+
+
+@dataclass(frozen=True, slots=True)
+class _Static:
+    """What the first two layers say, which depends on the document alone. `subject` null: a schema error."""
+
+    findings: tuple[Finding, ...]
+    layers: tuple[Layer, ...]
+    subject: Subject | None = None
+    graph: WorkflowGraph | None = None
+    canonical: bytes | None = None
+    content_hash: str | None = None
+
+
+class WorkflowValidator:
+    """Validates workflow graphs. Shared by all callers; it keeps what it found out about the last small documents."""
+
+    def __init__(self) -> None:
+        self._cached = lru_cache(maxsize=CACHED_DOCUMENTS)(_check_document)
+
+    def validate(self, document: Json, *, owner: str, resources: Resources) -> Validation:
+        """Check everything. Changes and stores nothing, and never raises for what a document says."""
+        static = self._static(document)
+        if static.subject is None or _has_error(static.findings):
+            return _validation(static, static.findings, static.layers)
+        findings = [*static.findings, *_security(static.subject), *_capability(static.subject, resources)]
+        return _validation(static, findings, (*static.layers, Layer.SECURITY, Layer.CAPABILITY))
+
+    def _static(self, document: Json) -> _Static:
+        try:
+            data = orjson.dumps(document)
+        except TypeError:
+            return _refused(document)
+        if orjson.loads(data) != document:
+            return _refused(document)
+        return self._cached(data) if len(data) <= MAX_CACHED_BYTES else _check_document(data)
+
+
+def _check_document(data: bytes) -> _Static:
+    document = orjson.loads(data)
+    if find_flaw(document) is not None or not isinstance(document, dict):
+        return _refused(document)
+    if len(data) > schema.MAX_DOCUMENT_BYTES:
+        message = f"The document is larger than {schema.MAX_DOCUMENT_BYTES:,} bytes."
+        return _Static((Finding("schema.too_large", "", message),), (Layer.SCHEMA,))
+    parsed = schema.parse(document)
+    findings = [*parsed.findings, *_run(schema.CHECKS, lambda rule: rule(parsed))]
+    if parsed.graph is None or _has_error(findings):
+        return _Static(_placed(document, findings), (Layer.SCHEMA,))
+    return _check_graph(document, schema.normalise(parsed.graph, parsed.configs), parsed.configs, findings)
+
+
+def _check_graph(
+    document: JsonObject, graph: WorkflowGraph, configs: Mapping[int, NodeConfig], findings: list[Finding]
+) -> _Static:
+    subject = Subject(document, graph, {node.id: configs[index] for index, node in enumerate(graph.nodes)})
+    found = [*findings, *_run(routing.CHECKS | names.CHECKS, lambda rule: rule(subject))]
+    topology = subject.topology
+    if topology is not None:
+        found.extend(_run(paths.CHECKS, lambda rule: rule(subject, topology)))
+    form = canonical(graph)
+    return _Static(
+        _placed(document, found),
+        (Layer.SCHEMA, Layer.STRUCTURE),
+        subject,
+        read_canonical(form),
+        form,
+        content_hash(form),
+    )
+
+
+def _security(subject: Subject) -> Iterator[Finding]:
+    return _run(security.CHECKS, lambda rule: rule(subject))
+
+
+def _capability(subject: Subject, resources: Resources) -> Iterator[Finding]:
+    found = _run(capability.CHECKS, lambda rule: rule(subject, resources))
+    return iter(_placed(subject.document, found))
+
+
+def _run(checks: Mapping[str, T], call: Callable[[T], Iterable[Finding]]) -> Iterator[Finding]:
+    """What all checks find. One that raises is a finding itself, and the others go on: validation fails closed."""
+    for code, check in checks.items():
+        try:
+            yield from list(call(check))
+        except Exception as error:  # noqa: BLE001 - whatever a rule does wrong, the document is refused
+            message = f"The rule {code} broke with {type(error).__name__}."
+            yield Finding("internal.rule_failed", "", message, data={"code": code})
+
+
+def _refused(document: object) -> _Static:
+    flaw = find_flaw(document)
+    if flaw is None:
+        finding = Finding("schema.not_json", "", "The document is not one JSON object.")
+    elif flaw.kind == "depth":
+        finding = Finding("schema.too_deep", flaw.pointer, f"The value {flaw.reason}.")
+    else:
+        finding = Finding("schema.not_json", flaw.pointer, f"The value {flaw.reason}.")
+    return _Static((finding,), (Layer.SCHEMA,))
+
+
+def _placed(document: JsonObject, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The findings with pointers that exist in the document as sent: where a default is at fault, at what holds it."""
+    return tuple(replace(finding, pointer=_existing(document, finding.pointer)) for finding in findings)
+
+
+def _existing(document: JsonObject, pointer: str) -> str:
+    value: Json = document
+    existing = ""
+    for step in pointer.split("/")[1:]:
+        key = unescape(step)
+        if isinstance(value, dict) and key in value:
+            value = value[key]
+        elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            break
+        existing += f"/{step}"
+    return existing
+
+
+def _has_error(findings: Iterable[Finding]) -> bool:
+    return any(finding.actual_severity is Severity.ERROR for finding in findings)
+
+
+def _validation(static: _Static, findings: Iterable[Finding], layers: tuple[Layer, ...]) -> Validation:
+    issues = [finding.issue() for finding in findings]
+    report = report_of(issues, content_hash=static.content_hash, layers=list(layers))
+    return Validation(report, static.graph, static.canonical)
