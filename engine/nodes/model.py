@@ -9,7 +9,7 @@ from engine import semconv
 from engine.calls import call_model
 from engine.errors import ResourceMissing
 from engine.framing import frame, passage
-from engine.graph import JsonObject, Node, Retry
+from engine.graph import JsonObject, ModelDefaults, Node, Retry
 from engine.nodes.base import PROMPT, TRANSIENT, NodeBase, NodeConfig, NodeResult
 from engine.nodes.tools import ToolsNode
 from engine.prompts import parse as parse_prompt
@@ -135,16 +135,24 @@ class ModelNode(NodeBase[ModelConfig]):
         )
 
 
-def choose_model(context: "ExecutionContext", provider: str | None, model: str | None) -> ChatModel:
-    """The node's model, else the graph's default, else the server's. Raises `ResourceMissing` if none is named."""
-    defaults = context.graph.model_defaults
+def name_model(
+    provider: str | None, model: str | None, *, defaults: ModelDefaults, server: tuple[str, str] | None
+) -> tuple[str, str] | None:
+    """Provider and model of a node: its own, else the graph's defaults, else the server's; null if none is named."""
     named = (provider, model) if provider or model else (defaults.provider, defaults.model)
-    server = context.resources.models.default() or (None, None)
-    chosen_provider = named[0] or server[0]
-    chosen_model = named[1] or (server[1] if named[0] in (None, server[0]) else None)
-    if chosen_provider is None or chosen_model is None:
+    server_provider, server_model = server or (None, None)
+    chosen_provider = named[0] or server_provider
+    chosen_model = named[1] or (server_model if named[0] in (None, server_provider) else None)
+    return None if chosen_provider is None or chosen_model is None else (chosen_provider, chosen_model)
+
+
+def choose_model(context: "ExecutionContext", provider: str | None, model: str | None) -> ChatModel:
+    """The model a node calls, by `name_model`. Raises `ResourceMissing` if none is named."""
+    models = context.resources.models
+    named = name_model(provider, model, defaults=context.graph.model_defaults, server=models.default())
+    if named is None:
         raise ResourceMissing("no model is named: give provider and model in the node or set SPANLOOM_MODEL")
-    return context.resources.models.get(chosen_provider, chosen_model)
+    return models.get(*named)
 
 
 def answered(messages: list[Message]) -> list[Message]:
