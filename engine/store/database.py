@@ -4,6 +4,7 @@ SQLite has one writer connection, which takes the write lock when its transactio
 see a snapshot. PostgreSQL has one pool for both.
 """
 
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from types import TracebackType
@@ -12,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg  # type: ignore[import-untyped]  # asyncpg ships no types
 import orjson
-from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy import URL, Connection, Dialect, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -91,7 +92,7 @@ async def _connect(engine: AsyncEngine, name: str) -> AsyncConnection:
         return await engine.connect().start()
     except PoolTimeout as error:
         raise Unavailable(f"the database {name} has no free connection; try again") from error
-    except (DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (DBAPIError, sqlite3.Error, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise unavailable(error, name) or Unavailable(f"the database {name} cannot be used: {error}") from error
 
 
@@ -167,7 +168,13 @@ def _sqlite_engine(url: URL, busy_seconds: float, pool_size: int | None) -> Asyn
             json_serializer=_dumps,
             json_deserializer=_loads,
         )
+    event.listen(engine.sync_engine, "do_connect", _open_once)
     return engine
+
+
+def _open_once(dialect: Dialect, entry: ConnectionPoolEntry, arguments: list[str], named: dict[str, object]) -> None:
+    """Raise here for a file that cannot be opened: aiosqlite would leave a thread that reports to a closed loop."""
+    sqlite3.connect(arguments[0], uri=bool(named.get("uri"))).close()
 
 
 def _on_connect(engine: AsyncEngine, *statements: str, for_new_file: str | None = None) -> None:
