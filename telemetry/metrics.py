@@ -1,0 +1,292 @@
+"""`/metrics`: what Prometheus reads, from the same signals and roll-ups as everything else.
+
+Span metrics, tokens, cost and time to first token are fed after each commit and start at 0 with the process; the
+`spanloom_*` counters of executions, cost and tokens are exact: read from the roll-ups at each scrape.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from sqlalchemy import BigInteger, cast, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from engine import semconv
+from engine.store.database import Database
+from engine.store.tables import workflow_templates
+from telemetry.health import JournalHealth
+from telemetry.signals import Attributes, Batch, Kind, SpanRecord
+from telemetry.tables import TOKEN_COLUMNS, execution_rollups_daily
+
+MAX_LABEL_VALUES = 200
+OTHER = "_other"
+SERVICE = "spanloom"
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
+_TOKENS = tuple(4**exponent for exponent in range(14))
+"""The bucket bounds that the GenAI conventions advise."""
+
+_SPAN_LABELS = (
+    "service_name",
+    "span_kind",
+    "status_code",
+    "gen_ai_operation_name",
+    "workflow_name",
+    "workflow_source",
+    "workflow_nested",
+    "workflow_node_type",
+    "workflow_execution_status",
+    "gen_ai_request_model",
+    "gen_ai_tool_name",
+    "error_type",
+)
+_TOKEN_TYPES = {
+    semconv.GENAI_INPUT: "input",
+    semconv.GENAI_OUTPUT: "output",
+    semconv.GENAI_CACHE_READ: "cache_read",
+    semconv.GENAI_CACHE_WRITE: "cache_write",
+    semconv.GENAI_REASONING: "reasoning",
+}
+_CLIENT_KINDS = frozenset({Kind.MODEL, Kind.RETRIEVAL})
+_ERROR_STATUS = frozenset({"failed", "retrying"})
+
+Counts = dict[tuple[str, ...], int]
+
+
+class LabelCap:
+    """Keeps a label's values a closed set: what comes after the first 200 is `_other`."""
+
+    def __init__(self, limit: int = MAX_LABEL_VALUES) -> None:
+        self._limit = limit
+        self._known: set[str] = set()
+
+    def __call__(self, value: str) -> str:
+        if value in self._known:
+            return value
+        if len(self._known) >= self._limit:
+            return OTHER
+        self._known.add(value)
+        return value
+
+
+class Metrics:
+    """Counts committed signals and writes everything out for Prometheus."""
+
+    def __init__(self, database: Database, health: JournalHealth, dead_letters: Mapping[str, int]) -> None:
+        self._database = database
+        self._registry = CollectorRegistry()
+        self._exact = _Exact()
+        self._caps: dict[str, LabelCap] = {}
+        self._span_children: dict[tuple[str, ...], tuple[Counter, Histogram]] = {}
+        self._calls = Counter("traces_span_metrics_calls", "Spans that ended", _SPAN_LABELS, registry=self._registry)
+        self._durations = Histogram(
+            "traces_span_metrics_duration_seconds",
+            "How long spans took",
+            _SPAN_LABELS,
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        call_labels = ("gen_ai_provider_name", "gen_ai_request_model", "workflow_name")
+        self._tokens = Histogram(
+            "gen_ai_client_token_usage",
+            "Tokens per model call",
+            ("gen_ai_token_type", *call_labels),
+            buckets=_TOKENS,
+            registry=self._registry,
+        )
+        self._cost = Counter(
+            "workflow_cost_usd", "Cost of model calls", (*call_labels, "workflow_source"), registry=self._registry
+        )
+        self._first_token = Histogram(
+            "workflow_time_to_first_token_seconds",
+            "From the start of an execution to its first streamed token",
+            ("workflow_name",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._registry.register(self._exact)
+        self._registry.register(_Health(health, dead_letters))
+
+    def feed(self, batch: Batch) -> None:
+        """Count signals that have become durable."""
+        for span in batch.spans:
+            exemplar = {"trace_id": span.trace_id, "span_id": span.span_id}
+            calls, durations = self._children(self._span_labels(span))
+            calls.inc(exemplar=exemplar)
+            durations.observe((span.end_ns - span.start_ns) / 1e9, exemplar)
+            if span.kind is Kind.MODEL:
+                self._feed_call(span, exemplar)
+            elif span.kind is Kind.WORKFLOW:
+                self._feed_root(span, exemplar)
+
+    async def exposition(self, accept: str) -> tuple[str, bytes]:
+        """Content type and text, OpenMetrics or plain by the `Accept` header. Raises `Unavailable`."""
+        async with self._database.read() as connection:
+            self._exact.totals = await _read_totals(connection)
+        encode, content_type = choose_encoder(accept)
+        return content_type, encode(self._registry)
+
+    def _feed_call(self, span: SpanRecord, exemplar: dict[str, str]) -> None:
+        labels = (
+            self._cap("provider", span.text(semconv.PROVIDER) or ""),
+            self._cap("model", span.text(semconv.REQUEST_MODEL) or ""),
+            self._cap("workflow", span.identity.workflow_name),
+        )
+        for key, token_type in _TOKEN_TYPES.items():
+            tokens = span.integer(key)
+            if tokens is not None:
+                self._tokens.labels(token_type, *labels).observe(tokens, exemplar)
+        cost = span.integer(semconv.COST_NANO_USD)
+        if cost is not None:
+            self._cost.labels(*labels, span.identity.workflow_source).inc(cost / 1e9, exemplar)
+
+    def _feed_root(self, span: SpanRecord, exemplar: dict[str, str]) -> None:
+        seconds = span.attributes.get(semconv.TIME_TO_FIRST_TOKEN)
+        if isinstance(seconds, int | float):
+            name = self._cap("workflow", span.identity.workflow_name)
+            self._first_token.labels(name).observe(seconds, exemplar)
+
+    def _children(self, labels: tuple[str, ...]) -> tuple[Counter, Histogram]:
+        children = self._span_children.get(labels)
+        if children is None:
+            children = (self._calls.labels(*labels), self._durations.labels(*labels))
+            self._span_children[labels] = children
+        return children
+
+    def _span_labels(self, span: SpanRecord) -> tuple[str, ...]:
+        attributes = span.attributes
+        is_root = span.kind is Kind.WORKFLOW
+        return (
+            SERVICE,
+            "SPAN_KIND_CLIENT" if span.kind in _CLIENT_KINDS else "SPAN_KIND_INTERNAL",
+            "STATUS_CODE_ERROR" if span.status in _ERROR_STATUS else "STATUS_CODE_UNSET",
+            _string(attributes, semconv.OPERATION),
+            self._cap("workflow", span.identity.workflow_name),
+            span.identity.workflow_source,
+            _string(attributes, semconv.NESTED),
+            self._cap("node_type", span.text(semconv.NODE_TYPE) or ""),
+            span.status if is_root else "",
+            self._cap("model", span.text(semconv.REQUEST_MODEL) or ""),
+            self._cap("tool", _string(attributes, semconv.TOOL_NAME)),
+            self._cap("error_type", span.text(semconv.ERROR_TYPE) or ""),
+        )
+
+    def _cap(self, label: str, value: str) -> str:
+        cap = self._caps.get(label)
+        if cap is None:
+            cap = self._caps[label] = LabelCap()
+        return cap(value)
+
+
+def _string(attributes: Attributes, key: str) -> str:
+    value = attributes.get(key)
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Total:
+    """What the roll-ups hold for one template and model (`''` for what belongs to no model)."""
+
+    template: str
+    model: str
+    ended: tuple[int, ...]
+    tokens: tuple[int, ...]
+    cost_nano_usd: int
+
+
+_STATUSES = ("completed", "failed", "cancelled")
+
+
+async def _read_totals(connection: AsyncConnection) -> list[_Total]:
+    """Every known template has a row, from the moment it is stored: a counter born at 1 hides the first failure."""
+    keys: dict[str, str] = {}
+    template = workflow_templates.c
+    for row in await connection.execute(select(template.template_id, template.key).where(template.is_latest)):
+        keys[row.template_id] = row.key
+    rollups = execution_rollups_daily.c
+    dimensions = (rollups.template_id, rollups.workflow_name, rollups.model)
+    summed = (*(f"executions_{status}" for status in _STATUSES), *TOKEN_COLUMNS, "cost_nano_usd")
+    sums = [cast(func.sum(rollups[name]), BigInteger).label(name) for name in summed]
+    statement = select(*dimensions, *sums).group_by(*dimensions)
+    totals = [_Total(key, "", (0, 0, 0), (0,) * len(TOKEN_COLUMNS), 0) for key in keys.values()]
+    for counts in (await connection.execute(statement)).mappings():
+        totals.append(
+            _Total(
+                keys.get(counts["template_id"], counts["workflow_name"]),
+                counts["model"],
+                tuple(counts[f"executions_{status}"] for status in _STATUSES),
+                tuple(counts[name] for name in TOKEN_COLUMNS),
+                counts["cost_nano_usd"],
+            )
+        )
+    return totals
+
+
+class _Exact(Collector):
+    """The counters that equal the records."""
+
+    def __init__(self) -> None:
+        self.totals: Sequence[_Total] = ()
+
+    def collect(self) -> Iterable[Metric]:
+        template_cap, model_cap = LabelCap(), LabelCap()
+        executions: Counts = {}
+        cost: Counts = {}
+        tokens: Counts = {}
+        for total in sorted(self.totals, key=lambda total: (total.template, total.model)):
+            template, model = template_cap(total.template), model_cap(total.model)
+            for status, count in zip(_STATUSES, total.ended, strict=True):
+                _add(executions, (template, status), count)
+            _add(cost, (template, model), total.cost_nano_usd)
+            for token_type, count in zip(_TOKEN_TYPES.values(), total.tokens, strict=True):
+                _add(tokens, (template, model, token_type), count)
+        yield _family("spanloom_executions", "Executions that ended", ("template", "status"), executions)
+        yield _family("spanloom_cost_nano_usd", "Cost of model calls in nano-USD", ("template", "model"), cost)
+        yield _family("spanloom_tokens", "Tokens of model calls", ("template", "model", "type"), tokens)
+
+
+class _Health(Collector):
+    """How the bookkeeping itself is doing."""
+
+    def __init__(self, health: JournalHealth, dead_letters: Mapping[str, int]) -> None:
+        self._health = health
+        self._dead_letters = dead_letters
+
+    def collect(self) -> Iterable[Metric]:
+        health = self._health
+        gauges = {
+            "spanloom_executions_active": ("Executions that run in this process", health.running),
+            "spanloom_journal_waiting": ("Decisions that are not durable yet", health.waiting),
+            "spanloom_journal_writable": ("1 if the last commit succeeded", int(health.is_writable)),
+        }
+        counters: dict[str, tuple[str, float]] = {
+            "spanloom_journal_commits": ("Transactions committed", health.commits),
+            "spanloom_journal_failed_commits": ("Transactions that failed", health.failed_commits),
+            "spanloom_journal_decisions": ("Acceptances, checkpoints and finishes committed", health.decisions),
+            "spanloom_journal_signals": ("Spans and events committed", health.signals),
+            "spanloom_journal_fenced": ("Finishes refused because another attempt owns the execution", health.fenced),
+            "spanloom_journal_late_signals": ("Signals of no running execution", health.late_signals),
+            "spanloom_journal_commit_seconds": ("Time spent in commits", health.commit_seconds),
+        }
+        for name, (meaning, value) in gauges.items():
+            yield GaugeMetricFamily(name, meaning, value=value)
+        for name, (meaning, count) in counters.items():
+            yield CounterMetricFamily(name, meaning, value=count)
+        dead: Counts = {(consumer,): letters for consumer, letters in self._dead_letters.items()}
+        yield _family("spanloom_dead_letters", "Signals kept aside", ("consumer",), dead)
+
+
+def _add(sums: Counts, key: tuple[str, ...], value: int) -> None:
+    sums[key] = sums.get(key, 0) + value
+
+
+def _family(name: str, meaning: str, labels: Sequence[str], values: Counts) -> Metric:
+    family = CounterMetricFamily(name, meaning, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
