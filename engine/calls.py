@@ -38,28 +38,23 @@ async def call_model(visit: Visit, model: ChatModel, request: ModelRequest, *, s
     budget = visit.context.budget
     reservation = budget.reserve(model, request)
     call = visit.span.model_call(model, request)
-    usage = None
     try:
-        if stream_as is None:
-            reply = await model.invoke(request)
-        else:
-            reply = await _stream(visit, call, model, request, stream_as)
-        usage = reply.usage
-        price = call.complete(reply)
+        reply = await (model.invoke(request) if stream_as is None else _stream(visit, call, model, request, stream_as))
     except ModelFailure as failure:
-        usage = failure.usage
         waste = Waste.RETRIED if visit.can_retry(failure) else Waste.FAILED
-        price = call.fail(failure.error_type, failure.message, usage, waste)
+        price = call.fail(failure.error_type, failure.message, failure.usage, waste)
+        budget.settle(reservation, failure.usage, price)
         raise
     except asyncio.CancelledError:
-        timed_out = visit.is_out_of_time
-        price = call.fail("timeout", "the call was cut off", None, Waste.FAILED) if timed_out else call.cancel()
+        cut_off = visit.is_out_of_time
+        price = call.fail("timeout", "the call was cut off", None, Waste.FAILED) if cut_off else call.cancel()
+        budget.settle(reservation, None, price)
         raise
     except Exception as error:
         price = call.fail(type(error).__name__, "the model's adapter failed", None, Waste.FAILED)
+        budget.settle(reservation, None, price)
         raise
-    finally:
-        budget.settle(reservation, usage, price)
+    budget.settle(reservation, reply.usage, call.complete(reply))
     return reply
 
 

@@ -38,7 +38,7 @@ class SearchDocs:
     spec = ToolSpec(
         name="search_docs",
         description=(
-            "Search the user's documents and get the passages that fit best, each with its source and a score (0 to 1). "
+            "Search the user's documents and get the passages that fit best, each with source and score (0 to 1). "
             "Use it for every question whose answer may be in the documents, before you answer from memory, "
             "and name the source of what you use. Search again in other words if nothing fits."
         ),

@@ -1,0 +1,187 @@
+"""Runs workflows in tests: real engine, scripted models, spans in memory, and a ledger that notes what it was told."""
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+from engine import semconv
+from engine.events import EventType, ExecutionEvent
+from engine.execution import ExecutionEngine
+from engine.graph import Json, JsonObject
+from engine.ledger import Acceptance, Finish
+from engine.library import BuiltinTemplates, NoConversations, NoDefinitions
+from engine.request import Caller, ExecutionRequest
+from engine.resources import Prices, Resources, Retriever, Tool
+from engine.result import ExecutionResult
+from engine.testing import PerTokenPrices, ScriptedModel, ScriptedModels, Step
+
+START: JsonObject = {"id": "start", "type": "start"}
+END: JsonObject = {"id": "end", "type": "end"}
+
+
+@dataclass
+class NotedLedger:
+    """Accepts everything and keeps it for the test to look at."""
+
+    accepted: list[Acceptance] = field(default_factory=list)
+    finished: list[Finish] = field(default_factory=list)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def accept(self, acceptance: Acceptance) -> None:
+        self.accepted.append(acceptance)
+
+    def abandon(self, execution_id: str) -> None:
+        self.accepted = [each for each in self.accepted if each.execution_id != execution_id]
+
+    async def checkpoint(self, execution_id: str) -> None:
+        assert execution_id
+
+    async def finish(self, finish: Finish) -> bool:
+        self.finished.append(finish)
+        self.ended.set()
+        return True
+
+
+@dataclass(frozen=True)
+class Run:
+    """One execution as a test sees it."""
+
+    result: ExecutionResult
+    events: list[ExecutionEvent]
+    spans: list[ReadableSpan]
+    said: list[str]
+
+    @property
+    def tree(self) -> str:
+        """The span tree as a drawing."""
+        return span_tree(self.spans)
+
+    def types(self) -> list[str]:
+        """The types of the events, in order."""
+        return [event.type.value for event in self.events]
+
+    def span(self, name: str) -> Mapping[str, object]:
+        """The attributes of the only span of this name."""
+        found = [span for span in self.spans if span.name == name]
+        assert len(found) == 1, [span.name for span in self.spans]
+        return found[0].attributes or {}
+
+
+class Harness:
+    """An engine over scripted models; every span and event is kept."""
+
+    def __init__(
+        self,
+        script: Sequence[Step] = (),
+        *,
+        models: Sequence[ScriptedModel] = (),
+        tools: Iterable[Tool] = (),
+        retrievers: Mapping[str, Retriever] | None = None,
+        prices: Prices | None = None,
+        disconnect_seconds: float = 0,
+    ) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.log = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]  # the SDK leaves it untyped
+        tracers = TracerProvider(sampler=ALWAYS_ON)
+        tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
+        loggers = LoggerProvider()
+        loggers.add_log_record_processor(SimpleLogRecordProcessor(self.log))
+        self.ledger = NotedLedger()
+        self.model = models[0] if models else ScriptedModel(list(script))
+        self.resources = Resources(
+            models=ScriptedModels(*(models or (self.model,))),
+            prices=prices or PerTokenPrices(),
+            tools={tool.spec.name: tool for tool in tools},
+            retrievers=retrievers or {},
+            templates=BuiltinTemplates(),
+            definitions=NoDefinitions(),
+            conversations=NoConversations(),
+        )
+        self.engine = ExecutionEngine(
+            self.resources,
+            ledger=self.ledger,
+            tracer_provider=tracers,
+            logger_provider=loggers,
+            disconnect_seconds=disconnect_seconds,
+        )
+
+    async def run(self, graph: JsonObject, input: JsonObject | None = None, **request: Json) -> Run:
+        """Run a graph to its end, reading its events."""
+        return await self.request(graph_request(graph, input, **request))
+
+    async def request(self, request: ExecutionRequest, caller: Caller | None = None) -> Run:
+        """Run a request to its end, reading its events."""
+        events = [event async for event in self.engine.stream(request, caller)]
+        result = ExecutionResult.model_validate_json(dumps(events[-1].data))
+        return Run(result, events, self.spans(), self.said())
+
+    def spans(self) -> list[ReadableSpan]:
+        """The spans that have ended."""
+        return list(self.exporter.get_finished_spans())
+
+    def said(self) -> list[str]:
+        """The names of the OpenTelemetry events, in order."""
+        return [str(each.log_record.event_name) for each in self.log.get_finished_logs()]
+
+
+def dumps(value: Json) -> str:
+    """JSON text."""
+    return json.dumps(value)
+
+
+def graph_request(graph: JsonObject, input: JsonObject | None = None, **request: Json) -> ExecutionRequest:
+    """The request that runs a graph sent along."""
+    source: JsonObject = {"kind": "graph", "graph": graph}
+    document: JsonObject = {"source": source, "input": input or {"message": "hello"}, **request}
+    return ExecutionRequest.model_validate(document)
+
+
+def graph(nodes: list[JsonObject], edges: list[str], **more: Json) -> JsonObject:
+    """A graph from nodes and edges like `a -> b` or `a -final-> b`; start and end are added where they are named."""
+    known = {str(node["id"]) for node in nodes}
+    parsed = [_edge(edge) for edge in edges]
+    named = {str(edge[side]) for edge in parsed for side in ("source", "target")}
+    added = [node for node in (START, END) if node["id"] in named - known]
+    return {"schema": "spanloom/1", "name": "test", "nodes": [*added, *nodes], "edges": list(parsed), **more}
+
+
+def _edge(text: str) -> JsonObject:
+    source, arrow, target = text.split(maxsplit=2)
+    label = arrow.removesuffix("->").strip("-")
+    edge: JsonObject = {"source": source, "target": target}
+    return edge | {"when": label} if label else edge
+
+
+def span_tree(spans: Sequence[ReadableSpan]) -> str:
+    """One line a span, name and status, children below their parent in the order they began."""
+    by_parent: dict[int | None, list[ReadableSpan]] = {}
+    ids = {span.context.span_id for span in spans}
+    for span in sorted(spans, key=lambda each: (each.start_time or 0, each.end_time or 0)):
+        parent = span.parent.span_id if span.parent and span.parent.span_id in ids else None
+        by_parent.setdefault(parent, []).append(span)
+    lines: list[str] = []
+    _draw(by_parent, None, 0, lines)
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def _draw(by_parent: dict[int | None, list[ReadableSpan]], parent: int | None, depth: int, lines: list[str]) -> None:
+    for span in by_parent.get(parent, []):
+        attributes = span.attributes or {}
+        status = attributes.get(semconv.EXECUTION_STATUS) or attributes.get(semconv.NODE_STATUS)
+        error = attributes.get(semconv.ERROR_TYPE)
+        notes = [str(note) for note in (status if status != "completed" or depth == 0 else None, error) if note]
+        lines.append("  ".join(["  " * depth + span.name, *notes]))
+        _draw(by_parent, span.context.span_id, depth + 1, lines)
+
+
+def token_text(events: Iterable[ExecutionEvent]) -> str:
+    """The tokens put together."""
+    return "".join(str(event.data["text"]) for event in events if event.type is EventType.TOKEN)
