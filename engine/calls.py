@@ -200,22 +200,20 @@ async def retrieve(visit: Visit, name: str, query: RetrievalQuery) -> list[Passa
 
 
 def bound_search(visit: Visit) -> Search | None:
-    """A search over the retriever of the graph's first retrieval node, for tools; null if there is none."""
-    source = visit.planned.search_source
-    if source is None:
+    """A search where the graph's retrieval node, or else the server, says; null if there is no such retriever."""
+    source, context = visit.node.search_source, visit.context
+    retriever = context.resources.retrievers.get(source.retriever)
+    if retriever is None:
         return None
 
     async def search(query: str, max_documents: int) -> list[Passage]:
-        retriever = visit.context.resources.retrievers.get(source.retriever)
-        if retriever is None:
-            raise ResourceMissing(f"there is no retriever {source.retriever} here")
         return await retriever.retrieve(
             RetrievalQuery(
                 text=query,
-                owner=visit.context.owner,
+                owner=context.owner,
                 max_documents=max_documents,
                 options=source.options,
-                any_folder=visit.context.any_folder,
+                any_folder=context.any_folder,
             )
         )
 

@@ -27,7 +27,9 @@ from engine.nodes.tools import ToolsNode
 from engine.topology import Fork, Topology
 from engine.tracker import Attributes
 from engine.view import View
+from engine.visit import SearchSource, VisitedNode
 
+DEFAULT_RETRIEVER = "default"
 MAX_INPUT_BYTES = 262_144
 NO_RETRY = Retry(max_attempts=1)
 
@@ -62,22 +64,15 @@ class Routing:
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedNode:
+class PlannedNode(VisitedNode):
     """A node as the walker uses it; static span attributes are prepared once."""
 
-    id: str
-    type: str
     node: NodeBase[Any]
-    retry: Retry
-    retry_on: frozenset[str]
     timeout_seconds: float | None
     routing: Routing
     fork: Fork | None
     fork_edges: str
-    inside: frozenset[str]
-    """Nodes this one dominates, if it is a loop: an arrival from them goes on counting."""
     static: Attributes
-    search_source: RetrievalConfig | None
     is_end: bool
 
     @property
@@ -123,7 +118,7 @@ def make_plan(graph: WorkflowGraph, canonical: bytes, content_hash: str) -> Plan
     topology = Topology.of(graph)
     built = {node.id: _build(node) for node in graph.nodes}
     _connect_tools(built, topology)
-    search_source = next((node.config for node in built.values() if isinstance(node.config, RetrievalConfig)), None)
+    search_source = _search_source(built)
     return Plan(
         graph=graph,
         canonical=canonical,
@@ -152,7 +147,7 @@ def _connect_tools(built: dict[str, NodeBase[Any]], topology: Topology) -> None:
             node.tool_nodes = tuple(tools for tools in behind if isinstance(tools, ToolsNode))
 
 
-def _plan_node(node: NodeBase[Any], topology: Topology, search_source: RetrievalConfig | None) -> PlannedNode:
+def _plan_node(node: NodeBase[Any], topology: Topology, search_source: SearchSource) -> PlannedNode:
     document = node.node
     retry = document.retry or type(node).default_retry or NO_RETRY
     fork = topology.forks.get(node.id)
@@ -162,6 +157,7 @@ def _plan_node(node: NodeBase[Any], topology: Topology, search_source: Retrieval
         node=node,
         retry=retry,
         retry_on=frozenset(retry.retry_on if retry.retry_on is not None else TRANSIENT),
+        retries_calls=type(node).retries_calls,
         timeout_seconds=document.timeout_seconds or type(node).default_timeout_seconds,
         routing=_routing(topology.outgoing.get(node.id, []), is_fork=fork is not None),
         fork=fork,
@@ -175,6 +171,14 @@ def _plan_node(node: NodeBase[Any], topology: Topology, search_source: Retrieval
         search_source=search_source,
         is_end=node.type == "end",
     )
+
+
+def _search_source(built: dict[str, NodeBase[Any]]) -> SearchSource:
+    """The graph's first retrieval node says where tools search; without one it is the server's default retriever."""
+    for node in built.values():
+        if isinstance(node.config, RetrievalConfig):
+            return SearchSource(node.config.retriever, node.config.options)
+    return SearchSource(DEFAULT_RETRIEVER)
 
 
 def _inside(node: NodeBase[Any], topology: Topology) -> frozenset[str]:

@@ -2,8 +2,7 @@
 
 import asyncio
 import random
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
 from engine.context import ExecutionContext
 from engine.errors import NodeFailure
@@ -13,9 +12,6 @@ from engine.result import ErrorInfo
 from engine.time_ledger import Phase
 from engine.tracker import NodeSpan
 from engine.view import View
-
-if TYPE_CHECKING:
-    from engine.plan import PlannedNode
 
 LONGEST_RETRY_AFTER_SECONDS = 60
 """A provider that asks for more fails the node now."""
@@ -29,12 +25,34 @@ class Arrival:
     error: ErrorInfo | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SearchSource:
+    """Where the tool `search_docs` looks: a retriever and its options."""
+
+    retriever: str
+    options: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class VisitedNode:
+    """What a visit knows of its node."""
+
+    id: str
+    type: str
+    retry: Retry
+    retry_on: frozenset[str]
+    retries_calls: bool
+    inside: frozenset[str]
+    """Nodes this one dominates, if it is a loop: an arrival from them goes on counting."""
+    search_source: SearchSource
+
+
 @dataclass(slots=True)
 class Visit:
     """One visit of one node; `span`, `attempt` and `timeout` are of the attempt that runs now."""
 
     context: ExecutionContext
-    planned: "PlannedNode"
+    node: VisitedNode
     number: int
     arrival: Arrival
     view: View
@@ -45,17 +63,17 @@ class Visit:
     @property
     def retry(self) -> Retry:
         """The node's retry policy, or its type's."""
-        return self.planned.retry
+        return self.node.retry
 
     @property
     def path(self) -> str:
         """The node's id behind those of the nodes around it."""
-        return self.planned.id
+        return self.node.id
 
     @property
     def from_inside(self) -> bool:
         """The arrival came from a node that this one dominates: a loop goes on counting."""
-        return self.arrival.source is not None and self.arrival.source in self.planned.inside
+        return self.arrival.source is not None and self.arrival.source in self.node.inside
 
     @property
     def idempotency_key(self) -> str:
@@ -69,22 +87,22 @@ class Visit:
 
     def emit(self, event_type: EventType, data: JsonObject) -> int:
         """Tell the execution's readers; gives the event's number."""
-        planned = self.planned
+        node = self.node
         return self.context.emit(
             event_type,
             data,
-            node_id=planned.id,
-            node_type=planned.type,
-            path=planned.id,
+            node_id=node.id,
+            node_type=node.type,
+            path=node.id,
             visit=self.number,
             node_attempt=self.attempt,
         )
 
     def can_retry(self, failure: NodeFailure) -> bool:
         """An attempt is left, the error is one that passes, and there is time for the wait."""
-        if self.planned.node.retries_calls or self.attempt >= self.retry.max_attempts:
+        if self.node.retries_calls or self.attempt >= self.retry.max_attempts:
             return False
-        if failure.error_type not in self.planned.retry_on:
+        if failure.error_type not in self.node.retry_on:
             return False
         asked = failure.retry_after_seconds or 0.0
         return asked <= LONGEST_RETRY_AFTER_SECONDS and asked < self.context.seconds_left

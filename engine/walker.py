@@ -186,6 +186,9 @@ class Walker:
             visit.attempt += 1
             visit.span = self._span(planned, number, visit.attempt)
 
+    def _planned(self, visit: Visit) -> PlannedNode:
+        return self._plan.nodes[visit.node.id]
+
     def _span(self, planned: PlannedNode, number: int, attempt: int) -> NodeSpan:
         return self._context.tracker.start_node(self._names[planned.id], planned.static, number, attempt)
 
@@ -207,13 +210,14 @@ class Walker:
 
     async def _work(self, visit: Visit, state: WorkflowState) -> NodeResult:
         """The node's own work, under the attempt's timeout."""
-        seconds = visit.planned.timeout_seconds
+        planned = self._planned(visit)
+        seconds = planned.timeout_seconds
         if seconds is None:
-            return await visit.planned.node.run(state, visit)
+            return await planned.node.run(state, visit)
         visit.timeout = asyncio.timeout(seconds)
         try:
             async with visit.timeout:
-                return await visit.planned.node.run(state, visit)
+                return await planned.node.run(state, visit)
         except TimeoutError as error:
             if not visit.timeout.expired():
                 raise
@@ -233,7 +237,7 @@ class Walker:
     async def _succeeded(
         self, visit: Visit, scope: _Scope, result: NodeResult, size: int, began: float
     ) -> _Step | None:
-        planned, context = visit.planned, self._context
+        planned, context = self._planned(visit), self._context
         try:
             scope.apply(planned.id, result.output, result.change, None)
             way = self._route(visit, result.label)
@@ -254,7 +258,7 @@ class Walker:
         return _Step(way.target if way else None, Arrival(planned.id))
 
     def _route(self, visit: Visit, label: str | None) -> Way | None:
-        planned = visit.planned
+        planned = self._planned(visit)
         if planned.is_end:
             return None
         if planned.fork is not None:
@@ -274,7 +278,7 @@ class Walker:
         if may_continue and visit.can_retry(failure):
             await self._retry(visit, failure)
             return None
-        planned = visit.planned
+        planned = self._planned(visit)
         info = _info(planned.id, failure, visit.attempt)
         way = planned.routing.error
         policy = planned.continues if may_continue else None
@@ -301,10 +305,10 @@ class Walker:
     async def _retry(self, visit: Visit, failure: NodeFailure) -> None:
         delay = visit.delay_seconds(visit.attempt, failure.retry_after_seconds)
         visit.span.retrying(failure.error_type, failure.message, delay)
-        await visit.wait(delay, failure.error_type, discard=visit.planned.node.node.stream)
+        await visit.wait(delay, failure.error_type, discard=self._planned(visit).node.node.stream)
 
     def _stop(self, visit: Visit, failure: Failure, cause: BaseException | None = None) -> Stopped:
-        info = _info(visit.planned.id, failure, visit.attempt)
+        info = _info(visit.node.id, failure, visit.attempt)
         visit.span.fail(info.error_type, info.message, unhandled=cause or failure)
         self._context.errors.append(info)
         self._emit_failed(visit, info)
@@ -337,7 +341,7 @@ class Walker:
         self._state_bytes = len(orjson.dumps(state))
         if self._state_bytes > limit:
             failure = LimitExceeded(f"the state is larger than {limit} bytes")
-            raise Stopped(failure, _info(visit.planned.id, failure, visit.attempt))
+            raise Stopped(failure, _info(visit.node.id, failure, visit.attempt))
 
 
 def _info(node_id: str, failure: Failure, attempts: int) -> ErrorInfo:
