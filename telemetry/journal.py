@@ -87,13 +87,13 @@ class Journal(Ledger):
         self._running: set[str] = set()
         self._asked: set[str] = set()
         self._on_cancel: OnCancel | None = None
-        self._send, self._receive = anyio.create_memory_object_stream[_Decision](_QUEUE)
         self._tasks: list[asyncio.Task[None]] = []
         self.spans: SpanProcessor = SpanIntake(self._buffers)
         self.events: LogRecordProcessor = EventIntake(self._buffers)
         self.health = JournalHealth()
 
     async def __aenter__(self) -> Self:
+        self._send, self._receive = anyio.create_memory_object_stream[_Decision](_QUEUE)
         self._writer = asyncio.create_task(self._write(), name="journal-writer")
         self._tasks = [
             asyncio.create_task(self._flush_often(), name="journal-flush"),

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from sqlalchemy import BigInteger, cast, func, select
+from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine import semconv
@@ -214,17 +215,18 @@ async def _read_totals(connection: AsyncConnection) -> list[_Total]:
     sums = [cast(func.sum(rollups[name]), BigInteger).label(name) for name in summed]
     statement = select(*dimensions, *sums).group_by(*dimensions)
     totals = [_Total(key, "", (0, 0, 0), (0,) * len(TOKEN_COLUMNS), 0) for key in keys.values()]
-    for counts in (await connection.execute(statement)).mappings():
-        totals.append(
-            _Total(
-                keys.get(counts["template_id"], counts["workflow_name"]),
-                counts["model"],
-                tuple(counts[f"executions_{status}"] for status in _STATUSES),
-                tuple(counts[name] for name in TOKEN_COLUMNS),
-                counts["cost_nano_usd"],
-            )
-        )
-    return totals
+    rows = (await connection.execute(statement)).mappings().all()
+    return [*totals, *(_total(row, keys) for row in rows)]
+
+
+def _total(row: RowMapping, keys: Mapping[str, str]) -> _Total:
+    return _Total(
+        keys.get(row["template_id"], row["workflow_name"]),
+        row["model"],
+        tuple(row[f"executions_{status}"] for status in _STATUSES),
+        tuple(row[name] for name in TOKEN_COLUMNS),
+        row["cost_nano_usd"],
+    )
 
 
 class _Exact(Collector):
