@@ -1,0 +1,242 @@
+"""Tables and reports of the terminal: executions, one execution, cost, validation, the checks of `doctor`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from api.render import STATUS_STYLES
+from api.render_text import UNKNOWN, count, duration, moment, percent, plural, short_ids, tokens, usd
+from engine.validation.report import Issue, Severity, ValidationReport
+from telemetry.cost import CostReport, GroupValue, Sums
+from telemetry.queries import ExecutionRecord
+
+Level = Literal["ok", "warn", "fail", "info"]
+_WIDE = 100
+_MARKS: dict[Level, tuple[str, str]] = {
+    "ok": ("✓", "green"),
+    "warn": ("!", "yellow"),
+    "fail": ("✗", "bold red"),
+    "info": (" ", ""),
+}
+
+
+def executions_table(records: Sequence[ExecutionRecord], *, width: int) -> RenderableType:
+    """One line per execution, as they come; on a narrow terminal without tokens and seconds."""
+    if not records:
+        return Text("No executions. Start one: spanloom run universal_chat -m 'hi'")
+    is_wide = width >= _WIDE
+    table = _table(
+        "id", "status", "workflow", "started (UTC)", right=("duration", *(("tokens",) if is_wide else ()), "cost")
+    )
+    shown = short_ids([record.id for record in records])
+    for record in records:
+        started = moment(record.started_at or record.queued_at)
+        table.add_row(
+            shown[record.id],
+            _status(record.status, record.error_type),
+            record.workflow_name,
+            started if is_wide else started[5:-3],
+            duration(record.duration_ms),
+            *((tokens(record.input_tokens, record.output_tokens),) if is_wide else ()),
+            _cost(record),
+        )
+    return table
+
+
+def execution_details(record: ExecutionRecord, trace_url: str | None) -> RenderableType:
+    """Everything of one record that says something."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in _details(record, trace_url):
+        grid.add_row(name, value)
+    return grid
+
+
+def _details(record: ExecutionRecord, trace_url: str | None) -> list[tuple[str, RenderableType]]:
+    version = f", version {record.template_version}" if record.template_version else ""
+    rows: list[tuple[str, RenderableType | None]] = [
+        ("id", record.id),
+        ("status", _status(record.status)),
+        ("error", _error(record)),
+        ("cancelled", record.cancel_reason),
+        ("workflow", f"{record.workflow_name} ({record.workflow_source}{version})"),
+        ("started", f"{moment(record.started_at)} UTC"),
+        ("duration", duration(record.duration_ms)),
+        ("  of which", _time_ledger(record)),
+        ("first token", duration(record.time_to_first_token_ms) if record.time_to_first_token_ms is not None else None),
+        ("tokens", _all_tokens(record)),
+        ("cost", _whole_cost(record)),
+        ("calls", f"{plural(record.model_calls, 'model call')}, {plural(record.tool_calls, 'tool call')}"),
+        ("nodes", f"{record.nodes_total} run, {record.nodes_failed} failed, {record.nodes_retried} retried"),
+        ("seal", f"{record.spans_stored}/{record.spans_expected or '?'} spans"),
+        ("trigger", f"{record.trigger or UNKNOWN}{', streaming' if record.streaming else ''}"),
+        ("conversation", record.conversation_id),
+        ("correlation", record.correlation_id),
+        ("trace", record.trace_id),
+        ("", trace_url),
+        ("graph", record.graph_hash),
+        ("tags", ", ".join(f"{name}={value}" for name, value in record.tags.items()) or None),
+        ("params", ", ".join(f"{name}={value}" for name, value in record.params.items()) or None),
+    ]
+    return [(name, value) for name, value in rows if value is not None]
+
+
+def _error(record: ExecutionRecord) -> Text | None:
+    if record.error_type is None:
+        return None
+    place = f" at node {record.error_node_id}" if record.error_node_id else ""
+    return Text(f"{record.error_type}{place}: {record.error_message or ''}", style="red")
+
+
+def _time_ledger(record: ExecutionRecord) -> str | None:
+    parts = {
+        "queue": record.time_queue_ms,
+        "model": record.time_model_ms,
+        "tools": record.time_tool_ms,
+        "retries": record.time_retry_ms,
+        "people": record.time_human_ms,
+        "engine": record.time_engine_ms,
+    }
+    return ", ".join(f"{name} {duration(value)}" for name, value in parts.items() if value) or None
+
+
+def _all_tokens(record: ExecutionRecord) -> str:
+    parts = {
+        "read from cache": record.cache_read_tokens,
+        "written to cache": record.cache_write_tokens,
+        "of reasoning": record.reasoning_tokens,
+    }
+    extra = ", ".join(f"{count(value)} {name}" for name, value in parts.items() if value)
+    return tokens(record.input_tokens, record.output_tokens) + (f" ({extra})" if extra else "")
+
+
+def _whole_cost(record: ExecutionRecord) -> str:
+    notes = []
+    if record.unpriced_calls:
+        notes.append(f"{plural(record.unpriced_calls, 'call')} without a price")
+    if record.waste_nano_usd:
+        notes.append(f"{usd(record.waste_nano_usd)} bought nothing")
+    return _cost(record) + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _cost(record: ExecutionRecord) -> str:
+    return "unpriced" if record.cost_nano_usd is None and record.model_calls else usd(record.cost_nano_usd)
+
+
+@dataclass(frozen=True, slots=True)
+class DemoShare:
+    """What of a cost report is the offline model's: a price that is made up."""
+
+    total_nano_usd: int
+    groups: frozenset[tuple[GroupValue, ...]]
+
+
+def cost_table(report: CostReport, demo: DemoShare) -> RenderableType:
+    """One line per group, dearest first, and the total; exact to the nano-dollar."""
+    if not report.rows:
+        return Text("No executions in this time.")
+    names = [dimension.replace("_", " ") for dimension in report.group_by] or [""]
+    numbers = ("executions", "failed", "tokens\nin", "tokens\nout", "cost\nUSD", "un-\npriced", "waste\nUSD")
+    shows_waste = report.total.waste_nano_usd > 0
+    table = _table(*names, right=numbers if shows_waste else numbers[:-1])
+    for row in report.rows:
+        mark = "*" if row.group in demo.groups else " " if demo.groups else ""
+        table.add_row(*_group(row.group, len(names)), *_sums(row.sums, mark, shows_waste=shows_waste))
+    table.add_section()
+    mark = "*" if demo.groups else ""
+    table.add_row("total", *[""] * (len(names) - 1), *_sums(report.total, mark, shows_waste=shows_waste), style="bold")
+    if not demo.groups:
+        return table
+    note = f"* {usd(demo.total_nano_usd)} of it is the offline model's demo price: no real money."
+    return Group(table, Text(note, style="dim"))
+
+
+def _group(group: Sequence[GroupValue], columns: int) -> list[str]:
+    cells = [UNKNOWN if value is None else str(value) for value in group]
+    return cells or ["all"] * columns
+
+
+def _sums(sums: Sums, mark: str, *, shows_waste: bool) -> list[str]:
+    failed = sums.executions_failed
+    cells = [
+        count(sums.executions),
+        f"{count(failed)} ({percent(failed, sums.executions_completed + failed)})" if failed else "0",
+        count(sums.input_tokens),
+        count(sums.output_tokens),
+        usd(sums.cost_nano_usd, every_digit=True) + mark,
+        count(sums.unpriced_calls),
+    ]
+    return [*cells, usd(sums.waste_nano_usd, every_digit=True)] if shows_waste else cells
+
+
+def validation_view(name: str, report: ValidationReport) -> Text:
+    """Every issue of one document: where, what, and what to do."""
+    text = Text()
+    mark, style = _MARKS["ok" if report.valid else "fail"]
+    text.append(f"{mark} {name}", style=style)
+    text.append(f"  {_found(report)}\n")
+    for issue in report.issues:
+        text.append_text(_issue(issue))
+    if report.truncated:
+        text.append(f"  the first {len(report.issues)} are shown\n", style="dim")
+    return text
+
+
+def _found(report: ValidationReport) -> str:
+    counts = report.counts
+    parts = [(counts.error, "error"), (counts.warning, "warning"), (counts.info, "info")]
+    found = ", ".join(plural(number, name) for number, name in parts if number)
+    return found or f"valid, {report.content_hash}"
+
+
+def _issue(issue: Issue) -> Text:
+    level: dict[Severity, Level] = {Severity.ERROR: "fail", Severity.WARNING: "warn", Severity.INFO: "info"}
+    mark, style = _MARKS[level[issue.severity]]
+    text = Text(f"  {mark} {issue.code}", style=style)
+    text.append(f"  {issue.pointer or '/'}\n", style="dim")
+    text.append(f"      {issue.message} {issue.hint}\n")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding of `doctor`: how it stands, and what to do where it does not stand well."""
+
+    name: str
+    level: Level
+    finding: str
+    advice: str = ""
+
+
+def checks_view(checks: Sequence[Check]) -> Table:
+    """One line per check."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for check in checks:
+        mark, style = _MARKS[check.level]
+        text = Text(check.finding)
+        if check.advice:
+            text.append(f"\n{check.advice}", style="dim")
+        grid.add_row(Text(mark, style=style), check.name, text)
+    return grid
+
+
+def _table(*names: str, right: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _status(status: str, error_type: str | None = None) -> Text:
+    return Text(f"{status}: {error_type}" if error_type else status, style=STATUS_STYLES.get(status, ""))
