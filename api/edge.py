@@ -1,0 +1,123 @@
+"""What holds for every request and every answer, before and after the routes: ids, host, size, headers, last resort."""
+
+import logging
+import re
+import secrets
+from collections.abc import Sequence
+
+from fastapi import Request
+from opentelemetry import trace
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.problems import Problem, RequestIds, internal_error
+from api.settings import is_loopback
+
+_CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+log = logging.getLogger(__name__)
+
+
+class Edge:
+    """The outermost of our layers: refuses what no route should see, and signs every answer."""
+
+    def __init__(self, app: ASGIApp, *, allowed_hosts: Sequence[str], max_body_bytes: int) -> None:
+        self._app = app
+        self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request. The home of broad catching for HTTP."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        ids = _make_ids(headers)
+        scope.setdefault("state", {})["ids"] = ids
+        answer = _Answer(ids, send)
+        try:
+            self._check(scope, headers)
+            await self._app(scope, self._limited(receive), answer.send)
+        except Problem as problem:
+            await answer.refuse(problem, scope, receive)
+        except ClientDisconnect:
+            log.debug("the client left while it sent the request", extra={"correlation_id": ids.correlation_id})
+        except Exception:
+            log.exception("request failed", extra={"correlation_id": ids.correlation_id, "trace_id": ids.trace_id})
+            if answer.has_begun:
+                raise
+            await answer.refuse(internal_error(), scope, receive)
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        host = _host_name(headers.get("host", ""))
+        if not (is_loopback(host) or host in self._allowed_hosts):
+            raise Problem("host_not_allowed", "Name the host as localhost, or list its name in SPANLOOM_ALLOWED_HOSTS.")
+        length = headers.get("content-length", "")
+        if length.isascii() and length.isdigit() and int(length) > self._max_body_bytes:
+            raise self._too_large()
+        if "\0" in scope["path"] or b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
+            raise Problem("invalid_request", "The path and the query may not contain NUL.")
+
+    def _limited(self, receive: Receive) -> Receive:
+        read = 0
+
+        async def receive_within_limit() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._max_body_bytes:
+                raise self._too_large()
+            return message
+
+        return receive_within_limit
+
+    def _too_large(self) -> Problem:
+        detail = f"The body may have {self._max_body_bytes} bytes at most."
+        return Problem("body_too_large", detail, headers={"Connection": "close"})
+
+
+class _Answer:
+    """The way back: adds what every answer has."""
+
+    def __init__(self, ids: RequestIds, send: Send) -> None:
+        self._ids = ids
+        self._send = send
+        self.has_begun = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.has_begun = True
+            headers = MutableHeaders(scope=message)
+            headers["X-Correlation-ID"] = self._ids.correlation_id
+            headers["traceresponse"] = self._ids.traceresponse
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers.setdefault("Cache-Control", "no-store")
+        await self._send(message)
+
+    async def refuse(self, problem: Problem, scope: Scope, receive: Receive) -> None:
+        await problem.response(self._ids, scope["path"])(scope, receive, self.send)
+
+
+def ids_of(request: Request) -> RequestIds:
+    """The ids of a request that came through the edge."""
+    ids = request.state.ids
+    assert isinstance(ids, RequestIds)
+    return ids
+
+
+def _make_ids(headers: Headers) -> RequestIds:
+    """The server span's ids, or where the request is not traced, ones that nothing is stored under."""
+    span = trace.get_current_span().get_span_context()
+    trace_id = trace.format_trace_id(span.trace_id) if span.is_valid else secrets.token_hex(16)
+    span_id = trace.format_span_id(span.span_id) if span.is_valid else secrets.token_hex(8)
+    given = headers.get("x-correlation-id", "")
+    correlation_id = given if _CORRELATION_ID.fullmatch(given) else trace_id
+    return RequestIds(correlation_id, trace_id, span_id, span.trace_flags.sampled)
+
+
+def _host_name(header: str) -> str:
+    """The name of a Host header, without the port, in lower case; IPv6 addresses without brackets."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0].lower().rstrip(".")

@@ -1,0 +1,153 @@
+"""Everything the service refuses, as RFC 9457 problem documents. Values of the input are never echoed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import orjson
+from fastapi import Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from engine.errors import MalformedWorkflow, SpanloomError
+from engine.validation.report import ValidationReport
+
+MEDIA_TYPE = "application/problem+json"
+MAX_ERRORS = 100
+RETRY_AFTER_SECONDS = 5
+
+TITLES: Mapping[str, tuple[int, str]] = {
+    "malformed_json": (400, "The body is no JSON document"),
+    "invalid_cursor": (400, "The cursor cannot be used"),
+    "not_found": (404, "There is no such thing"),
+    "method_not_allowed": (405, "This path does not answer to the method"),
+    "already_finished": (409, "The execution has already ended"),
+    "conversation_busy": (409, "The conversation has an unfinished execution"),
+    "body_too_large": (413, "The body is too large"),
+    "unsupported_media_type": (415, "The body has another content type than JSON"),
+    "host_not_allowed": (421, "The service does not answer to this host name"),
+    "invalid_request": (422, "The request is not valid"),
+    "invalid_workflow": (422, "The document is not a workflow graph"),
+    "missing_extra": (422, "A provider's package is not installed"),
+    "too_many_groups": (422, "The answer would have too many groups"),
+    "internal_error": (500, "Something went wrong in the service"),
+    "unavailable": (503, "The service cannot take the request now"),
+    "draining": (503, "The service is stopping"),
+}
+"""Code to status and title: every problem there is."""
+
+
+class InputError(BaseModel):
+    """One thing that is wrong with a request: where, and why."""
+
+    model_config = ConfigDict(frozen=True, validate_by_name=True, serialize_by_alias=True)
+
+    place: Literal["body", "query", "path"] = Field(alias="in")
+    pointer: str
+    """RFC 6901."""
+    code: str
+    message: str
+
+
+class ProblemDocument(BaseModel):
+    """An error as RFC 9457 says, with `code` for programs and `detail` for people."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    instance: str | None
+    correlation_id: str | None
+    trace_id: str | None
+    execution_id: str | None
+    retry_after_seconds: int | None
+    errors: list[InputError]
+    report: ValidationReport | None
+    """What is wrong with the graph, where the problem is `invalid_workflow`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestIds:
+    """How a request is found again: in the caller's logs, in ours, in traces."""
+
+    correlation_id: str
+    trace_id: str
+    span_id: str
+    is_sampled: bool
+
+    @property
+    def traceresponse(self) -> str:
+        """As the header of that name is written."""
+        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.is_sampled else '00'}"
+
+
+class Problem(Exception):
+    """A refused request. `code` is one of `TITLES`."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        errors: list[InputError] | None = None,
+        report: ValidationReport | None = None,
+        execution_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(code)
+        self.code = code
+        self.detail = detail
+        self.errors = errors or []
+        self.report = report
+        self.execution_id = execution_id
+        self.headers = dict(headers or {})
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return TITLES[self.code][0]
+
+    def document(self, ids: RequestIds | None, instance: str | None = None) -> ProblemDocument:
+        """The body of the answer."""
+        status, title = TITLES[self.code]
+        return ProblemDocument(
+            type=f"urn:spanloom:problem:{self.code}",
+            title=title,
+            status=status,
+            code=self.code,
+            detail=self.detail,
+            instance=instance,
+            correlation_id=ids.correlation_id if ids else None,
+            trace_id=ids.trace_id if ids else None,
+            execution_id=self.execution_id,
+            retry_after_seconds=RETRY_AFTER_SECONDS if status in (429, 503) else None,
+            errors=self.errors[:MAX_ERRORS],
+            report=self.report,
+        )
+
+    def response(self, ids: RequestIds, instance: str) -> Response:
+        """The answer."""
+        document = self.document(ids, instance)
+        headers = dict(self.headers)
+        if document.retry_after_seconds is not None:
+            headers["Retry-After"] = str(document.retry_after_seconds)
+        if document.execution_id is not None:
+            headers["X-Execution-ID"] = document.execution_id
+        body = orjson.dumps(document.model_dump(mode="json"))
+        return Response(body, document.status, headers, media_type=MEDIA_TYPE)
+
+
+def problem_of(error: SpanloomError, execution_id: str | None = None) -> Problem:
+    """The problem of one of our errors; one that no caller should see is an `internal_error`."""
+    if isinstance(error, MalformedWorkflow):
+        return Problem(error.code, error.message, report=error.report)
+    if error.code not in TITLES or error.code == "internal_error":
+        return internal_error()
+    return Problem(error.code, error.message, execution_id=execution_id)
+
+
+def internal_error() -> Problem:
+    """What a caller is told of a fault of ours."""
+    return Problem("internal_error", "The fault is logged under the correlation id.")
