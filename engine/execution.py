@@ -248,7 +248,8 @@ class ExecutionEngine:
     async def _run(self, execution: Execution, started_ns: int) -> ExecutionResult:
         """Accept, walk, close the books, and only then tell: the whole life of an execution."""
         context, tracker = execution.context, execution.context.tracker
-        tracker.start(execution.subject, parent=execution.caller.trace_context, started_ns=started_ns)
+        caller = execution.caller
+        tracker.start(execution.subject, parent=caller.trace_context, link=caller.trace_link, started_ns=started_ns)
         await self._accept(execution)
         context.emit(EventType.STARTED, _started_data(execution))
         outcome = await self._outcome(execution)

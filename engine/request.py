@@ -88,6 +88,9 @@ class Caller:
     correlation_id: str | None = None
     trigger: Trigger = "api"
     trace_context: Context | None = None
+    """The caller's trace, which the execution's root span joins."""
+    trace_link: Context | None = None
+    """The trace of a caller that is not trusted to be joined: the root span links to it."""
     any_folder: bool = False
     """Whoever has the shell may let the `files` retriever read any folder; a request over HTTP may not."""
 

@@ -14,6 +14,7 @@ import orjson
 from opentelemetry._logs import Logger, LoggerProvider, LogRecord, NoOpLoggerProvider, SeverityNumber
 from opentelemetry.context import Context
 from opentelemetry.trace import (
+    Link,
     NoOpTracerProvider,
     Span,
     SpanKind,
@@ -23,6 +24,7 @@ from opentelemetry.trace import (
     TracerProvider,
     format_span_id,
     format_trace_id,
+    get_current_span,
     set_span_in_context,
 )
 from opentelemetry.util.types import AttributeValue
@@ -125,7 +127,14 @@ class WorkflowTracker:
         self._span_ids: list[int] = []
         self._event_seq = 0
 
-    def start(self, subject: Subject, *, parent: Context | None = None, started_ns: int | None = None) -> None:
+    def start(
+        self,
+        subject: Subject,
+        *,
+        parent: Context | None = None,
+        link: Context | None = None,
+        started_ns: int | None = None,
+    ) -> None:
         """Begin the root span and say `started`. `started_ns`: ns since the epoch, if it began before this call."""
         self.subject = subject
         self._started_ns = started_ns or time.time_ns()
@@ -136,6 +145,7 @@ class WorkflowTracker:
             f"{semconv.SPAN_WORKFLOW} {subject.workflow_name}",
             context=parent if parent is not None else Context(),
             attributes=self._identity,
+            links=None if link is None else [Link(get_current_span(link).get_span_context())],
             start_time=self._started_ns,
         )
         self._inside = set_span_in_context(self._root, Context())

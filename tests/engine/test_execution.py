@@ -272,6 +272,17 @@ async def test_the_caller_is_the_owner_and_its_trace_is_joined() -> None:
     assert {(span.attributes or {})["workflow.owner.id"] for span in run.spans} == {"acme"}
 
 
+async def test_a_caller_that_is_not_joined_is_linked() -> None:
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    carrier = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+    caller = Caller(trace_link=TraceContextTextMapPropagator().extract(carrier))
+    run = await Harness([Say("fine")]).request(graph_request(ASK), caller)
+    root = next(span for span in run.spans if span.name == "invoke_workflow custom")
+    assert root.parent is None
+    assert [format(link.context.span_id, "x") for link in root.links] == ["b7ad6b7169203331"]
+
+
 async def test_a_graph_without_shape_is_refused() -> None:
     from engine.errors import MalformedWorkflow
 
