@@ -6,11 +6,15 @@ one array per column and `unnest`s them, so that its statement is always the sam
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import chain
 from typing import Any
 
+import orjson
 from sqlalchemy import JSON, Dialect, Table
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from engine.store.base import UtcTime
 
 Cell = object
 Convert = Callable[[Any], Any]
@@ -76,11 +80,8 @@ class BulkInsert:
     def _make_plan(self, dialect: Dialect) -> _Plan:
         names = ", ".join(self._columns)
         tail = f" {self._conflict}" + (f" RETURNING {self._returning}" if self._returning else "")
-        converters: list[tuple[int, Convert]] = []
-        for position, name in enumerate(self._columns):
-            convert = self._table.c[name].type.dialect_impl(dialect).bind_processor(dialect)
-            if convert is not None:
-                converters.append((position, convert))
+        found = ((position, self._converter(name, dialect)) for position, name in enumerate(self._columns))
+        converters = [(position, convert) for position, convert in found if convert is not None]
         if dialect.name == "sqlite":
             lengths = tuple(n for n in (256, 64, 16, 4, 1) if n * len(self._columns) <= _MAX_PARAMETERS)
             return _Plan(f"INSERT INTO {self._table.name} ({names}) VALUES ", tail, converters, lengths)
@@ -88,16 +89,34 @@ class BulkInsert:
         head = f"INSERT INTO {self._table.name} ({names}) SELECT {selected} FROM unnest({arrays}) AS rows ({names})"
         return _Plan(head, tail, converters, ())
 
+    def _converter(self, name: str, dialect: Dialect) -> Convert | None:
+        """How a cell of the column is written; times and JSON go past SQLAlchemy's slower ways to the same text."""
+        type_ = self._table.c[name].type
+        if isinstance(type_, UtcTime):
+            return _utc_text if dialect.name == "sqlite" else None
+        if isinstance(type_, JSON):
+            return _json_text
+        return type_.dialect_impl(dialect).bind_processor(dialect)
+
     def _arrays(self, dialect: Dialect) -> tuple[str, str]:
         arrays, selected = [], []
         for number, name in enumerate(self._columns, start=1):
-            type_ = self._table.c[name].type.dialect_impl(dialect)
+            type_ = self._table.c[name].type
+            sql_type = type_.compile(dialect)
             # JSON travels as text: an array of JSON would need a codec of its own.
-            sql_type = self._table.c[name].type.compile(dialect)
-            is_json = isinstance(type_, JSON) or "JSON" in sql_type
+            is_json = isinstance(type_, JSON)
             arrays.append(f"${number}::{'TEXT' if is_json else sql_type}[]")
             selected.append(f"{name}::{sql_type}" if is_json else name)
         return ", ".join(arrays), ", ".join(selected)
+
+
+def _utc_text(time: datetime | None) -> str | None:
+    """As SQLAlchemy stores it; the time is in UTC."""
+    return None if time is None else time.isoformat(" ", "microseconds")[:26]
+
+
+def _json_text(value: object) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()
 
 
 def _convert(row: tuple[Cell, ...], converters: list[tuple[int, Convert]]) -> tuple[Cell, ...]:

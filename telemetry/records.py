@@ -171,11 +171,11 @@ _SPAN_COLUMNS = (
     "price_version",
     "waste",
 )
-_NO_CALL: tuple[Cell, ...] = (None,) * (len(TOKEN_COLUMNS) + 6)
 
 
 def _span_row(span: SpanRecord) -> tuple[Cell, ...]:
     identity = span.identity
+    field = span.fields.get
     return (
         identity.execution_id,
         span.span_id,
@@ -185,30 +185,30 @@ def _span_row(span: SpanRecord) -> tuple[Cell, ...]:
         identity.attempt,
         span.kind.value,
         span.name,
-        span.text(semconv.NODE_ID),
-        span.text(semconv.NODE_TYPE),
-        span.integer(semconv.NODE_ATTEMPT),
-        span.text(semconv.NODE_PATH),
+        field(semconv.NODE_ID),
+        field(semconv.NODE_TYPE),
+        field(semconv.NODE_ATTEMPT),
+        field(semconv.NODE_PATH),
         span.status,
         _time(span.start_ns),
         span.start_ns % 1000,
         (span.end_ns - span.start_ns) // 1000,
-        span.text(semconv.ERROR_TYPE),
+        field(semconv.ERROR_TYPE),
         span.attributes if identity.record_level == "full" else None,
-        *(_call_cells(span) if span.kind is Kind.MODEL else _NO_CALL),
+        *(map(field, _CALL_KEYS) if span.kind is Kind.MODEL else _NO_CALL),
     )
 
 
-def _call_cells(span: SpanRecord) -> tuple[Cell, ...]:
-    return (
-        span.text(semconv.PROVIDER),
-        span.text(semconv.REQUEST_MODEL),
-        *(span.integer(key) for key in _CALL_TOKENS),
-        span.integer(semconv.COST_NANO_USD),
-        span.text(semconv.COST_SOURCE),
-        span.text(semconv.PRICE_VERSION),
-        span.text(semconv.CALL_WASTE),
-    )
+_CALL_KEYS = (
+    semconv.PROVIDER,
+    semconv.REQUEST_MODEL,
+    *_CALL_TOKENS,
+    semconv.COST_NANO_USD,
+    semconv.COST_SOURCE,
+    semconv.PRICE_VERSION,
+    semconv.CALL_WASTE,
+)
+_NO_CALL: tuple[Cell, ...] = (None,) * len(_CALL_KEYS)
 
 
 _PLACEHOLDER_COLUMNS = (

@@ -4,12 +4,12 @@ Everything stored passes `sanitize`: bounded, repaired, redacted. Content never 
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Self
+from typing import Self, cast
 
 from opentelemetry.sdk._logs import ReadableLogRecord, ReadWriteLogRecord
 from opentelemetry.sdk.trace import ReadableSpan
@@ -147,37 +147,52 @@ class Batch:
         return [*self.events, *self.spans]
 
 
-IDENTITY_KEYS = frozenset(
-    {
-        semconv.EXECUTION_ID,
-        semconv.EXECUTION_ATTEMPT,
-        semconv.OWNER_ID,
-        semconv.WORKFLOW_NAME,
-        semconv.WORKFLOW_SOURCE,
-        semconv.TEMPLATE_ID,
-        semconv.TEMPLATE_VERSION,
-        semconv.RECORD_LEVEL,
-    }
-)
-FIELD_KEYS = IDENTITY_KEYS | {
+_TEXT_FIELDS = (
+    semconv.EXECUTION_ID,
+    semconv.OWNER_ID,
+    semconv.WORKFLOW_NAME,
+    semconv.WORKFLOW_SOURCE,
+    semconv.TEMPLATE_ID,
+    semconv.RECORD_LEVEL,
     semconv.NODE_ID,
     semconv.NODE_TYPE,
-    semconv.NODE_ATTEMPT,
     semconv.NODE_PATH,
     semconv.NODE_STATUS,
     semconv.PROVIDER,
     semconv.REQUEST_MODEL,
+    semconv.COST_SOURCE,
+    semconv.PRICE_VERSION,
+    semconv.CALL_WASTE,
+    semconv.ERROR_TYPE,
+)
+_INTEGER_FIELDS = (
+    semconv.EXECUTION_ATTEMPT,
+    semconv.TEMPLATE_VERSION,
+    semconv.NODE_ATTEMPT,
     semconv.GENAI_INPUT,
     semconv.GENAI_OUTPUT,
     semconv.GENAI_CACHE_READ,
     semconv.GENAI_CACHE_WRITE,
     semconv.GENAI_REASONING,
     semconv.COST_NANO_USD,
-    semconv.COST_SOURCE,
-    semconv.PRICE_VERSION,
-    semconv.CALL_WASTE,
-    semconv.ERROR_TYPE,
-}
+)
+
+
+class _Place(Enum):
+    """Where an attribute goes; the first two are fields, and their type is checked."""
+
+    TEXT = 0
+    INTEGER = 1
+    REST = 2
+    NOWHERE = 3
+
+
+_PLACES = (
+    dict.fromkeys(semconv.ATTRIBUTES, _Place.REST)
+    | dict.fromkeys(_TEXT_FIELDS, _Place.TEXT)
+    | dict.fromkeys(_INTEGER_FIELDS, _Place.INTEGER)
+    | dict.fromkeys(semconv.CONTENT_KEYS, _Place.NOWHERE)
+)
 _DOCUMENT_KEYS = frozenset({semconv.TAGS, semconv.PARAMS})
 
 
@@ -247,11 +262,13 @@ def sanitize(value: AnyValue, limit: int = MAX_VALUE_BYTES) -> tuple[Value, bool
     Text is cut at `limit` bytes of UTF-8, NUL and lone surrogates become U+FFFD, secrets are redacted; integers are
     kept within 64 bits; numbers that JSON cannot hold become text, and so does everything that is no flat value.
     """
-    if isinstance(value, str):
-        return _clean_text(value) if len(value) <= _SHORT else _cut_text(value, limit)
     if isinstance(value, bool):
         return value, False
+    if isinstance(value, str):
+        return _clean_text(value) if len(value) <= _SHORT else _cut_text(value, limit)
     if isinstance(value, int):
+        if -MAX_INTEGER <= value <= MAX_INTEGER:
+            return value, False
         bounded = max(-MAX_INTEGER - 1, min(MAX_INTEGER, value))
         return bounded, bounded != value
     if isinstance(value, float):
@@ -264,9 +281,21 @@ def sanitize(value: AnyValue, limit: int = MAX_VALUE_BYTES) -> tuple[Value, bool
 _SHORT = 128
 
 
-@lru_cache(maxsize=16_384)
+_CLEAN: set[str] = set()
+"""Short texts that were found clean: names and ids come again with every span."""
+
+_MOST_CLEAN = 32_768
+
+
 def _clean_text(text: str) -> tuple[str, bool]:
-    return _cut_text(text, MAX_VALUE_BYTES)
+    if text in _CLEAN:
+        return text, False
+    clean, changed = _cut_text(text, MAX_VALUE_BYTES)
+    if not changed and len(text) <= _SHORT:
+        if len(_CLEAN) >= _MOST_CLEAN:
+            _CLEAN.clear()
+        _CLEAN.add(text)
+    return clean, changed
 
 
 def _cut_text(text: str, limit: int) -> tuple[str, bool]:
@@ -307,44 +336,54 @@ def _plain(attributes: Mapping[str, AnyValue] | None) -> Mapping[str, AnyValue]:
 
 
 def _split(attributes: Mapping[str, AnyValue]) -> tuple[Attributes, Attributes]:
+    """Fields and the rest, sanitised. Runs for every attribute of every span: the common cases come first."""
     fields: Attributes = {}
     rest: Attributes = {}
     repaired: list[str | int | float | bool] = []
     for key, value in attributes.items():
-        if key in semconv.CONTENT_KEYS or value is None:
+        place = _PLACES.get(key)
+        if place is None:
+            key, place = _clean_text(key)[0], _REST
+        if value.__class__ is str and value in _CLEAN:
+            clean: Value = value
+        elif place is _NOWHERE or value is None:
             continue
-        clean, changed = sanitize(value, MAX_DOCUMENT_BYTES if key in _DOCUMENT_KEYS else MAX_VALUE_BYTES)
-        if key not in semconv.ATTRIBUTES:
-            key = _clean_text(key)[0]
-        if changed:
-            repaired.append(key)
-        if key in FIELD_KEYS:
+        else:
+            clean, changed = sanitize(value, MAX_DOCUMENT_BYTES if key in _DOCUMENT_KEYS else MAX_VALUE_BYTES)
+            if changed:
+                repaired.append(key)
+        if place is _REST:
+            rest[key] = clean
+        elif clean.__class__ is (str if place is _TEXT else int):
             fields[key] = clean
         else:
-            rest[key] = clean
+            raise BadSignal(f"{key} is no {'text' if place is _TEXT else 'whole number'}")
     if repaired:
         rest[semconv.SANITIZED] = repaired
     return fields, rest
 
 
+_TEXT, _REST, _NOWHERE = _Place.TEXT, _Place.REST, _Place.NOWHERE
+
+
 def _identity(fields: Attributes) -> Identity:
-    execution_id = _text(fields, semconv.EXECUTION_ID)
-    attempt = _integer(fields, semconv.EXECUTION_ATTEMPT)
-    owner = _text(fields, semconv.OWNER_ID)
-    name = _text(fields, semconv.WORKFLOW_NAME)
-    source = _text(fields, semconv.WORKFLOW_SOURCE)
-    if execution_id is None or attempt is None or owner is None or name is None or source is None:
-        raise BadSignal("the execution's id, attempt, owner, workflow or source is missing")
-    return Identity(
-        execution_id,
-        attempt,
-        owner,
-        name,
-        source,
-        _text(fields, semconv.TEMPLATE_ID),
-        _integer(fields, semconv.TEMPLATE_VERSION),
-        _text(fields, semconv.RECORD_LEVEL) or "full",
-    )
+    try:
+        return _make_identity(
+            fields[semconv.EXECUTION_ID],
+            fields[semconv.EXECUTION_ATTEMPT],
+            fields[semconv.OWNER_ID],
+            fields[semconv.WORKFLOW_NAME],
+            fields[semconv.WORKFLOW_SOURCE],
+            fields.get(semconv.TEMPLATE_ID),
+            fields.get(semconv.TEMPLATE_VERSION),
+            fields.get(semconv.RECORD_LEVEL, "full"),
+        )
+    except KeyError as missing:
+        raise BadSignal(f"{missing.args[0]} is missing") from missing
+
+
+# Spans of one execution share theirs.
+_make_identity = cast(Callable[..., Identity], lru_cache(maxsize=2_048)(Identity))
 
 
 def _kind(fields: Attributes, attributes: Attributes) -> Kind:
