@@ -149,6 +149,7 @@ RULES: dict[str, Rule] = {
         Rule("structure.maybe_missing", _W, "Output that may be missing", "Guard it with has() or | default(…)."),
         Rule("structure.unknown_output_field", _W, "Field the output does not have", "Read a field of the output."),
         Rule("structure.durability", _E, "Durability does not fit", "`on_lost: resume` needs `durability: step`."),
+        Rule("structure.bypass", _E, "No way round an optional node", "Give the node exactly one plain edge out."),
         Rule("structure.nothing_streams", _I, "Nothing streams", "Set `stream` on the model whose text is shown."),
         Rule("structure.large", _W, "Close to a size limit", "Split the workflow before it grows further."),
         Rule(

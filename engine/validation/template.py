@@ -1,0 +1,246 @@
+"""Templates are validated as what they can become: with defaults and examples, for every choice of optional nodes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import jsonschema_rs
+
+from engine.errors import ExpressionError, InvalidParams
+from engine.expressions import BadExpression, Expression
+from engine.expressions import parse as parse_expression
+from engine.graph import Json, JsonObject
+from engine.resources import Resources, Template
+from engine.strict_json import escape
+from engine.templates import PARAM, resolve
+from engine.validation.report import Issue, Layer, ValidationReport, report_of
+from engine.validation.rules import Finding
+from engine.validation.validator import WorkflowValidator
+
+MAX_INCLUDE_BOOLEANS = 6
+
+_PARAMS = frozenset({"params"})
+_CLOSED_FIELDS = frozenset({"id", "type", "include", "condition", "expression"})
+"""Fields of nodes and configs that no parameter may stand in."""
+
+
+def validate_template(
+    template: Template, *, validator: WorkflowValidator, owner: str, resources: Resources
+) -> ValidationReport:
+    """The report of a template; pointers are into its parameters, defaults and graph.
+
+    The hash is that of the graph with defaults and examples. An issue that only some combination of the booleans in
+    `include` has names the first such combination in its data.
+    """
+    subject = _Subject(template)
+    findings = [finding for rule in _RULES for finding in rule(subject)]
+    issues = [finding.issue() for finding in findings]
+    if any(issue.severity == "error" for issue in issues):
+        return report_of(issues, content_hash=None, layers=[Layer.SCHEMA])
+    reports = list(_resolved(subject, validator, owner, resources))
+    found = {(issue.code, issue.pointer): issue for report in reversed(reports) for issue in report.issues}
+    layers = max((report.layers for report in reports), key=len)
+    return report_of([*issues, *found.values()], content_hash=reports[0].content_hash, layers=layers)
+
+
+def _resolved(
+    subject: "_Subject", validator: WorkflowValidator, owner: str, resources: Resources
+) -> Iterator[ValidationReport]:
+    """The report of the graph with its defaults, then of every combination, pointers into the template."""
+    booleans = sorted(subject.include_booleans)
+    choices: list[JsonObject] = [{}]
+    choices += [dict(zip(booleans, values, strict=True)) for values in product([False, True], repeat=len(booleans))]
+    for choice in choices:
+        try:
+            document = resolve(subject.template, {**subject.examples, **choice})
+        except (InvalidParams, ExpressionError) as error:
+            finding = Finding("schema.bad_parameter", "/parameters", error.message, data=_named(choice))
+            yield report_of([finding.issue()], content_hash=None, layers=[Layer.SCHEMA])
+        else:
+            report = validator.validate(document, owner=owner, resources=resources).report
+            yield report.model_copy(
+                update={"issues": [_into_template(issue, subject, document, choice) for issue in report.issues]}
+            )
+
+
+def _named(choice: JsonObject) -> JsonObject:
+    return {"params": choice} if choice else {}
+
+
+def _into_template(issue: Issue, subject: "_Subject", document: JsonObject, choice: JsonObject) -> Issue:
+    """The issue with its pointer into the template, where nodes that were left out still count."""
+    steps = issue.pointer.split("/")[1:]
+    if len(steps) > 1 and steps[0] in ("nodes", "edges"):
+        original = subject.position(steps[0], _items(document, steps[0])[int(steps[1])])
+        steps = steps[:1] if original is None else [steps[0], str(original), *steps[2:]]
+    pointer = "/graph" + "".join(f"/{step}" for step in steps)
+    return issue.model_copy(update={"pointer": pointer, "data": {**issue.data, **_named(choice)}})
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """A `$param` in the graph: where, and the name, null if it is not written as it must be."""
+
+    pointer: str
+    name: str | None
+
+
+class _Subject:
+    """A template with what its rules ask: the declared parameters and where they are used."""
+
+    def __init__(self, template: Template) -> None:
+        self.template = template
+        properties = template.parameters.get("properties")
+        self.properties: JsonObject = properties if isinstance(properties, dict) else {}
+        required = template.parameters.get("required")
+        self.required = {str(name) for name in required} if isinstance(required, list) else set()
+        self.examples: JsonObject = {
+            name: examples[0]
+            for name in self.required - template.defaults.keys()
+            if isinstance(schema := self.properties.get(name), dict)
+            and isinstance(examples := schema.get("examples"), list)
+            and examples
+        }
+        """A value for each required parameter without default."""
+        self.nodes = _items(template.graph, "nodes")
+        self.edges = _items(template.graph, "edges")
+        self.uses = list(_uses(template.graph))
+        self.includes = {
+            f"/graph/nodes/{index}/include": _include(node)
+            for index, node in enumerate(self.nodes)
+            if "include" in node
+        }
+        self.include_names = {
+            path[1]
+            for parsed in self.includes.values()
+            if isinstance(parsed, Expression)
+            for path in (read.path for read in parsed.reads)
+            if len(path) > 1 and isinstance(path[1], str)
+        }
+        self.include_booleans = {name for name in self.include_names if self._is_boolean(name)}
+
+    def position(self, part: str, item: JsonObject) -> int | None:
+        """Where a node or edge of the graph that was made stands in the template; null for an edge that was joined."""
+        if part == "nodes":
+            return next(index for index, node in enumerate(self.nodes) if node.get("id") == item.get("id"))
+        return self.edges.index(item) if item in self.edges else None
+
+    def _is_boolean(self, name: str) -> bool:
+        schema = self.properties.get(name)
+        return isinstance(schema, dict) and schema.get("type") == "boolean"
+
+
+def _shaped(subject: _Subject) -> Iterator[Finding]:
+    """The graph has what resolving it needs: nodes with ids, and edges with both ends."""
+    for part, fields in (("nodes", ("id",)), ("edges", ("source", "target"))):
+        items = subject.template.graph.get(part, [] if part == "edges" else None)
+        if not isinstance(items, list):
+            yield Finding("schema.missing_field", "/graph", f"The graph has no list `{part}`.")
+            continue
+        for index, item in enumerate(items):
+            pointer = f"/graph/{part}/{index}"
+            if not isinstance(item, dict):
+                yield Finding("schema.wrong_type", pointer, f"An item of `{part}` is an object.")
+            elif any(not isinstance(item.get(field), str) for field in fields):
+                yield Finding("schema.missing_field", pointer, f"It must name {' and '.join(fields)}.")
+
+
+def _declared(subject: _Subject) -> Iterator[Finding]:
+    """`parameters` is a closed JSON Schema object, each property with a value to begin with."""
+    parameters = subject.template.parameters
+    if parameters.get("type") != "object" or parameters.get("additionalProperties") is not False:
+        message = "`parameters` must be an object schema with `additionalProperties: false`."
+        yield Finding("schema.bad_parameter", "/parameters", message)
+    try:
+        jsonschema_rs.Draft202012Validator(parameters, pattern_options=jsonschema_rs.RegexOptions(), offline=True)
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError):
+        yield Finding("schema.bad_json_schema", "/parameters", "This is no JSON Schema that can be checked here.")
+    for name in subject.properties:
+        pointer = f"/parameters/properties/{escape(name)}"
+        if name not in subject.required and name not in subject.template.defaults:
+            yield Finding("schema.bad_parameter", pointer, "The parameter is neither required nor has it a default.")
+        elif name not in subject.template.defaults and name not in subject.examples:
+            yield Finding("schema.bad_parameter", pointer, "The parameter is required and has no example.")
+
+
+def _used(subject: _Subject) -> Iterator[Finding]:
+    """`$param` names a parameter and stands where one may; every parameter is used."""
+    for use in subject.uses:
+        if use.name is None:
+            yield Finding("schema.bad_parameter", use.pointer, 'A parameter is written {"$param": "name"}.')
+        elif use.name not in subject.properties:
+            yield Finding("schema.bad_parameter", use.pointer, "There is no such parameter.")
+        if not _may_stand(use.pointer):
+            message = "No parameter may stand in an id, a type, an edge or an expression."
+            yield Finding("schema.bad_parameter", use.pointer, message)
+    used = {use.name for use in subject.uses} | subject.include_names
+    for name in subject.properties:
+        if name not in used:
+            pointer = f"/parameters/properties/{escape(name)}"
+            yield Finding("schema.unused_parameter", pointer, "Nothing uses the parameter.")
+
+
+def _may_stand(pointer: str) -> bool:
+    steps = pointer.split("/")[2:]
+    if steps[0] == "nodes":
+        return len(steps) > 2 and _CLOSED_FIELDS.isdisjoint(steps[2:])
+    return steps[0] != "edges"
+
+
+def _included(subject: _Subject) -> Iterator[Finding]:
+    """Every `include` is a boolean over declared parameters, and few enough booleans decide."""
+    for pointer, parsed in subject.includes.items():
+        if parsed is None:
+            yield Finding("schema.wrong_type", pointer, "`include` is an expression.")
+        elif isinstance(parsed, BadExpression):
+            yield Finding("schema.bad_parameter", pointer, parsed.message)
+    for name in sorted(subject.include_names - subject.properties.keys()):
+        message = f"`include` reads a parameter `{name}` that does not exist."
+        yield Finding("schema.bad_parameter", "/graph/nodes", message)
+    if len(subject.include_booleans) > MAX_INCLUDE_BOOLEANS:
+        message = f"More than {MAX_INCLUDE_BOOLEANS} booleans decide which nodes are included."
+        yield Finding("schema.bad_parameter", "/graph/nodes", message)
+
+
+def _bypassed(subject: _Subject) -> Iterator[Finding]:
+    """structure.bypass: what leads into an optional node must have one place to go on to without it."""
+    for index, node in enumerate(subject.nodes):
+        if "include" in node:
+            plain = [edge for edge in subject.edges if edge.get("when") is None and edge.get("condition") is None]
+            entered = any(edge.get("target") == node.get("id") for edge in plain)
+            ways_on = sum(edge.get("source") == node.get("id") for edge in plain)
+            if entered and ways_on != 1:
+                message = f"Without the node there are {ways_on} ways on."
+                yield Finding("structure.bypass", f"/graph/nodes/{index}", message)
+
+
+_RULES = (_shaped, _declared, _used, _included, _bypassed)
+
+
+def _include(node: JsonObject) -> Expression | BadExpression | None:
+    text = node["include"]
+    if not isinstance(text, str):
+        return None
+    try:
+        return parse_expression(text, _PARAMS)
+    except BadExpression as error:
+        return error
+
+
+def _uses(graph: JsonObject) -> Iterator[_Use]:
+    open_values: list[tuple[Json, str]] = [(graph, "/graph")]
+    while open_values:
+        value, pointer = open_values.pop()
+        if isinstance(value, dict) and PARAM in value:
+            name = value[PARAM]
+            yield _Use(pointer, name if isinstance(name, str) and len(value) == 1 else None)
+        elif isinstance(value, dict):
+            open_values.extend((child, f"{pointer}/{escape(key)}") for key, child in value.items())
+        elif isinstance(value, list):
+            open_values.extend((child, f"{pointer}/{index}") for index, child in enumerate(value))
+
+
+def _items(document: JsonObject, part: str) -> list[JsonObject]:
+    """The nodes or edges of a graph document that are objects."""
+    items = document.get(part)
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
