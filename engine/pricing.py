@@ -26,6 +26,9 @@ DEMO_PROVIDER = "offline"
 DEMO_PRICE = ModelPrice(input_mtok=Decimal("0.10"), output_mtok=Decimal("0.40"))
 """What the offline model would cost if it were sold: an example to look at, marked `demo` wherever it is booked."""
 
+_GRAPH_NAMES = {"gcp.gemini": "google"}
+"""Providers that spans call otherwise than graphs and the file of own prices do."""
+
 _NANO_PER_USD = Decimal(1_000_000_000)
 _UNKNOWN = Price(None, CostSource.NONE)
 
@@ -81,7 +84,7 @@ class GenaiPrices:
         return int((max(known) * _NANO_PER_USD).to_integral_value(ROUND_CEILING)) if known else None
 
     def _find(self, provider: str, model: str, at: datetime) -> tuple[ModelPrice, CostSource, str] | None:
-        own = self._own.get(f"{provider}:{model}")
+        own = self._own.get(f"{_GRAPH_NAMES.get(provider, provider)}:{model}")
         if own is not None:
             return own, CostSource.OVERRIDE, self._own_version
         if provider == DEMO_PROVIDER:

@@ -103,6 +103,13 @@ def test_own_prices_stand_before_the_catalogue_and_round_half_to_even(tmp_path: 
     assert (halves[0].version or "").startswith("own ")
 
 
+def test_own_prices_go_by_the_name_in_graphs_and_by_that_on_spans(tmp_path: Path) -> None:
+    prices = GenaiPrices(own(tmp_path, {"google:mine": {"input_mtok": 1, "output_mtok": 1}}))
+    tokens = usage(input_tokens=3, output_tokens=0)
+
+    assert [prices.price(name, "mine", tokens, NOW).nano_usd for name in ("google", "gcp.gemini")] == [3_000, 3_000]
+
+
 def test_cached_tokens_have_their_own_price_only_where_one_is_given(tmp_path: Path) -> None:
     path = own(
         tmp_path,
