@@ -18,7 +18,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry, NullPool
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from engine.errors import Unavailable
 from engine.store.failures import unavailable
@@ -47,7 +47,7 @@ class Database:
             self._writer = _sqlite_writer(parsed, synchronous, busy_seconds)
             self._reader = _sqlite_reader(parsed, busy_seconds)
         else:
-            self._writer = self._reader = _postgres(url)
+            self._writer = self._reader = _postgres(url, command_seconds=_COMMAND_SECONDS)
 
     async def __aenter__(self) -> Self:
         return self
@@ -123,23 +123,21 @@ def safe_name(url: URL) -> str:
 
 
 def migration_engine(url: str) -> AsyncEngine:
-    """An engine for one migration run: no pool, no time limit on a statement."""
+    """An engine for one migration run: no time limit on a statement. The caller disposes of it."""
     parsed = parse_url(url)
     if dialect_name(parsed) == "postgresql":
-        return _postgres_engine(url, command_seconds=None, pooled=False)
-    return _sqlite_writer(parsed, "FULL", _BUSY_SECONDS, pool_size=None)
+        return _postgres(url, command_seconds=None)
+    return _sqlite_writer(parsed, "FULL", _BUSY_SECONDS)
 
 
-def _sqlite_writer(
-    url: URL, synchronous: Synchronous, busy_seconds: float, *, pool_size: int | None = 1
-) -> AsyncEngine:
-    engine = _sqlite_engine(url, busy_seconds, pool_size)
+def _sqlite_writer(url: URL, synchronous: Synchronous, busy_seconds: float) -> AsyncEngine:
+    engine = _sqlite_engine(url, busy_seconds, pool_size=1)
     _on_connect(
         engine,
+        "PRAGMA auto_vacuum = INCREMENTAL",  # counts for a new file only, and only before WAL
         "PRAGMA journal_mode = WAL",
         f"PRAGMA synchronous = {synchronous}",
         "PRAGMA foreign_keys = ON",
-        for_new_file="PRAGMA auto_vacuum = INCREMENTAL",
     )
     _begin_with(engine, "BEGIN IMMEDIATE")
     return engine
@@ -152,22 +150,17 @@ def _sqlite_reader(url: URL, busy_seconds: float) -> AsyncEngine:
     return engine
 
 
-def _sqlite_engine(url: URL, busy_seconds: float, pool_size: int | None) -> AsyncEngine:
+def _sqlite_engine(url: URL, busy_seconds: float, pool_size: int) -> AsyncEngine:
     """`isolation_level` None: the driver starts no transaction of its own, so savepoints and BEGIN IMMEDIATE work."""
-    target = url.set(drivername="sqlite+aiosqlite")
-    arguments = {"isolation_level": None, "timeout": busy_seconds}
-    if pool_size is None:
-        engine = create_async_engine(target, connect_args=arguments, poolclass=NullPool)
-    else:
-        engine = create_async_engine(
-            target,
-            connect_args=arguments,
-            pool_size=pool_size,
-            max_overflow=0,
-            pool_timeout=_POOL_WAIT_SECONDS,
-            json_serializer=_dumps,
-            json_deserializer=_loads,
-        )
+    engine = create_async_engine(
+        url.set(drivername="sqlite+aiosqlite"),
+        connect_args={"isolation_level": None, "timeout": busy_seconds},
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=_POOL_WAIT_SECONDS,
+        json_serializer=_dumps,
+        json_deserializer=_loads,
+    )
     event.listen(engine.sync_engine, "do_connect", _open_once)
     return engine
 
@@ -177,17 +170,12 @@ def _open_once(dialect: Dialect, entry: ConnectionPoolEntry, arguments: list[str
     sqlite3.connect(arguments[0], uri=bool(named.get("uri"))).close()
 
 
-def _on_connect(engine: AsyncEngine, *statements: str, for_new_file: str | None = None) -> None:
-    """Prepare each connection; what is `for_new_file` would need the write lock on one that is in use."""
-
+def _on_connect(engine: AsyncEngine, *statements: str) -> None:
     @event.listens_for(engine.sync_engine, "connect")
     def prepare(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
         with ExitStack() as on_error:
             on_error.callback(connection.close)
             cursor = connection.cursor()
-            cursor.execute("PRAGMA page_count")
-            if for_new_file and cursor.fetchone() == (0,):
-                cursor.execute(for_new_file)
             for statement in statements:
                 cursor.execute(statement)
             cursor.close()
@@ -200,11 +188,7 @@ def _begin_with(engine: AsyncEngine, statement: str) -> None:
         connection.exec_driver_sql(statement)
 
 
-def _postgres(url: str) -> AsyncEngine:
-    return _postgres_engine(url, command_seconds=_COMMAND_SECONDS, pooled=True)
-
-
-def _postgres_engine(url: str, *, command_seconds: float | None, pooled: bool) -> AsyncEngine:
+def _postgres(url: str, *, command_seconds: float | None) -> AsyncEngine:
     """The driver reads the URL itself, so that `sslmode`, `sslrootcert` and `host=/socket` mean what they say."""
     dsn, connect_seconds = _dsn(url)
 
@@ -216,8 +200,6 @@ def _postgres_engine(url: str, *, command_seconds: float | None, pooled: bool) -
             server_settings={"application_name": "spanloom", "timezone": "UTC", "jit": "off"},
         )
 
-    if not pooled:
-        return create_async_engine("postgresql+asyncpg://", async_creator=open_connection, poolclass=NullPool)
     return create_async_engine(
         "postgresql+asyncpg://",
         async_creator=open_connection,
