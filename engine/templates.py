@@ -49,7 +49,7 @@ def checked_params(template: Template, params: JsonObject) -> JsonObject:
     values = {**template.defaults, **params}
     problem = next(iter(_validator(orjson.dumps(template.parameters)).iter_errors(values)), None)
     if problem is not None:
-        raise InvalidParams(_sentence(template, problem))
+        raise InvalidParams(_sentence(template, problem, values))
     return values
 
 
@@ -111,8 +111,10 @@ def _no_remote_schema(uri: str) -> Json:
     raise ValueError(f"{uri} is not part of the schema")
 
 
-def _sentence(template: Template, problem: ValidationError) -> str:
+def _sentence(template: Template, problem: ValidationError, values: JsonObject) -> str:
     where = ".".join(str(step) for step in problem.instance_path)
+    if where in values and values[where] is None:
+        return f"template {template.key} needs the parameter {where} here"
     if where:
         return f"parameter {where} of template {template.key}: {problem.message}"
     return f"the parameters of template {template.key}: {problem.message}"

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from engine.errors import ExpressionError, InvalidParams
+from engine.files import FilesRetriever
 from engine.graph import Json, JsonObject
 from engine.library import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.prompts import parse as parse_prompt
@@ -191,8 +192,15 @@ def test_an_include_that_is_no_expression_says_which_node() -> None:
     [
         ("rag_chat", {"max_dokuments": 3}, "has no parameter 'max_dokuments'; did you mean 'max_documents'?"),
         ("document_qa", {"zzz": 1}, "has no parameter 'zzz'; it has max_documents, "),
-        ("rag_chat", {"max_documents": "secret"}, 'parameter max_documents of .*: its value is not of type "integer"'),
-        ("rag_chat", {"memory_window": 0}, "memory_window .*: its value is less than the minimum of 1"),
+        (
+            "rag_chat",
+            {"path": "docs", "max_documents": "secret"},
+            'parameter max_documents of .*: its value is not of type "integer"',
+        ),
+        ("rag_chat", {"path": "docs", "memory_window": 0}, "memory_window .*: its value is less than the minimum of 1"),
+        ("rag_chat", {}, "template rag_chat needs the parameter path here"),
+        ("document_qa", {"path": None}, "template document_qa needs the parameter path here"),
+        ("universal_chat", {"enable_retrieval": True}, "template universal_chat needs the parameter path here"),
         ("tool_agent", {"allowed_tools": ["a", 3]}, r"parameter allowed_tools\.1 of template tool_agent"),
     ],
 )
@@ -215,14 +223,10 @@ def test_a_parameter_that_the_template_does_not_declare_is_said() -> None:
         resolve(template(variables={"x": {"$param": "typo"}}), {})
 
 
-class AnyRetriever:
-    """Takes a path and finds nothing."""
+class Archive:
+    """A retriever that takes no options and finds nothing."""
 
-    options_schema: JsonObject = {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {"path": {"type": "string"}},
-    }
+    options_schema: JsonObject = {"type": "object", "additionalProperties": False}
 
     async def retrieve(self, query: RetrievalQuery) -> list[Passage]:
         return []
@@ -232,7 +236,7 @@ RESOURCES = Resources(
     models=ScriptedModels(ScriptedModel([]), ScriptedModel([], model="other")),
     prices=PerTokenPrices(),
     tools=builtin_tools(),
-    retrievers={"files": AnyRetriever()},
+    retrievers={"files": FilesRetriever([]), "archive": Archive()},
     templates=BuiltinTemplates(),
     definitions=NoDefinitions(),
     conversations=NoConversations(),
@@ -256,6 +260,11 @@ VARIANTS: list[tuple[str, JsonObject, list[str]]] = [
     (
         "rag_chat",
         {"path": "docs", "score_threshold": 0.2, **MODEL},
+        ["start --> memory", "memory --> retrieval", "retrieval --> answer", "answer --> end"],
+    ),
+    (
+        "rag_chat",
+        {"retriever": "archive"},
         ["start --> memory", "memory --> retrieval", "retrieval --> answer", "answer --> end"],
     ),
     (
