@@ -279,7 +279,7 @@ def _text(path: Path) -> str:
     """The text of a file; nothing of one that is binary or has gone since."""
     try:
         descriptor = os.open(os.path.realpath(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:  # noqa: PTH123 - only open takes a descriptor
+        with os.fdopen(descriptor, "rb") as file:
             data = file.read(MAX_FILE_BYTES)
     except OSError:
         return ""

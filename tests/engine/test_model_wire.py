@@ -186,15 +186,14 @@ async def test_a_stream_that_breaks_off_is_a_lost_connection(model: ChatModel, a
     aimock.answer(
         {"match": {"userMessage": "hi"}, "response": {"content": text}, "latency": 5, "disconnectAfterMs": 60}
     )
-    seen: list[object] = []
+    answer = aiter(model.stream(asked("hi")))
 
+    first = await anext(answer)
     with pytest.raises(ModelFailure) as caught:
-        async for item in model.stream(asked("hi")):
-            seen.append(item)  # noqa: PERF401 - what came before the break counts
+        _ = [item async for item in answer]
 
+    assert isinstance(first, str)
     assert caught.value.error_type == "connection"
-    assert seen
-    assert all(isinstance(item, str) for item in seen)
 
 
 async def test_a_connection_that_is_cut_is_a_lost_connection(model: ChatModel, aimock: ModelServer) -> None:
