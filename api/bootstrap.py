@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from engine.execution import ExecutionEngine
     from engine.resources import Resources
     from telemetry.journal import Journal
-    from telemetry.pipeline import Pipeline
+    from telemetry.metrics import Metrics
     from telemetry.sdk import Telemetry
+    from telemetry.signals import Batch
 
 EXPORT_SECONDS = 5.0
 """How long the last traces may take to leave for a backend that may hang."""
@@ -40,12 +41,16 @@ class Runtime:
     settings: Settings
     database: Database
     telemetry: "Telemetry"
-    pipeline: "Pipeline"
+    metrics: "Metrics"
     journal: "Journal"
     resources: "Resources"
     engine: "ExecutionEngine"
     is_draining: bool = False
     """No new executions are taken; the running ones may end."""
+
+    def cancel(self, execution_id: str, reason: str | None) -> None:
+        """Ask an execution to stop, if it runs in this process."""
+        self.engine.cancel(execution_id, reason or CANCELLED_FROM_OUTSIDE)
 
     async def drain(self) -> None:
         """Take no more executions and let the running ones end, for `SPANLOOM_DRAIN_SECONDS`; then cancel them."""
@@ -59,6 +64,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     prepare_process(settings)
     from engine.execution import ExecutionEngine
     from telemetry.journal import Journal
+    from telemetry.metrics import Metrics
     from telemetry.pipeline import Pipeline
     from telemetry.records import Records
     from telemetry.sdk import build_telemetry
@@ -70,8 +76,13 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         resources = await _resources(settings, database, stack)
         telemetry = build_telemetry()
         stack.push_async_callback(_in_time, telemetry.shutdown)
-        pipeline = Pipeline([Records()])
+
+        def count(batch: "Batch") -> None:
+            metrics.feed(batch)
+
+        pipeline = Pipeline([Records()], after_commit=count)
         journal = await stack.enter_async_context(Journal(database, pipeline))
+        metrics = Metrics(database, journal.health, pipeline.dead_letters)
         telemetry.add(journal.spans, journal.events)
         engine = ExecutionEngine(
             resources,
@@ -80,8 +91,8 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             logger_provider=telemetry.logger_provider,
             disconnect_seconds=settings.disconnect_seconds,
         )
-        journal.listen_for_cancel(lambda id_, reason: _cancel(engine, id_, reason))
-        runtime = Runtime(settings, database, telemetry, pipeline, journal, resources, engine)
+        runtime = Runtime(settings, database, telemetry, metrics, journal, resources, engine)
+        journal.listen_for_cancel(runtime.cancel)
         stack.push_async_callback(engine.close)
         yield runtime
 
@@ -107,27 +118,29 @@ async def _check_schema(url: str) -> None:
 
 
 async def _resources(settings: Settings, database: Database, stack: AsyncExitStack) -> "Resources":
+    from api.folders import ConfiguredFolders
+    from engine.files import FilesRetriever
     from engine.pricing import GenaiPrices
     from engine.providers import LangChainModels
     from engine.resources import Resources
     from engine.store.conversations import StoredConversations
     from engine.store.definitions import StoredDefinitions
+    from engine.tools import builtin_tools
 
     models = LangChainModels(settings.providers, settings.model)
     stack.push_async_callback(models.aclose)
+    files = FilesRetriever(settings.files_roots)
+    stack.callback(files.close)
+    default = {"default": ConfiguredFolders(files, settings.files_roots)} if settings.files_roots else {}
     return Resources(
         models=models,
         prices=GenaiPrices(settings.prices),
-        tools={},
-        retrievers={},
+        tools=builtin_tools(),
+        retrievers={"files": files, **default},
         templates=StoredTemplates(database),
         definitions=StoredDefinitions(database),
         conversations=StoredConversations(database),
     )
-
-
-def _cancel(engine: "ExecutionEngine", execution_id: str, reason: str | None) -> None:
-    engine.cancel(execution_id, reason or CANCELLED_FROM_OUTSIDE)
 
 
 async def _in_time(close: Callable[[], None]) -> None:

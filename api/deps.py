@@ -14,6 +14,9 @@ from engine.request import Caller
 OWNER = "default"
 """Whoever reaches a service without keys."""
 
+LINKED_TRACE = "spanloom.linked_trace"
+"""Where the scope of a request holds the trace of a caller whom executions link to."""
+
 
 class QueryModel(BaseModel):
     """The query parameters of a route; a misspelt one is refused."""
@@ -32,10 +35,14 @@ def _runtime(request: Request) -> Runtime:
 
 
 def _caller(request: Request) -> Caller:
-    """The execution's root span goes below the span of the request, and so joins the caller's trace."""
+    """The execution's root span goes below the span of the request."""
     span = trace.get_current_span()
-    context = trace.set_span_in_context(span, Context()) if span.get_span_context().is_valid else None
-    return Caller(owner=OWNER, correlation_id=ids_of(request).correlation_id, trace_context=context)
+    return Caller(
+        owner=OWNER,
+        correlation_id=ids_of(request).correlation_id,
+        trace_context=trace.set_span_in_context(span, Context()) if span.get_span_context().is_valid else None,
+        trace_link=request.scope.get(LINKED_TRACE),
+    )
 
 
 RuntimeDep = Annotated[Runtime, Depends(_runtime)]

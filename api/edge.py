@@ -11,8 +11,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.problems import Problem, RequestIds, internal_error
+from api.problems import Problem, RequestIds, internal_error, problem_of
 from api.settings import is_loopback
+from engine.errors import SpanloomError
 
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -41,10 +42,15 @@ class Edge:
             await self._app(scope, self._limited(receive), answer.send)
         except Problem as problem:
             await answer.refuse(problem, scope, receive)
+        except SpanloomError as error:
+            refusal = problem_of(error)
+            if refusal.status == 500:
+                log.exception("request failed", extra=_fields(ids))
+            await answer.refuse(refusal, scope, receive)
         except ClientDisconnect:
-            log.debug("the client left while it sent the request", extra={"correlation_id": ids.correlation_id})
+            log.debug("the client left while it sent the request", extra=_fields(ids))
         except Exception:
-            log.exception("request failed", extra={"correlation_id": ids.correlation_id, "trace_id": ids.trace_id})
+            log.exception("request failed", extra=_fields(ids))
             if answer.has_begun:
                 raise
             await answer.refuse(internal_error(), scope, receive)
@@ -114,6 +120,11 @@ def _make_ids(headers: Headers) -> RequestIds:
     given = headers.get("x-correlation-id", "")
     correlation_id = given if _CORRELATION_ID.fullmatch(given) else trace_id
     return RequestIds(correlation_id, trace_id, span_id, span.trace_flags.sampled)
+
+
+def _fields(ids: RequestIds) -> dict[str, str]:
+    """The ids as fields of a log line."""
+    return {"correlation_id": ids.correlation_id, "trace_id": ids.trace_id}
 
 
 def _host_name(header: str) -> str:

@@ -141,13 +141,12 @@ class Problem(Exception):
 
 def problem_of(error: SpanloomError, execution_id: str | None = None) -> Problem:
     """The problem of one of our errors; one that no caller should see is an `internal_error`."""
-    if isinstance(error, MalformedWorkflow):
-        return Problem(error.code, error.message, report=error.report)
     if error.code not in TITLES or error.code == "internal_error":
-        return internal_error()
-    return Problem(error.code, error.message, execution_id=execution_id)
+        return internal_error(execution_id)
+    report = error.report if isinstance(error, MalformedWorkflow) else None
+    return Problem(error.code, error.message, report=report, execution_id=execution_id)
 
 
-def internal_error() -> Problem:
+def internal_error(execution_id: str | None = None) -> Problem:
     """What a caller is told of a fault of ours."""
-    return Problem("internal_error", "The fault is logged under the correlation id.")
+    return Problem("internal_error", "The fault is logged under the correlation id.", execution_id=execution_id)

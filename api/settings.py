@@ -84,8 +84,8 @@ class Settings(BaseSettings):
     trace_url: Annotated[str, AfterValidator(_trace_url)] | None = Field(
         None, description="Where a trace is looked at: http://localhost:16686/trace/{trace_id}"
     )
-    traceparent: Literal["join", "ignore"] = Field(
-        "join", description="Whether executions join the trace of the caller's traceparent header"
+    traceparent: Literal["join", "link", "ignore"] = Field(
+        "join", description="What executions do with the trace of the caller's traceparent header: join, link or ignore"
     )
     model: Annotated[str, AfterValidator(_provider_and_model)] | None = Field(
         None,

@@ -1,0 +1,102 @@
+"""/healthz, /readyz, /metrics: for whoever operates the service."""
+
+from importlib.metadata import version
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, Response
+from pydantic import BaseModel
+from sqlalchemy import text
+
+from api.answers import answers, json_answer
+from api.bootstrap import Runtime
+from api.deps import NoQueryDep, RuntimeDep
+from engine.errors import Unavailable
+from engine.store import migrations
+
+router = APIRouter(tags=["operations"])
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+
+
+class Check(BaseModel):
+    """One thing that must be well; `detail` says what to do if it is not."""
+
+    ok: bool
+    detail: str | None = None
+
+
+class Readiness(BaseModel):
+    """Whether the service takes executions."""
+
+    status: Literal["ready", "not_ready"]
+    checks: dict[Literal["database", "schema", "journal", "draining"], Check]
+
+
+@router.api_route(
+    "/healthz",
+    methods=["GET", "HEAD"],
+    operation_id="operations_health",
+    summary="Whether the process answers; touches nothing",
+    response_model=None,
+    responses=answers({200: {"description": "It does.", "model": Health}}, "invalid_request"),
+)
+async def health(query: NoQueryDep) -> Response:
+    """Alive."""
+    return json_answer(Health(version=version("spanloom")))
+
+
+@router.api_route(
+    "/readyz",
+    methods=["GET", "HEAD"],
+    operation_id="operations_readiness",
+    summary="Whether the service takes executions",
+    response_model=None,
+    responses=answers(
+        {
+            200: {"description": "It does.", "model": Readiness},
+            503: {"description": "It does not; the checks say why.", "model": Readiness},
+        },
+        "invalid_request",
+    ),
+)
+async def readiness(runtime: RuntimeDep, query: NoQueryDep) -> Response:
+    """Everything an execution needs."""
+    draining = Check(ok=not runtime.is_draining, detail="the service is stopping" if runtime.is_draining else None)
+    writable = runtime.journal.health.is_writable
+    journal = Check(ok=writable, detail=None if writable else "the last commit failed; see the log")
+    database, schema = await _database(runtime)
+    checks = {"database": database, "schema": schema, "journal": journal, "draining": draining}
+    ok = all(check.ok for check in checks.values())
+    answer = Readiness.model_validate({"status": "ready" if ok else "not_ready", "checks": checks})
+    return json_answer(answer, 200 if ok else 503)
+
+
+async def _database(runtime: Runtime) -> tuple[Check, Check]:
+    try:
+        async with runtime.database.read() as connection:
+            await connection.execute(text("SELECT 1"))
+        waiting = await migrations.pending(runtime.settings.database_url)
+    except Unavailable as error:
+        return Check(ok=False, detail=error.message), Check(ok=False, detail="unknown")
+    return Check(ok=True), Check(ok=not waiting, detail="run `spanloom migrate`" if waiting else None)
+
+
+@router.get(
+    "/metrics",
+    operation_id="operations_metrics",
+    summary="Metrics for Prometheus, as OpenMetrics or in the older text format by `Accept`",
+    response_model=None,
+    responses=answers(
+        {200: {"description": "The metrics.", "content": {"text/plain": {}, "application/openmetrics-text": {}}}},
+        "invalid_request",
+    ),
+)
+async def metrics(runtime: RuntimeDep, query: NoQueryDep, accept: Annotated[str, Header()] = "") -> Response:
+    """The exact counters are read from the roll-ups now."""
+    content_type, content = await runtime.metrics.exposition(accept)
+    return Response(content, headers={"Content-Type": content_type})
