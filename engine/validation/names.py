@@ -4,52 +4,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from engine.expressions import Expression
 from engine.graph import ContinuePolicy, Json
 from engine.nodes.conditional import ConditionalNode
 from engine.nodes.loop import LoopNode
 from engine.nodes.model import ModelConfig
 from engine.nodes.variable import VariableConfig
-from engine.prompts import BadPrompt
 from engine.validation.rules import Finding
 from engine.validation.subject import Subject
 from engine.view import NAMES
 
 _COMPOSED = ("$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "patternProperties")
 """Keywords by which a JSON Schema has properties that are not listed under `properties`."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlacedRead:
-    """A path that a text reads; `safe` if its being absent is provided for. An edge's text is its source's."""
-
-    pointer: str
-    node_id: str
-    edge_id: str | None
-    path: tuple[str | int, ...]
-    safe: bool
-
-    @property
-    def second(self) -> str | None:
-        """The name below the root, if one is given."""
-        return self.path[1] if len(self.path) > 1 and isinstance(self.path[1], str) else None
-
-    def finding(self, code: str, message: str, hint: str | None = None) -> Finding:
-        """A finding where the path is read."""
-        node_id = self.node_id if self.edge_id is None else None
-        return Finding(code, self.pointer, message, node_id=node_id, edge_id=self.edge_id, hint=hint)
-
-
-def reads(subject: Subject) -> Iterator[PlacedRead]:
-    """Every path that an expression or a prompt of the graph reads."""
-    for placed in subject.expressions:
-        if isinstance(placed.parsed, Expression):
-            for read in placed.parsed.reads:
-                yield PlacedRead(placed.pointer, placed.node_id, placed.edge_id, read.path, read.guarded)
-    for prompt in subject.prompts:
-        if not isinstance(prompt.parsed, BadPrompt):
-            for inserted in prompt.parsed.reads:
-                yield PlacedRead(prompt.pointer, prompt.node_id, None, inserted.path, inserted.has_default)
 
 
 def unknown_name(subject: Subject) -> Iterator[Finding]:
@@ -60,7 +25,7 @@ def unknown_name(subject: Subject) -> Iterator[Finding]:
         "results": [node.id for node in subject.graph.nodes if node.type == ConditionalNode.type],
     }
     what = {"outputs": "node", "loops": "loop node", "results": "conditional node"}
-    for read in reads(subject):
+    for read in subject.reads:
         root, name = str(read.path[0]), read.second
         if root not in NAMES:
             yield read.finding("structure.unknown_name", "There is nothing of this name.", _nearest(root, NAMES))
@@ -76,7 +41,7 @@ def unset_variable(subject: Subject) -> Iterator[Finding]:
         if isinstance(config, VariableConfig) and config.operation != "get":
             known.add(config.variable_name)
     message = "Nothing sets the variable."
-    for read in reads(subject):
+    for read in subject.reads:
         if read.path[0] == "variables" and read.second is not None and read.second not in known:
             yield read.finding("structure.unset_variable", message, _nearest(read.second, known, "variables."))
     for node_id, config in subject.configs.items():
@@ -86,7 +51,7 @@ def unset_variable(subject: Subject) -> Iterator[Finding]:
 
 def maybe_missing(subject: Subject) -> Iterator[Finding]:
     """An output is read that not every path to here has written, and nothing provides for that."""
-    for read in reads(subject):
+    for read in subject.reads:
         name = read.second
         if read.path[0] != "outputs" or read.safe or name not in subject.nodes or read.node_id not in subject.written:
             continue
@@ -98,7 +63,7 @@ def maybe_missing(subject: Subject) -> Iterator[Finding]:
 
 def unknown_output_field(subject: Subject) -> Iterator[Finding]:
     """A field is read that the type's output, or the `response_schema`, does not have."""
-    for read in reads(subject):
+    for read in subject.reads:
         name = read.second
         if read.path[0] != "outputs" or name is None or name not in subject.nodes:
             continue

@@ -1,15 +1,9 @@
 """The security layer: secrets in the document, tools by the handful, foreign text where it can give orders."""
 
-import math
-import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 
-from engine.graph import Json
 from engine.nodes.tools import ToolsConfig
 from engine.prompts import BadPrompt
-from engine.redaction import SECRET_SHAPES
-from engine.strict_json import escape
 from engine.validation.rules import Finding
 from engine.validation.subject import PlacedPrompt, Subject
 
@@ -18,52 +12,12 @@ _UNTRUSTED = frozenset(
 )
 _UNTRUSTED_OUTPUTS = frozenset({"model", "tools", "retrieval"})
 _SHOWN = frozenset({"message", "response"})
-_CREDENTIAL_KEY = re.compile(r"(?i)(?:^|[_-])(?:api_?key|secret|token|passw(?:or)?d|credentials?|authorization)$")
-_RANDOM = re.compile(r"[A-Za-z0-9_\-+/=.]{24,}")
-_MIN_BITS_PER_CHARACTER = 3.5
-_CERTAIN = ("-----BEGIN", "://")
-_PREFIXES = ("sk", "pk", "rk", "spl", "whsec", "xoxa", "xoxb", "xoxp", "xoxr", "ghp", "gho", "glpat")
-_KEY_MARKS = tuple(prefix + mark for prefix in _PREFIXES for mark in "-_")
-_MARKS = (*_KEY_MARKS, "AIza", "AKIA", "eyJ", "-----BEGIN", "bearer", "://")
-"""Texts of which one is in everything that has the shape of a secret; looked for first, since that is cheap."""
 
 
 def secret_value(subject: Subject) -> Iterator[Finding]:
     """A value with the shape of a secret, in any field."""
-    open_values: list[tuple[Json, str, str]] = [(subject.document, "", "")]
-    while open_values:
-        value, pointer, key = open_values.pop()
-        if isinstance(value, dict):
-            open_values.extend((child, f"{pointer}/{escape(name)}", name) for name, child in value.items())
-        elif isinstance(value, list):
-            open_values.extend((child, f"{pointer}/{index}", key) for index, child in enumerate(value))
-        elif isinstance(value, str) and (has_secret_shape(value) or _is_credential(key, value)):
-            yield Finding("security.secret_value", pointer, "The value has the shape of a secret.")
-
-
-def has_secret_shape(text: str) -> bool:
-    """A provider key, JWT, PEM block, bearer header or URL with a password; words without any digit are none."""
-    lowered = text.lower() if "earer" in text.lower() else text
-    if not any(mark in text or mark in lowered for mark in _MARKS):
-        return False
-    return any(
-        any(character.isdigit() for character in found[0])
-        or text[max(0, found.start() - 3) : found.end()].startswith(_CERTAIN)
-        or found[0].startswith(_CERTAIN)
-        for found in SECRET_SHAPES.finditer(text)
-    )
-
-
-def _is_credential(key: str, value: str) -> bool:
-    if _CREDENTIAL_KEY.search(key) is None or _RANDOM.fullmatch(value) is None:
-        return False
-    return any(character.isdigit() for character in value) and _bits_per_character(value) > _MIN_BITS_PER_CHARACTER
-
-
-def _bits_per_character(text: str) -> float:
-    """Shannon entropy: English words have about 3, random letters and digits over 4."""
-    shares = [count / len(text) for count in Counter(text).values()]
-    return -sum(share * math.log2(share) for share in shares)
+    for pointer in subject.secret_pointers:
+        yield Finding("security.secret_value", pointer, "The value has the shape of a secret.")
 
 
 def all_tools(subject: Subject) -> Iterator[Finding]:

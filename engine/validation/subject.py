@@ -13,6 +13,7 @@ from engine.prompts import BadPrompt, JsonPrompt, Prompt, parse_json
 from engine.prompts import parse as parse_prompt
 from engine.topology import Topology
 from engine.validation.rules import Finding
+from engine.validation.secrets import secret_pointers
 from engine.validation.written import outputs_written
 
 
@@ -38,6 +39,27 @@ class PlacedPrompt:
     node_id: str
     field: str
     parsed: "Prompt | JsonPrompt | BadPrompt"
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedRead:
+    """A path that a text reads; `safe` if its being absent is provided for. An edge's text is its source's."""
+
+    pointer: str
+    node_id: str
+    edge_id: str | None
+    path: tuple[str | int, ...]
+    safe: bool
+
+    @property
+    def second(self) -> str | None:
+        """The name below the root, if one is given."""
+        return self.path[1] if len(self.path) > 1 and isinstance(self.path[1], str) else None
+
+    def finding(self, code: str, message: str, hint: str | None = None) -> Finding:
+        """A finding where the path is read."""
+        node_id = self.node_id if self.edge_id is None else None
+        return Finding(code, self.pointer, message, node_id=node_id, edge_id=self.edge_id, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +104,16 @@ class Subject:
     def prompts(self) -> list[PlacedPrompt]:
         """Every prompt and JSON value of prompts."""
         return list(self._prompts())
+
+    @cached_property
+    def reads(self) -> list[PlacedRead]:
+        """Every path that an expression or a prompt reads."""
+        return [*self._expression_reads(), *self._prompt_reads()]
+
+    @cached_property
+    def secret_pointers(self) -> list[str]:
+        """Where a secret seems to stand, `metadata` included."""
+        return secret_pointers(self.document)
 
     @cached_property
     def written(self) -> dict[str, frozenset[str]]:
@@ -129,6 +161,18 @@ class Subject:
                 if text.place.language in ("prompt", "json_prompt"):
                     field = text.pointer.rsplit("/", 1)[1]
                     yield PlacedPrompt(text.pointer, node_id, field, _prompt(text.value))
+
+    def _expression_reads(self) -> Iterator[PlacedRead]:
+        for placed in self.expressions:
+            if isinstance(placed.parsed, Expression):
+                for read in placed.parsed.reads:
+                    yield PlacedRead(placed.pointer, placed.node_id, placed.edge_id, read.path, read.guarded)
+
+    def _prompt_reads(self) -> Iterator[PlacedRead]:
+        for placed in self.prompts:
+            if not isinstance(placed.parsed, BadPrompt):
+                for read in placed.parsed.reads:
+                    yield PlacedRead(placed.pointer, placed.node_id, None, read.path, read.has_default)
 
 
 def _expression(text: Json) -> Expression | BadExpression:

@@ -52,7 +52,7 @@ def _resolved(
     choices += [dict(zip(booleans, values, strict=True)) for values in product([False, True], repeat=len(booleans))]
     for choice in choices:
         try:
-            document = resolve(subject.template, {**subject.examples, **choice})
+            document = _document(subject, choice)
         except (InvalidParams, ExpressionError) as error:
             finding = Finding("schema.bad_parameter", "/parameters", error.message, data=_named(choice))
             yield report_of([finding.issue()], content_hash=None, layers=[Layer.SCHEMA])
@@ -61,6 +61,14 @@ def _resolved(
             yield report.model_copy(
                 update={"issues": [_into_template(issue, subject, document, choice) for issue in report.issues]}
             )
+
+
+def _document(subject: "_Subject", choice: JsonObject) -> JsonObject:
+    """The graph of one choice. What the schema demands only of this choice is taken from the examples as well."""
+    try:
+        return resolve(subject.template, {**subject.needed_examples, **choice})
+    except InvalidParams:
+        return resolve(subject.template, {**subject.examples, **choice})
 
 
 def _named(choice: JsonObject) -> JsonObject:
@@ -96,12 +104,17 @@ class _Subject:
         self.required = {str(name) for name in required} if isinstance(required, list) else set()
         self.examples: JsonObject = {
             name: examples[0]
-            for name in self.required - template.defaults.keys()
-            if isinstance(schema := self.properties.get(name), dict)
+            for name, schema in self.properties.items()
+            if template.defaults.get(name) is None
+            and isinstance(schema, dict)
             and isinstance(examples := schema.get("examples"), list)
             and examples
         }
-        """A value for each required parameter without default."""
+        """A value for each parameter that has an example and no default but null."""
+        self.needed_examples: JsonObject = {
+            name: example for name, example in self.examples.items() if name not in template.defaults
+        }
+        """Those of parameters without any default."""
         self.nodes = _items(template.graph, "nodes")
         self.edges = _items(template.graph, "edges")
         self.uses = list(_uses(template.graph))

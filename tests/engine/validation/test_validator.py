@@ -339,7 +339,7 @@ def _largest() -> JsonObject:
     names = [f"n{number}" for number in range(198)]
     text = "outputs.{0}.value == {1} || (message_count > {1} && input.message.startsWith('{2}'))"
     conditions = [
-        text.format(name, index, "x" * 40) if index < 190 else f"{index}<message_count"
+        text.format(name, index, "x" * 40) if index < 185 else f"{index}<message_count"
         for index, name in enumerate([*names, *names, *names, *names])
     ]
     skips: list[Json] = [
