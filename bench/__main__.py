@@ -1,0 +1,39 @@
+"""`python -m bench [P1 …] [--full | --smoke]`: runs the groups, each prints a table and a JSON line."""
+
+import argparse
+import asyncio
+import importlib
+
+from bench.harness import Effort, serve, show
+
+GROUPS = {
+    "P1": "p01_engine",
+    "P3": "p03_durable",
+    "P4": "p04_stream",
+    "P8": "p08_cost",
+    "P11": "p11_burst",
+    "P12": "p12_start",
+}
+
+
+def main() -> None:
+    """Run the groups that are named, or all."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"{', '.join(GROUPS)} (default: all)")
+    parser.add_argument("--full", action="store_const", const="full", dest="effort", help="as the goals are measured")
+    parser.add_argument("--smoke", action="store_const", const="smoke", dest="effort", help="only see that it runs")
+    parser.add_argument("--worker", nargs=2, metavar=("MODULE", "VARIANT"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        asyncio.run(serve(*arguments.worker))
+        return
+    unknown = set(arguments.groups) - GROUPS.keys()
+    if unknown:
+        parser.error(f"there is no group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
+    effort: Effort = arguments.effort or "short"
+    for name in arguments.groups or GROUPS:
+        show(importlib.import_module(f"bench.{GROUPS[name]}").measure(effort), effort)
+
+
+if __name__ == "__main__":
+    main()
