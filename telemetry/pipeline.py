@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
 from engine.graph import JsonObject
-from engine.store.failures import unavailable
+from engine.redaction import redact
 from telemetry.signals import Batch, Signal, SpanRecord
 from telemetry.tables import dead_letter
 
@@ -115,8 +115,9 @@ class Pipeline:
         except Exception as error:
             if connection.invalidated and isinstance(error, TimeoutError):
                 raise ConsumerHung(consumer.name) from error
-            if connection.invalidated or _is_about_the_database(error):
+            if connection.invalidated:
                 raise
+            # Where the transaction is lost this fails too, and the whole of it is tried again.
             await savepoint.rollback()
             return error
         await savepoint.commit()
@@ -148,11 +149,7 @@ def document(signal: Signal) -> JsonObject:
 
 
 def reason(error: Exception) -> str:
-    """Which error it was, without the statement and its values."""
+    """Which error it was: its first line, without the statement and its values."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    return f"{type(cause).__name__}: {cause}"[:500]
-
-
-def _is_about_the_database(error: Exception) -> bool:
-    """Gone, full, locked, deadlocked: no signal is to blame, and the whole transaction is to be tried again."""
-    return isinstance(error, DBAPIError) and unavailable(error, "") is not None
+    sentence = next(iter(str(cause).splitlines()), "")
+    return redact(f"{type(cause).__name__}: {sentence}"[:500])

@@ -173,6 +173,20 @@ async def get_execution(connection: AsyncConnection, execution_id: str, owner: s
     return record
 
 
+async def find_ids(connection: AsyncConnection, beginning: str, owner: str | None, *, limit: int) -> list[str]:
+    """Executions whose id begins like this, newest first; those the pipeline has not recorded yet count too."""
+    found: set[str] = set()
+    tables = (
+        (executions.c.id, executions.c.owner_id),
+        (execution_control.c.execution_id, execution_control.c.owner_id),
+    )
+    for id_column, owner_column in tables:
+        mine = [owner_column == owner] if owner is not None else []
+        statement = select(id_column).where(id_column.startswith(beginning, autoescape=True), *mine)
+        found |= set((await connection.execute(statement.order_by(id_column.desc()).limit(limit))).scalars())
+    return sorted(found, reverse=True)[:limit]
+
+
 @dataclass(frozen=True, slots=True)
 class TraceSpan:
     """One span of a trace, `depth` below its root. `duration_us` is null while it runs."""

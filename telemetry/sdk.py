@@ -37,6 +37,21 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
+# Each is named, so that no variable cuts an id or pushes it out.
+_SPAN_LIMITS = SpanLimits(
+    max_attributes=MAX_ATTRIBUTES,
+    max_span_attributes=MAX_ATTRIBUTES,
+    max_attribute_length=SpanLimits.UNSET,
+    max_span_attribute_length=SpanLimits.UNSET,
+)
+_LOG_LIMITS = LogRecordLimits(
+    max_attributes=MAX_ATTRIBUTES,
+    max_log_record_attributes=MAX_ATTRIBUTES,
+    max_attribute_length=LogRecordLimits.UNSET,
+    max_log_record_attribute_length=LogRecordLimits.UNSET,
+)
+
+
 class ExportSettingInvalid(ValueError):
     """An OTEL_* variable has a value that is not supported."""
 
@@ -44,16 +59,16 @@ class ExportSettingInvalid(ValueError):
 class _Tracers(TracerProvider):
     """A provider that `OTEL_SDK_DISABLED` does not switch off: the books are made from its spans."""
 
-    def __init__(self, resource: Resource, limits: SpanLimits) -> None:
-        super().__init__(sampler=ALWAYS_ON, resource=resource, span_limits=limits, shutdown_on_exit=False)
+    def __init__(self, resource: Resource) -> None:
+        super().__init__(sampler=ALWAYS_ON, resource=resource, span_limits=_SPAN_LIMITS, shutdown_on_exit=False)
         self._disabled = False
 
 
 class _Loggers(LoggerProvider):
     """The same for events."""
 
-    def __init__(self, resource: Resource, limits: LogRecordLimits) -> None:
-        super().__init__(resource=resource, log_record_limits=limits, shutdown_on_exit=False)
+    def __init__(self, resource: Resource) -> None:
+        super().__init__(resource=resource, log_record_limits=_LOG_LIMITS, shutdown_on_exit=False)
         self._disabled = False
 
 
@@ -81,9 +96,8 @@ def build_telemetry() -> Telemetry:
     Raises `ExportSettingInvalid` for a value that names no exporter or protocol of ours.
     """
     resource = Resource.create(_service())
-    unlimited = SpanLimits.UNSET
-    tracers = _Tracers(resource, SpanLimits(MAX_ATTRIBUTES, max_attribute_length=unlimited))
-    loggers = _Loggers(resource, LogRecordLimits(MAX_ATTRIBUTES, max_attribute_length=unlimited))
+    tracers = _Tracers(resource)
+    loggers = _Loggers(resource)
     for span_exporter in _exporters("TRACES", _SPAN_EXPORTERS):
         delay = _delay_millis("OTEL_BSP_SCHEDULE_DELAY")
         tracers.add_span_processor(BatchSpanProcessor(span_exporter, schedule_delay_millis=delay))
