@@ -51,6 +51,14 @@ def test_a_model_without_a_price_is_unpriced_not_free(provider: str, model: str)
     assert PRICES.upper_nano_usd(provider, model, 1, 1) is None
 
 
+def test_output_of_a_model_priced_for_input_alone_is_unpriced() -> None:
+    def nano_usd(output_tokens: int) -> int | None:
+        tokens = usage(input_tokens=100, output_tokens=output_tokens)
+        return PRICES.price("openai", "text-embedding-3-small", tokens, NOW).nano_usd
+
+    assert (nano_usd(0), nano_usd(1)) == (2_000, None)
+
+
 def test_an_unknown_provider_is_priced_by_the_models_name() -> None:
     tokens = usage(input_tokens=1_000, output_tokens=10)
 

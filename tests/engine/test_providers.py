@@ -20,7 +20,7 @@ from engine.providers import MAX_CLIENTS, PROVIDERS, LangChainModels, ProviderSe
 from engine.resources import ChatModel, Message, ModelReply, ModelRequest, Models, ModelSettings
 from engine.result import Usage
 
-KEY = "sk-test-0123456789abcdef"
+KEY = "a-key-of-no-known-shape-0123"
 SET = ProviderSettings(KEY)
 HI: list[Message] = [{"id": "1", "role": "user", "content": "hi"}]
 
