@@ -1,10 +1,11 @@
 """How the bookkeeping itself is doing, as plain numbers that `/metrics` and the readiness check read."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class JournalHealth:
+class Health:
     """Counters since the start, and what is going on now."""
 
     commits: int = 0
@@ -24,3 +25,5 @@ class JournalHealth:
     """Executions that were accepted here and have not ended."""
     is_writable: bool = True
     """Whether the last commit succeeded."""
+    dead_letters: Counter[str] = field(default_factory=Counter)
+    """Signals kept aside, by the consumer that could not store them."""

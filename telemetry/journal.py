@@ -27,7 +27,6 @@ from engine.store.control import accept_many, cancel_requests, finish_many
 from engine.store.database import Database
 from engine.store.tables import execution_control
 from telemetry.buffers import Buffer, Buffers, EventIntake, SpanIntake
-from telemetry.health import JournalHealth
 from telemetry.pipeline import ConsumerHung, Pipeline
 from telemetry.signals import BadSignal, Batch, event_record, span_record
 
@@ -90,7 +89,7 @@ class Journal(Ledger):
         self._tasks: list[asyncio.Task[None]] = []
         self.spans: SpanProcessor = SpanIntake(self._buffers)
         self.events: LogRecordProcessor = EventIntake(self._buffers)
-        self.health = JournalHealth()
+        self.health = pipeline.health
 
     async def __aenter__(self) -> Self:
         self._send, self._receive = anyio.create_memory_object_stream[_Decision](_QUEUE)

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine import semconv
 from engine.store.database import Database
 from engine.store.tables import workflow_templates
-from telemetry.health import JournalHealth
+from telemetry.health import Health
 from telemetry.signals import Attributes, Batch, Kind, SpanRecord
 from telemetry.tables import TOKEN_COLUMNS, execution_rollups_daily
 
@@ -76,7 +76,7 @@ class LabelCap:
 class Metrics:
     """Counts committed signals and writes everything out for Prometheus."""
 
-    def __init__(self, database: Database, health: JournalHealth, dead_letters: Mapping[str, int]) -> None:
+    def __init__(self, database: Database, health: Health) -> None:
         self._database = database
         self._registry = CollectorRegistry()
         self._exact = _Exact()
@@ -109,7 +109,7 @@ class Metrics:
             registry=self._registry,
         )
         self._registry.register(self._exact)
-        self._registry.register(_Health(health, dead_letters))
+        self._registry.register(_HealthCollector(health))
 
     def feed(self, batch: Batch) -> None:
         """Count signals that have become durable."""
@@ -252,12 +252,11 @@ class _Exact(Collector):
         yield _family("spanloom_tokens", "Tokens of model calls", ("template", "model", "type"), tokens)
 
 
-class _Health(Collector):
+class _HealthCollector(Collector):
     """How the bookkeeping itself is doing."""
 
-    def __init__(self, health: JournalHealth, dead_letters: Mapping[str, int]) -> None:
+    def __init__(self, health: Health) -> None:
         self._health = health
-        self._dead_letters = dead_letters
 
     def collect(self) -> Iterable[Metric]:
         health = self._health
@@ -279,7 +278,7 @@ class _Health(Collector):
             yield GaugeMetricFamily(name, meaning, value=value)
         for name, (meaning, count) in counters.items():
             yield CounterMetricFamily(name, meaning, value=count)
-        dead: Counts = {(consumer,): letters for consumer, letters in self._dead_letters.items()}
+        dead: Counts = {(consumer,): letters for consumer, letters in health.dead_letters.items()}
         yield _family("spanloom_dead_letters", "Signals kept aside", ("consumer",), dead)
 
 

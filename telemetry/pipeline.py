@@ -5,7 +5,6 @@ One consumer's failure reaches neither another consumer nor the decision that th
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from uuid_utils.compat import uuid7
 
 from engine.graph import JsonObject
 from engine.redaction import redact
+from telemetry.health import Health
 from telemetry.signals import Batch, Signal, SpanRecord
 from telemetry.tables import dead_letter
 
@@ -54,14 +54,15 @@ class Pipeline:
         self,
         consumers: Sequence[Consumer],
         *,
+        health: Health | None = None,
         after_commit: Callable[[Batch], None] | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
         self._consumers = list(consumers)
         self._after_commit = after_commit
         self._timeout_seconds = timeout_seconds
-        self.dead_letters: Counter[str] = Counter({consumer.name: 0 for consumer in consumers})
-        """Signals kept aside since the start, by consumer."""
+        self.health = health or Health()
+        self.health.dead_letters.update({consumer.name: 0 for consumer in consumers})
 
     async def apply(self, connection: AsyncConnection, batch: Batch, hung: frozenset[str] = frozenset()) -> None:
         """Apply the batch inside the caller's transaction.
@@ -103,7 +104,7 @@ class Pipeline:
             for id_, said in rows
         ]
         await connection.execute(insert(dead_letter), values)
-        self.dead_letters[consumer] += len(values)
+        self.health.dead_letters[consumer] += len(values)
         log.error("signals kept aside", extra={"consumer": consumer, "signals": len(values), "reason": reason})
 
     async def _try(self, connection: AsyncConnection, consumer: Consumer, batch: Batch) -> Exception | None:

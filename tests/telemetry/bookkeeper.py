@@ -57,7 +57,7 @@ class Story:
 
     def answer(self, usage: Usage | None = ANSWER, *, model: str = "small", wasted: bool = False) -> None:
         """A node with one model call."""
-        node = self._node("model")
+        node = self.node("model")
         call = node.model_call(ScriptedModel([], model=model), REQUEST)
         if wasted:
             call.fail("overloaded", "too busy", usage, Waste.RETRIED)
@@ -68,18 +68,19 @@ class Story:
 
     def tool(self) -> None:
         """A node with one tool call and one retrieval."""
-        node = self._node("tools")
+        node = self.node("tools")
         node.tool_call("calculate", "call-1", 1).complete()
         node.retrieval("files").complete({semconv.RETRIEVAL_DOCUMENTS: 2})
         node.complete(label="again", edges="e2", degraded=False)
 
     def cancelled_call(self) -> None:
         """A node that was cut off in its model call."""
-        node = self._node("model")
+        node = self.node("model")
         node.model_call(ScriptedModel([], model="small"), REQUEST).cancel()
         node.cancel()
 
-    def _node(self, type_: str) -> NodeSpan:
+    def node(self, type_: str) -> NodeSpan:
+        """Begin a node."""
         self.node_number += 1
         id_ = f"n{self.node_number}"
         static: Attributes = {semconv.NODE_ID: id_, semconv.NODE_TYPE: type_, semconv.NODE_PATH: id_}

@@ -1,6 +1,5 @@
 """Prometheus reads the same numbers as everybody else."""
 
-from collections import Counter
 from datetime import UTC, datetime
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
@@ -9,8 +8,8 @@ from sqlalchemy import insert
 
 from engine.store.database import Database
 from engine.store.tables import workflow_templates
-from telemetry.health import JournalHealth
 from telemetry.metrics import OTHER, LabelCap, Metrics
+from telemetry.pipeline import Pipeline
 from telemetry.records import Records
 from telemetry.signals import Batch
 from tests.telemetry.bookkeeper import Listener
@@ -37,7 +36,7 @@ def only(samples: Samples, start: str) -> list[float]:
 
 def made(database: Database) -> Metrics:
     """Metrics with nothing counted yet."""
-    return Metrics(database, JournalHealth(), Counter(records=0))
+    return Metrics(database, Pipeline([Records()]).health)
 
 
 async def register(database: Database, template_id: str = "t-1", key: str = "answer") -> None:

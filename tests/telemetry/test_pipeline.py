@@ -67,7 +67,7 @@ async def test_a_poisoned_signal_is_kept_aside_and_the_rest_is_stored(database: 
     async with database.read() as connection:
         stored = (await connection.execute(select(func.count()).select_from(spans))).scalar_one()
     assert stored == len(good) - len(bad)
-    assert len(await letters(database)) == len(bad) == pipeline.dead_letters["records"]
+    assert len(await letters(database)) == len(bad) == pipeline.health.dead_letters["records"]
 
 
 @pytest.mark.parametrize("number", range(4))

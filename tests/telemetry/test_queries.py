@@ -159,7 +159,7 @@ async def test_the_trace_of_a_running_execution_begins_with_its_open_root(keeper
 async def test_a_span_whose_parent_still_runs_stands_under_the_root(keeper: Bookkeeper) -> None:
     story = keeper.begin()
     await keeper.journal.accept(story.acceptance())
-    node = story._node("tools")
+    node = story.node("tools")
     node.retrieval("files").complete()
     await keeper.journal.checkpoint(story.subject.execution_id)
     assert await tree(keeper.database, story) == "invoke_workflow answer running\n  retrieval files completed"

@@ -237,7 +237,7 @@ def test_limits_of_the_environment_cut_no_ids(monkeypatch: pytest.MonkeyPatch) -
 
 def test_more_attributes_than_the_sdk_keeps_by_default_do_not_push_out_the_ids() -> None:
     listener = Listener()
-    node = listener.begin()._node("model")
+    node = listener.begin().node("model")
     node.update({f"own.{number}": number for number in range(200)})
     node.complete(label=None, edges=None, degraded=False)
     (span,) = listener.spans.get_finished_spans()

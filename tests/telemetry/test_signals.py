@@ -105,7 +105,7 @@ def test_what_the_execution_row_says_is_not_said_again_by_each_span() -> None:
 def test_content_does_not_reach_a_record() -> None:
     listener = Listener()
     story = listener.begin()
-    node = story._node("model")
+    node = story.node("model")
     node[semconv.INPUT_MESSAGES] = "what the user said"
     node["workflow.variable.name"] = "x"
     node.complete(label=None, edges=None, degraded=False)
@@ -116,7 +116,7 @@ def test_content_does_not_reach_a_record() -> None:
 
 def test_a_repaired_attribute_is_named() -> None:
     listener = Listener()
-    node = listener.begin()._node("model")
+    node = listener.begin().node("model")
     node[semconv.EDGE_TAKEN] = "a\0"
     node.complete(label=None, edges=None, degraded=False)
     (record,) = listener.signals()[1:]
@@ -125,7 +125,7 @@ def test_a_repaired_attribute_is_named() -> None:
 
 def test_a_field_of_the_wrong_type_is_refused() -> None:
     listener = Listener()
-    node = listener.begin()._node("model")
+    node = listener.begin().node("model")
     node[semconv.COST_NANO_USD] = "much"
     node.complete(label=None, edges=None, degraded=False)
     (span,) = listener.spans.get_finished_spans()
