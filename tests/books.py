@@ -1,0 +1,60 @@
+"""What must hold when a test that ran workflows is over, whatever it was about: the books agree and nothing was lost.
+
+`tests/<folder>/conftest.py` imports the fixture `books_agree` where tests run workflows.
+"""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+
+from engine.store import migrations
+from engine.store.database import Database
+from engine.store.tables import execution_control
+from telemetry.books import check_books
+from telemetry.tables import dead_letter, executions
+
+DATABASE_FIXTURES = ("migrated_url", "migrated_sqlite_url", "migrated_postgres_url", "database_url", "postgres_url")
+
+
+@pytest.fixture(autouse=True)
+async def books_agree(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[None]:
+    """After the test every database that it used is audited: those of its fixtures, and files in `tmp_path`."""
+    used = [name for name in DATABASE_FIXTURES if name in request.fixturenames]
+    urls = {str(request.getfixturevalue(name)) for name in used}
+    yield
+    urls |= {f"sqlite:///{file}" for file in tmp_path.rglob("*.db")}
+    assert [problem for url in sorted(urls) for problem in await audit(url)] == []
+
+
+async def audit(url: str) -> list[str]:
+    """Every difference in the books of a database, as a sentence; nothing if it has no schema."""
+    if await migrations.pending(url):
+        return []
+    async with Database(url) as database:
+        return [*await check_books(database), *await _undecided(database), *await _kept_aside(database)]
+
+
+async def _undecided(database: Database) -> list[str]:
+    """Every accepted execution has one record, with the terminal status that was decided; no record comes alone."""
+    async with database.read() as connection:
+        control = await connection.execute(select(_control.execution_id, _control.status))
+        records = await connection.execute(select(executions.c.id, executions.c.status))
+        decided = {row.execution_id: row.status for row in control}
+        told = {row.id: row.status for row in records}
+    return [
+        f"execution {id_}: decided {decided.get(id_)}, recorded {told.get(id_)}"
+        for id_ in sorted(decided.keys() | told.keys())
+        if decided.get(id_) not in TERMINAL or decided.get(id_) != told.get(id_)
+    ]
+
+
+async def _kept_aside(database: Database) -> list[str]:
+    async with database.read() as connection:
+        count = (await connection.execute(select(func.count()).select_from(dead_letter))).scalar_one()
+    return [f"{count} dead letters"] if count else []
+
+
+_control = execution_control.c
+TERMINAL = ("completed", "failed", "cancelled")

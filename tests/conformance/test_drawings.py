@@ -1,0 +1,218 @@
+"""The span tree of every built-in template, with each of its options, as a drawing."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.graph import JsonObject
+from engine.testing import Call, Say, Step
+from tests.workshop import drawing, request, workshop
+
+ANSWER = Say("In the north tower.")
+CALCULATE = Call("calculate", {"expression": "6 * 7"})
+SEARCH = Call("search_docs", {"query": "clock"})
+NOT_FOUND = "The documents hold nothing about this question."
+
+# Name of the case -> template, its parameters, what the model does, the tree.
+DRAWINGS: dict[str, tuple[str, JsonObject, list[Step], str]] = {
+    "universal_chat": (
+        "universal_chat",
+        {},
+        [ANSWER],
+        """
+invoke_workflow universal_chat  completed
+  execute_node start
+  execute_node memory
+  execute_node answer
+    chat scripted-1
+  execute_node end
+""",
+    ),
+    "universal_chat without memory": (
+        "universal_chat",
+        {"enable_memory": False},
+        [ANSWER],
+        """
+invoke_workflow universal_chat  completed
+  execute_node start
+  execute_node answer
+    chat scripted-1
+  execute_node end
+""",
+    ),
+    "universal_chat with retrieval": (
+        "universal_chat",
+        {"enable_retrieval": True, "path": "."},
+        [ANSWER],
+        """
+invoke_workflow universal_chat  completed
+  execute_node start
+  execute_node memory
+  execute_node retrieval
+    retrieval files
+  execute_node answer
+    chat scripted-1
+  execute_node end
+""",
+    ),
+    "universal_chat with tools": (
+        "universal_chat",
+        {"enable_tools": True},
+        [CALCULATE, ANSWER],
+        """
+invoke_workflow universal_chat  completed
+  execute_node start
+  execute_node memory
+  execute_node answer
+    chat scripted-1
+  execute_node tools
+    execute_tool calculate
+  execute_node answer
+    chat scripted-1
+  execute_node end
+""",
+    ),
+    "universal_chat with everything": (
+        "universal_chat",
+        {"enable_retrieval": True, "enable_tools": True, "path": "."},
+        [CALCULATE, ANSWER],
+        """
+invoke_workflow universal_chat  completed
+  execute_node start
+  execute_node memory
+  execute_node retrieval
+    retrieval files
+  execute_node answer
+    chat scripted-1
+  execute_node tools
+    execute_tool calculate
+  execute_node answer
+    chat scripted-1
+  execute_node end
+""",
+    ),
+    "rag_chat": (
+        "rag_chat",
+        {"path": "."},
+        [ANSWER],
+        """
+invoke_workflow rag_chat  completed
+  execute_node start
+  execute_node memory
+  execute_node retrieval
+    retrieval files
+  execute_node answer
+    chat scripted-1
+  execute_node end
+""",
+    ),
+    "tool_agent": (
+        "tool_agent",
+        {},
+        [CALCULATE, ANSWER],
+        """
+invoke_workflow tool_agent  completed
+  execute_node start
+  execute_node memory
+  execute_node answer
+    chat scripted-1
+  execute_node tools
+    execute_tool calculate
+  execute_node answer
+    chat scripted-1
+  execute_node end
+""",
+    ),
+    "tool_agent with documents": (
+        "tool_agent",
+        {"path": "."},
+        [SEARCH, ANSWER],
+        """
+invoke_workflow tool_agent  completed
+  execute_node start
+  execute_node memory
+  execute_node library
+  execute_node answer
+    chat scripted-1
+  execute_node tools
+    execute_tool search_docs
+  execute_node answer
+    chat scripted-1
+  execute_node end
+""",
+    ),
+    "document_qa, found": (
+        "document_qa",
+        {"path": "."},
+        [ANSWER],
+        """
+invoke_workflow document_qa  completed
+  execute_node start
+  execute_node retrieval
+    retrieval files
+  execute_node answer
+    chat scripted-1
+  execute_node end
+""",
+    ),
+    "document_qa, nothing found": (
+        "document_qa",
+        {"path": "elsewhere.md"},
+        [],
+        """
+invoke_workflow document_qa  completed
+  execute_node start
+  execute_node retrieval
+    retrieval files
+  execute_node not_found
+""",
+    ),
+}
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    """Two small files."""
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    (folder / "tower.md").write_text("# The tower\n\nThe clock hangs in the north tower.\n")
+    (folder / "elsewhere.md").write_text("# Bread\n\nFlour, water and salt.\n")
+    return folder
+
+
+@pytest.mark.parametrize("name", list(DRAWINGS))
+async def test_a_built_in_template_draws_its_tree(documents: Path, migrated_sqlite_url: str, name: str) -> None:
+    template, params, script, tree = DRAWINGS[name]
+    async with workshop(migrated_sqlite_url, documents) as shop:
+        engine = shop.engine(script)
+        source = {"kind": "template", "template": template, "params": params}
+        result = await engine.execute(request(source, "Where does the clock hang?"))
+        assert drawing((await shop.trace(result.execution_id)).spans) == tree
+    assert result.response == (ANSWER.text if script else NOT_FOUND)
+
+
+async def test_a_long_conversation_is_summarised_by_a_model_call_of_its_own(migrated_sqlite_url: str) -> None:
+    async with workshop(migrated_sqlite_url) as shop:
+        chat: JsonObject = {"kind": "chat", "params": {"memory_window": 2}}
+        engine = shop.engine([Say("One."), Say("They counted."), Say("Two.")])
+        first = await engine.execute(request(chat, "Count."))
+        chat["conversation_id"] = first.metadata.conversation_id
+        second = await engine.execute(request(chat, "Go on."))
+        assert drawing((await shop.trace(second.execution_id)).spans) == LONG_CHAT
+
+
+LONG_CHAT = """
+invoke_workflow chat  completed
+  execute_node start
+  execute_node memory
+    chat scripted-1
+  execute_node answer
+    chat scripted-1
+  execute_node end
+"""
+
+
+def test_no_built_in_template_is_left_out() -> None:
+    from engine.templates import load_builtin
+
+    assert {template.key for template in load_builtin()} == {drawn[0] for drawn in DRAWINGS.values()}

@@ -1,0 +1,130 @@
+"""A thousand executions, 64 at a time: the books hold every one of them."""
+
+import asyncio
+from collections import Counter
+from itertools import cycle, islice
+
+import pytest
+from sqlalchemy import select
+
+from engine.execution import ExecutionEngine
+from engine.graph import JsonObject
+from engine.request import ExecutionRequest
+from engine.resources import ModelRequest
+from engine.result import ExecutionResult
+from engine.testing import Call, Fail, Say, Step
+from telemetry.queries import ExecutionFilter, ExecutionRecord, list_executions
+from telemetry.tables import execution_rollups_daily
+from tests.books import audit
+from tests.engine.harness import graph
+from tests.workshop import Workshop, request, streamed, workshop
+
+EXECUTIONS = 1_000
+AT_ONCE = 64
+AGENT: JsonObject = graph(
+    [
+        {"id": "answer", "type": "model", "stream": True, "retry": {"max_attempts": 1}},
+        {"id": "tools", "type": "tools", "config": {"allowed_tools": ["calculate"]}},
+    ],
+    ["start -> answer", "answer -tool_calls-> tools", "tools -> answer", "answer -final-> end"],
+)
+SOURCES: tuple[JsonObject, ...] = (
+    {"kind": "template", "template": "universal_chat"},
+    {"kind": "definition", "definition": "agent"},
+    {"kind": "graph", "graph": AGENT},
+    {"kind": "chat"},
+)
+
+
+@pytest.mark.slow
+async def test_a_thousand_executions_are_a_thousand_records_without_a_difference(migrated_url: str) -> None:
+    async with workshop(migrated_url, keep_signals=False) as shop:
+        await shop.store_definition("agent", AGENT)
+        results = await run_all(shop)
+        records = await all_records(shop)
+        rolled_up = await roll_up_sums(shop)
+
+    assert len(records) == EXECUTIONS
+    assert [told(result) for result in results] == [written(records[result.execution_id]) for result in results]
+    assert [record.id for record in records.values() if not record.seal.complete] == []
+    assert Counter(record.streaming for record in records.values()) == {True: EXECUTIONS // 2, False: EXECUTIONS // 2}
+    assert rolled_up == (
+        sum(result.status == "completed" for result in results),
+        sum(result.status == "failed" for result in results),
+        sum(result.model_calls for result in results),
+        sum(result.cost_nano_usd or 0 for result in results),
+    )
+    assert await audit(migrated_url) == []
+
+
+async def run_all(shop: Workshop) -> list[ExecutionResult]:
+    """Every source in turn, each of them streamed and not."""
+    engine, gate = shop.engine(answer), asyncio.Semaphore(AT_ONCE)
+
+    async def run(number: int, source: JsonObject) -> ExecutionResult:
+        async with gate:
+            wanted = request(source, f"{number}")
+            return await _run(engine, wanted, streaming=number // len(SOURCES) % 2 == 0)
+
+    return await asyncio.gather(
+        *(run(number, source) for number, source in enumerate(islice(cycle(SOURCES), EXECUTIONS)))
+    )
+
+
+async def _run(engine: ExecutionEngine, wanted: ExecutionRequest, *, streaming: bool) -> ExecutionResult:
+    return await (streamed(engine, wanted) if streaming else engine.execute(wanted))
+
+
+def answer(asked: ModelRequest) -> Step:
+    """A tool call first where there are tools, now and then an error, else an echo."""
+    last = asked.messages[-1]
+    if asked.tools and last["role"] == "user":
+        return Call("calculate", {"expression": "6 * 7"})
+    if str(last["content"]).endswith("7"):
+        return Fail("auth")
+    return Say(f"echo {last['content']}")
+
+
+async def all_records(shop: Workshop) -> dict[str, ExecutionRecord]:
+    async with shop.runtime.database.read() as connection:
+        page = await list_executions(connection, ExecutionFilter(), limit=2 * EXECUTIONS)
+    return {record.id: record for record in page.items}
+
+
+async def roll_up_sums(shop: Workshop) -> tuple[int, ...]:
+    """Completed and failed executions, model calls and cost, as the roll-ups have them."""
+    names = ("executions_completed", "executions_failed", "model_calls", "cost_nano_usd")
+    async with shop.runtime.database.read() as connection:
+        rows = (await connection.execute(select(*(execution_rollups_daily.c[name] for name in names)))).all()
+    return tuple(sum(column) for column in zip(*rows, strict=True))
+
+
+def told(result: ExecutionResult) -> tuple[object, ...]:
+    """What the caller was told."""
+    usage = result.usage
+    return (
+        result.status,
+        result.error_type,
+        result.duration_ms,
+        usage.input_tokens,
+        usage.output_tokens,
+        result.cost_nano_usd,
+        result.unpriced_calls,
+        result.model_calls,
+        result.tool_calls,
+    )
+
+
+def written(record: ExecutionRecord) -> tuple[object, ...]:
+    """The same from the record."""
+    return (
+        record.status,
+        record.error_type,
+        record.duration_ms,
+        record.input_tokens,
+        record.output_tokens,
+        record.cost_nano_usd,
+        record.unpriced_calls,
+        record.model_calls,
+        record.tool_calls,
+    )

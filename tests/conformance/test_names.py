@@ -1,0 +1,182 @@
+"""Every name that is emitted stands in `engine/semconv.py`, and nowhere else in the code."""
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk.trace import ReadableSpan
+
+from engine import semconv
+from engine.graph import JsonObject
+from engine.result import Usage
+from engine.testing import Call, Fail, Hold, Say, Step
+from engine.tools import function_tool
+from tests.engine.harness import graph
+from tests.house.lock import ROOT
+from tests.workshop import Workshop, request, workshop
+
+SPAN_NAMES = tuple(value for name, value in vars(semconv).items() if name.startswith("SPAN_"))
+EXCEPTION = {"exception.type", "exception.message"}
+"""OpenTelemetry's own names for an exception that a span records."""
+TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "string": str,
+    "int": int,
+    "double": float,
+    "boolean": bool,
+    "string[]": tuple,
+}
+NEVER_EMITTED = {semconv.SANITIZED, semconv.INPUT_MESSAGES, semconv.OUTPUT_MESSAGES}
+"""Said by the bookkeeper of what it repaired; and content, which only other tools' spans could bring."""
+
+RETRY: JsonObject = {"max_attempts": 2, "initial_delay_seconds": 0}
+EVERYTHING = graph(
+    [
+        {"id": "count", "type": "variable", "config": {"operation": "increment", "variable_name": "n", "value": 1}},
+        {"id": "again", "type": "loop", "config": {"max_iterations": 1}},
+        {"id": "which", "type": "conditional", "config": {"condition": "variables.n > 0"}},
+        {"id": "memory", "type": "memory", "config": {"memory_window": 1}},
+        {"id": "look", "type": "retrieval", "config": {"retriever": "files", "options": {"path": "."}}},
+        {
+            "id": "answer",
+            "type": "model",
+            "stream": True,
+            "retry": RETRY,
+            "config": {"temperature": 0.5, "top_p": 0.9},
+        },
+        {"id": "tools", "type": "tools", "config": {"allowed_tools": ["calculate", "broken"], "max_tool_calls": 1}},
+        {"id": "last", "type": "model", "retry": {"max_attempts": 1}, "on_error": {"policy": "continue"}},
+    ],
+    [
+        "start -> count",
+        "count -> again",
+        "again -continue-> which",
+        "which -true-> memory",
+        "which -false-> memory",
+        "memory -> look",
+        "look -found-> answer",
+        "look -empty-> answer",
+        "answer -tool_calls-> tools",
+        "tools -> answer",
+        "answer -final-> last",
+        "last -> again",
+        "again -exit-> end",
+    ],
+    variables={"n": 0},
+    record_level="nodes",
+)
+ALL_TOKENS = Usage(
+    input_tokens=50, output_tokens=9, cache_read_tokens=20, cache_write_tokens=10, reasoning_tokens=4, total_tokens=59
+)
+
+
+def broken(text: str) -> str:
+    """Fails whatever it is asked."""
+    raise RuntimeError("broken")
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    (folder / "tower.md").write_text("# The tower\n\nThe clock hangs in the north tower.\n")
+    return folder
+
+
+async def say_everything(shop: Workshop) -> None:
+    """Executions that between them use every attribute and every event."""
+    tools = [function_tool(broken, effect="read")]
+    chat: JsonObject = {"kind": "chat", "params": {"enable_tools": True, "memory_window": 1}}
+    engine = shop.engine([Say("Before."), Say("A summary."), Say("After.", usage=ALL_TOKENS)], tools)
+    first = await engine.execute(request(chat, "clock"))
+    chat["conversation_id"] = first.metadata.conversation_id
+    await engine.execute(request(chat, "tower", tags={"team": "a"}))
+
+    await shop.store_definition("everything", EVERYTHING)
+    definition: JsonObject = {"kind": "definition", "definition": "everything"}
+    script: list[Step] = [Fail("rate_limited"), Call("broken", {"text": "x"}), Call("calculate"), Fail("auth")]
+    limits: JsonObject = {"budget_nano_usd": 60_000_000}
+    await shop.engine(script, tools).execute(request(definition, "clock", overrides={"limits": limits}))
+
+    await shop.engine([]).execute(request(definition, "clock", overrides={"limits": {"budget_nano_usd": 1}}))
+    await shop.engine([Fail("auth")]).execute(request({"kind": "template", "template": "universal_chat"}))
+    await cancelled(shop)
+
+
+async def cancelled(shop: Workshop) -> None:
+    engine = shop.engine([Hold()])
+    execution = await engine.start(request({"kind": "chat"}), streaming=True)
+    await engine.model.entered.wait()
+    execution.cancel("enough")
+    await execution.result()
+
+
+async def test_everything_that_is_emitted_is_named_in_semconv(migrated_sqlite_url: str, documents: Path) -> None:
+    async with workshop(migrated_sqlite_url, documents) as shop:
+        await say_everything(shop)
+        spans, events = shop.emitted(), shop.log.get_finished_logs()
+
+    said = [*map(attributes_of, spans), *map(attributes_of, events)]
+    keys = {key for attributes in said for key in attributes}
+    assert keys - semconv.ATTRIBUTES.keys() == set()
+    assert semconv.ATTRIBUTES.keys() - keys - NEVER_EMITTED == set(), "named, but never emitted"
+    assert {event.log_record.event_name for event in events} == {event.value for event in semconv.Event}
+    assert {span.name.split(" ")[0] for span in spans} == set(SPAN_NAMES)
+    assert {key for span in spans for event in span.events for key in event.attributes or {}} <= EXCEPTION
+    assert {span.instrumentation_scope.name for span in spans if span.instrumentation_scope} == {
+        semconv.SCOPE_ENGINE,
+        semconv.SCOPE_GENAI,
+    }
+
+
+async def test_every_value_has_the_type_that_semconv_says(migrated_sqlite_url: str, documents: Path) -> None:
+    async with workshop(migrated_sqlite_url, documents) as shop:
+        await say_everything(shop)
+        signals = [*map(attributes_of, shop.emitted()), *map(attributes_of, shop.log.get_finished_logs())]
+    wrong = {
+        (key, type(value).__name__)
+        for attributes in signals
+        for key, value in attributes.items()
+        if not _fits(value, semconv.ATTRIBUTES[key].type)
+    }
+    assert wrong == set()
+
+
+def _fits(value: object, type_: str) -> bool:
+    return isinstance(value, TYPES[type_]) and (type_ == "boolean" or not isinstance(value, bool))
+
+
+def attributes_of(signal: ReadableSpan | ReadableLogRecord) -> Mapping[str, object]:
+    if isinstance(signal, ReadableSpan):
+        return signal.attributes or {}
+    return signal.log_record.attributes or {}
+
+
+NAME = re.compile(r"(workflow|gen_ai|openinference)\.[a-z_.]*")
+
+
+@pytest.mark.parametrize("package", ["engine", "telemetry", "api"])
+def test_no_name_is_written_out_in_the_code(package: str) -> None:
+    files = [file for file in sorted((ROOT / package).rglob("*.py")) if file.name != "semconv.py"]
+    written = [(file.name, text) for file in files for text in literals(file.read_text()) if NAME.fullmatch(text)]
+    assert written == []
+
+
+@pytest.mark.parametrize("source", ["x = 'workflow.name'", "f(f'gen_ai.{kind}.tokens')", "d['gen_ai.usage.cost']"])
+def test_a_name_in_the_code_is_seen(source: str) -> None:
+    assert [text for text in literals(source) if NAME.fullmatch(text)] != []
+
+
+def test_a_name_in_a_docstring_is_none() -> None:
+    assert list(literals('def f():\n    """workflow.name"""\n')) == []
+
+
+def literals(source: str) -> Iterator[str]:
+    """Every string in the code, pieces of f-strings too; texts that stand alone (docstrings) are none."""
+    tree = ast.parse(source)
+    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:
+            yield node.value

@@ -1,0 +1,146 @@
+"""Runs workflows as the service does: real journal, records and database; only the models follow a script."""
+
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from opentelemetry._logs import LogRecord
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from api.bootstrap import Runtime, open_runtime
+from api.settings import Settings
+from engine import semconv
+from engine.execution import Execution, ExecutionEngine
+from engine.files import FilesRetriever
+from engine.graph import JsonObject
+from engine.request import Caller, ExecutionRequest
+from engine.resources import Template, Tool
+from engine.result import ExecutionResult
+from engine.store.definitions import save_definition
+from engine.store.templates import sync_builtin
+from engine.testing import PerTokenPrices, Script, ScriptedModel, ScriptedModels
+from engine.tools import builtin_tools
+from telemetry.queries import ExecutionRecord, Trace, TraceSpan, get_execution, get_trace
+
+OWNER = "default"
+
+
+class WatchedEngine(ExecutionEngine):
+    """An engine that keeps the executions it started, for the test to look at."""
+
+    model: ScriptedModel
+    started: list[Execution]
+
+    async def start(self, request: ExecutionRequest, caller: Caller | None = None, *, streaming: bool) -> Execution:
+        execution = await super().start(request, caller, streaming=streaming)
+        self.started.append(execution)
+        return execution
+
+
+@dataclass(slots=True)
+class Workshop:
+    """A runtime, and engines over it that ask scripted models."""
+
+    runtime: Runtime
+    files: Path | None
+    stack: AsyncExitStack
+    spans: InMemorySpanExporter = field(default_factory=InMemorySpanExporter)
+    log: InMemoryLogRecordExporter = field(default_factory=InMemoryLogRecordExporter)
+
+    def keep_signals(self) -> None:
+        """Keep every signal from now on."""
+        self.runtime.telemetry.add(SimpleSpanProcessor(self.spans), SimpleLogRecordProcessor(self.log))
+
+    def engine(self, script: Script, tools: Iterable[Tool] = ()) -> WatchedEngine:
+        """An engine with a model of its own; a client that leaves is not waited for."""
+        runtime, telemetry = self.runtime, self.runtime.telemetry
+        model = ScriptedModel(script)
+        resources = replace(
+            runtime.resources,
+            models=ScriptedModels(model),
+            prices=PerTokenPrices(),
+            tools=builtin_tools() | {tool.spec.name: tool for tool in tools},
+            retrievers={"files": FilesRetriever([self.files])} if self.files else {},
+        )
+        engine = WatchedEngine(
+            resources,
+            ledger=runtime.journal,
+            tracer_provider=telemetry.tracer_provider,
+            logger_provider=telemetry.logger_provider,
+        )
+        engine.model, engine.started = model, []
+        self.stack.push_async_callback(engine.close)
+        return engine
+
+    async def store_template(self, key: str, graph: JsonObject) -> None:
+        """A template without parameters."""
+        closed: JsonObject = {"type": "object", "properties": {}, "additionalProperties": False}
+        template = Template(f"id-{key}", key, 1, key, "", "test", (), closed, {}, graph, is_builtin=True)
+        async with self.runtime.database.begin() as connection:
+            await sync_builtin(connection, [template])
+
+    async def store_definition(self, slug: str, graph: JsonObject) -> None:
+        """A definition of the default owner."""
+        async with self.runtime.database.begin() as connection:
+            await save_definition(connection, OWNER, slug, slug, graph, f"hash of {slug}")
+
+    async def record(self, execution_id: str) -> ExecutionRecord:
+        """What the books say of an execution."""
+        async with self.runtime.database.read() as connection:
+            record = await get_execution(connection, execution_id, OWNER)
+        assert record is not None
+        return record
+
+    async def trace(self, execution_id: str) -> Trace:
+        """Its stored spans."""
+        async with self.runtime.database.read() as connection:
+            trace = await get_trace(connection, execution_id, OWNER)
+        assert trace is not None
+        return trace
+
+    def said(self, execution_id: str) -> list[LogRecord]:
+        """The OpenTelemetry events of an execution, in order."""
+        records = [each.log_record for each in self.log.get_finished_logs()]
+        return [one for one in records if (one.attributes or {}).get(semconv.EXECUTION_ID) == execution_id]
+
+    def emitted(self) -> Sequence[ReadableSpan]:
+        """Every span that ended."""
+        return self.spans.get_finished_spans()
+
+
+@asynccontextmanager
+async def workshop(url: str, files: Path | None = None, *, keep_signals: bool = True) -> AsyncIterator[Workshop]:
+    """A workshop over the database; the retriever `files` reads the given folder. Signals are kept in memory, too."""
+    async with open_runtime(Settings(database_url=url)) as runtime, AsyncExitStack() as stack:
+        shop = Workshop(runtime, files, stack)
+        if keep_signals:
+            shop.keep_signals()
+        yield shop
+
+
+def request(source: Mapping[str, object], message: str = "hello", **more: object) -> ExecutionRequest:
+    """A request on a source with a message."""
+    return ExecutionRequest.model_validate({"source": source, "input": {"message": message}, **more})
+
+
+async def streamed(engine: ExecutionEngine, wanted: ExecutionRequest) -> ExecutionResult:
+    """The result that a reader of the stream gets last."""
+    async for event in engine.stream(wanted):
+        if event.type.is_closing:
+            return ExecutionResult.model_validate_json(json.dumps(event.data))
+    raise AssertionError("the stream has no closing event")
+
+
+def drawing(spans: Iterable[TraceSpan]) -> str:
+    """The stored span tree as text: name, what it is if not completed, and why."""
+    lines = []
+    for span in spans:
+        status = span.status if span.depth == 0 or span.status != "completed" else None
+        notes = [note for note in (status, span.error_type) if note]
+        lines.append("  ".join(["  " * span.depth + span.name, *notes]))
+    return "\n" + "\n".join(lines) + "\n"
