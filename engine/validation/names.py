@@ -1,15 +1,13 @@
 """Structure rules of what expressions and prompts read: names and fields that exist, outputs that are there."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator
 
 from engine.graph import ContinuePolicy, Json
 from engine.nodes.conditional import ConditionalNode
 from engine.nodes.loop import LoopNode
 from engine.nodes.model import ModelConfig
 from engine.nodes.variable import VariableConfig
-from engine.validation.rules import Finding
+from engine.validation.rules import Finding, Near
 from engine.validation.subject import Subject
 from engine.view import NAMES
 
@@ -28,10 +26,10 @@ def unknown_name(subject: Subject) -> Iterator[Finding]:
     for read in subject.reads:
         root, name = str(read.path[0]), read.second
         if root not in NAMES:
-            yield read.finding("structure.unknown_name", "There is nothing of this name.", _nearest(root, NAMES))
+            yield read.finding("structure.unknown_name", "There is nothing of this name.", Near(root, NAMES))
         elif root in of_type and name is not None and name not in of_type[root]:
             message = f"`{root}` names a {what[root]} that does not exist."
-            yield read.finding("structure.unknown_name", message, _nearest(name, of_type[root], f"{root}."))
+            yield read.finding("structure.unknown_name", message, Near(name, of_type[root], f"{root}."))
 
 
 def unset_variable(subject: Subject) -> Iterator[Finding]:
@@ -43,7 +41,7 @@ def unset_variable(subject: Subject) -> Iterator[Finding]:
     message = "Nothing sets the variable."
     for read in subject.reads:
         if read.path[0] == "variables" and read.second is not None and read.second not in known:
-            yield read.finding("structure.unset_variable", message, _nearest(read.second, known, "variables."))
+            yield read.finding("structure.unset_variable", message, Near(read.second, known, "variables."))
     for node_id, config in subject.configs.items():
         if isinstance(config, VariableConfig) and config.variable_name not in known:
             yield subject.at_node("structure.unset_variable", node_id, message, place="/config/variable_name")
@@ -70,15 +68,10 @@ def unknown_output_field(subject: Subject) -> Iterator[Finding]:
         policy = subject.nodes[name].on_error
         if isinstance(policy, ContinuePolicy) and policy.output != {}:
             continue
-        field = _first_unknown(read.path[2:], _output_schema(subject, name))
-        if field is not None:
+        near = _first_unknown(read.path[2:], _output_schema(subject, name))
+        if near is not None:
             message = f"The output of `{name}` has no such field."
-            yield read.finding("structure.unknown_output_field", message, field.hint)
-
-
-@dataclass(frozen=True, slots=True)
-class _UnknownField:
-    hint: str | None
+            yield read.finding("structure.unknown_output_field", message, near)
 
 
 def _output_schema(subject: Subject, node_id: str) -> Json:
@@ -90,7 +83,7 @@ def _output_schema(subject: Subject, node_id: str) -> Json:
     return schema
 
 
-def _first_unknown(path: tuple[str | int, ...], schema: Json) -> _UnknownField | None:
+def _first_unknown(path: tuple[str | int, ...], schema: Json) -> Near | None:
     for step in path:
         if not isinstance(step, str) or not isinstance(schema, dict) or any(key in schema for key in _COMPOSED):
             return None
@@ -98,7 +91,7 @@ def _first_unknown(path: tuple[str | int, ...], schema: Json) -> _UnknownField |
         if not isinstance(properties, dict) or schema.get("additionalProperties", False) is not False:
             return None
         if step not in properties:
-            return _UnknownField(_nearest(step, properties))
+            return Near(step, properties)
         schema = properties[step]
     return None
 
@@ -110,8 +103,3 @@ CHECKS: dict[str, Callable[[Subject], Iterator[Finding]]] = {
     "structure.unknown_output_field": unknown_output_field,
 }
 """The check of each code."""
-
-
-def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str | None:
-    near = get_close_matches(name, sorted(known), n=1)
-    return f"Did you mean `{prefix}{near[0]}`?" if near else None

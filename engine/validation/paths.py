@@ -43,20 +43,25 @@ def fork_without_join(subject: Subject, topology: Topology) -> Iterator[Finding]
 def branches_overlap(subject: Subject, topology: Topology) -> Iterator[Finding]:
     """Two branches of a fork share a node."""
     for fork in topology.forks.values():
-        for node_id in (node_id for node_id in subject.nodes if node_id in fork.shared):
-            message = f"More than one branch of the fork at `{fork.source}` comes to the node."
-            yield subject.at_node("structure.branches_overlap", node_id, message)
+        if fork.shared:
+            first = _first(subject, fork.shared)
+            message = f"More than one branch comes to `{first}`, before the join `{fork.join}`."
+            yield subject.at_node("structure.branches_overlap", fork.source, message)
 
 
 def branch_entered(subject: Subject, topology: Topology) -> Iterator[Finding]:
     """An edge into a branch from outside it, or a fork inside its own branch."""
     edges = {placed.edge.id: placed for placed in subject.edges}
+    reported: set[str | None] = set()
     for fork in topology.forks.values():
         if any(fork.source in branch.nodes for branch in fork.branches):
             message = "A branch leads back to its fork before the join."
             yield subject.at_node("structure.branch_entered", fork.source, message)
         elif not fork.shared:
             for edge in _entering(topology, fork):
+                if edge.id in reported:
+                    continue
+                reported.add(edge.id)
                 message = f"The edge enters a branch of the fork at `{fork.source}` from outside."
                 yield subject.at_edge("structure.branch_entered", edges[edge.id], message)
 

@@ -1,7 +1,6 @@
 """Pydantic's errors as findings of the schema layer, with pointers into the document as sent."""
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 from typing import get_args
 
 from pydantic import BaseModel, ValidationError
@@ -22,7 +21,7 @@ from engine.graph import (
 )
 from engine.nodes.registry import NODE_TYPES
 from engine.strict_json import escape
-from engine.validation.rules import Finding
+from engine.validation.rules import Finding, Near
 
 _CODES = {
     "missing": "missing_field",
@@ -68,7 +67,8 @@ def _finding(details: ErrorDetails, document: Json, pointer: str) -> Finding:
     steps, field = _locate(details["loc"], document)
     code = "schema." + _code(details, field)
     where = pointer + "".join(f"/{escape(step)}" for step in steps)
-    return Finding(code, where, _message(code, details, field), hint=_hint(code, field), data=_data(details, field))
+    near = Near(field, _FIELDS) if code == "schema.unknown_field" else None
+    return Finding(code, where, _message(code, details, field), data=_data(details, field), near=near)
 
 
 def _locate(location: tuple[int | str, ...], document: Json) -> tuple[list[int | str], str]:
@@ -125,13 +125,6 @@ def _range(details: ErrorDetails) -> str:
         return f"one of {context['expected_tags']}"
     found = [_RANGE_WORDS[name].format(context[name]) for name in _LIMITS if name in context]
     return " and ".join(found) or "of the declared form"
-
-
-def _hint(code: str, field: str) -> str | None:
-    if code != "schema.unknown_field":
-        return None
-    near = get_close_matches(field, _FIELDS, n=1)
-    return f"Did you mean `{near[0]}`?" if near else None
 
 
 def _data(details: ErrorDetails, field: str) -> dict[str, Json]:

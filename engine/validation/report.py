@@ -1,6 +1,5 @@
 """What validation answers: a `ValidationReport` of `Issue`s."""
 
-from collections.abc import Iterable
 from enum import StrEnum
 
 from pydantic import Field
@@ -46,7 +45,7 @@ class Issue(Document):
 
 
 class Counts(Document):
-    """How many issues there are of each severity, also of those left out of the list."""
+    """How many issues there are of each severity, also of those left out of the list; of one rule at most 1,000."""
 
     error: int = 0
     warning: int = 0
@@ -77,27 +76,3 @@ class ValidationReport(Document):
         first = found[0]
         rest = "" if self.counts.error == 1 else f", and {self.counts.error - 1} more"
         return f"{errors}: {first.code} at {first.pointer or '/'}: {first.message}{rest}"
-
-
-def report_of(issues: Iterable[Issue], *, content_hash: str | None, layers: list[Layer]) -> ValidationReport:
-    """The report of these issues, in its order and at most its length."""
-    found = sorted(issues, key=_rank)
-    counts = {severity: sum(issue.severity == severity for issue in found) for severity in Severity}
-    return ValidationReport(
-        valid=counts[Severity.ERROR] == 0,
-        content_hash=content_hash,
-        layers=layers,
-        issues=found[:MAX_ISSUES],
-        counts=Counts(error=counts[Severity.ERROR], warning=counts[Severity.WARNING], info=counts[Severity.INFO]),
-        truncated=len(found) > MAX_ISSUES,
-    )
-
-
-_SEVERITIES = list(Severity)
-_LAYERS = list(Layer)
-
-
-def _rank(issue: Issue) -> tuple[int, int, list[tuple[int, str]], str]:
-    steps = issue.pointer.split("/")
-    place = [(int(step), "") if step.isdecimal() and len(step) < 9 else (-1, step) for step in steps]
-    return _SEVERITIES.index(issue.severity), _LAYERS.index(issue.layer), place, issue.code

@@ -1,12 +1,11 @@
 """Structure rules of the nodes and the edges between them: ends, labels, conditions, error edges."""
 
 from collections.abc import Callable, Iterator
-from difflib import get_close_matches
 
 from engine.expressions import BadExpression, Expression
 from engine.graph import ERROR_LABEL, ContinuePolicy, JsonObject, RoutePolicy
 from engine.nodes.conditional import ConditionalConfig
-from engine.validation.rules import Finding
+from engine.validation.rules import Finding, Near
 from engine.validation.schema import MAX_EDGES, MAX_EXPRESSIONS_CHARACTERS, MAX_NODES
 from engine.validation.subject import PlacedEdge, Subject
 
@@ -33,10 +32,9 @@ def unknown_node(subject: Subject) -> Iterator[Finding]:
     for placed in subject.edges:
         for side, name in (("source", placed.edge.source), ("target", placed.edge.target)):
             if name not in subject.nodes:
-                near = get_close_matches(name, subject.nodes, n=1)
-                hint = f"Did you mean `{near[0]}`?" if near else None
                 message = f"The {side} of the edge does not exist."
-                yield subject.at_edge("structure.unknown_node", placed, message, place=f"/{side}", hint=hint)
+                near = Near(name, subject.nodes)
+                yield subject.at_edge("structure.unknown_node", placed, message, place=f"/{side}", near=near)
 
 
 def duplicate_edge(subject: Subject) -> Iterator[Finding]:
@@ -94,11 +92,10 @@ def unknown_label(subject: Subject) -> Iterator[Finding]:
         labels = subject.labels(node_id)
         for placed in _labelled(subject, node_id):
             if placed.edge.when not in labels:
-                near = get_close_matches(str(placed.edge.when), labels, n=1)
-                known = f"Its labels are: {', '.join(labels)}." if labels else "It gives no label: use a plain edge."
-                hint = f"Did you mean `{near[0]}`?" if near else known
+                near = Near(str(placed.edge.when), labels)
+                hint = f"Its labels are: {', '.join(labels)}." if labels else "It gives no label: use a plain edge."
                 message = "The source cannot give this label."
-                yield subject.at_edge("structure.unknown_label", placed, message, place="/when", hint=hint)
+                yield subject.at_edge("structure.unknown_label", placed, message, place="/when", hint=hint, near=near)
 
 
 def duplicate_label(subject: Subject) -> Iterator[Finding]:

@@ -3,10 +3,16 @@
 A code never changes its meaning and is never reused. The functions that look for them are in the modules of the layers.
 """
 
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 from engine.graph import JsonObject
-from engine.validation.report import Issue, Layer, Severity
+from engine.validation.report import MAX_ISSUES, Counts, Issue, Layer, Severity, ValidationReport
+
+MAX_NAME = 64
+"""A longer name is like no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +31,22 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class Near:
+    """A name that does not exist and those that do. The nearest is looked for only where a person will read it."""
+
+    name: str
+    known: Collection[str]
+    prefix: str = ""
+
+    def question(self) -> str | None:
+        """Whether the nearest was meant; null if none is near."""
+        found = get_close_matches(self.name[:MAX_NAME], sorted(self.known), n=1)
+        return f"Did you mean `{self.prefix}{found[0]}`?" if found else None
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
-    """A rule that fires somewhere. `hint` and `severity` null are the rule's own."""
+    """A rule that fires somewhere. `hint` and `severity` null are the rule's own; `near` goes before `hint`."""
 
     code: str
     pointer: str
@@ -36,6 +56,7 @@ class Finding:
     hint: str | None = None
     severity: Severity | None = None
     data: JsonObject = field(default_factory=dict)
+    near: Near | None = None
 
     @property
     def actual_severity(self) -> Severity:
@@ -53,11 +74,36 @@ class Finding:
             node_id=self.node_id,
             edge_id=self.edge_id,
             message=self.message,
-            hint=self.hint or rule.hint,
+            hint=(self.near.question() if self.near else None) or self.hint or rule.hint,
             data=self.data,
         )
 
 
+def report_of(
+    findings: Iterable[Finding], *, content_hash: str | None = None, layers: Sequence[Layer] = (Layer.SCHEMA,)
+) -> ValidationReport:
+    """The report of these findings, in its order and at most its length."""
+    found = sorted(findings, key=_rank)
+    counts = Counter(finding.actual_severity for finding in found)
+    return ValidationReport(
+        valid=counts[Severity.ERROR] == 0,
+        content_hash=content_hash,
+        layers=list(layers),
+        issues=[finding.issue() for finding in found[:MAX_ISSUES]],
+        counts=Counts(error=counts[Severity.ERROR], warning=counts[Severity.WARNING], info=counts[Severity.INFO]),
+        truncated=len(found) > MAX_ISSUES,
+    )
+
+
+def _rank(finding: Finding) -> tuple[int, int, list[tuple[int, str]], str]:
+    steps = finding.pointer.split("/")
+    place = [(int(step), "") if step.isdecimal() and len(step) < 9 else (-1, step) for step in steps]
+    layer = RULES[finding.code].layer
+    return _SEVERITIES.index(finding.actual_severity), _LAYERS.index(layer), place, finding.code
+
+
+_SEVERITIES = list(Severity)
+_LAYERS = list(Layer)
 _E, _W, _I = Severity.ERROR, Severity.WARNING, Severity.INFO
 
 RULES: dict[str, Rule] = {

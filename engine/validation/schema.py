@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import jsonschema_rs
 import orjson
@@ -28,7 +27,7 @@ from engine.prompts import BadPrompt, parse_json
 from engine.prompts import parse as parse_prompt
 from engine.strict_json import escape
 from engine.validation.pydantic_findings import findings_of
-from engine.validation.rules import Finding
+from engine.validation.rules import Finding, Near
 
 MAX_DOCUMENT_BYTES = 1 << 20
 MAX_CONFIG_BYTES = 64 << 10
@@ -346,9 +345,9 @@ def _read_config(node: JsonObject, pointer: str) -> NodeConfig | list[Finding]:
         return []
     node_type = NODE_TYPES.get(name)
     if node_type is None:
-        near = get_close_matches(name, NODE_TYPES, n=1)
-        hint = f"Did you mean `{near[0]}`?" if near else f"Node types are: {', '.join(NODE_TYPES)}."
-        return [Finding("schema.unknown_node_type", f"{pointer}/type", "There is no such node type.", hint=hint)]
+        hint = f"Node types are: {', '.join(NODE_TYPES)}."
+        message = "There is no such node type."
+        return [Finding("schema.unknown_node_type", f"{pointer}/type", message, hint=hint, near=Near(name, NODE_TYPES))]
     config = node.get("config", {})
     if not isinstance(config, dict):
         return []

@@ -12,7 +12,7 @@ from engine.nodes.registry import NODE_TYPES
 from engine.prompts import BadPrompt, JsonPrompt, Prompt, parse_json
 from engine.prompts import parse as parse_prompt
 from engine.topology import Topology
-from engine.validation.rules import Finding
+from engine.validation.rules import Finding, Near
 from engine.validation.secrets import secret_pointers
 from engine.validation.written import outputs_written
 
@@ -56,10 +56,10 @@ class PlacedRead:
         """The name below the root, if one is given."""
         return self.path[1] if len(self.path) > 1 and isinstance(self.path[1], str) else None
 
-    def finding(self, code: str, message: str, hint: str | None = None) -> Finding:
+    def finding(self, code: str, message: str, near: Near | None = None) -> Finding:
         """A finding where the path is read."""
         node_id = self.node_id if self.edge_id is None else None
-        return Finding(code, self.pointer, message, node_id=node_id, edge_id=self.edge_id, hint=hint)
+        return Finding(code, self.pointer, message, node_id=node_id, edge_id=self.edge_id, near=near)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +136,17 @@ class Subject:
         return Finding(code, self.pointers[node_id] + place, message, node_id=node_id, hint=hint)
 
     def at_edge(
-        self, code: str, placed: PlacedEdge, message: str, *, place: str = "", hint: str | None = None
+        self,
+        code: str,
+        placed: PlacedEdge,
+        message: str,
+        *,
+        place: str = "",
+        hint: str | None = None,
+        near: Near | None = None,
     ) -> Finding:
         """A finding at an edge, or at a place below it."""
-        return Finding(code, placed.pointer + place, message, edge_id=placed.edge.id, hint=hint)
+        return Finding(code, placed.pointer + place, message, edge_id=placed.edge.id, hint=hint, near=near)
 
     def _node_expressions(self) -> Iterator[PlacedExpression]:
         for node_id, config in self.configs.items():

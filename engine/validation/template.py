@@ -1,6 +1,6 @@
 """Templates are validated as what they can become: with defaults and examples, for every choice of optional nodes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -13,8 +13,8 @@ from engine.graph import Json, JsonObject
 from engine.resources import Resources, Template
 from engine.strict_json import escape
 from engine.templates import PARAM, resolve
-from engine.validation.report import Issue, Layer, ValidationReport, report_of
-from engine.validation.rules import Finding
+from engine.validation.report import Issue, Layer, Severity, ValidationReport
+from engine.validation.rules import Finding, report_of
 from engine.validation.validator import WorkflowValidator
 
 MAX_INCLUDE_BOOLEANS = 6
@@ -34,19 +34,25 @@ def validate_template(
     """
     subject = _Subject(template)
     findings = [finding for rule in _RULES for finding in rule(subject)]
-    issues = [finding.issue() for finding in findings]
-    if any(issue.severity == "error" for issue in issues):
-        return report_of(issues, content_hash=None, layers=[Layer.SCHEMA])
-    reports = list(_resolved(subject, validator, owner, resources))
-    found = {(issue.code, issue.pointer): issue for report in reversed(reports) for issue in report.issues}
-    layers = max((report.layers for report in reports), key=len)
-    return report_of([*issues, *found.values()], content_hash=reports[0].content_hash, layers=layers)
+    if any(finding.actual_severity is Severity.ERROR for finding in findings):
+        return report_of(findings)
+    results = list(_resolved(subject, validator, owner, resources))
+    found = {(finding.code, finding.pointer): finding for result in reversed(results) for finding in result.findings}
+    layers = max((result.layers for result in results), key=len)
+    return report_of([*findings, *found.values()], content_hash=results[0].content_hash, layers=layers)
 
 
-def _resolved(
-    subject: "_Subject", validator: WorkflowValidator, owner: str, resources: Resources
-) -> Iterator[ValidationReport]:
-    """The report of the graph with its defaults, then of every combination, pointers into the template."""
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What one choice becomes: what validation finds, with pointers into the template."""
+
+    findings: tuple[Finding, ...]
+    layers: Sequence[Layer] = (Layer.SCHEMA,)
+    content_hash: str | None = None
+
+
+def _resolved(subject: "_Subject", validator: WorkflowValidator, owner: str, resources: Resources) -> Iterator[_Result]:
+    """The graph with its defaults, then every combination of the booleans."""
     booleans = sorted(subject.include_booleans)
     choices: list[JsonObject] = [{}]
     choices += [dict(zip(booleans, values, strict=True)) for values in product([False, True], repeat=len(booleans))]
@@ -55,12 +61,11 @@ def _resolved(
             document = _document(subject, choice)
         except (InvalidParams, ExpressionError) as error:
             finding = Finding("schema.bad_parameter", "/parameters", error.message, data=_named(choice))
-            yield report_of([finding.issue()], content_hash=None, layers=[Layer.SCHEMA])
+            yield _Result((finding,))
         else:
             report = validator.validate(document, owner=owner, resources=resources).report
-            yield report.model_copy(
-                update={"issues": [_into_template(issue, subject, document, choice) for issue in report.issues]}
-            )
+            found = tuple(_into_template(issue, subject, document, choice) for issue in report.issues)
+            yield _Result(found, report.layers, report.content_hash)
 
 
 def _document(subject: "_Subject", choice: JsonObject) -> JsonObject:
@@ -75,14 +80,23 @@ def _named(choice: JsonObject) -> JsonObject:
     return {"params": choice} if choice else {}
 
 
-def _into_template(issue: Issue, subject: "_Subject", document: JsonObject, choice: JsonObject) -> Issue:
-    """The issue with its pointer into the template, where nodes that were left out still count."""
+def _into_template(issue: Issue, subject: "_Subject", document: JsonObject, choice: JsonObject) -> Finding:
+    """The issue as a finding with its pointer into the template, where nodes that were left out still count."""
     steps = issue.pointer.split("/")[1:]
     if len(steps) > 1 and steps[0] in ("nodes", "edges"):
         original = subject.position(steps[0], _items(document, steps[0])[int(steps[1])])
         steps = steps[:1] if original is None else [steps[0], str(original), *steps[2:]]
     pointer = "/graph" + "".join(f"/{step}" for step in steps)
-    return issue.model_copy(update={"pointer": pointer, "data": {**issue.data, **_named(choice)}})
+    return Finding(
+        issue.code,
+        pointer,
+        issue.message,
+        node_id=issue.node_id,
+        edge_id=issue.edge_id,
+        hint=issue.hint,
+        severity=issue.severity,
+        data={**issue.data, **_named(choice)},
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from typing import TypeVar
 
 import orjson
@@ -12,12 +13,13 @@ from engine.nodes.base import NodeConfig
 from engine.resources import Resources
 from engine.strict_json import find_flaw, unescape
 from engine.validation import capability, names, paths, routing, schema, security
-from engine.validation.report import Layer, Severity, ValidationReport, report_of
-from engine.validation.rules import Finding
+from engine.validation.report import Layer, Severity, ValidationReport
+from engine.validation.rules import Finding, report_of
 from engine.validation.subject import Subject
 
 CACHED_DOCUMENTS = 256
 MAX_CACHED_BYTES = 64 << 10
+MAX_FINDINGS_OF_A_RULE = 1_000
 
 T = TypeVar("T")
 
@@ -84,7 +86,7 @@ def _check_document(data: bytes) -> _Static:
         message = f"The document is larger than {schema.MAX_DOCUMENT_BYTES:,} bytes."
         return _Static((Finding("schema.too_large", "", message),), (Layer.SCHEMA,))
     parsed = schema.parse(document)
-    findings = [*parsed.findings, *_run(schema.CHECKS, lambda rule: rule(parsed))]
+    findings = [*parsed.findings[:MAX_FINDINGS_OF_A_RULE], *_run(schema.CHECKS, lambda rule: rule(parsed))]
     if parsed.graph is None or _has_error(findings):
         return _Static(_placed(document, findings), (Layer.SCHEMA,))
     return _check_graph(document, schema.normalise(parsed.graph, parsed.configs), parsed.configs, findings)
@@ -122,7 +124,7 @@ def _run(checks: Mapping[str, T], call: Callable[[T], Iterable[Finding]]) -> Ite
     """What all checks find. One that raises is a finding itself, and the others go on: validation fails closed."""
     for code, check in checks.items():
         try:
-            yield from list(call(check))
+            yield from list(islice(call(check), MAX_FINDINGS_OF_A_RULE))
         except Exception as error:  # noqa: BLE001 - whatever a rule does wrong, the document is refused
             message = f"The rule {code} broke with {type(error).__name__}."
             yield Finding("internal.rule_failed", "", message, data={"code": code})
@@ -164,6 +166,5 @@ def _has_error(findings: Iterable[Finding]) -> bool:
 
 
 def _validation(static: _Static, findings: Iterable[Finding], layers: tuple[Layer, ...]) -> Validation:
-    issues = [finding.issue() for finding in findings]
-    report = report_of(issues, content_hash=static.content_hash, layers=list(layers))
+    report = report_of(findings, content_hash=static.content_hash, layers=layers)
     return Validation(report, static.graph, static.canonical)

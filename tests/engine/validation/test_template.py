@@ -140,14 +140,15 @@ def test_an_example_stands_for_a_required_parameter() -> None:
 
 
 def test_an_example_stands_for_what_only_one_choice_requires() -> None:
+    optional: JsonObject = {"type": ["string", "null"]}
     flagged: JsonObject = {
-        **parameters(flag=FLAG, text={"type": ["string", "null"], "examples": ["hello"]}),
+        **parameters(flag=FLAG, text={**optional, "examples": ["hello"]}),
         "if": {"properties": {"flag": {"const": True}}},
         "then": {"properties": {"text": TEXT}},
     }
     graph = ask({"prompt": param("text")}, include="params.flag")
     assert not report(template(graph, flagged, flag=False, text=None)).counts.error
-    without = {**flagged, "properties": {"flag": FLAG, "text": {"type": ["string", "null"]}}}
+    without: JsonObject = {**flagged, "properties": {"flag": FLAG, "text": optional}}
     assert ("schema.bad_parameter", "/parameters") in found(template(graph, without, flag=False, text=None))
 
 
