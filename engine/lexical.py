@@ -25,7 +25,8 @@ _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 _SUFFIXES = (("ies", "y"), ("sses", "ss"), ("ing", ""), ("edly", ""), ("ed", ""), ("ly", ""), ("es", ""), ("s", ""))
 _BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*+]|\d+[.)]|#{1,6}|\|)\s*)")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"”)]*\s+(?=[\"“(`*\[]*[^\W\d_a-zß-ÿ]|\d)")
-_MARKUP = re.compile(r"^\s*(?:[-*+]\s+|\d+[.)]\s+|#{1,6}\s+|>\s?)|\*\*|__|`{3,}\w*")
+_MARKUP = re.compile(r"^\s*(?:[-*+]\s+|\d+[.)]\s+|#{1,6}\s+|>\s?)|\*\*|__")
+_FENCE = re.compile(r"^[ \t]*(?:```|~~~).*$", re.MULTILINE)
 _RULE = re.compile(r"^[\s|:=\-]*$")
 _K1, _B = 1.2, 0.75
 
@@ -41,15 +42,31 @@ def terms(text: str) -> list[str]:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of plain text or Markdown, without markup; a row of a table is one."""
-    found = []
+    """The sentences of plain text or Markdown, without markup; a row of a table is one, so is a line of code."""
+    found: list[str] = []
+    for position, part in enumerate(_FENCE.split(text)):
+        found += _lines(part) if position % 2 else _prose(part)
+    return [_shortened(sentence) for sentence in found]
+
+
+def is_prose(sentence: str) -> bool:
+    """It ends as sentences do, unlike rows, headings and code."""
+    return sentence.rstrip('*_`"”)').endswith((".", "!", "?"))
+
+
+def _lines(code: str) -> list[str]:
+    return [line.strip() for line in code.splitlines() if line.strip()]
+
+
+def _prose(text: str) -> list[str]:
+    found: list[str] = []
     for block in _BLOCK.split(text):
         if _RULE.match(block):
             continue
         line = " ".join(_MARKUP.sub("", block).split())
         if line.startswith("|"):
             line = " · ".join(cell.strip() for cell in line.strip("|").split("|") if cell.strip())
-        found += [_shortened(sentence.strip()) for sentence in _SENTENCE_END.split(line) if sentence.strip()]
+        found += [sentence.strip() for sentence in _SENTENCE_END.split(line) if sentence.strip()]
     return found
 
 

@@ -16,7 +16,7 @@ import orjson
 from engine.errors import ModelFailure
 from engine.framing import unframe
 from engine.graph import Json, JsonObject
-from engine.lexical import bm25, sentences, terms, words
+from engine.lexical import bm25, is_prose, sentences, terms, words
 from engine.resources import Message, ModelReply, ModelRequest, ToolCall, ToolSpec
 from engine.result import Usage
 from engine.state import text_of
@@ -33,6 +33,8 @@ WHAT_IT_IS = (
 _BYTES_PER_TOKEN = 4
 _QUOTES = 3
 _NEARLY_AS_GOOD = 0.6
+_NOT_PROSE = 0.5
+_HEADING = 0.3
 _SHORT_RESULT = 200
 _CONVERSATION = "earlier in this conversation"
 _THIS_MESSAGE = "your message"
@@ -155,19 +157,27 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _best(question: str, passages: Sequence[_Passage]) -> list[_Passage]:
-    """Up to three sentences that fit the question, the best and those nearly as good, in the order they stand."""
-    quotes, asked = _sentences(passages), terms(question)
-    documents = [terms(f"{quote.source} {quote.text}") for quote in quotes]
-    scores = [score * len({*asked} & {*found}) for score, found in zip(bm25(asked, documents), documents, strict=True)]
+    """Up to three sentences that fit the question: the best and those nearly as good. An echo of it is no answer."""
+    echo = question.strip().casefold()
+    quotes = [quote for quote in _sentences(passages) if echo not in quote.text.casefold()]
+    asked = terms(question)
+    texts, sources = [terms(quote.text) for quote in quotes], [terms(quote.source) for quote in quotes]
+    scores = [
+        (in_text + _HEADING * in_source)
+        * len({*asked} & {*text, *source})
+        * (1 if is_prose(quote.text) else _NOT_PROSE)
+        for quote, text, source, in_text, in_source in zip(
+            quotes, texts, sources, bm25(asked, texts), bm25(asked, sources), strict=True
+        )
+    ]
     ranked = sorted(range(len(quotes)), key=lambda position: -scores[position])[:_QUOTES]
-    kept = [p for p in ranked if scores[p] > 0 and scores[p] >= _NEARLY_AS_GOOD * scores[ranked[0]]]
-    return [quotes[position] for position in sorted(kept)]
+    return [quotes[p] for p in ranked if scores[p] > 0 and scores[p] >= _NEARLY_AS_GOOD * scores[ranked[0]]]
 
 
 def _central(passages: Sequence[_Passage]) -> list[_Passage]:
     """The three sentences that share most with all the others."""
     quotes = _sentences(passages)
-    quotes = [quote for quote in quotes if quote.text.endswith((".", "!"))] or quotes
+    quotes = [quote for quote in quotes if is_prose(quote.text)] or quotes
     documents = [terms(quote.text) for quote in quotes]
     scores = bm25(list(itertools.chain.from_iterable(documents)), documents)
     ranked = sorted(range(len(quotes)), key=lambda position: -scores[position])[:_QUOTES]

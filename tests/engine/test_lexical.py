@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.lexical import MAX_SENTENCE_CHARACTERS, bm25, sentences, terms, words
+from engine.lexical import MAX_SENTENCE_CHARACTERS, bm25, is_prose, sentences, terms, words
 
 
 @pytest.mark.parametrize("text", ["", " ", "one", "one two\n three ", "\n\na"])
@@ -27,6 +27,13 @@ def test_markdown_becomes_sentences_without_markup() -> None:
 
     found = ["Title", "Money is exact.", "It is e.g. an integer of nano-USD.", "one", "two", "a · b"]
     assert sentences(text) == found
+
+
+def test_code_is_read_line_by_line_and_is_no_prose() -> None:
+    found = sentences("Install it.\n```sh\npip install x\n# done\n```\nThen use it.")
+
+    assert found == ["Install it.", "pip install x", "# done", "Then use it."]
+    assert [is_prose(sentence) for sentence in found] == [True, False, False, True]
 
 
 def test_a_sentence_without_an_end_is_cut() -> None:

@@ -60,6 +60,12 @@ async def test_it_quotes_the_sentence_that_fits_with_its_source(question: str, q
     assert quote in (await answer(user(TEXTS + question))).text
 
 
+async def test_an_echo_of_the_question_is_no_answer() -> None:
+    text = frame(passage("faq.md > What does a kea eat?", "What does a kea eat? Roots, leaves and lunch boxes."))
+
+    assert (await answer(user(text + "What does a kea eat?"))).text.startswith("“Roots, leaves and lunch boxes.”")
+
+
 async def test_it_says_when_the_given_texts_do_not_hold_the_answer() -> None:
     text = (await answer(user(TEXTS + "Who won the cup?"))).text
 
