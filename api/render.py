@@ -8,7 +8,7 @@ from itertools import groupby
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from api.render_text import UNKNOWN, duration, tokens, usd
+from api.render_text import UNKNOWN, duration, moment, tokens, usd
 from telemetry.queries import ExecutionRecord, Seal, Trace, TraceSpan
 
 MIN_WIDTH = 60
@@ -73,6 +73,18 @@ def _end(span: TraceSpan, otherwise: datetime) -> datetime:
     return otherwise if span.duration_us is None else span.started_at + timedelta(microseconds=span.duration_us)
 
 
+def trace_header(record: ExecutionRecord) -> Text:
+    """What was run and how it ended, when, and why it failed."""
+    text = Text(f"{record.workflow_name}  ", style="bold")
+    text.append(record.status, style=STATUS_STYLES.get(record.status, ""))
+    text.append(f"  {duration(record.duration_ms)}", style="not bold")
+    text.append(f"\n{record.id}  ·  {moment(record.started_at)} UTC", style="not bold dim")
+    if record.error_type is not None:
+        place = f" at node {record.error_node_id}" if record.error_node_id else ""
+        text.append(f"\n{record.error_type}{place}: {record.error_message or ''}", style="not bold red")
+    return text
+
+
 def trace_view(trace: Trace, record: ExecutionRecord, *, width: int) -> Text:
     """The span tree with bars over the execution's time, duration, tokens, cost, errors, and the seal below."""
     view = Text(no_wrap=True, overflow="ellipsis")
@@ -117,9 +129,8 @@ def _attempt_view(spans: Sequence[TraceSpan], record: ExecutionRecord, width: in
         view.append(_fit(row.name, label_width - cell_len(row.guides)), style=_style(row.span))
         view.append("  ")
         view.append(_bar(row.span, start, end, bar_width), style=_style(row.span) or "blue")
-        for text, size in zip(_NUMBERS, fixed, strict=True):
-            view.append("  " + text(row).rjust(size))
-        view.append("\n")
+        numbers = "".join("  " + text(row).rjust(size) for text, size in zip(_NUMBERS, fixed, strict=True))
+        view.append(f"{numbers.rstrip()}\n")
         view.append_text(_problem(row))
     return view
 

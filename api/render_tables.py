@@ -1,7 +1,8 @@
 """Tables and reports of the terminal: executions, one execution, cost, validation, the checks of `doctor`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from rich import box
@@ -17,6 +18,8 @@ from telemetry.queries import ExecutionRecord
 
 Level = Literal["ok", "warn", "fail", "info"]
 _WIDE = 100
+_BOX = box.Box("    \n    \n ── \n    \n    \n ── \n    \n    \n")
+"""A line below the head and one above the foot."""
 _MARKS: dict[Level, tuple[str, str]] = {
     "ok": ("✓", "green"),
     "warn": ("!", "yellow"),
@@ -138,41 +141,64 @@ class DemoShare:
 
 
 def cost_table(report: CostReport, demo: DemoShare) -> RenderableType:
-    """One line per group, dearest first, and the total; exact to the nano-dollar."""
-    if not report.rows:
-        return Text("No executions in this time.")
-    names = [dimension.replace("_", " ") for dimension in report.group_by] or [""]
-    numbers = ("executions", "failed", "tokens\nin", "tokens\nout", "cost\nUSD", "un-\npriced", "waste\nUSD")
-    shows_waste = report.total.waste_nano_usd > 0
-    table = _table(*names, right=numbers if shows_waste else numbers[:-1])
-    for row in report.rows:
+    """One line per group, dearest first, and the total; exact to the nano-dollar.
+
+    An execution has no one provider or model: where those are asked for, model calls are counted instead.
+    """
+    by_call = bool({"provider", "model"} & {*report.group_by})
+    rows = [row for row in report.rows if row.sums.model_calls or not by_call]
+    if not rows:
+        return Text("No model calls in this time." if by_call else "No executions in this time.")
+    names = [dimension.replace("_", "\n") for dimension in report.group_by]
+    columns = _cost_columns(report.total, by_call=by_call)
+    table = _table(*names, right=list(columns))
+    for row in rows:
         mark = "*" if row.group in demo.groups else " " if demo.groups else ""
-        table.add_row(*_group(row.group, len(names)), *_sums(row.sums, mark, shows_waste=shows_waste))
-    table.add_section()
-    mark = "*" if demo.groups else ""
-    table.add_row("total", *[""] * (len(names) - 1), *_sums(report.total, mark, shows_waste=shows_waste), style="bold")
+        table.add_row(*(_group_value(value) for value in row.group), *_cells(columns, row.sums, mark))
+    total = ["total", *[""] * (len(names) - 1), *_cells(columns, report.total, "*" if demo.groups else "")]
+    table.show_footer = True
+    for column, cell in zip(table.columns, total, strict=True):
+        column.footer = cell
     if not demo.groups:
         return table
     note = f"* {usd(demo.total_nano_usd)} of it is the offline model's demo price: no real money."
     return Group(table, Text(note, style="dim"))
 
 
-def _group(group: Sequence[GroupValue], columns: int) -> list[str]:
-    cells = [UNKNOWN if value is None else str(value) for value in group]
-    return cells or ["all"] * columns
+_COST = "cost\nUSD"
 
 
-def _sums(sums: Sums, mark: str, *, shows_waste: bool) -> list[str]:
+def _cost_columns(total: Sums, *, by_call: bool) -> dict[str, Callable[[Sums], str]]:
+    """Heading to cell. Waste has a column where there is any."""
+    columns: dict[str, Callable[[Sums], str]] = (
+        {"model\ncalls": lambda sums: count(sums.model_calls)}
+        if by_call
+        else {"executions": lambda sums: count(sums.executions), "failed": _failed}
+    )
+    columns |= {
+        "tokens\nin": lambda sums: count(sums.input_tokens),
+        "tokens\nout": lambda sums: count(sums.output_tokens),
+        _COST: lambda sums: usd(sums.cost_nano_usd, every_digit=True),
+        "un-\npriced": lambda sums: count(sums.unpriced_calls),
+    }
+    if total.waste_nano_usd:
+        columns["waste\nUSD"] = lambda sums: usd(sums.waste_nano_usd, every_digit=True)
+    return columns
+
+
+def _cells(columns: dict[str, Callable[[Sums], str]], sums: Sums, mark: str) -> list[str]:
+    return [cell(sums) + (mark if heading == _COST else "") for heading, cell in columns.items()]
+
+
+def _failed(sums: Sums) -> str:
     failed = sums.executions_failed
-    cells = [
-        count(sums.executions),
-        f"{count(failed)} ({percent(failed, sums.executions_completed + failed)})" if failed else "0",
-        count(sums.input_tokens),
-        count(sums.output_tokens),
-        usd(sums.cost_nano_usd, every_digit=True) + mark,
-        count(sums.unpriced_calls),
-    ]
-    return [*cells, usd(sums.waste_nano_usd, every_digit=True)] if shows_waste else cells
+    return f"{count(failed)} ({percent(failed, sums.executions_completed + failed)})" if failed else "0"
+
+
+def _group_value(value: GroupValue) -> str:
+    if isinstance(value, datetime):
+        return value.date().isoformat()
+    return UNKNOWN if value is None else str(value)
 
 
 def validation_view(name: str, report: ValidationReport) -> Text:
@@ -230,7 +256,7 @@ def checks_view(checks: Sequence[Check]) -> Table:
 
 
 def _table(*names: str, right: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    table = Table(box=_BOX, show_edge=False, pad_edge=False, header_style="bold", footer_style="bold")
     for name in names:
         table.add_column(name, no_wrap=True)
     for name in right:

@@ -6,6 +6,7 @@
 import difflib
 import os
 import sys
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
@@ -201,6 +202,26 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class SettingInForce:
+    """A setting as it stands: the variable, the value in words (of a secret only whether it is there), and its source."""
+
+    variable: str
+    shown: str
+    is_set: bool
+    """By the environment; else it has its default."""
+
+
+def in_force(settings: Settings) -> list[SettingInForce]:
+    """Every setting, in their order."""
+    found: list[SettingInForce] = []
+    for name, field in Settings.model_fields.items():
+        value: object = getattr(settings, name)
+        shown = _shown(value) if field.repr else "present" if value else "absent"
+        found.append(SettingInForce(_variable((name,)), shown, name in settings.model_fields_set))
+    return found
+
+
 def env_example() -> str:
     """The text of `.env.example`: every variable with its default and meaning."""
     lines = ["# Every setting, with its default. Generated from api/settings.py.", ""]
@@ -218,6 +239,8 @@ def _shown(default: object) -> str:
             return str(default).lower()
         case float():
             return f"{default:g}"
+        case tuple():
+            return ",".join(map(str, default))
         case _:
             return str(default)
 

@@ -1,0 +1,225 @@
+"""The command line `spanloom`. Each command imports what it needs when it runs, so that `--help` answers at once."""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.errors import SpanloomError
+
+INTERNAL = 70
+
+app = typer.Typer(
+    name="spanloom",
+    help="Run LLM workflows and read their books: every execution is one trace, one record, one cost.",
+    epilog="Begin with: spanloom demo --once",
+    rich_markup_mode=None,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+executions_app = typer.Typer(
+    help="List executions, newest first; show or cancel one.", rich_markup_mode=None, invoke_without_command=True
+)
+app.add_typer(executions_app, name="executions")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ExecutionId = Annotated[str, typer.Argument(metavar="ID", help="An id, a beginning of one, or `last`.")]
+
+
+def main() -> None:
+    """Run a command. Whatever goes wrong is one sentence on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # nobody has replaced them yet
+    try:
+        app()
+    except SpanloomError as error:
+        from api.commands.failing import say
+
+        sys.exit(say(error))
+    except Exception as error:
+        from api.commands.failing import say_unexpected
+
+        say_unexpected(error)
+        sys.exit(INTERNAL)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"spanloom {version('spanloom')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="End when everything was shown.")] = False,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to serve on; the next free one if taken.")] = 8000,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the demo's database where it is.")] = False,
+) -> None:
+    """See it work: no key, no network, nothing left behind.
+
+    Answers a question about spanloom's own documents, runs an agent with tools and an execution that fails on
+    purpose, and shows their traces and cost. Then it stays up and serves what it made, until Ctrl-C.
+    """
+    from api.commands.demo import run_demo
+
+    raise typer.Exit(run_demo(once=once, port=port, keep=keep))
+
+
+@app.command()
+def serve() -> None:
+    """Serve the HTTP API, on 127.0.0.1:8000 unless SPANLOOM_BIND or PORT says otherwise."""
+    from api.commands.serve import run_service
+
+    raise typer.Exit(run_service())
+
+
+@app.command()
+def run(
+    workflow: Annotated[str, typer.Argument(metavar="WORKFLOW", help="A template's key, or a graph in a .json file.")],
+    param: Annotated[
+        list[str] | None,
+        typer.Option("--param", "-p", metavar="NAME=VALUE", help="A parameter of the template; repeat for more."),
+    ] = None,
+    input: Annotated[
+        str | None, typer.Option("--input", "-i", metavar="JSON", help="The input, as a JSON object or @file.")
+    ] = None,
+    message: Annotated[
+        str | None, typer.Option("--message", "-m", metavar="TEXT", help="Short for --input '{\"message\": TEXT}'.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the answer and errors.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of the answer.")] = False,
+) -> None:
+    """Run a workflow: the answer goes to stdout as it comes, what happens to stderr.
+
+    spanloom run document_qa --param path=./docs -m 'How do I start?'
+    """
+    from api.commands.run import run_workflow
+
+    raise typer.Exit(run_workflow(workflow, param or [], input, message, quiet=quiet, as_json=json))
+
+
+@app.command()
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Workflow graphs or templates as JSON.")],
+    json: Json = False,
+) -> None:
+    """Check workflow files without running them; needs no database."""
+    from api.commands.validate import validate_files
+
+    raise typer.Exit(validate_files(files, as_json=json))
+
+
+@executions_app.callback()
+def executions(
+    context: typer.Context,
+    status: Annotated[
+        list[str] | None, typer.Option(help="running, completed, failed, cancelled, …; repeat for more.")
+    ] = None,
+    template: Annotated[str | None, typer.Option(help="Key or id of the template.")] = None,
+    error_type: Annotated[list[str] | None, typer.Option(help="As in `timeout`; repeat for more.")] = None,
+    since: Annotated[
+        datetime | None, typer.Option("--from", metavar="TIME", help="Not before, in UTC: 2026-01-31 or …T12:00:00.")
+    ] = None,
+    until: Annotated[datetime | None, typer.Option("--to", metavar="TIME", help="Before this time, in UTC.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Most executions to list.")] = 20,
+    json: Json = False,
+) -> None:
+    """List executions, newest first; show or cancel one."""
+    if context.invoked_subcommand is not None:
+        return
+    from api.commands.executions import Filters, list_all
+
+    filters = Filters(tuple(status or ()), template, tuple(error_type or ()), _utc(since), _utc(until), limit)
+    raise typer.Exit(list_all(filters, as_json=json))
+
+
+@executions_app.command()
+def show(id: ExecutionId, json: Json = False) -> None:
+    """Show the record of one execution."""
+    from api.commands.executions import show_one
+
+    raise typer.Exit(show_one(id, as_json=json))
+
+
+@executions_app.command()
+def cancel(
+    id: ExecutionId,
+    reason: Annotated[str | None, typer.Option(help="Kept with the execution.")] = None,
+    json: Json = False,
+) -> None:
+    """Ask a running execution to stop, and wait a little for it."""
+    from api.commands.executions import cancel_one
+
+    raise typer.Exit(cancel_one(id, reason, as_json=json))
+
+
+@app.command()
+def trace(id: ExecutionId = "last", json: Json = False) -> None:
+    """Show the span tree of an execution: time, tokens, cost, errors, and whether all spans are here."""
+    from api.commands.trace import show_trace
+
+    raise typer.Exit(show_trace(id, as_json=json))
+
+
+@app.command()
+def cost(
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="template, template_version, workflow, source, provider, model, owner, day; repeat for more."
+        ),
+    ] = None,
+    template: Annotated[str | None, typer.Option(help="Only this template, by key or id.")] = None,
+    since: Annotated[
+        datetime | None, typer.Option("--from", metavar="TIME", help="Not before, in UTC, to the hour.")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option("--to", metavar="TIME", help="Before this time, in UTC, to the hour.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what executions cost, exact to the nano-dollar, with failures and tokens."""
+    from api.commands.cost import show_cost
+
+    raise typer.Exit(show_cost(tuple(by or ["template"]), template, _utc(since), _utc(until), as_json=json))
+
+
+@app.command()
+def migrate(
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit 1 if the schema is another one.")
+    ] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL for an empty database instead.")] = False,
+    json: Json = False,
+) -> None:
+    """Bring the database to the schema of this program."""
+    from api.commands.migrate import run_migration
+
+    raise typer.Exit(run_migration(check=check, sql=sql, as_json=json))
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Check settings, database, providers and what may be reached; exit 3 if executions could not run."""
+    from api.commands.doctor import examine
+
+    raise typer.Exit(examine(as_json=json))
+
+
+def _utc(time: datetime | None) -> datetime | None:
+    return None if time is None else time.replace(tzinfo=time.tzinfo or UTC)

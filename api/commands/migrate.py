@@ -1,0 +1,58 @@
+"""`spanloom migrate`: the schema of the database."""
+
+import asyncio
+
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection
+
+from api.commands import terminal
+from api.commands.failing import BAD_NEWS, DONE
+from api.render_text import plural
+from engine.store import migrations
+from engine.store.database import Database, parse_url, safe_name
+from engine.store.tables import execution_control
+from telemetry.tables import executions
+
+_METADATA = [*{execution_control.metadata, executions.metadata}]
+"""The engine's and the bookkeeper's tables; they hang on one."""
+_COMPARED = {"compare_type": True, "compare_server_default": True}
+
+
+def run_migration(*, check: bool, sql: bool, as_json: bool) -> int:
+    """Upgrade; or only look, or only print."""
+    url = terminal.begin().database_url
+    if sql:
+        print(migrations.sql(url))
+        return DONE
+    waiting = asyncio.run(migrations.pending(url))
+    if not check and waiting:
+        asyncio.run(migrations.upgrade(url))
+    differences = asyncio.run(_differences(url)) if check and not waiting else []
+    name = safe_name(parse_url(url))
+    if as_json:
+        terminal.show_json({"database": name, "pending" if check else "run": waiting, "differences": differences})
+    elif check:
+        print(_verdict(name, waiting, differences))
+    else:
+        print(f"{name}: {plural(len(waiting), 'migration')} run." if waiting else f"{name} is up to date.")
+    return BAD_NEWS if check and (waiting or differences) else DONE
+
+
+def _verdict(name: str, waiting: list[str], differences: list[str]) -> str:
+    if waiting:
+        return f"{name} waits for {', '.join(waiting)}; run `spanloom migrate`."
+    if differences:
+        return "\n".join([f"{name} is not what this program expects:", *(f"  {one}" for one in differences)])
+    return f"{name} is up to date."
+
+
+async def _differences(url: str) -> list[str]:
+    async with Database(url) as database, database.read() as connection:
+        return await connection.run_sync(_compare)
+
+
+def _compare(connection: Connection) -> list[str]:
+    """Where the tables of the database and those of this program differ."""
+    context = MigrationContext.configure(connection, opts=dict(_COMPARED))
+    return [str(difference) for difference in compare_metadata(context, _METADATA)]
