@@ -3,11 +3,12 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from uuid_utils.compat import uuid7
+from uuid_utils.compat import UUID, uuid7
 
 from engine import semconv
 from engine.ledger import Acceptance, Finish
@@ -25,6 +26,12 @@ from telemetry.signals import Signal, event_record, span_record
 
 REQUEST = ModelRequest(system="", messages=[])
 ANSWER = Usage(input_tokens=100, output_tokens=20, cache_read_tokens=30, reasoning_tokens=5)
+
+
+def an_id(at: datetime, number: int) -> str:
+    """A UUIDv7 made at that time."""
+    milliseconds = int(at.timestamp() * 1000)
+    return str(UUID(int=milliseconds << 80 | 7 << 76 | 2 << 62 | number))
 
 
 def subject(**changes: object) -> Subject:

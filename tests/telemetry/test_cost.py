@@ -4,25 +4,18 @@ import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from uuid_utils.compat import UUID
 
 from engine.store.database import Database
 from telemetry import cost as cost_module
 from telemetry.cost import CostFilter, CostReport, Dimension, Sums, TooManyGroups, cost
 from telemetry.records import Records
 from telemetry.signals import Batch
-from tests.telemetry.bookkeeper import Listener
+from tests.telemetry.bookkeeper import Listener, an_id
 
 PRICE = 140_000
 NOON = datetime(2026, 5, 10, 12, 30, tzinfo=UTC)
 
 _NUMBERS = itertools.count()
-
-
-def an_id(at: datetime, number: int) -> str:
-    """A UUIDv7 made at that time."""
-    milliseconds = int(at.timestamp() * 1000)
-    return str(UUID(int=milliseconds << 80 | 7 << 76 | 2 << 62 | number))
 
 
 async def book(database: Database, *times: datetime, **changes: object) -> None:

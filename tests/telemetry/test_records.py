@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +18,7 @@ from telemetry.records import Records
 from telemetry.rollups import rebuild
 from telemetry.signals import Batch, Signal
 from telemetry.tables import execution_rollups, execution_rollups_daily, executions, spans
-from tests.telemetry.bookkeeper import ANSWER, Listener, Story
+from tests.telemetry.bookkeeper import ANSWER, Listener, Story, an_id
 
 TABLES = (executions, spans, execution_rollups, execution_rollups_daily)
 Rows = list[list[tuple[object, ...]]]
@@ -167,6 +169,46 @@ async def test_a_terminal_record_does_not_go_back(database: Database) -> None:
     await store(database, started)
 
     assert await rows(database) == before
+
+
+async def test_a_later_attempt_does_not_reopen_what_has_ended(database: Database) -> None:
+    listener = Listener()
+    _completed(listener.begin())
+    signals = listener.signals()
+    await store(database, signals)
+    before = await rows(database)
+
+    await store(database, [replace(signal, identity=replace(signal.identity, attempt=2)) for signal in signals[:2]])
+
+    assert await rows(database) == before
+    assert await check_books(database) == []
+
+
+async def test_what_an_older_attempt_said_late_changes_nothing(database: Database) -> None:
+    listener = Listener()
+    listener.begin(correlation_id="first")
+    (older,) = listener.signals()
+    newer = replace(older, identity=replace(older.identity, attempt=2))
+    await store(database, [newer])
+    before = await rows(database)
+
+    await store(database, [older])
+
+    assert await rows(database) == before
+
+
+async def test_the_hours_of_a_day_add_up_in_one_daily_row(database: Database) -> None:
+    listener = Listener()
+    midnight = datetime(2026, 5, 10, tzinfo=UTC)
+    for number, hour in enumerate((0, 7, 23)):
+        listener.begin(execution_id=an_id(midnight + timedelta(hours=hour, minutes=59), number)).tracker.complete()
+    await store(database, listener.signals())
+
+    async with database.read() as connection:
+        hours = (await connection.execute(select(execution_rollups))).all()
+        days = (await connection.execute(select(execution_rollups_daily))).all()
+    assert [row.bucket_hour.hour for row in hours] == [0, 7, 23]
+    assert [(row.bucket_day, row.executions_completed) for row in days] == [(midnight, 3)]
 
 
 async def test_rebuilt_rollups_equal_the_incremental_ones(database: Database) -> None:
