@@ -310,11 +310,21 @@ class NodeSpan:
             self._extra[semconv.NODE_DEGRADED] = True
         self._end(NodeStatus.COMPLETED)
 
-    def fail(self, error_type: str, message: str, *, unhandled: BaseException | None, edges: str | None = None) -> None:
+    def fail(
+        self,
+        error_type: str,
+        message: str,
+        *,
+        unhandled: BaseException | None,
+        edges: str | None = None,
+        degraded: bool = False,
+    ) -> None:
         """The attempt failed for good. An unhandled exception is recorded here, once."""
         self._tracker.totals.nodes_failed += 1
         if edges is not None:
             self._extra[semconv.EDGE_TAKEN] = edges
+        if degraded:
+            self._extra[semconv.NODE_DEGRADED] = True
         if unhandled is not None:
             self.span.add_event(
                 "exception",

@@ -298,7 +298,8 @@ class Walker:
         else:
             arrival = Arrival(planned.id, handled)
         self._context.errors.append(handled)
-        visit.span.fail(info.error_type, info.message, unhandled=None, edges=way.edge if way else None)
+        edges = way.edge if way else None
+        visit.span.fail(info.error_type, info.message, unhandled=None, edges=edges, degraded=arrival.error is None)
         self._emit_failed(visit, handled)
         return _Step(way.target if way else None, arrival)
 

@@ -241,6 +241,7 @@ async def test_continue_stores_its_output_and_marks_the_node_degraded() -> None:
     run = await Harness([Fail("auth")]).run(graph(nodes, ["start -> ask", "ask -> end"]))
     assert (run.result.status, run.result.output, run.result.response) == ("completed", "nothing", "")
     assert run.result.metadata.degraded == ["ask"]
+    assert run.span("execute_node model")["workflow.node.degraded"] is True
     assert run.result.errors[0].handled
 
 
