@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from engine import semconv
 from engine.semconv import Waste
@@ -17,7 +17,7 @@ from telemetry.books import check_books
 from telemetry.records import Records
 from telemetry.rollups import rebuild
 from telemetry.signals import Batch, Signal
-from telemetry.tables import execution_rollups, execution_rollups_daily, executions, spans
+from telemetry.tables import execution_rollups, execution_rollups_daily, executions, spans, template_ratings
 from tests.telemetry.bookkeeper import ANSWER, Listener, Story, an_id
 
 TABLES = (executions, spans, execution_rollups, execution_rollups_daily)
@@ -251,3 +251,38 @@ async def test_tokens_of_cached_input_reach_the_rollup(database: Database) -> No
     async with database.read() as connection:
         found = (await connection.execute(select(execution_rollups).where(execution_rollups.c.model == "small"))).one()
     assert (found.cache_read_tokens, found.model_calls, found.executions_completed) == (30, 1, 0)
+
+
+async def test_the_views_read_what_was_booked(database: Database) -> None:
+    listener = Listener()
+    for failing in (False, True):
+        story = listener.begin()
+        story.answer()
+        story.tool()
+        if failing:
+            story.tracker.fail("timeout", "too late")
+        else:
+            story.tracker.complete()
+    await store(database, listener.signals())
+
+    async with database.begin() as connection:
+        for owner, rating in (("a", 4), ("b", 5)):
+            await connection.execute(
+                template_ratings.insert().values(
+                    owner_id=owner, template_id="t-1", rating=rating, rated_at=datetime.now(UTC)
+                )
+            )
+        analytics = (await connection.execute(text("SELECT * FROM template_analytics"))).mappings().one()
+        calls = (await connection.execute(text("SELECT model, cost_nano_usd FROM model_calls"))).all()
+        nodes = (await connection.execute(text("SELECT node_type FROM node_runs ORDER BY node_type"))).scalars().all()
+    assert analytics["template_id"] == "t-1"
+    assert (analytics["total_executions"], analytics["successful_executions"], analytics["failed_executions"]) == (
+        2,
+        1,
+        1,
+    )
+    assert (analytics["total_tokens"], analytics["total_cost_nano_usd"]) == (240, 280_000)
+    assert (analytics["rating_average"], analytics["rating_count"]) == (4.5, 2)
+    assert analytics["last_failure_at"] == analytics["last_used_at"]
+    assert calls == [("small", 140_000)] * 2
+    assert nodes == ["model", "model", "tools", "tools"]
