@@ -46,7 +46,7 @@ def tokens(sent: int | None, received: int | None) -> str:
 
 def percent(part: int, whole: int) -> str:
     """A share; a dash where there is nothing to share."""
-    return f"{100 * part / whole:.1f} %" if whole else UNKNOWN
+    return f"{100 * part / whole:.1f}".removesuffix(".0") + " %" if whole else UNKNOWN
 
 
 def moment(time: datetime | None) -> str:

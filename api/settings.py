@@ -204,7 +204,7 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SettingInForce:
-    """A setting as it stands: the variable, the value in words (of a secret only whether it is there), and its source."""
+    """A setting as it stands: variable, value in words (of a secret only whether it is there), and where it is from."""
 
     variable: str
     shown: str

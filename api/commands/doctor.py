@@ -58,8 +58,8 @@ async def _database(settings: Settings) -> list[Check]:
 async def _database_checks(settings: Settings) -> AsyncIterator[Check]:
     url = parse_url(settings.database_url)
     name = safe_name(url)
-    if dialect_name(url) == "sqlite" and not Path(name).exists():
-        yield _new_file(Path(name))
+    if dialect_name(url) == "sqlite" and (new := _new_file(Path(name))) is not None:
+        yield new
         return
     waiting = await migrations.pending(settings.database_url)
     async with Database(settings.database_url, busy_seconds=1.0) as database:
@@ -72,7 +72,10 @@ async def _database_checks(settings: Settings) -> AsyncIterator[Check]:
         yield Check("clock", "warn" if advice else "ok", f"{skew:.1f} s from the database's", advice)
 
 
-def _new_file(file: Path) -> Check:
+def _new_file(file: Path) -> Check | None:
+    """What is to be said of a file that is not there yet."""
+    if file.exists():
+        return None
     folder = file.absolute().parent
     if not folder.is_dir():
         return Check("database", "fail", f"there is no folder {folder}", "make it, or change SPANLOOM_DATABASE_URL")

@@ -56,7 +56,7 @@ def list_all(filters: Filters, *, as_json: bool) -> int:
         terminal.show_json({"items": items, "more": page.end is not None})
         return DONE
     console = terminal.console()
-    console.print(executions_table(page.items, width=console.width))
+    terminal.show(executions_table(page.items, width=console.width))
     if page.end is not None:
         console.print(f"The newest {filters.limit} are shown; --limit shows more.", style="dim")
     return DONE

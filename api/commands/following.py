@@ -66,8 +66,8 @@ async def follow(
     return Followed(result, interrupts.count > 0, await _demo_cost(runtime, result))
 
 
-def summary(followed: Followed) -> Text:
-    """The end of an execution in one line, with where to look next."""
+def summary(followed: Followed, *, hint: bool = True) -> Text:
+    """The end of an execution in one line, with a `hint` where to look next."""
     result = followed.result
     style = {Status.COMPLETED: "green", Status.CANCELLED: "yellow"}.get(result.status, "bold red")
     text = Text(f"{result.status} ", style=style)
@@ -75,7 +75,9 @@ def summary(followed: Followed) -> Text:
     if result.model_calls:
         parts.append(f"{tokens(result.usage.input_tokens, result.usage.output_tokens)} tokens")
         parts.append(_cost(followed))
-    text.append(" · ".join([*parts, f"spanloom trace {result.execution_id}"]), style="not bold")
+    if hint:
+        parts.append(f"spanloom trace {result.execution_id}")
+    text.append(" · ".join(parts), style="not bold")
     return text
 
 

@@ -14,8 +14,6 @@ from engine.store.database import Database, parse_url, safe_name
 from engine.store.tables import execution_control
 from telemetry.tables import executions
 
-_METADATA = [*{execution_control.metadata, executions.metadata}]
-"""The engine's and the bookkeeper's tables; they hang on one."""
 _COMPARED = {"compare_type": True, "compare_server_default": True}
 
 
@@ -54,5 +52,7 @@ async def _differences(url: str) -> list[str]:
 
 def _compare(connection: Connection) -> list[str]:
     """Where the tables of the database and those of this program differ."""
+    metadata = executions.metadata
+    assert execution_control.metadata is metadata, "the engine's tables and the bookkeeper's hang on one"
     context = MigrationContext.configure(connection, opts=dict(_COMPARED))
-    return [str(difference) for difference in compare_metadata(context, _METADATA)]
+    return [str(difference) for difference in compare_metadata(context, metadata)]

@@ -21,8 +21,14 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def show(view: RenderableType) -> None:
-    """Print a view to stdout."""
-    console().print(view)
+    """Print a view to stdout; to what is no terminal without the spaces that fill its lines up."""
+    made = console()
+    if made.is_terminal:
+        made.print(view)
+        return
+    with made.capture() as captured:
+        made.print(view)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def show_json(document: object) -> None:
