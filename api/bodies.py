@@ -50,7 +50,11 @@ def invalid_parameters(error: RequestValidationError) -> Problem:
     for found in error.errors():
         place, *steps = found["loc"]
         code = _CODES.get(found["type"], "out_of_range")
-        message = "There is no such parameter." if code == "unknown_field" else f"{found['msg']}."
+        message = (
+            "There is no such parameter."
+            if code == "unknown_field"
+            else f"{found['msg'].removeprefix('Value error, ')}."
+        )
         pointer = "".join(f"/{escape(step)}" for step in steps)
         errors.append(
             InputError(place="path" if place == "path" else "query", pointer=pointer, code=code, message=message)

@@ -20,11 +20,10 @@ from engine.templates import load_builtin
 
 if TYPE_CHECKING:
     from engine.execution import ExecutionEngine
-    from engine.resources import Resources
+    from engine.resources import Models, Resources
     from telemetry.journal import Journal
     from telemetry.metrics import Metrics
     from telemetry.sdk import Telemetry
-    from telemetry.signals import Batch
 
 EXPORT_SECONDS = 5.0
 """How long the last traces may take to leave for a backend that may hang."""
@@ -59,10 +58,14 @@ class Runtime:
 
 
 @asynccontextmanager
-async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
-    """What runs workflows and keeps their books. Raises a `SpanloomError` that says what to do."""
+async def open_runtime(settings: Settings, *, models: "Models | None" = None) -> AsyncIterator[Runtime]:
+    """What runs workflows and keeps their books; `models` take the place of the providers'.
+
+    Raises a `SpanloomError` that says what to do.
+    """
     prepare_process(settings)
     from engine.execution import ExecutionEngine
+    from telemetry.health import Health
     from telemetry.journal import Journal
     from telemetry.metrics import Metrics
     from telemetry.pipeline import Pipeline
@@ -73,16 +76,13 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         database = await stack.enter_async_context(open_database(settings))
         async with database.begin() as connection:
             await sync_builtin(connection, load_builtin())
-        resources = await _resources(settings, database, stack)
+        resources = _resources(settings, database, models, stack)
         telemetry = build_telemetry()
         stack.push_async_callback(_in_time, telemetry.shutdown)
-
-        def count(batch: "Batch") -> None:
-            metrics.feed(batch)
-
-        pipeline = Pipeline([Records()], after_commit=count)
+        health = Health()
+        metrics = Metrics(database, health)
+        pipeline = Pipeline([Records()], health=health, after_commit=metrics.feed)
         journal = await stack.enter_async_context(Journal(database, pipeline))
-        metrics = Metrics(database, journal.health, pipeline.dead_letters)
         telemetry.add(journal.spans, journal.events)
         engine = ExecutionEngine(
             resources,
@@ -117,7 +117,7 @@ async def _check_schema(url: str) -> None:
     await migrations.upgrade(url)
 
 
-async def _resources(settings: Settings, database: Database, stack: AsyncExitStack) -> "Resources":
+def _resources(settings: Settings, database: Database, models: "Models | None", stack: AsyncExitStack) -> "Resources":
     from api.folders import ConfiguredFolders
     from engine.files import FilesRetriever
     from engine.pricing import GenaiPrices
@@ -127,8 +127,9 @@ async def _resources(settings: Settings, database: Database, stack: AsyncExitSta
     from engine.store.definitions import StoredDefinitions
     from engine.tools import builtin_tools
 
-    models = LangChainModels(settings.providers, settings.model)
-    stack.push_async_callback(models.aclose)
+    if models is None:
+        models = providers = LangChainModels(settings.providers, settings.model)
+        stack.push_async_callback(providers.aclose)
     files = FilesRetriever(settings.files_roots)
     stack.callback(files.close)
     default = {"default": ConfiguredFolders(files, settings.files_roots)} if settings.files_roots else {}

@@ -101,7 +101,12 @@ _STARTED = {
     "description": "`wait`: the result, whatever the status. `stream`: the events, closed by one with the result.",
     "model": ExecutionResult,
     "headers": _ID,
-    "content": {"text/event-stream": {"itemSchema": {"$ref": "#/components/schemas/StreamFrame"}}},
+    "content": {
+        "text/event-stream": {
+            "schema": {"type": "string", "description": "Frames as `StreamFrame` describes them."},
+            "x-itemSchema": {"$ref": "#/components/schemas/StreamFrame"},
+        }
+    },
 }
 
 
@@ -152,8 +157,12 @@ async def _stream(execution: "Execution", request: Request, runtime: Runtime) ->
     def leave() -> None:
         execution.leave(runtime.settings.disconnect_seconds)
 
-    async with aclosing(execution.events()) as events:
-        first = await anext(events)
+    try:
+        async with aclosing(execution.events()) as events:
+            first = await anext(events)
+    except BaseException:
+        leave()
+        raise
     return EventStream(frames(execution, first, broken), leave, {"X-Execution-ID": execution.id})
 
 

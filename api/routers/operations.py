@@ -1,9 +1,9 @@
 """/healthz, /readyz, /metrics: for whoever operates the service."""
 
 from importlib.metadata import version
-from typing import Annotated, Literal
+from typing import Literal
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 from sqlalchemy import text
 
@@ -37,9 +37,9 @@ class Readiness(BaseModel):
     checks: dict[Literal["database", "schema", "journal", "draining"], Check]
 
 
-@router.api_route(
+@router.head("/healthz", include_in_schema=False)
+@router.get(
     "/healthz",
-    methods=["GET", "HEAD"],
     operation_id="operations_health",
     summary="Whether the process answers; touches nothing",
     response_model=None,
@@ -50,9 +50,9 @@ async def health(query: NoQueryDep) -> Response:
     return json_answer(Health(version=version("spanloom")))
 
 
-@router.api_route(
+@router.head("/readyz", include_in_schema=False)
+@router.get(
     "/readyz",
-    methods=["GET", "HEAD"],
     operation_id="operations_readiness",
     summary="Whether the service takes executions",
     response_model=None,
@@ -96,7 +96,7 @@ async def _database(runtime: Runtime) -> tuple[Check, Check]:
         "invalid_request",
     ),
 )
-async def metrics(runtime: RuntimeDep, query: NoQueryDep, accept: Annotated[str, Header()] = "") -> Response:
+async def metrics(request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
     """The exact counters are read from the roll-ups now."""
-    content_type, content = await runtime.metrics.exposition(accept)
+    content_type, content = await runtime.metrics.exposition(request.headers.get("accept", ""))
     return Response(content, headers={"Content-Type": content_type})
