@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import jsonschema_rs
 
 from engine.nodes.memory import MemoryConfig
-from engine.nodes.model import ModelConfig, name_model
+from engine.nodes.model import DEFAULT_MAX_TOKENS, ModelConfig, name_model
 from engine.nodes.retrieval import RetrievalConfig
 from engine.nodes.tools import ToolsConfig
 from engine.resources import Resources
@@ -97,6 +97,19 @@ def no_checkpointer(subject: Subject, resources: Resources) -> Iterator[Finding]
         yield Finding("capability.no_checkpointer", "/durability", message)
 
 
+def budget_too_small(subject: Subject, resources: Resources) -> Iterator[Finding]:
+    """What one single call reserves for its answer is above the budget."""
+    limits = subject.graph.limits
+    for node_id, named in _models(subject, resources):
+        tokens = _output_tokens(subject, node_id)
+        cost = resources.prices.upper_nano_usd(*named, 0, tokens) if named is not None else None
+        over_tokens = limits.budget_tokens is not None and tokens > limits.budget_tokens
+        over_cost = limits.budget_nano_usd is not None and cost is not None and cost > limits.budget_nano_usd
+        if over_tokens or over_cost:
+            message = "The answer alone may be above the budget, so the call would be refused."
+            yield subject.at_node("capability.budget_too_small", node_id, message, place="/config")
+
+
 CHECKS: dict[str, Callable[[Subject, Resources], Iterator[Finding]]] = {
     "capability.no_model": no_model,
     "capability.unknown_model": unknown_model,
@@ -106,6 +119,7 @@ CHECKS: dict[str, Callable[[Subject, Resources], Iterator[Finding]]] = {
     "capability.bad_options": bad_options,
     "capability.above_cap": above_cap,
     "capability.no_checkpointer": no_checkpointer,
+    "capability.budget_too_small": budget_too_small,
 }
 """The check of each code."""
 
@@ -117,3 +131,11 @@ def _models(subject: Subject, resources: Resources) -> Iterator[tuple[str, tuple
     for node_id, config in subject.configs.items():
         if isinstance(config, ModelConfig) or (isinstance(config, MemoryConfig) and config.strategy == "summarize"):
             yield node_id, name_model(config.provider, config.model, defaults=defaults, server=server)
+
+
+def _output_tokens(subject: Subject, node_id: str) -> int:
+    config = subject.configs[node_id]
+    if isinstance(config, MemoryConfig):
+        return config.summary_max_tokens
+    own = config.max_tokens if isinstance(config, ModelConfig) else None
+    return own or subject.graph.model_defaults.max_tokens or DEFAULT_MAX_TOKENS

@@ -204,6 +204,12 @@ RULES: dict[str, Rule] = {
             "Secret in the document",
             "Take it out and revoke it; keys belong in the server's settings.",
         ),
+        Rule(
+            "security.secret_in_prompt",
+            _E,
+            "Reference to a secret in a text",
+            "Take it out: a secret may stand only in fields declared for one.",
+        ),
         Rule("security.all_tools", _W, "All tools allowed", "Name the tools: later ones would be allowed too."),
         Rule(
             "security.untrusted_in_system",
@@ -225,6 +231,7 @@ RULES: dict[str, Rule] = {
         Rule("capability.bad_options", _E, "Options do not fit the retriever", "Follow the retriever's schema."),
         Rule("capability.above_cap", _E, "Above the server's cap", "Lower it."),
         Rule("capability.no_checkpointer", _E, "No checkpoints here", 'Use `durability: "none"`.'),
+        Rule("capability.budget_too_small", _W, "Budget below one call", "Raise the budget or lower max_tokens."),
         Rule("internal.rule_failed", _E, "A rule broke", "Report this: the document could not be checked."),
     )
 }

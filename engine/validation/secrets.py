@@ -3,12 +3,15 @@
 import math
 import re
 from collections import Counter
+from dataclasses import dataclass
 
 import orjson
 
 from engine.graph import Json
 from engine.redaction import SECRET_SHAPES
 from engine.strict_json import escape
+
+REFERENCE = "secret://"
 
 _CREDENTIAL_KEY = re.compile(r"(?i)(?:^|[_-])(?:api_?key|secret|token|passw(?:or)?d|credentials?|authorization)$")
 _RANDOM = re.compile(r"[A-Za-z0-9_\-+/=.]{24,}")
@@ -20,9 +23,18 @@ _MARKS = (*_KEY_MARKS, "AIza", "AKIA", "eyJ", "-----BEGIN", "://")
 """Texts of which one, or "bearer", is in everything of that shape; looked for first, since that is cheap."""
 
 
-def secret_pointers(document: Json) -> list[str]:
-    """Where, in any field of the document, a secret seems to stand."""
-    found: list[str] = []
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """Where, in any field of a document, a secret seems to stand, and where a reference to one does."""
+
+    values: tuple[str, ...]
+    references: tuple[str, ...]
+
+
+def find_secrets(document: Json) -> Secrets:
+    """Look at every text of the document."""
+    values: list[str] = []
+    references: list[str] = []
     shapes = _may_hold_shapes(orjson.dumps(document).decode())
     open_values: list[tuple[Json, str, str]] = [(document, "", "")]
     while open_values:
@@ -31,9 +43,12 @@ def secret_pointers(document: Json) -> list[str]:
             open_values.extend((child, f"{pointer}/{escape(name)}", name) for name, child in value.items())
         elif isinstance(value, list):
             open_values.extend((child, f"{pointer}/{index}", key) for index, child in enumerate(value))
-        elif isinstance(value, str) and ((shapes and _has_secret_shape(value)) or _is_credential(key, value)):
-            found.append(pointer)
-    return found
+        elif isinstance(value, str):
+            if (shapes and _has_secret_shape(value)) or _is_credential(key, value):
+                values.append(pointer)
+            if REFERENCE in value:
+                references.append(pointer)
+    return Secrets(tuple(values), tuple(references))
 
 
 def _may_hold_shapes(text: str) -> bool:

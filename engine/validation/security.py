@@ -16,8 +16,14 @@ _SHOWN = frozenset({"message", "response"})
 
 def secret_value(subject: Subject) -> Iterator[Finding]:
     """A value with the shape of a secret, in any field."""
-    for pointer in subject.secret_pointers:
+    for pointer in subject.secrets.values:
         yield Finding("security.secret_value", pointer, "The value has the shape of a secret.")
+
+
+def secret_in_prompt(subject: Subject) -> Iterator[Finding]:
+    """A `secret://` reference; no field of these node types is declared for one."""
+    for pointer in subject.secrets.references:
+        yield Finding("security.secret_in_prompt", pointer, "No secret is put in here.")
 
 
 def all_tools(subject: Subject) -> Iterator[Finding]:
@@ -61,6 +67,7 @@ def _is_error_text(path: tuple[str | int, ...]) -> bool:
 
 CHECKS: dict[str, Callable[[Subject], Iterator[Finding]]] = {
     "security.secret_value": secret_value,
+    "security.secret_in_prompt": secret_in_prompt,
     "security.all_tools": all_tools,
     "security.untrusted_in_system": untrusted_in_system,
     "security.error_text_shown": error_text_shown,

@@ -13,7 +13,7 @@ from engine.prompts import BadPrompt, JsonPrompt, Prompt, parse_json
 from engine.prompts import parse as parse_prompt
 from engine.topology import Topology
 from engine.validation.rules import Finding, Near
-from engine.validation.secrets import secret_pointers
+from engine.validation.secrets import Secrets, find_secrets
 from engine.validation.written import outputs_written
 
 
@@ -111,9 +111,9 @@ class Subject:
         return [*self._expression_reads(), *self._prompt_reads()]
 
     @cached_property
-    def secret_pointers(self) -> list[str]:
-        """Where a secret seems to stand, `metadata` included."""
-        return secret_pointers(self.document)
+    def secrets(self) -> Secrets:
+        """Where secrets and references to them stand, `metadata` included."""
+        return find_secrets(self.document)
 
     @cached_property
     def written(self) -> dict[str, frozenset[str]]:

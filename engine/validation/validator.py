@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import orjson
 
-from engine.graph import Json, JsonObject, WorkflowGraph, canonical, content_hash, read_canonical
+from engine.graph import Json, JsonObject, WorkflowGraph, canonical, content_hash, is_id, read_canonical
 from engine.nodes.base import NodeConfig
 from engine.resources import Resources
 from engine.strict_json import find_flaw, unescape
@@ -20,6 +20,7 @@ from engine.validation.subject import Subject
 CACHED_DOCUMENTS = 256
 MAX_CACHED_BYTES = 64 << 10
 MAX_FINDINGS_OF_A_RULE = 1_000
+"""A hostile document could have any number."""
 
 T = TypeVar("T")
 
@@ -112,7 +113,7 @@ def _check_graph(
 
 
 def _security(subject: Subject) -> Iterator[Finding]:
-    return _run(security.CHECKS, lambda rule: rule(subject))
+    return iter(_placed(subject.document, _run(security.CHECKS, lambda rule: rule(subject))))
 
 
 def _capability(subject: Subject, resources: Resources) -> Iterator[Finding]:
@@ -143,7 +144,21 @@ def _refused(document: object) -> _Static:
 
 def _placed(document: JsonObject, findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """The findings with pointers that exist in the document as sent: where a default is at fault, at what holds it."""
-    return tuple(replace(finding, pointer=_existing(document, finding.pointer)) for finding in findings)
+    return tuple(_named(document, replace(f, pointer=_existing(document, f.pointer))) for f in findings)
+
+
+def _named(document: JsonObject, finding: Finding) -> Finding:
+    """The finding with the id of the node or edge it is in, if that is an id."""
+    part, index = [*finding.pointer.split("/"), "", ""][1:3]
+    items = document.get(part)
+    if finding.node_id or finding.edge_id or not index or not isinstance(items, list):
+        return finding
+    item = items[int(index)]
+    given = item.get("id") if isinstance(item, dict) else None
+    name = given if isinstance(given, str) and is_id(given) else None
+    if part == "nodes":
+        return replace(finding, node_id=name)
+    return replace(finding, edge_id=name or f"e{index}") if part == "edges" else finding
 
 
 def _existing(document: JsonObject, pointer: str) -> str:

@@ -388,6 +388,10 @@ CASES: dict[str, list[Case]] = {
         Case(chat(prompt="Bearer abcdef0123456789"), chat(prompt="Bearer of a password token")),
         Case(document(description="-----BEGIN PRIVATE KEY-----abc"), document(description="-----BEGIN-----")),
     ],
+    "security.secret_in_prompt": [
+        Case(chat(prompt="Use secret://key"), chat(prompt="Use secret:key")),
+        Case(document(variables={"v": ["secret://key"]}), document(variables={"v": ["a secret"]})),
+    ],
     "security.all_tools": [
         Case(
             document(TOOLS, {"ask": "model", "use": ("tools", {"allowed_tools": ["*"]})}),
@@ -438,6 +442,20 @@ CASES: dict[str, list[Case]] = {
         ),
     ],
     "capability.no_checkpointer": [Case(document(durability="exit"), document(durability="none"))],
+    "capability.budget_too_small": [
+        Case(
+            document(CHAT, {"ask": model(max_tokens=100)}, limits={"budget_tokens": 99}),
+            document(CHAT, {"ask": model(max_tokens=100)}, limits={"budget_tokens": 100}),
+        ),
+        Case(
+            document(CHAT, {"ask": model(max_tokens=100)}, limits={"budget_nano_usd": 199_999}),
+            document(CHAT, {"ask": model(max_tokens=100)}, limits={"budget_nano_usd": 200_000}),
+        ),
+        Case(
+            document("start>m m>end", {"m": "memory"}, limits={"budget_tokens": 511}),
+            document("start>m m>end", {"m": "memory"}, limits={"budget_tokens": 512}),
+        ),
+    ],
 }
 
 ELSEWHERE = {"schema.bad_parameter", "schema.unused_parameter", "structure.bypass", "internal.rule_failed"}

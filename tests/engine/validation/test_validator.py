@@ -125,6 +125,23 @@ def test_an_issue_points_at_its_place_and_names_the_nearest(given: Json, code: s
     at(given, pointer)
 
 
+def test_an_issue_names_its_node_or_edge_also_where_the_shape_is_wrong() -> None:
+    assert issue(document(CHAT, {"ask": model(temperature=9)}), "schema.out_of_range").node_id == "ask"
+    assert issue(document(edges=[{"source": "start", "target": 1}]), "schema.wrong_type").edge_id == "e0"
+    assert issue(document(nodes={"no id": "end"}), "schema.bad_id").node_id is None
+    assert (
+        issue(document(CHAT, {"ask": model(prompt="Bearer abc0123456789")}), "security.secret_value").node_id == "ask"
+    )
+
+
+def test_a_model_without_a_price_is_an_error_under_a_budget_and_else_a_warning() -> None:
+    unpriced = resources(prices=False)
+    for budget, severity in ((None, "warning"), (10**9, "error")):
+        given = document(CHAT, {"ask": "model"}, limits={"budget_nano_usd": budget})
+        found = [each.severity for each in report(given, unpriced).issues if each.code == "capability.unpriced_model"]
+        assert found == [severity]
+
+
 def test_no_message_quotes_a_value() -> None:
     shape = "sk-proj-a1b2c3d4e5f6g7h8"
     plus: dict[str, Json] = {"source": "a", "target": "end", "condition": f"'{shape}' +"}
