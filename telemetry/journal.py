@@ -7,8 +7,9 @@ consumers in it. Callers wait for their commit; when the writer is behind they w
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -36,6 +37,7 @@ RETRY_SECONDS = 30.0
 STALE_SECONDS = 600.0
 """Signals of an execution that was never accepted, or has ended, are forgotten after this time."""
 
+_UNREADABLE = "the signal could not be read; its `problem` says why"
 _GROUP = 256
 _QUEUE = 1_024
 _TROUBLE = (SpanloomError, SQLAlchemyError, ConsumerHung, OSError, ValueError, TypeError)
@@ -173,15 +175,15 @@ class Journal(Ledger):
         group: list[_Decision] = []
         try:
             async for first in self._receive:
-                group = [first, *self._waiting()]
+                group = [first, *islice(self._waiting(), _GROUP - 1)]
                 await self._commit(group)
         finally:
-            self._receive.close()
-            for decision in group:
+            for decision in [*group, *self._waiting()]:
                 _refuse(decision, Unavailable("the journal has stopped"))
+            self._receive.close()
 
-    def _waiting(self) -> Iterable[_Decision]:
-        for _ in range(_GROUP - 1):
+    def _waiting(self) -> Iterator[_Decision]:
+        while True:
             try:
                 yield self._receive.receive_nowait()
             except (anyio.WouldBlock, anyio.EndOfStream):
@@ -226,7 +228,7 @@ class Journal(Ledger):
                 if batch.spans or batch.events:
                     await self._pipeline.apply(connection, batch, hung)
                 for item in kept:
-                    await self._pipeline.keep_documents_aside(connection, "journal", item.unreadable, "unreadable")
+                    await self._pipeline.keep_documents_aside(connection, "journal", item.unreadable, _UNREADABLE)
         except _TROUBLE:
             self.health.failed_commits += 1
             self.health.is_writable = False

@@ -164,6 +164,8 @@ async def get_execution(connection: AsyncConnection, execution_id: str, owner: s
     """The record; where it is not there yet or lags behind, what control has decided. Null: no such execution."""
     mine = [executions.c.id == execution_id, *([executions.c.owner_id == owner] if owner is not None else [])]
     row = (await connection.execute(select(*_RECORD_COLUMNS).where(*mine))).mappings().one_or_none()
+    if row is not None and Status(row["status"]).is_terminal:
+        return ExecutionRecord(**row)
     control = await _control(connection, execution_id, owner)
     if row is None:
         return None if control is None else _from_control(control)

@@ -226,6 +226,20 @@ async def test_a_closed_journal_refuses(database: Database) -> None:
         await keeper.journal.accept(story.acceptance())
 
 
+async def test_when_the_writer_dies_nobody_waits_for_ever(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*args: object) -> None:
+        raise AssertionError("a bug in the journal")
+
+    with pytest.raises(AssertionError, match="a bug in the journal"):
+        async with bookkeeper(database, flush_seconds=60) as keeper:
+            monkeypatch.setattr(keeper.journal, "_commit", broken)
+            stories = [keeper.begin() for _ in range(500)]
+            outcomes = await asyncio.gather(
+                *(keeper.journal.accept(story.acceptance()) for story in stories), return_exceptions=True
+            )
+            assert {type(outcome) for outcome in outcomes} == {Unavailable}
+
+
 async def test_a_cancel_request_reaches_who_runs_the_execution_once(database: Database) -> None:
     asked: asyncio.Queue[tuple[str, str | None]] = asyncio.Queue()
 
