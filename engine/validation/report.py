@@ -74,5 +74,5 @@ class ValidationReport(Document):
             return "no errors"
         errors = "1 error" if self.counts.error == 1 else f"{self.counts.error} errors"
         first = found[0]
-        rest = "" if self.counts.error == 1 else f", and {self.counts.error - 1} more"
-        return f"{errors}: {first.code} at {first.pointer or '/'}: {first.message}{rest}"
+        rest = "" if self.counts.error == 1 else f" And {self.counts.error - 1} more."
+        return f"{errors}: {first.code} at {first.pointer or '/'}: {first.message} {first.hint}{rest}"
