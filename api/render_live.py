@@ -114,7 +114,7 @@ class Progress:
             entry.note = f"→ {data['label']}" if data["label"] else ""
         else:
             entry.state = "handled" if data["handled"] else "failed"
-            entry.note = f"{data['error_type']}: {data['message']}"
+            entry.note = str(data["error_type"])
             entry.is_hidden = False
         return entry
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Literal
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +19,8 @@ from telemetry.queries import ExecutionRecord
 
 Level = Literal["ok", "warn", "fail", "info"]
 _WIDE = 100
+_GAP = 2
+_MIN_STATUS = 9
 _BOX = box.Box("    \n    \n ── \n    \n    \n ── \n    \n    \n")
 """A line below the head and one above the foot."""
 _MARKS: dict[Level, tuple[str, str]] = {
@@ -34,7 +37,7 @@ def executions_table(records: Sequence[ExecutionRecord], *, width: int) -> Rende
         return Text("No executions. Start one: spanloom run universal_chat -m 'hi'")
     is_wide = width >= _WIDE
     table = _table(
-        "id", "status", "workflow", "started (UTC)", right=("duration", *(("tokens",) if is_wide else ()), "cost")
+        "id", "status", "workflow", "at (UTC)", right=("duration", *(("tokens",) if is_wide else ()), "cost")
     )
     shown = short_ids([record.id for record in records])
     for record in records:
@@ -48,6 +51,10 @@ def executions_table(records: Sequence[ExecutionRecord], *, width: int) -> Rende
             *((tokens(record.input_tokens, record.output_tokens),) if is_wide else ()),
             _cost(record),
         )
+    others = [
+        max(cell_len(str(cell)) for cell in column.cells) for column in table.columns if column.header != "status"
+    ]
+    table.columns[1].max_width = max(width - sum(others) - _GAP * len(others), _MIN_STATUS)
     return table
 
 
@@ -256,7 +263,9 @@ def checks_view(checks: Sequence[Check]) -> Table:
 
 
 def _table(*names: str, right: Sequence[str]) -> Table:
-    table = Table(box=_BOX, show_edge=False, pad_edge=False, header_style="bold", footer_style="bold")
+    table = Table(
+        box=_BOX, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", footer_style="bold"
+    )
     for name in names:
         table.add_column(name, no_wrap=True)
     for name in right:

@@ -50,6 +50,6 @@ def _dimensions(by: Sequence[str]) -> tuple[Dimension, ...]:
     for name in names:
         if name not in DIMENSIONS:
             near = get_close_matches(name, DIMENSIONS, n=1)
-            hint = f"; did you mean {near[0]}" if near else ""
-            wrong_use(f"cost cannot be grouped by {name}{hint}; there are: {', '.join(DIMENSIONS)}")
+            hint = f"did you mean {near[0]}? " if near else ""
+            wrong_use(f"cost cannot be grouped by {name}; {hint}There are: {', '.join(DIMENSIONS)}")
     return cast("tuple[Dimension, ...]", tuple(dict.fromkeys(names)))

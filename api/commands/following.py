@@ -73,8 +73,7 @@ def summary(followed: Followed, *, hint: bool = True) -> Text:
     text = Text(f"{result.status} ", style=style)
     parts = [f"in {duration(result.duration_ms)}"]
     if result.model_calls:
-        parts.append(f"{tokens(result.usage.input_tokens, result.usage.output_tokens)} tokens")
-        parts.append(_cost(followed))
+        parts += _used(followed)
     if hint:
         parts.append(f"spanloom trace {result.execution_id}")
     text.append(" · ".join(parts), style="not bold")
@@ -90,14 +89,17 @@ def problem(result: ExecutionResult) -> Text | None:
     return Text(f"{result.error_type}{place}: {result.error_message or ''}", style="red")
 
 
-def _cost(followed: Followed) -> str:
-    cost = followed.result.cost_nano_usd
+def _used(followed: Followed) -> list[str]:
+    usage, cost = followed.result.usage, followed.result.cost_nano_usd
+    if usage.input_tokens is None and usage.output_tokens is None:
+        return ["usage and cost unknown"]
+    used = f"{tokens(usage.input_tokens, usage.output_tokens)} tokens"
     if cost is None:
-        return "cost unknown: the model has no price"
+        return [used, "cost unknown: the model has no price"]
     if not followed.demo_nano_usd:
-        return usd(cost)
+        return [used, usd(cost)]
     part = "" if followed.demo_nano_usd == cost else f" of which {usd(followed.demo_nano_usd)}"
-    return f"{usd(cost)}{part} demo money, not real"
+    return [used, f"{usd(cost)}{part} demo money, not real"]
 
 
 async def _demo_cost(runtime: Runtime, result: ExecutionResult) -> int:
