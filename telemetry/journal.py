@@ -232,6 +232,7 @@ class Journal(Ledger):
         except _TROUBLE:
             self.health.failed_commits += 1
             self.health.is_writable = False
+            self._pipeline.rolled_back()
             raise
         finally:
             self.health.commit_seconds += time.perf_counter() - began

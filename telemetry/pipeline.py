@@ -5,6 +5,7 @@ One consumer's failure reaches neither another consumer nor the decision that th
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -63,6 +64,7 @@ class Pipeline:
         self._timeout_seconds = timeout_seconds
         self.health = health or Health()
         self.health.dead_letters.update({consumer.name: 0 for consumer in consumers})
+        self._kept_aside: Counter[str] = Counter()
 
     async def apply(self, connection: AsyncConnection, batch: Batch, hung: frozenset[str] = frozenset()) -> None:
         """Apply the batch inside the caller's transaction.
@@ -77,13 +79,19 @@ class Pipeline:
                 await self._divide(connection, consumer, batch, error)
 
     def committed(self, batch: Batch) -> None:
-        """Tell who wants to know what has become durable."""
+        """The caller's transaction was committed: tell who wants to know what has become durable."""
+        self.health.dead_letters.update(self._kept_aside)
+        self._kept_aside.clear()
         if self._after_commit is None:
             return
         try:
             self._after_commit(batch)
         except Exception:
             log.exception("telling of committed signals failed")
+
+    def rolled_back(self) -> None:
+        """The caller's transaction failed, and nothing was kept aside after all."""
+        self._kept_aside.clear()
 
     async def keep_aside(
         self, connection: AsyncConnection, consumer: str, signals: Sequence[Signal], reason: str
@@ -104,7 +112,7 @@ class Pipeline:
             for id_, said in rows
         ]
         await connection.execute(insert(dead_letter), values)
-        self.health.dead_letters[consumer] += len(values)
+        self._kept_aside[consumer] += len(values)
         log.error("signals kept aside", extra={"consumer": consumer, "signals": len(values), "reason": reason})
 
     async def _try(self, connection: AsyncConnection, consumer: Consumer, batch: Batch) -> Exception | None:

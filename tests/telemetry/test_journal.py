@@ -272,6 +272,7 @@ async def test_a_consumer_that_fails_changes_no_decision(database: Database) -> 
     assert len(letters) == 2 + 6
     assert {letter.consumer for letter in letters} == {"broken"}
     assert letters[0].reason == "RuntimeError: this consumer is broken"
+    assert keeper.journal.health.dead_letters == {"broken": 8, "records": 0}
 
 
 class Hanging:
@@ -297,6 +298,7 @@ async def decision_stands_beside(hanging: Hanging, database: Database) -> None:
     async with database.read() as connection:
         letters = (await connection.execute(select(dead_letter.c.consumer))).scalars().all()
     assert letters == ["hanging"] * 8
+    assert keeper.journal.health.dead_letters["hanging"] == 8
 
 
 async def test_a_consumer_that_hangs_changes_no_decision(database: Database) -> None:

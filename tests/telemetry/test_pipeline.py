@@ -34,6 +34,7 @@ async def apply(database: Database, pipeline: Pipeline, signals: Sequence[Signal
     """One transaction."""
     async with database.begin() as connection:
         await pipeline.apply(connection, Batch.of(signals))
+    pipeline.committed(Batch([], []))
 
 
 async def letters(database: Database) -> list[tuple[str, str, object]]:
