@@ -162,7 +162,8 @@ def _expression_texts(parsed: Parsed) -> Iterator[tuple[str, str]]:
 def ids(parsed: Parsed) -> Iterator[Finding]:
     """schema.bad_id and schema.not_allowed_here: words that may not name anything of an author's own."""
     for index, node in _objects(parsed.document, "nodes"):
-        if node.get("id") in RESERVED_IDS:
+        own = node.get("id")
+        if isinstance(own, str) and own in RESERVED_IDS:
             yield Finding("schema.bad_id", f"/nodes/{index}/id", "The id is a reserved word.")
     for index, config in parsed.configs.items():
         if isinstance(config, VariableConfig) and config.variable_name in RESERVED_IDS:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import example
 from hypothesis import given as given_any
 from hypothesis import strategies as st
 
@@ -325,6 +326,7 @@ def test_no_graph_makes_the_validator_raise_or_a_rule_fail(given_graph: JsonObje
         at(given_graph, each.pointer)
 
 
+@example({"nodes": [{"id": []}]})
 @given_any(ANYTHING)
 def test_no_document_makes_the_validator_raise_or_a_rule_fail(anything: Json) -> None:
     assert all(each.code != "internal.rule_failed" for each in report(anything).issues)
