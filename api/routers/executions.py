@@ -181,7 +181,8 @@ async def _wait(execution: "Execution", request: Request, runtime: Runtime, seco
         result.cancel()
         gone.cancel()
     headers = {"X-Execution-ID": execution.id, "Location": f"/v1/executions/{execution.id}"}
-    return json_answer(await _read(runtime, execution.id), 202, headers)
+    async with _about(execution.id):
+        return json_answer(await _read(runtime, execution.id), 202, headers)
 
 
 def _result_answer(result: "asyncio.Task[ExecutionResult]", execution: "Execution") -> Response:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import NoReturn
 
 import httpx2
 import orjson
@@ -120,6 +121,23 @@ async def test_frames_are_read_as_they_were_meant() -> None:
             token, error = [frame async for frame in read_frames(response)]
     assert (token.event, token.id, token.data) == ("token", "1-7", orjson.loads(orjson.dumps(written.document())))
     assert (error.event, error.data["code"]) == ("stream_error", "internal_error")
+
+
+async def test_a_reader_that_takes_nothing_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def never(message: object = None) -> NoReturn:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def content() -> AsyncGenerator[bytes, None]:
+        yield b"data: 1\n\n"
+
+    monkeypatch.setattr(sse, "SLOW_SECONDS", 0.01)
+    closed = asyncio.Event()
+    await sse.EventStream(content(), closed.set, {})({"type": "http"}, never, never)
+    assert closed.is_set()
+    assert "was cut off" in caplog.text
 
 
 def sent(content: bytes) -> httpx2.Response:

@@ -1,0 +1,105 @@
+"""The settings: read from the environment, with sentences for what is wrong."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from api.logs import JsonLines
+from api.settings import Settings, SettingsInvalid, prepare_process, read_settings
+
+
+def test_without_an_environment_there_are_defaults() -> None:
+    settings = read_settings()
+    assert settings.database_url == "sqlite:///./spanloom.db"
+    assert settings.address == ("127.0.0.1", 8000)
+    assert not any(provider.is_set for provider in settings.providers.values())
+
+
+def test_what_is_set_counts_and_what_is_empty_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "SPANLOOM_BIND": "[::1]:9000",
+        "SPANLOOM_MODEL": "",
+        "SPANLOOM_FILES_ROOTS": "/a, /b",
+        "SPANLOOM_LOG_LEVEL": "DEBUG",
+        "GEMINI_API_KEY": "key-1",
+        "OPENAI_BASE_URL": "http://127.0.0.1:4010/v1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = read_settings()
+    assert settings.address == ("::1", 9000)
+    assert settings.model is None
+    assert settings.files_roots == (Path("/a"), Path("/b"))
+    assert settings.log_level == "debug"
+    assert settings.providers["google"].api_key == "key-1"
+    assert settings.providers["openai"].is_set
+
+
+def test_port_counts_where_nothing_else_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "5000")
+    assert read_settings().address == ("127.0.0.1", 5000)
+    monkeypatch.setenv("SPANLOOM_BIND", "127.0.0.1:6000")
+    assert read_settings().address == ("127.0.0.1", 6000)
+
+
+def test_a_misspelt_variable_is_named_with_the_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPANLOOM_DATABSE_URL", "x")
+    with pytest.raises(
+        SettingsInvalid, match=r"SPANLOOM_DATABSE_URL is no setting; did you mean SPANLOOM_DATABASE_URL\?"
+    ):
+        read_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("SPANLOOM_BIND", "8000", "SPANLOOM_BIND: is written as host:port"),
+        ("SPANLOOM_MODEL", "gpt", "SPANLOOM_MODEL: is written as provider:model"),
+        ("SPANLOOM_TRACE_URL", "http://localhost", "SPANLOOM_TRACE_URL: must contain {trace_id}"),
+        ("SPANLOOM_MAX_BODY_BYTES", "0", "SPANLOOM_MAX_BODY_BYTES: Input should be greater than or equal to 1"),
+        ("SPANLOOM_TRACEPARENT", "obey", "SPANLOOM_TRACEPARENT: Input should be 'join', 'link' or 'ignore'"),
+        ("PORT", "sk-canary-1234", "PORT: Input should be a valid integer"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_said(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsInvalid) as refused:
+        read_settings()
+    assert refused.value.message.startswith(sentence)
+    assert "canary" not in refused.value.message
+
+
+def test_secrets_are_not_shown() -> None:
+    settings = Settings(database_url="postgresql://user:canary@host/db", openai_api_key="canary")
+    assert "canary" not in repr(settings)
+    assert "canary" not in repr(settings.providers)
+
+
+def test_libraries_are_told_before_they_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANGSMITH_TRACING", "true")
+    monkeypatch.delenv("ANTHROPIC_OPEN_TELEMETRY")
+    prepare_process(Settings())
+    assert os.environ["LANGSMITH_TRACING"] == os.environ["ANTHROPIC_OPEN_TELEMETRY"] == "false"
+    monkeypatch.setenv("LANGSMITH_TRACING", "true")
+    prepare_process(Settings(langsmith=True))
+    assert os.environ["LANGSMITH_TRACING"] == "true"
+
+
+def test_langgraph_must_not_come_before_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LANGGRAPH_STRICT_MSGPACK")
+    monkeypatch.setitem(sys.modules, "langgraph", object())
+    with pytest.raises(SettingsInvalid, match="LangGraph was imported before"):
+        prepare_process(Settings())
+
+
+def test_a_log_line_is_json_with_its_fields() -> None:
+    import logging
+
+    import orjson
+
+    record = logging.makeLogRecord({"name": "api", "levelname": "INFO", "msg": "ready at %s", "args": ("x",), "n": 1})
+    line = orjson.loads(JsonLines().format(record))
+    assert (line["message"], line["level"], line["n"]) == ("ready at x", "info", 1)
