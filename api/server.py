@@ -17,6 +17,8 @@ from engine.errors import SpanloomError
 GRACE_SECONDS = 3
 """How long answers may take to be read once all executions have ended."""
 
+_BACKLOG = 2_048
+
 log = logging.getLogger(__name__)
 
 
@@ -61,11 +63,19 @@ def make_server(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there; port 0 takes a free one. Raises `CannotListen`."""
+    """A socket that listens there; port 0 takes a free one. Raises `CannotListen`.
+
+    The protocol is named, as asyncio turns Nagle's algorithm off only then: with it each answer takes 40 ms longer.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((host, port), family=family, backlog=2_048)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+        return listener
     except OSError as error:
+        listener.close()
         reason = error.strerror or str(error)
         raise CannotListen(
             f"cannot listen on {host}:{port} ({reason}); name another address in SPANLOOM_BIND"

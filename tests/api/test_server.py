@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -57,6 +58,15 @@ async def test_sigterm_ends_the_process_with_its_books_closed(migrated_sqlite_ur
     process.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(process.wait(), 10) == 0
     assert not Path(migrated_sqlite_url.removeprefix("sqlite:///") + "-wal").exists()
+
+
+async def test_answers_do_not_wait_for_the_network_to_acknowledge_their_headers(migrated_sqlite_url: str) -> None:
+    async with running(migrated_sqlite_url) as service:
+        await service.client.get("/healthz")
+        [connection] = service.server.server_state.connections
+        assert connection.transport is not None
+        accepted = connection.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_taken_port_is_said() -> None:
