@@ -8,7 +8,7 @@ from typing import Literal
 from rich import box
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from api.render import STATUS_STYLES
@@ -51,9 +51,7 @@ def executions_table(records: Sequence[ExecutionRecord], *, width: int) -> Rende
             *((tokens(record.input_tokens, record.output_tokens),) if is_wide else ()),
             _cost(record),
         )
-    others = [
-        max(cell_len(str(cell)) for cell in column.cells) for column in table.columns if column.header != "status"
-    ]
+    others = [_width(column) for column in table.columns if column.header != "status"]
     table.columns[1].max_width = max(width - sum(others) - _GAP * len(others), _MIN_STATUS)
     return table
 
@@ -271,6 +269,10 @@ def _table(*names: str, right: Sequence[str]) -> Table:
     for name in right:
         table.add_column(name, justify="right", no_wrap=True)
     return table
+
+
+def _width(column: Column) -> int:
+    return max(cell_len(str(cell)) for cell in (column.header, *column.cells))
 
 
 def _status(status: str, error_type: str | None = None) -> Text:

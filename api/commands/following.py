@@ -91,15 +91,14 @@ def problem(result: ExecutionResult) -> Text | None:
 
 def _used(followed: Followed) -> list[str]:
     usage, cost = followed.result.usage, followed.result.cost_nano_usd
-    if usage.input_tokens is None and usage.output_tokens is None:
-        return ["usage and cost unknown"]
-    used = f"{tokens(usage.input_tokens, usage.output_tokens)} tokens"
+    has_usage = usage.input_tokens is not None or usage.output_tokens is not None
+    used = [f"{tokens(usage.input_tokens, usage.output_tokens)} tokens"] if has_usage else []
     if cost is None:
-        return [used, "cost unknown: the model has no price"]
+        return [*used, "cost unknown" + (": the model has no price" if has_usage else ": no usage was reported")]
     if not followed.demo_nano_usd:
-        return [used, usd(cost)]
+        return [*used, usd(cost)]
     part = "" if followed.demo_nano_usd == cost else f" of which {usd(followed.demo_nano_usd)}"
-    return [used, f"{usd(cost)}{part} demo money, not real"]
+    return [*used, f"{usd(cost)}{part} demo money, not real"]
 
 
 async def _demo_cost(runtime: Runtime, result: ExecutionResult) -> int:
