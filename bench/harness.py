@@ -122,7 +122,7 @@ def compare(
     with contextlib.ExitStack() as stack:
         workers = {name: stack.enter_context(_worker(module, name)) for name in names}
         for name in names:
-            workers[name](max(1, numbers[name] // 5))
+            workers[name](numbers[name])
         for _ in range(ROUNDS[effort]):
             for name in names:
                 measured[name].samples.append(workers[name](numbers[name]))
@@ -208,8 +208,7 @@ async def side_by_side(run: Callable[[int], Awaitable[Work]], executions: int, c
     done: list[Work] = []
 
     async def lane() -> None:
-        for number in numbers:
-            done.append(await run(number))
+        done.extend([await run(number) for number in numbers])
 
     async with asyncio.TaskGroup() as group:
         for _ in range(min(concurrent, executions)):
@@ -246,9 +245,9 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _cell(value: str | float) -> str:
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) else value
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.3g}"
 
 
 def _context(effort: Effort) -> Row:

@@ -8,7 +8,7 @@ from bench.harness import Effort, Goal, Report, Row, Runner, Variant, Work, chec
 from bench.workflows import NAMES, OURS, RAW, SPANS, Keep, engine, raw_answer, request, run_ours
 from telemetry.sdk import build_telemetry
 
-EXECUTIONS: dict[Effort, int] = {"smoke": 3, "short": 60, "full": 200}
+EXECUTIONS: dict[Effort, int] = {"smoke": 3, "short": 100, "full": 200}
 GOALS = {"chain10": 0.50, "loop10": 0.40, "fan10": 0.50, "chat": 0.80}
 
 

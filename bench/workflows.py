@@ -1,8 +1,9 @@
-"""The reference workflows, twice: as LangGraph users write them, and as our graph documents. Same work, same answers."""
+"""The reference workflows twice: as users of LangGraph write them, and as our documents. The answers are the same."""
 
 import asyncio
+import itertools
 import operator
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypedDict
 
@@ -202,7 +203,7 @@ def _graph(nodes: list[JsonObject], edges: list[JsonObject], **more: Json) -> Js
 
 
 def _edges(*ids: str) -> list[JsonObject]:
-    return [{"source": source, "target": target} for source, target in zip(ids, ids[1:], strict=False)]
+    return [{"source": source, "target": target} for source, target in itertools.pairwise(ids)]
 
 
 def _end(response: str) -> JsonObject:
