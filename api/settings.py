@@ -81,7 +81,6 @@ class Settings(BaseSettings):
         None, description="Address to listen on; without keys loopback only (127.0.0.1:8000)"
     )
     allowed_hosts: Listed = Field((), description="Names besides the loopback ones by which requests may call the host")
-    public_url: str | None = Field(None, description="Where users reach this service, for links")
     trace_url: Annotated[str, AfterValidator(_trace_url)] | None = Field(
         None, description="Where a trace is looked at: http://localhost:16686/trace/{trace_id}"
     )
