@@ -194,12 +194,11 @@ async def _measure(run: Runner, executions: int) -> Sample:
 
 
 async def one_by_one(run: Callable[[], Awaitable[Work]], executions: int) -> Work:
-    """One execution after the other; all must do the same."""
-    work = await run()
-    for _ in range(executions - 1):
-        again = await run()
-        assert (again.answer, again.spans) == (work.answer, work.spans)
-    return work
+    """One execution after the other; all must do the same. Figures are medians."""
+    done = [await run() for _ in range(executions)]
+    assert len({(work.answer, work.spans) for work in done}) == 1
+    figures = {name: median(work.figures[name] for work in done) for name in done[0].figures}
+    return Work(done[0].answer, done[0].spans, figures)
 
 
 async def side_by_side(run: Callable[[int], Awaitable[Work]], executions: int, concurrent: int) -> Work:
