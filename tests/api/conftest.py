@@ -5,6 +5,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.api.harness import Service, running
+from tests.books import books_agree, books_left_open
+
+__all__ = ["books_agree", "books_left_open"]
 
 
 @pytest.fixture

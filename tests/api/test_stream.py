@@ -73,6 +73,7 @@ async def test_a_client_that_leaves_may_want_it_to_go_on(migrated_sqlite_url: st
         assert (await service.ended(execution_id)).status == "completed"
 
 
+@pytest.mark.usefixtures("books_left_open")
 async def test_a_stream_whose_books_cannot_be_closed_breaks_with_a_problem(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ TYPES: Mapping[str, type | tuple[type, ...]] = {
     "int": int,
     "double": float,
     "boolean": bool,
-    "string[]": tuple,
+    "string[]": (list, tuple),
 }
 NOT_FROM_HERE = {semconv.SANITIZED, semconv.SERVER_ADDRESS, semconv.INPUT_MESSAGES, semconv.OUTPUT_MESSAGES}
 """What the bookkeeper says of values it repaired, what needs a real provider, and content."""
