@@ -105,7 +105,12 @@ def measure(effort: Effort) -> Report:
             continue
         assert rollups.answer == raw.answer, f"{name}: the sums differ"
         gain = raw.ms / rollups.ms
-        row = {"database": name, "executions": EXECUTIONS[effort], "roll-ups ms": rollups.ms, "raw ms": raw.ms}
+        row: dict[str, str | float] = {
+            "database": name,
+            "executions": EXECUTIONS[effort],
+            "roll-ups ms": rollups.ms,
+            "raw ms": raw.ms,
+        }
         rows.append({**row, "times faster": gain})
         if name == "PostgreSQL":
             goals = [Goal("roll-ups, ms", rollups.ms, 5.0), Goal("times faster", gain, 100.0, at_least=True)]
