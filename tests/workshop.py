@@ -19,7 +19,7 @@ from engine.execution import Execution, ExecutionEngine
 from engine.files import FilesRetriever
 from engine.graph import JsonObject
 from engine.request import Caller, ExecutionRequest
-from engine.resources import Template, Tool
+from engine.resources import Resources, Template, Tool
 from engine.result import ExecutionResult
 from engine.store.definitions import save_definition
 from engine.store.templates import sync_builtin
@@ -58,21 +58,30 @@ class Workshop:
 
     def engine(self, script: Script, tools: Iterable[Tool] = ()) -> WatchedEngine:
         """An engine with a model of its own; a client that leaves is not waited for."""
-        runtime, telemetry = self.runtime, self.runtime.telemetry
+        runtime, telemetry, model = self.runtime, self.runtime.telemetry, ScriptedModel(script)
+        engine = WatchedEngine(
+            self._resources(model, tools),
+            ledger=runtime.journal,
+            tracer_provider=telemetry.tracer_provider,
+            logger_provider=telemetry.logger_provider,
+        )
+        return self._watched(engine, model)
+
+    def silent_engine(self, script: Script, tools: Iterable[Tool] = ()) -> WatchedEngine:
+        """The same without ledger and telemetry, as a library is used."""
         model = ScriptedModel(script)
-        resources = replace(
-            runtime.resources,
+        return self._watched(WatchedEngine(self._resources(model, tools)), model)
+
+    def _resources(self, model: ScriptedModel, tools: Iterable[Tool]) -> Resources:
+        return replace(
+            self.runtime.resources,
             models=ScriptedModels(model),
             prices=PerTokenPrices(),
             tools=builtin_tools() | {tool.spec.name: tool for tool in tools},
             retrievers={"files": FilesRetriever([self.files])} if self.files else {},
         )
-        engine = WatchedEngine(
-            resources,
-            ledger=runtime.journal,
-            tracer_provider=telemetry.tracer_provider,
-            logger_provider=telemetry.logger_provider,
-        )
+
+    def _watched(self, engine: WatchedEngine, model: ScriptedModel) -> WatchedEngine:
         engine.model, engine.started = model, []
         self.stack.push_async_callback(engine.close)
         return engine
