@@ -66,7 +66,7 @@ class Ledger(Protocol):
         """Make the signals since the last commit durable."""
 
     async def finish(self, finish: Finish) -> bool:
-        """Compare-and-set to a terminal status, with all remaining signals. False: another attempt owns the execution."""
+        """Compare-and-set to a terminal status, with all remaining signals; false if another attempt owns it."""
 
 
 class NullLedger:

@@ -1,7 +1,7 @@
 """Every span name, attribute key and event name that we emit, once, with unit and meaning.
 
-`gen_ai.*`, `error.type` and `server.*` follow the OpenTelemetry GenAI conventions (1.41 to 1.44); own names use `workflow.`.
-Dashboards, queries and tests are checked against this file.
+`gen_ai.*`, `error.type` and `server.*` follow the OpenTelemetry GenAI conventions (1.41 to 1.44); own names use
+`workflow.`. Dashboards, queries and tests are checked against this file.
 """
 
 from dataclasses import dataclass
@@ -181,7 +181,7 @@ TIME_TO_FIRST_CHUNK = _key("gen_ai.response.time_to_first_chunk", "double", "fro
 GENAI_INPUT = _key("gen_ai.usage.input_tokens", "int", "cached included", "{token}")
 GENAI_OUTPUT = _key("gen_ai.usage.output_tokens", "int", "reasoning included", "{token}")
 GENAI_CACHE_READ = _key("gen_ai.usage.cache_read.input_tokens", "int", "read from the provider's cache", "{token}")
-GENAI_CACHE_WRITE = _key("gen_ai.usage.cache_creation.input_tokens", "int", "written to the provider's cache", "{token}")
+GENAI_CACHE_WRITE = _key("gen_ai.usage.cache_creation.input_tokens", "int", "written to the cache", "{token}")
 GENAI_REASONING = _key("gen_ai.usage.reasoning.output_tokens", "int", "reasoning tokens", "{token}")
 GENAI_COST = _key("gen_ai.usage.cost", "double", "cost for other tools; ours is workflow.cost.nano_usd", "USD")
 COST_SOURCE = _key("workflow.cost.source", "string", "price_table, override, demo (not real money) or none")

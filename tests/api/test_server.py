@@ -21,8 +21,9 @@ async def test_what_runs_may_end_while_the_service_stops(migrated_url: str) -> N
         waiting = asyncio.create_task(service.start())
         await service.model.entered.wait()
         service.server.should_exit = True
-        while (ready := await service.client.get("/readyz")).status_code == 200:
-            pass
+        ready = await service.client.get("/readyz")
+        while ready.status_code == 200:
+            ready = await service.client.get("/readyz")
         assert (ready.status_code, ready.json()["checks"]["draining"]["ok"]) == (503, False)
         refused = await service.start()
         assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (503, "draining", "5")

