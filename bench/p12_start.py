@@ -1,0 +1,95 @@
+"""P12: the first run: how long until there is help, a service that is ready, and a demo that has ended."""
+
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from bench.harness import ROOT, ROUNDS, Effort, Goal, Report, Row, environment
+
+SPANLOOM = str(Path(sys.executable).with_name("spanloom"))
+WAIT_SECONDS = 60.0
+DEMO_SECONDS = 900.0
+
+
+def measure(effort: Effort) -> Report:
+    """Seconds on the clock; the demo from a fresh clone only in the full form, as it builds an environment."""
+    rounds = ROUNDS[effort]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = iter(range(10_000))
+        steps: dict[str, tuple[Callable[[], float], int]] = {
+            "spanloom --help": (partial(_command, [SPANLOOM, "--help"], folder), rounds),
+            "serve ready, new database": (lambda: _serve(folder / f"{next(files)}.db"), rounds),
+            "serve ready, its second start": (lambda: _serve(folder / "0.db"), rounds),
+            "demo --once": (partial(_command, [SPANLOOM, "demo", "--once"], folder), min(rounds, 3)),
+        }
+        if effort == "full":
+            steps["./dev demo --once in a fresh clone"] = (lambda: _fresh(folder / "clone"), 1)
+        taken = {step: statistics.median(run() for _ in range(times)) for step, (run, times) in steps.items()}
+    rows: list[Row] = [{"step": step, "seconds": seconds, "runs": steps[step][1]} for step, seconds in taken.items()]
+    goals = [
+        Goal("serve ready, s", taken["serve ready, new database"], 3.0),
+        Goal("--help, s", taken["spanloom --help"], 0.4),
+    ]
+    if effort == "full":
+        goals.append(Goal("from a clone to the end of the demo, s", taken["./dev demo --once in a fresh clone"], 60.0))
+    return Report("P12", "the first run", rows, goals)
+
+
+def _command(command: list[str], folder: Path) -> float:
+    """Seconds until it has ended well."""
+    began = time.perf_counter()
+    subprocess.run(command, cwd=folder, env=environment(), check=True, stdout=subprocess.DEVNULL, timeout=DEMO_SECONDS)
+    return time.perf_counter() - began
+
+
+def _serve(database: Path) -> float:
+    """Seconds until the service says that it is ready."""
+    port = _free_port()
+    settings = {"SPANLOOM_DATABASE_URL": f"sqlite:///{database}", "PORT": str(port)}
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [SPANLOOM, "serve"], cwd=database.parent, env=environment() | settings, stderr=subprocess.DEVNULL
+    )
+    try:
+        while not _is_ready(f"http://127.0.0.1:{port}/readyz"):
+            assert process.poll() is None, "the service has ended"
+            assert time.perf_counter() - began < WAIT_SECONDS, "the service does not get ready"
+            time.sleep(0.01)
+        return time.perf_counter() - began
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=WAIT_SECONDS)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _fresh(clone: Path) -> float:
+    """From a clone without an environment; the cache of packages is as it is."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True, timeout=WAIT_SECONDS)
+    try:
+        return _command([str(clone / "dev"), "demo", "--once"], clone)
+    finally:
+        shutil.rmtree(clone)
