@@ -5,6 +5,7 @@ from collections import Counter
 from itertools import cycle, islice
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from sqlalchemy import select
 
 from engine.execution import ExecutionEngine
@@ -43,17 +44,19 @@ async def test_a_thousand_executions_are_a_thousand_records_without_a_difference
         results = await run_all(shop)
         records = await all_records(shop)
         rolled_up = await roll_up_sums(shop)
+        counted = await counter_sums(shop)
 
     assert len(records) == EXECUTIONS
     assert [told(result) for result in results] == [written(records[result.execution_id]) for result in results]
     assert [record.id for record in records.values() if not record.seal.complete] == []
     assert Counter(record.streaming for record in records.values()) == {True: EXECUTIONS // 2, False: EXECUTIONS // 2}
-    assert rolled_up == (
-        sum(result.status == "completed" for result in results),
-        sum(result.status == "failed" for result in results),
-        sum(result.model_calls for result in results),
-        sum(result.cost_nano_usd or 0 for result in results),
-    )
+    expected = {
+        "completed": sum(result.status == "completed" for result in results),
+        "failed": sum(result.status == "failed" for result in results),
+        "cost_nano_usd": sum(result.cost_nano_usd or 0 for result in results),
+        "tokens": sum(result.usage.total_tokens or 0 for result in results),
+    }
+    assert rolled_up == counted == expected
     assert await audit(migrated_url) == []
 
 
@@ -91,12 +94,30 @@ async def all_records(shop: Workshop) -> dict[str, ExecutionRecord]:
     return {record.id: record for record in page.items}
 
 
-async def roll_up_sums(shop: Workshop) -> tuple[int, ...]:
-    """Completed and failed executions, model calls and cost, as the roll-ups have them."""
-    names = ("executions_completed", "executions_failed", "model_calls", "cost_nano_usd")
+async def roll_up_sums(shop: Workshop) -> dict[str, int]:
+    """Executions by status, cost and tokens, as the roll-ups have them."""
+    names = ("executions_completed", "executions_failed", "cost_nano_usd", "input_tokens", "output_tokens")
     async with shop.runtime.database.read() as connection:
         rows = (await connection.execute(select(*(execution_rollups_daily.c[name] for name in names)))).all()
-    return tuple(sum(column) for column in zip(*rows, strict=True))
+    completed, failed, cost, read, written = (sum(column) for column in zip(*rows, strict=True))
+    return {"completed": completed, "failed": failed, "cost_nano_usd": cost, "tokens": read + written}
+
+
+async def counter_sums(shop: Workshop) -> dict[str, int]:
+    """The same, as Prometheus scrapes them."""
+    _, text = await shop.runtime.metrics.exposition("application/openmetrics-text")
+    families = text_string_to_metric_families(text.decode())  # type: ignore[no-untyped-call]  # it has no types
+    samples = [one for family in families for one in family.samples]
+    ended = Counter[str]()
+    for sample in samples:
+        if sample.name == "spanloom_executions_total":
+            ended[sample.labels["status"]] += int(sample.value)
+    return {
+        "completed": ended["completed"],
+        "failed": ended["failed"],
+        "cost_nano_usd": sum(int(one.value) for one in samples if one.name == "spanloom_cost_nano_usd_total"),
+        "tokens": sum(int(one.value) for one in samples if one.name == "spanloom_tokens_total"),
+    }
 
 
 def told(result: ExecutionResult) -> tuple[object, ...]:
