@@ -49,7 +49,7 @@ def measure(effort: Effort) -> Report:
 def _command(command: list[str], folder: Path) -> float:
     """Seconds until it has ended well."""
     began = time.perf_counter()
-    subprocess.run(command, cwd=folder, env=environment(), check=True, stdout=subprocess.DEVNULL, timeout=DEMO_SECONDS)
+    subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True, timeout=DEMO_SECONDS)
     return time.perf_counter() - began
 
 
