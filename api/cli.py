@@ -82,7 +82,10 @@ def demo(
 
 @app.command()
 def serve() -> None:
-    """Serve the HTTP API, on 127.0.0.1:8000 unless SPANLOOM_BIND or PORT says otherwise."""
+    """Serve the HTTP API.
+
+    On 127.0.0.1:8000, unless SPANLOOM_BIND or PORT says otherwise; the first Ctrl-C lets executions end.
+    """
     from api.commands.serve import run_service
 
     raise typer.Exit(run_service())
@@ -104,7 +107,9 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the answer and errors.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of the answer.")] = False,
 ) -> None:
-    """Run a workflow: the answer goes to stdout as it comes, what happens to stderr.
+    """Run a workflow, watch it, and get its answer.
+
+    The answer goes to stdout as it comes, what happens to stderr. The first Ctrl-C cancels, the second leaves.
 
     spanloom run document_qa --param path=./docs -m 'How do I start?'
     """
@@ -118,7 +123,7 @@ def validate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Workflow graphs or templates as JSON.")],
     json: Json = False,
 ) -> None:
-    """Check workflow files without running them; needs no database."""
+    """Check workflow files; needs no database."""
     from api.commands.validate import validate_files
 
     raise typer.Exit(validate_files(files, as_json=json))
@@ -170,7 +175,10 @@ def cancel(
 
 @app.command()
 def trace(id: ExecutionId = "last", json: Json = False) -> None:
-    """Show the span tree of an execution: time, tokens, cost, errors, and whether all spans are here."""
+    """Show the span tree of an execution.
+
+    With time, tokens, cost, errors, and whether all spans are here. Without an id, of the last one.
+    """
     from api.commands.trace import show_trace
 
     raise typer.Exit(show_trace(id, as_json=json))
@@ -193,7 +201,10 @@ def cost(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show what executions cost, exact to the nano-dollar, with failures and tokens."""
+    """Show what executions cost, per template.
+
+    Exact to the nano-dollar, with failures and tokens; --by groups otherwise.
+    """
     from api.commands.cost import show_cost
 
     raise typer.Exit(show_cost(tuple(by or ["template"]), template, _utc(since), _utc(until), as_json=json))
@@ -215,7 +226,10 @@ def migrate(
 
 @app.command()
 def doctor(json: Json = False) -> None:
-    """Check settings, database, providers and what may be reached; exit 3 if executions could not run."""
+    """Check settings, database and providers.
+
+    Each finding with what to do about it; exit 3 if executions could not run.
+    """
     from api.commands.doctor import examine
 
     raise typer.Exit(examine(as_json=json))
