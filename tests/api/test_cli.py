@@ -93,6 +93,8 @@ def waiting(shell: Shell) -> Iterator[subprocess.Popen[str]]:
         server.settimeout(SECONDS)
         address = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
         process = shell.start("run", "universal_chat", "-m", "hi", OPENAI_BASE_URL=address, OPENAI_API_KEY="key")
+        stack.callback(process.communicate)
+        stack.callback(process.kill)
         connection, _ = server.accept()
         stack.enter_context(connection)
         yield process
