@@ -248,15 +248,13 @@ class ExecutionEngine:
     async def _run(self, execution: Execution, started_ns: int) -> ExecutionResult:
         """Accept, walk, close the books, and only then tell: the whole life of an execution."""
         context, tracker = execution.context, execution.context.tracker
-        caller = execution.caller
-        tracker.start(execution.subject, parent=caller.trace_context, link=caller.trace_link, started_ns=started_ns)
-        await self._accept(execution)
+        await self._accept(execution, started_ns)
         context.emit(EventType.STARTED, _started_data(execution))
         outcome = await self._outcome(execution)
         execution.ended = True
-        _close_trace(tracker, outcome)
-        result = make_result(context, execution.subject, outcome)
         try:
+            _close_trace(tracker, outcome)
+            result = make_result(context, execution.subject, outcome)
             await self._finish(execution, result)
         except BaseException:
             context.events.close()
@@ -264,8 +262,11 @@ class ExecutionEngine:
         context.emit(CLOSING_EVENT[result.status], result.model_dump(mode="json"))
         return result
 
-    async def _accept(self, execution: Execution) -> None:
+    async def _accept(self, execution: Execution, started_ns: int) -> None:
+        """Begin the trace and make the execution durable; whoever starts it hears of any failure of that."""
+        caller, tracker = execution.caller, execution.context.tracker
         try:
+            tracker.start(execution.subject, parent=caller.trace_context, link=caller.trace_link, started_ns=started_ns)
             await self._ledger.accept(_acceptance(execution))
         except BaseException as error:
             self._ledger.abandon(execution.id)

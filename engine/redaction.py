@@ -26,7 +26,7 @@ def redact(text: str) -> str:
 
 def error_text(text: str) -> str:
     """A message for result, span and record: redacted, at most 2 KiB of UTF-8."""
-    data = redact(text).encode("utf-8", "replace")
+    data = redact(text.replace("\0", "\ufffd")).encode("utf-8", "replace")
     return (
         data.decode()
         if len(data) <= MAX_MESSAGE_BYTES

@@ -8,6 +8,7 @@ from engine.errors import Failure, InvalidRequest, NotFound
 from engine.graph import Json, JsonObject
 from engine.request import Caller, ChatSource, DefinitionSource, ExecutionRequest, GraphSource, TemplateSource
 from engine.resources import Definition, History, Resources, Template
+from engine.strict_json import find_flaw
 from engine.templates import resolve as resolve_template
 
 CHAT = "chat"
@@ -34,6 +35,7 @@ class Resolved:
 async def resolve(request: ExecutionRequest, caller: Caller, resources: Resources) -> Resolved:
     """Find what the source names. Raises `NotFound` or `InvalidRequest`: nothing is accepted then."""
     _check_message(request)
+    _check_values(request)
     source = request.source
     match source:
         case GraphSource():
@@ -108,6 +110,13 @@ def _check_message(request: ExecutionRequest) -> None:
     message = request.input.get("message")
     if isinstance(message, str) and len(message) > MAX_MESSAGE_CHARACTERS:
         raise InvalidRequest(f"`input.message` is longer than {MAX_MESSAGE_CHARACTERS} characters")
+
+
+def _check_values(request: ExecutionRequest) -> None:
+    params = request.source.params if isinstance(request.source, TemplateSource | ChatSource) else {}
+    flaw = find_flaw({"input": request.input, "params": params, "tags": request.tags})
+    if flaw is not None:
+        raise InvalidRequest(f"the value at {flaw.pointer} {flaw.reason}")
 
 
 def _with_overrides(document: JsonObject, request: ExecutionRequest) -> JsonObject:

@@ -105,9 +105,13 @@ def _reason_against_float(value: float) -> str | None:
 
 
 def _is_bad_text(text: str) -> bool:
-    if text.isascii():
-        return "\0" in text
-    return "\0" in text or any("\ud800" <= character <= "\udfff" for character in text)
+    if "\0" in text:
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 class _DuplicateKey(Exception):

@@ -10,11 +10,10 @@ from datetime import datetime
 from itertools import chain
 from typing import Any
 
-import orjson
 from sqlalchemy import JSON, Dialect, Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from engine.store.base import UtcTime
+from engine.store.base import UtcTime, json_text
 
 Cell = object
 Convert = Callable[[Any], Any]
@@ -116,7 +115,7 @@ def _utc_text(time: datetime | None) -> str | None:
 
 
 def _json_text(value: object) -> str | None:
-    return None if value is None else orjson.dumps(value).decode()
+    return None if value is None else json_text(value)
 
 
 def _convert(row: tuple[Cell, ...], converters: list[tuple[int, Convert]]) -> tuple[Cell, ...]:

@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.errors import ConversationBusy, SpanloomError, Unavailable
 from engine.graph import JsonObject
 from engine.ledger import Acceptance, Finish, Ledger
+from engine.store.base import storable
 from engine.store.control import accept_many, cancel_requests, finish_many
 from engine.store.database import Database
 from engine.store.tables import execution_control
@@ -354,7 +355,7 @@ async def _decided_by(connection: AsyncConnection, finishes: list[Finish]) -> fr
     return frozenset(
         item.execution_id
         for item in finishes
-        if decided.get(item.execution_id) == (item.attempt, item.status, item.result)
+        if decided.get(item.execution_id) == (item.attempt, item.status, storable(item.result))
     )
 
 

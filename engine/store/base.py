@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 from sqlalchemy import JSON, BigInteger, CheckConstraint, Dialect, MetaData, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
@@ -26,7 +27,7 @@ metadata = MetaData(
 )
 
 JsonColumn = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
-"""JSON that the caller has sanitised: no NUL, no lone surrogate, no NaN. None is SQL NULL."""
+"""JSON, written by `json_text`. None is SQL NULL."""
 
 NanoUsd = BigInteger
 """Money: integer nano-USD. Declare it with `not_negative` where it cannot be below 0."""
@@ -66,6 +67,26 @@ def _now_on_postgres(element: now_sql, compiler: SQLCompiler, **kw: Any) -> str:
 @compiles(now_sql, "sqlite")
 def _now_on_sqlite(element: now_sql, compiler: SQLCompiler, **kw: Any) -> str:
     return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+
+
+def json_text(value: object) -> str:
+    """A value as JSON text that both databases take: `storable`, and NaN is null."""
+    try:
+        text = orjson.dumps(value)
+    except TypeError:
+        text = orjson.dumps(storable(value))
+    if rb"\u0000" in text:
+        text = orjson.dumps(storable(value))
+    return text.decode()
+
+
+def storable(value: Any) -> Any:
+    """The value with U+FFFD for each NUL and lone surrogate in its texts: models write them, PostgreSQL takes none."""
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").replace("\0", "\ufffd")
+    if isinstance(value, dict):
+        return {storable(key): storable(each) for key, each in value.items()}
+    return [storable(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def one_of(column: str, values: Iterable[str]) -> CheckConstraint:

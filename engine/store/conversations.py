@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.graph import JsonObject
 from engine.resources import History, Message
-from engine.store.base import insert, now_sql
+from engine.store.base import insert, now_sql, storable
 from engine.store.database import Database
 from engine.store.tables import conversation_messages, conversations
 
@@ -111,7 +111,7 @@ async def _last_positions(connection: AsyncConnection, ids: set[str]) -> dict[st
 
 
 def _message_values(item: NewMessages, position: int, message: JsonObject) -> dict[str, object]:
-    values: dict[str, object] = {name: message.get(name) for name in _FIELDS}
+    values: dict[str, object] = {name: storable(message.get(name)) for name in _FIELDS}
     return values | {
         "conversation_id": item.conversation_id,
         "execution_id": item.execution_id,

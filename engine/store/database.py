@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from engine.errors import Unavailable
+from engine.store.base import json_text
 from engine.store.failures import unavailable
 
 Synchronous = Literal["NORMAL", "FULL"]
@@ -158,7 +159,7 @@ def _sqlite_engine(url: URL, busy_seconds: float, pool_size: int) -> AsyncEngine
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=_POOL_WAIT_SECONDS,
-        json_serializer=_dumps,
+        json_serializer=json_text,
         json_deserializer=_loads,
     )
     event.listen(engine.sync_engine, "do_connect", _open_once)
@@ -207,7 +208,7 @@ def _postgres(url: str, *, command_seconds: float | None) -> AsyncEngine:
         max_overflow=10,
         pool_timeout=_POOL_WAIT_SECONDS,
         pool_pre_ping=True,
-        json_serializer=_dumps,
+        json_serializer=json_text,
         json_deserializer=_loads,
     )
 
@@ -218,10 +219,6 @@ def _dsn(url: str) -> tuple[str, float]:
     query = dict(parse_qsl(parts.query))
     connect_seconds = float(query.pop("connect_timeout", _CONNECT_SECONDS))
     return urlunsplit(parts._replace(scheme="postgresql", query=urlencode(query))), connect_seconds
-
-
-def _dumps(value: object) -> str:
-    return orjson.dumps(value).decode()
 
 
 def _loads(value: str | bytes | float) -> object:

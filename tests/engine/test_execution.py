@@ -5,13 +5,14 @@ from contextlib import aclosing
 
 import pytest
 
-from engine.errors import ConversationBusy, Draining, NotFound, Unavailable
+from engine.errors import ConversationBusy, Draining, InvalidRequest, NotFound, Unavailable
 from engine.events import EventType
 from engine.graph import JsonObject
 from engine.ledger import Acceptance, Finish
 from engine.request import Caller, ExecutionRequest
 from engine.result import Usage
 from engine.testing import Fail, Hold, Say, ScriptedModel
+from engine.tracker import WorkflowTracker
 from tests.engine.harness import Harness, graph, graph_request, span_tree, token_text
 
 ASK = graph([{"id": "ask", "type": "model", "stream": True}], ["start -> ask", "ask -> end"])
@@ -201,6 +202,26 @@ async def test_an_unknown_template_is_refused_and_nothing_is_recorded() -> None:
     with pytest.raises(NotFound, match="absent"):
         await harness.engine.execute(request)
     assert (harness.ledger.accepted, harness.spans()) == ([], [])
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b"], ids=["NUL", "half a surrogate pair"])
+async def test_a_text_that_is_none_is_refused(text: str) -> None:
+    harness = Harness()
+    with pytest.raises(InvalidRequest, match="/input/message"):
+        await harness.engine.execute(graph_request(ASK, {"message": text}))
+    assert harness.ledger.accepted == []
+
+
+async def test_whoever_starts_an_execution_hears_that_it_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise TypeError("the root span cannot be made")
+
+    monkeypatch.setattr(WorkflowTracker, "start", broken)
+    harness = Harness()
+    async with asyncio.timeout(5):
+        with pytest.raises(TypeError, match="root span"):
+            await harness.engine.execute(graph_request(ASK))
+    assert harness.engine.active == 0
 
 
 async def test_a_ledger_that_refuses_leaves_nothing_behind() -> None:

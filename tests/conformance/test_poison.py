@@ -1,0 +1,50 @@
+"""What models, tools and providers may write and databases may not take: the execution ends, and the books agree."""
+
+import pytest
+
+from engine.graph import JsonObject
+from engine.testing import Call, Fail, Say, Step
+from engine.tools import function_tool
+from tests.conformance.cases import KEY, chatter
+from tests.workshop import request, workshop
+
+NUL, SURROGATE = "a\0b", "a\ud800b"
+
+
+def echo(text: str) -> str:
+    """Says what it is told."""
+    return text
+
+
+def graph_with_echo() -> JsonObject:
+    graph = chatter()
+    nodes = graph["nodes"]
+    assert isinstance(nodes, list)
+    tools = next(node for node in nodes if isinstance(node, dict) and node["id"] == "tools")
+    return {**graph, "nodes": [*(n for n in nodes if n is not tools), {**tools, "config": {"allowed_tools": ["echo"]}}]}
+
+
+CASES: dict[str, tuple[list[Step], str, str | None]] = {
+    "an answer with NUL": ([Say(NUL)], "completed", None),
+    "an answer with half a surrogate pair": ([Say(SURROGATE)], "failed", "output_invalid"),
+    "an answer of 5 MB": ([Say("x" * 5_000_000)], "failed", "output_invalid"),
+    "a finish reason with NUL": ([Say("fine", finish_reason=NUL)], "completed", None),
+    "a call's id with NUL": ([Call("echo", {"text": "x"}, id=NUL), Say("fine")], "completed", None),
+    "a call's tool with NUL": ([Call(NUL), Say("fine")], "completed", None),
+    "a call's arguments with NUL": ([Call("echo", {"text": NUL}), Say("fine")], "completed", None),
+    "an error with NUL": ([Fail("auth", NUL)], "failed", "auth"),
+    "an error with half a surrogate pair": ([Fail("auth", SURROGATE)], "failed", "auth"),
+    "an error of 5 MB": ([Fail("auth", "x" * 5_000_000)], "failed", "auth"),
+}
+
+
+@pytest.mark.parametrize("name", list(CASES))
+async def test_an_execution_ends_whatever_is_written(migrated_url: str, name: str) -> None:
+    script, status, error_type = CASES[name]
+    async with workshop(migrated_url) as shop:
+        await shop.store_template(KEY, graph_with_echo())
+        engine = shop.engine(script, [function_tool(echo, effect="read")])
+        result = await engine.execute(request({"kind": "chat", "template": KEY}))
+        record, trace = await shop.record(result.execution_id), await shop.trace(result.execution_id)
+    assert (record.status, record.error_type) == (status, error_type)
+    assert "\\x00" not in repr((record, trace))
