@@ -35,26 +35,25 @@ async def call_model(visit: Visit, model: ChatModel, request: ModelRequest, *, s
 
     Raises `ModelFailure`, or `BudgetExceeded` and `LimitExceeded` before anything is sent.
     """
-    budget = visit.context.budget
-    reservation = budget.reserve(model, request)
+    reservation = visit.context.budget.reserve(model, request)
     call = visit.span.model_call(model, request)
     try:
         reply = await (model.invoke(request) if stream_as is None else _stream(visit, call, model, request, stream_as))
     except ModelFailure as failure:
         waste = Waste.RETRIED if visit.can_retry(failure) else Waste.FAILED
         price = call.fail(failure.error_type, failure.message, failure.usage, waste)
-        budget.settle(reservation, failure.usage, price)
+        visit.settle(reservation, failure.usage, price)
         raise
     except asyncio.CancelledError:
         cut_off = visit.is_out_of_time
         price = call.fail("timeout", "the call was cut off", None, Waste.FAILED) if cut_off else call.cancel()
-        budget.settle(reservation, None, price)
+        visit.settle(reservation, None, price)
         raise
     except Exception as error:
         price = call.fail(type(error).__name__, "the model's adapter failed", None, Waste.FAILED)
-        budget.settle(reservation, None, price)
+        visit.settle(reservation, None, price)
         raise
-    budget.settle(reservation, reply.usage, call.complete(reply))
+    visit.settle(reservation, reply.usage, call.complete(reply))
     return reply
 
 

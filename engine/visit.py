@@ -4,11 +4,13 @@ import asyncio
 import random
 from dataclasses import dataclass, field
 
+from engine.budget import Reservation
 from engine.context import ExecutionContext
 from engine.errors import NodeFailure
 from engine.events import EventType
 from engine.graph import JsonObject, Retry
-from engine.result import ErrorInfo
+from engine.resources import Price
+from engine.result import ErrorInfo, Usage
 from engine.time_ledger import Phase
 from engine.tracker import NodeSpan
 from engine.view import View
@@ -59,6 +61,10 @@ class Visit:
     span: NodeSpan
     attempt: int = 1
     timeout: asyncio.Timeout | None = None
+    usage: Usage | None = None
+    """What the visit's model calls used, all attempts together; null without a call that reported it."""
+    cost_nano_usd: int | None = None
+    """What they cost; null without a call of known cost."""
 
     @property
     def retry(self) -> Retry:
@@ -97,6 +103,14 @@ class Visit:
             visit=self.number,
             node_attempt=self.attempt,
         )
+
+    def settle(self, reservation: Reservation, usage: Usage | None, price: Price) -> None:
+        """A model call has ended: settle it with the budget and add it up for the visit."""
+        self.context.budget.settle(reservation, usage, price)
+        if usage is not None:
+            self.usage = usage if self.usage is None else self.usage + usage
+        if price.nano_usd is not None:
+            self.cost_nano_usd = (self.cost_nano_usd or 0) + price.nano_usd
 
     def can_retry(self, failure: NodeFailure) -> bool:
         """An attempt is left, the error is one that passes, and there is time for the wait."""

@@ -252,6 +252,8 @@ class Walker:
                 "duration_ms": round((monotonic() - began) * 1000),
                 "label": result.label,
                 "degraded": result.degraded,
+                "usage": visit.usage.model_dump() if visit.usage else None,
+                "cost_nano_usd": visit.cost_nano_usd,
             },
         )
         self._check_state_size(visit, scope.state, size)

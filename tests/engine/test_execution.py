@@ -53,6 +53,16 @@ async def test_record_totals_are_the_sum_of_the_model_calls() -> None:
     assert "gen_ai.usage.input_tokens" not in root
 
 
+async def test_a_node_says_what_all_of_its_attempts_used() -> None:
+    retry: JsonObject = {"max_attempts": 2, "initial_delay_seconds": 0}
+    document = graph([{"id": "ask", "type": "model", "retry": retry}], ["start -> ask", "ask -> end"])
+    run = await Harness([Fail("overloaded"), Say("fine")]).run(document)
+    ended = {event.node_id: event.data for event in run.events if event.type is EventType.NODE_COMPLETED}
+    assert ended["ask"]["usage"] == run.result.usage.model_dump()
+    assert ended["ask"]["cost_nano_usd"] == run.result.cost_nano_usd
+    assert (ended["start"]["usage"], ended["start"]["cost_nano_usd"]) == (None, None)
+
+
 async def test_unknown_usage_is_never_booked_as_zero() -> None:
     run = await Harness([Say("fine", usage=None)]).run(ASK)
     assert run.result.usage == Usage()
