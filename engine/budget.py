@@ -47,9 +47,14 @@ class Budget:
         return reservation
 
     def settle(self, reservation: Reservation, usage: Usage | None, price: Price) -> None:
-        """Replace what was reserved by what was used; where that is unknown the reservation stands."""
+        """Replace what was reserved by what was used; where that is unknown the reservation stands.
+
+        A refused call has no usage and a price of 0: it used nothing.
+        """
         if usage is not None and usage.total_tokens is not None:
             self._tokens += usage.total_tokens - reservation.tokens
+        elif usage is None and price.nano_usd == 0:
+            self._tokens -= reservation.tokens
         if price.nano_usd is not None:
             self._nano_usd += price.nano_usd - (reservation.nano_usd or 0)
         self._warn("tokens", self._tokens, self._limits.budget_tokens)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from engine.graph import JsonObject
-from engine.testing import Call, Say, Step
+from engine.testing import Call, Fail, Hold, Say, Step
+from tests.engine.harness import graph
 from tests.workshop import drawing, request, workshop
 
 ANSWER = Say("In the north tower.")
@@ -209,6 +210,58 @@ invoke_workflow chat  completed
   execute_node answer
     chat scripted-1
   execute_node end
+"""
+
+
+SUMMARY = """
+invoke_workflow tool_agent  completed
+  chat scripted-1
+  chat scripted-1
+"""
+
+
+@pytest.mark.parametrize("level", ["summary", "nodes", "full"])
+async def test_the_record_level_says_which_spans_are_kept(migrated_url: str, level: str) -> None:
+    async with workshop(migrated_url) as shop:
+        source = {"kind": "template", "template": "tool_agent"}
+        wanted = request(source, overrides={"record_level": level})
+        result = await shop.engine([CALCULATE, ANSWER]).execute(wanted)
+        trace = await shop.trace(result.execution_id)
+    assert drawing(trace.spans) == (SUMMARY if level == "summary" else DRAWINGS["tool_agent"][3])
+    assert trace.seal.complete
+    assert any(span.attributes for span in trace.spans) is (level == "full")
+
+
+FORK = graph(
+    [
+        {"id": "both", "type": "variable", "config": {"variable_name": "x", "value": 1}},
+        {"id": "left", "type": "model", "retry": {"max_attempts": 1}, "config": {"append_to_messages": False}},
+        {"id": "right", "type": "model", "retry": {"max_attempts": 1}, "config": {"append_to_messages": False}},
+        {"id": "join", "type": "variable", "config": {"variable_name": "y", "value": 2}},
+    ],
+    ["start -> both", "both -> left", "both -> right", "left -> join", "right -> join", "join -> end"],
+)
+
+
+async def test_a_branch_that_fails_cuts_its_siblings_off_and_the_books_know(migrated_url: str) -> None:
+    async with workshop(migrated_url) as shop:
+        await shop.store_definition("fork", FORK)
+        result = await shop.engine([Hold(), Fail("auth")]).execute(
+            request({"kind": "definition", "definition": "fork"})
+        )
+        record, trace = await shop.record(result.execution_id), await shop.trace(result.execution_id)
+    assert drawing(trace.spans) == CUT_OFF
+    assert (record.nodes_total, record.nodes_failed, record.unpriced_calls) == (4, 1, 1)
+
+
+CUT_OFF = """
+invoke_workflow fork  failed  auth
+  execute_node start
+  execute_node both
+  execute_node left  cancelled
+    chat scripted-1  cancelled
+  execute_node right  failed  auth
+    chat scripted-1  failed  auth
 """
 
 

@@ -293,6 +293,14 @@ async def test_budget_is_checked_before_the_call() -> None:
     assert run.said[-2:] == ["workflow.budget.exceeded", "workflow.execution.failed"]
 
 
+async def test_a_refused_call_uses_nothing_of_the_budget() -> None:
+    retry: JsonObject = {"max_attempts": 2, "initial_delay_seconds": 0}
+    node: JsonObject = {"id": "ask", "type": "model", "retry": retry}
+    document = graph([node], ["start -> ask", "ask -> end"], limits={"budget_tokens": 1_100})
+    run = await Harness([Fail("rate_limited"), Say("fine")]).run(document)
+    assert (run.result.status, run.result.response) == ("completed", "fine")
+
+
 async def test_the_caller_is_the_owner_and_its_trace_is_joined() -> None:
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
