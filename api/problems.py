@@ -9,7 +9,7 @@ from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.errors import MalformedWorkflow, SpanloomError
-from engine.validation.report import ValidationReport
+from engine.report import ValidationReport
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 100

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from api.render import STATUS_STYLES
 from api.render_text import UNKNOWN, count, duration, moment, percent, plural, short_ids, tokens, usd
-from engine.validation.report import Issue, Severity, ValidationReport
+from engine.report import Issue, Severity, ValidationReport
 from telemetry.cost import CostReport, GroupValue, Sums
 from telemetry.queries import ExecutionRecord
 

@@ -1,15 +1,16 @@
-"""WorkflowGraph -> LangGraph: a plan becomes a graph of segments, run by the walker one LangGraph step each.
+"""WorkflowGraph -> LangGraph: a plan becomes segments, run by the walker one LangGraph step each.
 
 A segment ends only where a checkpoint is asked for. Without checkpoints (`durability: none`) the whole plan is one
-segment: LangGraph costs about 180 µs a step, the walker a tenth of that a node.
+segment: LangGraph costs about 180 µs a step, the walker a tenth of that a node. The segment is wired to its channels
+directly (`Pregel`), since `StateGraph` adds a step of its own to hand the input over.
 """
 
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
-from langgraph.graph import END, START, StateGraph
-from langgraph.graph.state import CompiledStateGraph
-from langgraph.runtime import Runtime
+from langgraph.channels import EphemeralValue
+from langgraph.pregel import NodeBuilder, Pregel
+from langgraph.runtime import get_runtime
 from langsmith.run_helpers import tracing_context
 
 from engine.context import ExecutionContext
@@ -17,13 +18,7 @@ from engine.plan import Plan
 from engine.state import WorkflowState
 from engine.walker import Walker
 
-SEGMENT = "segment"
-
-
-class _Channels(TypedDict):
-    """What LangGraph carries from step to step."""
-
-    state: WorkflowState
+BEGIN, DONE = "begin", "done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +26,13 @@ class CompiledWorkflow:
     """A plan and the LangGraph application that runs it; shared by all executions of the same content hash."""
 
     plan: Plan
-    app: CompiledStateGraph[_Channels, ExecutionContext, Any, Any]
+    app: Pregel[Any, ExecutionContext, Any, Any]
 
     async def run(self, context: ExecutionContext) -> None:
         """Run to an end; `context.state` is what it leaves. Raises as the walker does."""
         with tracing_context(enabled=False):
             await self.app.ainvoke(
-                _Channels(state=context.state),
+                context.state,
                 config={"recursion_limit": context.limits.max_node_executions + 1},
                 context=context,
             )
@@ -46,12 +41,15 @@ class CompiledWorkflow:
 def compile_plan(plan: Plan) -> CompiledWorkflow:
     """Build the LangGraph application of a plan."""
 
-    async def segment(state: _Channels, runtime: Runtime[ExecutionContext]) -> _Channels:
-        await Walker(plan, runtime.context).run(state["state"])
+    async def segment(state: WorkflowState) -> WorkflowState:
+        await Walker(plan, get_runtime(ExecutionContext).context).run(state)
         return state
 
-    graph = StateGraph(_Channels, context_schema=ExecutionContext)
-    graph.add_node(SEGMENT, segment)
-    graph.add_edge(START, SEGMENT)
-    graph.add_edge(SEGMENT, END)
-    return CompiledWorkflow(plan, graph.compile())
+    app: Pregel[Any, ExecutionContext, Any, Any] = Pregel(
+        nodes={"segment": NodeBuilder().subscribe_only(BEGIN).do(segment).write_to(DONE).build()},
+        channels={BEGIN: EphemeralValue(WorkflowState), DONE: EphemeralValue(WorkflowState)},
+        input_channels=BEGIN,
+        output_channels=DONE,
+        context_schema=ExecutionContext,
+    )
+    return CompiledWorkflow(plan, app)

@@ -17,11 +17,10 @@ A class's docstring is its default message; `code` is stable.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-if TYPE_CHECKING:
-    from engine.result import Usage
-    from engine.validation.report import ValidationReport
+from engine.report import ValidationReport
+from engine.result import Usage
 
 
 class SpanloomError(Exception):

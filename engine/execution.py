@@ -42,6 +42,8 @@ CLOSING_EVENT = {
 }
 CLIENT_LEFT = "the client left"
 SHUTDOWN = "the engine is shutting down"
+_KEPT_BY_HASH = {"source": {"graph"}}
+"""Part of a request that is not stored with it, since the graph that runs is kept by its hash."""
 _NO_GRAPH = WorkflowGraph.model_validate({"schema": "spanloom/1", "name": "none", "nodes": []})
 
 
@@ -255,11 +257,12 @@ class ExecutionEngine:
         try:
             _close_trace(tracker, outcome)
             result = make_result(context, execution.subject, outcome)
-            await self._finish(execution, result)
+            document = result.model_dump(mode="json")
+            await self._finish(execution, result.status, document)
         except BaseException:
             context.events.close()
             raise
-        context.emit(CLOSING_EVENT[result.status], result.model_dump(mode="json"))
+        context.emit(CLOSING_EVENT[result.status], document)
         return result
 
     async def _accept(self, execution: Execution, started_ns: int) -> None:
@@ -310,14 +313,14 @@ class ExecutionEngine:
             raise NoEnd
         return COMPLETED
 
-    async def _finish(self, execution: Execution, result: ExecutionResult) -> None:
+    async def _finish(self, execution: Execution, status: Status, result: JsonObject) -> None:
         context, history = execution.context, execution.resolved.history
-        completed = result.status is Status.COMPLETED and history is not None
+        completed = status is Status.COMPLETED and history is not None
         finish = Finish(
             execution_id=execution.id,
             attempt=context.attempt,
-            status=result.status,
-            result=result.model_dump(mode="json"),
+            status=status,
+            result=result,
             conversation_id=context.conversation_id,
             messages=[as_json(message) for message in new_messages(context)] if completed else [],
             summary=new_summary(context, history.summary) if completed and history else None,
@@ -390,7 +393,7 @@ def _acceptance(execution: Execution) -> Acceptance:
         execution_id=execution.id,
         owner=subject.owner,
         attempt=subject.attempt,
-        request=execution.request.model_dump(mode="json"),
+        request=execution.request.model_dump(mode="json", exclude=_KEPT_BY_HASH if compiled else None),
         source=subject.source,
         workflow_name=subject.workflow_name,
         graph_hash=subject.graph_hash,

@@ -10,11 +10,12 @@ import importlib.metadata
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+from functools import lru_cache
 from pathlib import Path
 
 import genai_prices
 from genai_prices import data_snapshot
-from genai_prices.types import ModelPrice
+from genai_prices.types import ModelInfo, ModelPrice
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from engine.errors import SpanloomError
@@ -28,6 +29,9 @@ DEMO_PRICE = ModelPrice(input_mtok=Decimal("0.10"), output_mtok=Decimal("0.40"))
 
 _GRAPH_NAMES = {"gcp.gemini": "google"}
 """Providers that spans call otherwise than graphs and the file of own prices do."""
+
+_CACHED_MODELS = 1_024
+"""The catalogue does not change while we run, and to find a model in it takes longer than to price a call."""
 
 _NANO_PER_USD = Decimal(1_000_000_000)
 _UNKNOWN = Price(None, CostSource.NONE)
@@ -61,6 +65,7 @@ class GenaiPrices:
         self._catalogue = data_snapshot.get_snapshot()
         self._catalogue_version = f"genai-prices {importlib.metadata.version('genai-prices')}"
         self._own, self._own_version = _read(own_prices) if own_prices else ({}, "")
+        self._listed = lru_cache(maxsize=_CACHED_MODELS)(self._look_up)
 
     def price(self, provider: str, model: str, usage: Usage | None, at: datetime) -> Price:
         """The cost of a call made at `at`; source `none` where the usage, the model or its price is unknown."""
@@ -89,14 +94,21 @@ class GenaiPrices:
             return own, CostSource.OVERRIDE, self._own_version
         if provider == DEMO_PROVIDER:
             return DEMO_PRICE, CostSource.DEMO, "demo"
+        listed = self._listed(provider, model)
+        if listed is None:
+            return None
+        known_model, version = listed
+        return known_model.get_prices(at), CostSource.PRICE_TABLE, version
+
+    def _look_up(self, provider: str, model: str) -> tuple[ModelInfo, str] | None:
+        """The model's entry in the catalogue and the name of its price."""
         try:
             known_provider, known_model = self._catalogue.find_provider_model(
                 model, None, self._known_provider(provider), None
             )
         except LookupError:
             return None
-        version = f"{self._catalogue_version} {known_provider.id}/{known_model.id}"
-        return known_model.get_prices(at), CostSource.PRICE_TABLE, version
+        return known_model, f"{self._catalogue_version} {known_provider.id}/{known_model.id}"
 
     def _known_provider(self, provider: str) -> str | None:
         """A provider the catalogue does not know is left out: the model's own name may say enough."""

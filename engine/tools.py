@@ -160,6 +160,9 @@ class CurrentTime:
         return f"{now.isoformat(timespec='seconds')} ({now:%A}, {name})"
 
 
+_ANY: TypeAdapter[Any] = TypeAdapter(Any)
+
+
 @dataclass(frozen=True, slots=True)
 class FunctionTool:
     """A Python function as a tool; made by `function_tool`."""
@@ -167,15 +170,16 @@ class FunctionTool:
     spec: ToolSpec
     effect: Effect
     function: Callable[..., Any]
+    checked: Callable[..., Any]
+    """The function behind a check of its arguments, which takes longer to make than most calls."""
 
     async def call(self, arguments: JsonObject, context: ToolContext) -> Json:
         """The function's result as JSON; a function that is not async runs in a thread."""
-        checked = validate_call(self.function)
         if inspect.iscoroutinefunction(self.function):
-            result = await checked(**arguments)
+            result = await self.checked(**arguments)
         else:
-            result = await anyio.to_thread.run_sync(functools.partial(checked, **arguments))
-        value: Json = TypeAdapter(Any).dump_python(result, mode="json")
+            result = await anyio.to_thread.run_sync(functools.partial(self.checked, **arguments))
+        value: Json = _ANY.dump_python(result, mode="json")
         return value
 
 
@@ -189,4 +193,5 @@ def function_tool(function: Callable[..., Any], *, effect: Effect = "write", nam
         raise ValueError(f"{function!r} needs a docstring: models choose tools by their description")
     adapter: TypeAdapter[Any] = TypeAdapter(cast("Any", function))
     parameters: JsonObject = adapter.json_schema()
-    return FunctionTool(ToolSpec(name or function.__name__, description, parameters), effect, function)
+    spec = ToolSpec(name or function.__name__, description, parameters)
+    return FunctionTool(spec, effect, function, validate_call(function))

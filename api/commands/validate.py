@@ -16,11 +16,11 @@ from engine.graph import Json
 from engine.library import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.pricing import GenaiPrices
 from engine.providers import LangChainModels
+from engine.report import ValidationReport
 from engine.resources import Resources, Template
 from engine.templates import TemplateDocument
 from engine.tools import builtin_tools
 from engine.validation.pydantic_findings import findings_of
-from engine.validation.report import ValidationReport
 from engine.validation.rules import report_of
 from engine.validation.template import validate_template
 from engine.validation.validator import WorkflowValidator

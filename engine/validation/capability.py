@@ -8,9 +8,9 @@ from engine.nodes.memory import MemoryConfig
 from engine.nodes.model import DEFAULT_MAX_TOKENS, ModelConfig, name_model
 from engine.nodes.retrieval import RetrievalConfig
 from engine.nodes.tools import ToolsConfig
+from engine.report import Severity
 from engine.resources import Resources
 from engine.strict_json import escape
-from engine.validation.report import Severity
 from engine.validation.rules import Finding
 from engine.validation.subject import Subject
 
@@ -100,6 +100,8 @@ def no_checkpointer(subject: Subject, resources: Resources) -> Iterator[Finding]
 def budget_too_small(subject: Subject, resources: Resources) -> Iterator[Finding]:
     """What one single call reserves for its answer is above the budget."""
     limits = subject.graph.limits
+    if limits.budget_tokens is None and limits.budget_nano_usd is None:
+        return
     for node_id, named in _models(subject, resources):
         tokens = _output_tokens(subject, node_id)
         cost = resources.prices.upper_nano_usd(*named, 0, tokens) if named is not None else None

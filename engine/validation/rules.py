@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 from engine.graph import JsonObject
-from engine.validation.report import MAX_ISSUES, Counts, Issue, Layer, Severity, ValidationReport
+from engine.report import MAX_ISSUES, Counts, Issue, Layer, Severity, ValidationReport
 
 MAX_NAME = 64
 """A longer name is like no other."""

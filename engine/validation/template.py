@@ -10,10 +10,10 @@ from engine.errors import ExpressionError, InvalidParams
 from engine.expressions import BadExpression, Expression
 from engine.expressions import parse as parse_expression
 from engine.graph import Json, JsonObject
+from engine.report import Issue, Layer, Severity, ValidationReport
 from engine.resources import Resources, Template
 from engine.strict_json import escape
 from engine.templates import PARAM, resolve
-from engine.validation.report import Issue, Layer, Severity, ValidationReport
 from engine.validation.rules import Finding, report_of
 from engine.validation.validator import WorkflowValidator
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from engine.graph import Json, JsonObject
 from engine.library import BuiltinTemplates, NoConversations, NoDefinitions
+from engine.report import ValidationReport
 from engine.resources import Effect, Passage, Price, Resources, RetrievalQuery, ToolContext, ToolSpec
 from engine.result import Usage
 from engine.semconv import CostSource
 from engine.testing import PerTokenPrices, Say, ScriptedModel, ScriptedModels
-from engine.validation.report import ValidationReport
 from engine.validation.validator import Validation, WorkflowValidator
 
 VALIDATOR = WorkflowValidator()

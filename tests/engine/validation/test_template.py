@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from engine.graph import Json, JsonObject
+from engine.report import ValidationReport
 from engine.resources import Resources, Template
 from engine.templates import load_builtin
 from engine.tools import builtin_tools
-from engine.validation.report import ValidationReport
 from engine.validation.template import validate_template
 from tests.engine.validation.graphs import RESOURCES, VALIDATOR, Shelf, document, model, node, resources
 
