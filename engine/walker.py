@@ -17,7 +17,6 @@ from engine.errors import (
     LimitExceeded,
     NodeFailure,
     NodeTimeout,
-    NoRoute,
     OutputInvalid,
 )
 from engine.events import EventType
@@ -293,8 +292,8 @@ class Walker:
             assert policy is not None
             try:
                 way = self._route(visit, policy.label)
-            except NoRoute as no_route:
-                raise self._stop(visit, no_route) from no_route
+            except NodeFailure as no_way:
+                raise self._stop(visit, no_way) from no_way
             self._context.degraded.append(planned.id)
             arrival = Arrival(planned.id)
         else:

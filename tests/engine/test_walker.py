@@ -322,3 +322,16 @@ async def test_a_fork_of_a_node_that_failed_and_continued_still_forks() -> None:
     edges = ["start -> ask", "ask -> a", "ask -> b", "a -> join", "b -> join", "join -> end"]
     run = await Harness([Fail("auth")]).run(graph(nodes, edges))
     assert run.result.output == ["a", "b", "join"]
+
+
+async def test_a_condition_that_cannot_be_evaluated_behind_a_continued_failure_ends_the_run_there() -> None:
+    policy: JsonObject = {"policy": "continue"}
+    nodes: list[JsonObject] = [{"id": "ask", "type": "model", "on_error": policy}, append("a", 1), end(None)]
+    document = graph(nodes, ["start -> ask", "ask -> a", "a -> end"])
+    edges = document["edges"]
+    assert isinstance(edges, list)
+    edges.append({"source": "ask", "target": "end", "condition": "outputs.ask.text == 'x'"})
+    run = await Harness([Fail("auth")]).run(document)
+    assert (run.result.status, run.result.error_type) == ("failed", "expression_error")
+    assert [error.node_id for error in run.result.errors] == ["ask"]
+    assert "execute_node model  failed  expression_error" in run.tree
