@@ -105,7 +105,7 @@ def initial_state(
 
 
 def branch(state: WorkflowState) -> WorkflowState:
-    """A branch's own copy, made at the fork."""
+    """A branch's own copy, made at the fork. Only the visits are counted together: a number is given out once."""
     return WorkflowState(
         input=state["input"],
         messages=list(state["messages"]),
@@ -118,7 +118,7 @@ def branch(state: WorkflowState) -> WorkflowState:
         loop_state=dict(state["loop_state"]),
         conditional_results=dict(state["conditional_results"]),
         error_state=dict(state["error_state"]),
-        visits=dict(state["visits"]),
+        visits=state["visits"],
         new_message_ids=list(state["new_message_ids"]),
         end=None,
     )

@@ -18,6 +18,7 @@ from engine.errors import (
     NodeFailure,
     NodeTimeout,
     OutputInvalid,
+    TypeMismatch,
 )
 from engine.events import EventType
 from engine.graph import Json, JsonObject
@@ -55,7 +56,7 @@ class UnknownFailure(NodeFailure):
         return self._error_type
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Entry:
     """One merge as a branch made it, to be made again at the join."""
 
@@ -73,6 +74,10 @@ class _Scope:
     stop: str | None = None
     nodes: frozenset[str] | None = None
     log: list[_Entry] = field(default_factory=list)
+    added_bytes: int = 0
+    """What the visits added."""
+    at_most_bytes: int = 0
+    """The size of the state, or more: the sum of what was added since it was measured."""
 
     def holds(self, node_id: str) -> bool:
         return self.nodes is None or node_id in self.nodes or node_id == self.stop
@@ -83,9 +88,14 @@ class _Scope:
         if self.nodes is not None:
             self.log.append(_Entry(node_id, output, change, error))
 
-    def replay(self, log: list[_Entry]) -> None:
-        for entry in log:
-            self.apply(entry.node_id, entry.output, entry.change, entry.error)
+    def grow(self, added_bytes: int, limit: int) -> None:
+        """Count what was added; the state is measured only where it may be too large. Raises `LimitExceeded`."""
+        self.added_bytes += added_bytes
+        self.at_most_bytes += added_bytes
+        if self.at_most_bytes > limit:
+            self.at_most_bytes = len(orjson.dumps(self.state))
+            if self.at_most_bytes > limit:
+                raise LimitExceeded(f"the state is larger than {limit} bytes")
 
 
 def _note_error(state: WorkflowState, node_id: str, error: JsonObject | None) -> None:
@@ -105,7 +115,7 @@ class _Leaves(Exception):
         self.arrival = arrival
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Step:
     """Where the walk goes on; a null target is the end."""
 
@@ -120,7 +130,6 @@ class Walker:
         self._plan = plan
         self._context = context
         self._names = plan.span_names if context.source != "graph" else plan.bounded_span_names
-        self._state_bytes = 0
 
     async def run(self, state: WorkflowState) -> None:
         """From the start to an end. Raises `Stopped`, or an `ExecutionFailure` of the whole execution."""
@@ -148,7 +157,10 @@ class Walker:
         assert fork is not None
         assert fork.join is not None
         arrival = Arrival(planned.id)
-        scopes = [_Scope(branch(scope.state), fork.join, each.nodes) for each in fork.branches]
+        scopes = [
+            _Scope(branch(scope.state), fork.join, each.nodes, at_most_bytes=scope.at_most_bytes)
+            for each in fork.branches
+        ]
         tasks = [
             asyncio.create_task(self._walk(inner, each.first, arrival), name=f"branch {planned.id} -> {each.first}")
             for each, inner in zip(fork.branches, scopes, strict=True)
@@ -156,14 +168,21 @@ class Walker:
         left = await _all_or_first_error(tasks)
         if left is None:
             for inner in scopes:
-                scope.replay(inner.log)
-                scope.state["visits"].update(inner.state["visits"])
+                self._merge(inner, scope)
             return _Step(fork.join, arrival)
         index, leaves = left
-        scope.replay(scopes[index].log)
-        for inner in scopes:
-            scope.state["visits"].update(inner.state["visits"])
+        self._merge(scopes[index], scope)
         return _Step(leaves.target, leaves.arrival)
+
+    def _merge(self, inner: _Scope, scope: _Scope) -> None:
+        """Make the changes of a branch again. The next visit measures the state if it may be too large now."""
+        for entry in inner.log:
+            try:
+                scope.apply(entry.node_id, entry.output, entry.change, entry.error)
+            except TypeMismatch as failure:
+                raise self._stopped(_info(entry.node_id, failure, 1), failure) from failure
+        scope.added_bytes += inner.added_bytes
+        scope.at_most_bytes += inner.added_bytes
 
     async def _visit(self, planned: PlannedNode, scope: _Scope, arrival: Arrival) -> _Step:
         """One visit with all its attempts."""
@@ -171,7 +190,7 @@ class Walker:
         try:
             context.count_visit()
         except LimitExceeded as failure:
-            raise Stopped(failure, _info(planned.id, failure, 1)) from failure
+            raise self._stopped(_info(planned.id, failure, 1), failure) from failure
         number = scope.state["visits"].get(planned.id, 0) + 1
         scope.state["visits"][planned.id] = number
         view = View(scope.state, context, arrival.error)
@@ -240,8 +259,11 @@ class Walker:
         try:
             scope.apply(planned.id, result.output, result.change, None)
             way = self._route(visit, result.label)
+            scope.grow(size, context.limits.max_state_bytes)
         except NodeFailure as failure:
             return await self._failed(visit, scope, failure, may_continue=False)
+        except LimitExceeded as failure:
+            raise self._stop(visit, failure) from failure
         visit.span.complete(label=result.label, edges=way.edge if way else None, degraded=result.degraded)
         if result.degraded:
             context.degraded.append(planned.id)
@@ -255,7 +277,6 @@ class Walker:
                 "cost_nano_usd": visit.cost_nano_usd,
             },
         )
-        self._check_state_size(visit, scope.state, size)
         return _Step(way.target if way else None, Arrival(planned.id))
 
     def _route(self, visit: Visit, label: str | None) -> Way | None:
@@ -312,8 +333,11 @@ class Walker:
     def _stop(self, visit: Visit, failure: Failure, cause: BaseException | None = None) -> Stopped:
         info = _info(visit.node.id, failure, visit.attempt)
         visit.span.fail(info.error_type, info.message, unhandled=cause or failure)
-        self._context.errors.append(info)
         self._emit_failed(visit, info)
+        return self._stopped(info, failure)
+
+    def _stopped(self, info: ErrorInfo, failure: Failure) -> Stopped:
+        self._context.errors.append(info)
         return Stopped(failure, info)
 
     def _cut_off(self, visit: Visit) -> None:
@@ -333,17 +357,6 @@ class Walker:
                 "handled": info.handled,
             },
         )
-
-    def _check_state_size(self, visit: Visit, state: WorkflowState, added: int) -> None:
-        """The sum of what was added is an upper bound; only where it crosses the limit the state is measured."""
-        limit = self._context.limits.max_state_bytes
-        self._state_bytes += added
-        if self._state_bytes <= limit:
-            return
-        self._state_bytes = len(orjson.dumps(state))
-        if self._state_bytes > limit:
-            failure = LimitExceeded(f"the state is larger than {limit} bytes")
-            raise Stopped(failure, _info(visit.node.id, failure, visit.attempt))
 
 
 def _info(node_id: str, failure: Failure, attempts: int) -> ErrorInfo:

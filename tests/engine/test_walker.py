@@ -3,7 +3,7 @@
 import asyncio
 
 from engine.graph import Json, JsonObject
-from engine.resources import Effect, ModelRequest, ToolContext, ToolSpec
+from engine.resources import Effect, ModelRequest, Passage, RetrievalQuery, ToolContext, ToolSpec
 from engine.testing import Call, Fail, Hold, Say, ScriptedModel, Step
 from tests.engine.harness import Harness, graph
 
@@ -335,3 +335,69 @@ async def test_a_condition_that_cannot_be_evaluated_behind_a_continued_failure_e
     assert (run.result.status, run.result.error_type) == ("failed", "expression_error")
     assert [error.node_id for error in run.result.errors] == ["ask"]
     assert "execute_node model  failed  expression_error" in run.tree
+
+
+async def test_a_limit_is_an_error_of_the_node_that_crossed_it() -> None:
+    nodes: list[JsonObject] = [append("a", "x" * 600), append("b", "y" * 600), end(None)]
+    document = graph(nodes, ["start -> a", "a -> b", "b -> end"], limits={"max_state_bytes": 1024})
+    run = await Harness().run(document)
+    assert [(error.node_id, error.error_type) for error in run.result.errors] == [("a", "limit_exceeded")]
+    assert "execute_node variable  failed  limit_exceeded" in run.tree
+    assert run.types()[-2:] == ["node_failed", "failed"]
+
+
+async def test_a_visit_too_many_is_an_error_of_its_node() -> None:
+    run = await Harness().run(graph([append("a", 1)], ["start -> a", "a -> end"], limits={"max_node_executions": 1}))
+    assert [(error.node_id, error.error_type) for error in run.result.errors] == [("a", "limit_exceeded")]
+
+
+async def test_the_state_counts_what_all_branches_added() -> None:
+    nodes = [set_variable("a", "a", "x" * 600), set_variable("b", "b", "x" * 600), append("join", 1)]
+    edges = ["start -> a", "start -> b", "a -> join", "b -> join", "join -> end"]
+    run = await Harness().run(graph(nodes, edges, limits={"max_state_bytes": 2_000}))
+    assert (run.result.status, run.result.error_type) == ("failed", "limit_exceeded")
+
+
+async def test_operations_that_do_not_fit_each_other_fail_at_the_join_and_name_the_node() -> None:
+    nodes = [set_variable("a", "log", "text"), append("b", 1), append("join", 1)]
+    edges = ["start -> a", "start -> b", "a -> join", "b -> join", "join -> end"]
+    run = await Harness().run(graph(nodes, edges))
+    assert (run.result.status, run.result.error_type) == ("failed", "type_mismatch")
+    assert [error.node_id for error in run.result.errors] == ["b"]
+
+
+class HangOnce:
+    """A retriever that sets `entered` and hangs, but only the first time."""
+
+    options_schema: JsonObject = {"type": "object"}
+
+    def __init__(self, entered: asyncio.Event) -> None:
+        self._entered = entered
+
+    async def retrieve(self, query: RetrievalQuery) -> list[Passage]:
+        if not self._entered.is_set():
+            self._entered.set()
+            await asyncio.Event().wait()
+        return []
+
+
+async def test_visits_of_a_dropped_branch_keep_their_numbers() -> None:
+    model = ScriptedModel([Hold(then=Fail("auth")), Say("fine")])
+    nodes: list[JsonObject] = [
+        {"id": "again", "type": "loop", "config": {"max_iterations": 2}},
+        append("split", "split"),
+        {"id": "ask", "type": "model", "on_error": {"policy": "route"}},
+        append("inner", "inner"),
+        append("seen", "seen"),
+        {"id": "hang", "type": "retrieval", "config": {"retriever": "hang"}},
+        append("inner_join", 1),
+        append("join", 1),
+    ]
+    edges = ["start -> again", "again -continue-> split", "again -exit-> end", "split -> ask", "split -> inner"]
+    edges += ["inner -> seen", "inner -> hang", "seen -> inner_join", "hang -> inner_join", "inner_join -> join"]
+    edges += ["ask -> join", "ask -error-> again", "join -> again"]
+    run = await Harness(models=[model], retrievers={"hang": HangOnce(model.release)}).run(graph(nodes, edges))
+    assert run.result.status == "completed"
+    spans = [span.attributes or {} for span in run.spans]
+    visits = [span["workflow.node.visit"] for span in spans if span.get("workflow.node.id") == "seen"]
+    assert visits == [1, 2]
