@@ -5,6 +5,7 @@ segment: LangGraph costs about 180 µs a step, the walker a tenth of that a node
 directly (`Pregel`), since `StateGraph` adds a step of its own to hand the input over.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from langgraph.channels import EphemeralValue
 from langgraph.pregel import NodeBuilder, Pregel
 from langgraph.runtime import get_runtime
 from langsmith.run_helpers import tracing_context
+from langsmith.utils import tracing_is_enabled
 
 from engine.context import ExecutionContext
 from engine.plan import Plan
@@ -30,7 +32,7 @@ class CompiledWorkflow:
 
     async def run(self, context: ExecutionContext) -> None:
         """Run to an end; `context.state` is what it leaves. Raises as the walker does."""
-        with tracing_context(enabled=False):
+        with tracing_context(enabled=False) if tracing_is_enabled() else nullcontext():
             await self.app.ainvoke(
                 context.state,
                 config={"recursion_limit": context.limits.max_node_executions + 1},

@@ -55,7 +55,7 @@ class WorkflowState(TypedDict):
     end: EndState | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class VariableOperation:
     """One change of a variable; `increment` adds `value`, which may be negative."""
 
@@ -64,9 +64,12 @@ class VariableOperation:
     value: Json
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Change:
-    """What a visit of a node changes. Null fields change nothing."""
+    """What a visit of a node changes. Null fields change nothing.
+
+    Never changed once made; not frozen, since that would take longer than the work of a small node.
+    """
 
     messages: tuple[Message, ...] = ()
     removed_messages: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ LONGEST_RETRY_AFTER_SECONDS = 60
 """A provider that asks for more fails the node now."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arrival:
     """How a run came to a node: from which node, and with which error if it was routed here by one."""
 

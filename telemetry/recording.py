@@ -1,4 +1,4 @@
-"""Spans at a fraction of the SDK's cost: those of our scopes are always sampled, and their attributes are well formed.
+"""Spans and events at a fraction of the SDK's cost: all are kept, and their attributes are well formed.
 
 The SDK asks a sampler, cleans each value and copies the span when it ends: 13 µs a span, a third of an execution.
 What is rare (links, exceptions as events, `start_as_current_span`) is left to it.
@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from opentelemetry._logs import Logger as ApiLogger
+from opentelemetry._logs import LogRecord
 from opentelemetry.context import Context
+from opentelemetry.sdk._logs import Logger, ReadWriteLogRecord
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, Tracer
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, get_current_span
 from opentelemetry.trace import Span as ApiSpan
@@ -109,3 +112,32 @@ class RecordingTracer(ApiTracer):
             return SpanContext(ids.generate_trace_id(), ids.generate_span_id(), False, _SAMPLED_RANDOM)
         flags = _SAMPLED_RANDOM if parent.trace_flags & TraceFlags.RANDOM_TRACE_ID else _SAMPLED
         return SpanContext(parent.trace_id, ids.generate_span_id(), False, flags, parent.trace_state)
+
+
+class RecordedEvent(ReadWriteLogRecord):
+    """An SDK log record whose attributes are a plain dict, taken as they are."""
+
+    def __post_init__(self) -> None:
+        """The SDK cleans and copies the attributes here."""
+
+
+class RecordingLogger(ApiLogger):
+    """Hands events of our scopes to the processors of an SDK logger."""
+
+    def __init__(self, logger: Logger) -> None:
+        scope = logger.instrumentation_scope
+        super().__init__(scope.name, scope.version, scope.schema_url, scope.attributes)
+        self._logger = logger
+
+    def enabled(self, **fields: Any) -> bool:
+        """As the SDK says."""
+        return self._logger.enabled(**fields)
+
+    def emit(self, record: LogRecord | None = None, **fields: Any) -> None:
+        """Show the event to the processors."""
+        logger = self._logger
+        if record is None:
+            logger.emit(**fields)
+            return
+        event = RecordedEvent(record, logger.resource, logger.instrumentation_scope, logger._log_record_limits)
+        logger._multi_log_record_processor.on_emit(event)

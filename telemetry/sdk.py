@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TypeVar
 
+from opentelemetry._logs import Logger as ApiLogger
 from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcLogExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
 from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpLogExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
-from opentelemetry.sdk._logs import LoggerProvider, LogRecordLimits, LogRecordProcessor
+from opentelemetry.sdk._logs import Logger, LoggerProvider, LogRecordLimits, LogRecordProcessor
 from opentelemetry.sdk._logs.export import (
     BatchLogRecordProcessor,
     ConsoleLogRecordExporter,
@@ -28,7 +29,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Tracer as ApiTracer
 from opentelemetry.util.types import Attributes
 
-from telemetry.recording import RecordingTracer
+from telemetry.recording import RecordingLogger, RecordingTracer
 from telemetry.signals import is_ours
 
 MAX_ATTRIBUTES = 256
@@ -87,6 +88,13 @@ class _Loggers(LoggerProvider):
     def __init__(self, resource: Resource) -> None:
         super().__init__(resource=resource, log_record_limits=_LOG_LIMITS, shutdown_on_exit=False)
         self._disabled = False
+
+    def get_logger(
+        self, name: str, version: str | None = None, schema_url: str | None = None, attributes: Attributes = None
+    ) -> ApiLogger:
+        """The SDK's logger; for our own scopes one that costs less."""
+        logger = super().get_logger(name, version, schema_url, attributes)
+        return RecordingLogger(logger) if is_ours(name) and isinstance(logger, Logger) else logger
 
 
 @dataclass(frozen=True, slots=True)

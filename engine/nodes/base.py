@@ -64,7 +64,7 @@ def placed_texts(config: BaseModel, pointer: str = "") -> Iterator[PlacedText]:
                     yield from placed_texts(item, f"{here}/{index}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NodeResult:
     """What a visit gives back: an output, a label to route by, and a change of the state."""
 
