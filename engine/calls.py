@@ -8,7 +8,7 @@ import jsonschema_rs
 import orjson
 
 from engine import semconv
-from engine.errors import Failure, ModelFailure, ResourceMissing
+from engine.errors import Failure, ModelFailure, NodeTimeout, ResourceMissing
 from engine.events import EventType
 from engine.graph import Json, JsonObject
 from engine.redaction import error_text
@@ -17,6 +17,7 @@ from engine.resources import (
     ModelReply,
     ModelRequest,
     Passage,
+    Price,
     RetrievalQuery,
     Search,
     Tool,
@@ -25,7 +26,7 @@ from engine.resources import (
 )
 from engine.semconv import Waste
 from engine.tracker import ModelCall
-from engine.visit import Visit
+from engine.visit import Visit, is_cut_off
 
 TRANSIENT_TOOL_ERRORS = frozenset({"rate_limited", "overloaded", "provider_error", "connection", "timeout"})
 
@@ -44,17 +45,21 @@ async def call_model(visit: Visit, model: ChatModel, request: ModelRequest, *, s
         price = call.fail(failure.error_type, failure.message, failure.usage, waste)
         visit.settle(reservation, failure.usage, price)
         raise
-    except asyncio.CancelledError:
-        cut_off = visit.is_out_of_time
-        price = call.fail("timeout", "the call was cut off", None, Waste.FAILED) if cut_off else call.cancel()
-        visit.settle(reservation, None, price)
-        raise
-    except Exception as error:
-        price = call.fail(type(error).__name__, "the model's adapter failed", None, Waste.FAILED)
-        visit.settle(reservation, None, price)
+    except (Exception, asyncio.CancelledError) as error:
+        visit.settle(reservation, None, _broken_off(visit, call, error))
         raise
     visit.settle(reservation, reply.usage, call.complete(reply))
     return reply
+
+
+def _broken_off(visit: Visit, call: ModelCall, error: BaseException) -> Price:
+    """Close the span of a call that was cut off, or whose adapter failed."""
+    if not is_cut_off(error):
+        return call.fail(type(error).__name__, "the model's adapter failed", None, Waste.FAILED)
+    if not visit.is_out_of_time:
+        return call.cancel()
+    waste = Waste.RETRIED if visit.can_retry(NodeTimeout()) else Waste.FAILED
+    return call.fail("timeout", "the call was cut off", None, waste)
 
 
 async def _stream(
@@ -180,14 +185,13 @@ async def retrieve(visit: Visit, name: str, query: RetrievalQuery) -> list[Passa
     except Failure as failure:
         span.fail(failure.error_type, failure.message)
         raise
-    except asyncio.CancelledError:
-        if visit.is_out_of_time:
+    except (Exception, asyncio.CancelledError) as error:
+        if not is_cut_off(error):
+            span.fail(type(error).__name__, "the retriever failed")
+        elif visit.is_out_of_time:
             span.fail("timeout", "the search was cut off")
         else:
             span.cancel()
-        raise
-    except Exception as error:
-        span.fail(type(error).__name__, "the retriever failed")
         raise
     span.complete(
         {

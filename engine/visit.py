@@ -144,3 +144,14 @@ class Visit:
             await asyncio.sleep(delay_seconds)
         finally:
             self.context.tracker.time.leave(Phase.RETRY)
+
+
+def is_being_cancelled() -> bool:
+    """This task is asked to stop. A `CancelledError` without that is a failure of what the node calls."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def is_cut_off(error: BaseException) -> bool:
+    """The error is this task's own cancellation, be it by a timeout."""
+    return isinstance(error, asyncio.CancelledError) and is_being_cancelled()

@@ -29,7 +29,7 @@ from engine.result import ErrorInfo
 from engine.state import NO_CHANGE, Change, WorkflowState, branch, merge
 from engine.tracker import NodeSpan
 from engine.view import View
-from engine.visit import Arrival, Visit
+from engine.visit import Arrival, Visit, is_being_cancelled
 
 MAX_OUTPUT_BYTES = 262_144
 CLEANUP_SECONDS = 5
@@ -187,6 +187,8 @@ class Walker:
     async def _visit(self, planned: PlannedNode, scope: _Scope, arrival: Arrival) -> _Step:
         """One visit with all its attempts."""
         context = self._context
+        if is_being_cancelled():
+            raise asyncio.CancelledError
         try:
             context.count_visit()
         except LimitExceeded as failure:
@@ -219,9 +221,8 @@ class Walker:
             return await self._failed(visit, scope, failure, may_continue=True)
         except ExecutionFailure as failure:
             raise self._stop(visit, failure) from failure
-        except asyncio.CancelledError:
-            self._cut_off(visit)
-            raise
+        except asyncio.CancelledError as error:
+            return await self._failed(visit, scope, UnknownFailure(error), may_continue=True, cause=error)
         except Exception as error:
             return await self._failed(visit, scope, UnknownFailure(error), may_continue=True, cause=error)
         return await self._succeeded(visit, scope, result, size, began)
@@ -296,7 +297,13 @@ class Walker:
         may_continue: bool,
         cause: BaseException | None = None,
     ) -> _Step | None:
-        """Repeat the attempt (null), follow the node's `on_error`, or end the execution with `Stopped`."""
+        """Repeat the attempt (null), follow the node's `on_error`, or end the execution with `Stopped`.
+
+        Whatever a node raises while it is being cancelled is a cancellation.
+        """
+        if is_being_cancelled():
+            self._cut_off(visit)
+            raise asyncio.CancelledError from (cause or failure)
         if may_continue and visit.can_retry(failure):
             await self._retry(visit, failure)
             return None
@@ -370,24 +377,40 @@ def _info(node_id: str, failure: Failure, attempts: int) -> ErrorInfo:
 
 
 async def _all_or_first_error(tasks: list[asyncio.Task[None]]) -> tuple[int, _Leaves] | None:
-    """Wait for all branches. The first that fails cancels the others; one that leaves its section is given back."""
+    """Wait for all branches. The first that fails cancels the others; one that leaves its section is given back.
+
+    Of several that fail at once, one that ends the execution counts.
+    """
     try:
-        _, running = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        done, running = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     except asyncio.CancelledError:
         await _cancel(tasks)
         raise
     if running:
         await _cancel(list(running))
-    for index, task in enumerate(tasks):
-        error = None if task.cancelled() else task.exception()
+    errors = {index: task.exception() for index, task in enumerate(tasks) if task in done}
+    left: tuple[int, _Leaves] | None = None
+    for index, error in errors.items():
         if isinstance(error, _Leaves):
-            return index, error
-        if error is not None:
+            left = left or (index, error)
+        elif error is not None:
             raise error
-    return None
+    return left
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel branches and let them clean up; being cancelled once more does not cut that short."""
     for task in tasks:
         task.cancel()
-    await asyncio.wait(tasks, timeout=CLEANUP_SECONDS)
+    cleanup = asyncio.create_task(asyncio.wait(tasks, timeout=CLEANUP_SECONDS), name="branches clean up")
+    cancelled: asyncio.CancelledError | None = None
+    while not cleanup.done():
+        try:
+            await asyncio.shield(cleanup)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    for task in cleanup.result()[0]:
+        if not task.cancelled():
+            task.exception()  # so that asyncio does not complain that nobody looked
+    if cancelled is not None:
+        raise cancelled

@@ -192,6 +192,15 @@ async def test_a_node_that_takes_too_long_fails_as_timeout_and_may_be_caught() -
     assert run.result.errors[0].error_type == "timeout"
 
 
+async def test_a_call_that_is_cut_off_and_repeated_is_waste_that_was_retried() -> None:
+    retry: JsonObject = {"max_attempts": 2, "initial_delay_seconds": 0}
+    ask: JsonObject = {"id": "ask", "type": "model", "timeout_seconds": 0.05, "retry": retry}
+    run = await Harness([Hold(), Say("fine")]).run(graph([ask], ["start -> ask", "ask -> end"]))
+    assert run.result.response == "fine"
+    calls = [span.attributes or {} for span in run.spans if span.name == "chat scripted-1"]
+    assert [call.get("workflow.call.waste") for call in calls] == ["retried", None]
+
+
 async def test_an_invalid_graph_is_a_failed_execution_with_a_record() -> None:
     document = graph([{"id": "ask", "type": "model"}], ["start -> ask"])
     harness = Harness()

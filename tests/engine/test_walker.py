@@ -2,10 +2,13 @@
 
 import asyncio
 
+import pytest
+
+from engine import walker
 from engine.graph import Json, JsonObject
 from engine.resources import Effect, ModelRequest, Passage, RetrievalQuery, ToolContext, ToolSpec
 from engine.testing import Call, Fail, Hold, Say, ScriptedModel, Step
-from tests.engine.harness import Harness, graph
+from tests.engine.harness import Harness, graph, graph_request
 
 
 def set_variable(node_id: str, name: str, value: Json, **more: Json) -> JsonObject:
@@ -401,3 +404,131 @@ async def test_visits_of_a_dropped_branch_keep_their_numbers() -> None:
     spans = [span.attributes or {} for span in run.spans]
     visits = [span["workflow.node.visit"] for span in spans if span.get("workflow.node.id") == "seen"]
     assert visits == [1, 2]
+
+
+class Stubborn:
+    """A retriever that goes on waiting for its gate when it is cancelled."""
+
+    options_schema: JsonObject = {"type": "object"}
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.left = asyncio.Event()
+
+    async def retrieve(self, query: RetrievalQuery) -> list[Passage]:
+        self.entered.set()
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            await self.gate.wait()
+        self.left.set()
+        return []
+
+
+def stubborn_branch() -> JsonObject:
+    nodes: list[JsonObject] = [
+        {"id": "find", "type": "retrieval", "config": {"retriever": "stubborn"}},
+        {"id": "ask", "type": "model"},
+        append("after", 1),
+        append("join", 1),
+    ]
+    edges = ["start -> find", "start -> ask", "find -> after", "after -> join", "ask -> join", "join -> end"]
+    return graph(nodes, edges)
+
+
+async def test_a_branch_that_does_not_end_in_time_hides_no_failure_and_goes_no_further(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(walker, "CLEANUP_SECONDS", 0.01)
+    stubborn = Stubborn()
+    harness = Harness([Hold(then=Fail("auth"))], retrievers={"stubborn": stubborn})
+    running = asyncio.create_task(harness.run(stubborn_branch()))
+    await stubborn.entered.wait()
+    harness.model.release.set()
+    run = await running
+    assert run.result.error_type == "auth"
+    [branch] = [task for task in asyncio.all_tasks() if task.get_name().startswith("branch")]
+    stubborn.gate.set()
+    await asyncio.wait([branch])
+    assert stubborn.left.is_set()
+    assert "after" not in {(span.attributes or {}).get("workflow.node.id") for span in harness.spans()}
+
+
+async def test_branches_clean_up_though_the_execution_is_cancelled_twice() -> None:
+    stubborn = Stubborn()
+    harness = Harness([Hold()], retrievers={"stubborn": stubborn})
+    execution = await harness.engine.start(graph_request(stubborn_branch()), streaming=False)
+    await stubborn.entered.wait()
+    execution.cancel("enough")
+    await stubborn.cancelled.wait()
+    assert execution.task is not None
+    execution.task.cancel()
+    await asyncio.sleep(0)
+    assert not execution.task.done()
+    stubborn.gate.set()
+    assert (await execution.result()).status == "cancelled"
+    assert stubborn.left.is_set()
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("closed")])
+async def test_a_node_that_answers_its_cancellation_otherwise_is_cancelled(error: Exception | None) -> None:
+    class Deaf(Stubborn):
+        async def retrieve(self, query: RetrievalQuery) -> list[Passage]:
+            self.entered.set()
+            try:
+                await self.gate.wait()
+            except asyncio.CancelledError:
+                if error is not None:
+                    raise error from None
+            return []
+
+    deaf = Deaf()
+    policy: JsonObject = {"policy": "continue"}
+    find: JsonObject = {"id": "find", "type": "retrieval", "config": {"retriever": "deaf"}, "on_error": policy}
+    document = graph([find, {"id": "ask", "type": "model"}], ["start -> find", "find -> ask", "ask -> end"])
+    harness = Harness([Say("too late")], retrievers={"deaf": deaf})
+    execution = await harness.engine.start(graph_request(document), streaming=False)
+    await deaf.entered.wait()
+    execution.cancel("enough")
+    result = await execution.result()
+    assert (result.status, result.model_calls) == ("cancelled", 0)
+
+
+class Torn:
+    """A retriever whose own machinery was cancelled, though nobody cancelled the execution."""
+
+    options_schema: JsonObject = {"type": "object"}
+
+    async def retrieve(self, query: RetrievalQuery) -> list[Passage]:
+        raise asyncio.CancelledError
+
+
+async def test_a_cancellation_that_nobody_asked_for_is_a_failure() -> None:
+    find: JsonObject = {"id": "find", "type": "retrieval", "config": {"retriever": "torn"}}
+    run = await Harness(retrievers={"torn": Torn()}).run(graph([find], ["start -> find", "find -> end"]))
+    assert (run.result.status, run.result.error_type) == ("failed", "CancelledError")
+    assert "retrieval torn  CancelledError" in run.tree
+
+
+async def test_a_branch_that_broke_off_does_not_count_as_done() -> None:
+    find: JsonObject = {"id": "find", "type": "retrieval", "config": {"retriever": "torn"}}
+    edges = ["start -> find", "start -> a", "find -> join", "a -> join", "join -> end"]
+    run = await Harness(retrievers={"torn": Torn()}).run(graph([find, append("a", 1), append("join", 1)], edges))
+    assert (run.result.status, run.result.error_type) == ("failed", "CancelledError")
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+async def test_of_branches_that_fail_at_once_the_unhandled_one_counts(order: str) -> None:
+    nodes: list[JsonObject] = [
+        {"id": "a", "type": "model", "on_error": {"policy": "route"}},
+        {"id": "b", "type": "model"},
+        append("join", "join"),
+        {"id": "rescued", "type": "end"},
+    ]
+    edges = [f"start -> {each}" for each in order]
+    edges += ["a -> join", "b -> join", "join -> end", "a -error-> rescued"]
+    run = await Harness([Fail("auth"), Fail("auth")]).run(graph(nodes, edges))
+    assert run.result.status == "failed"
