@@ -1,6 +1,7 @@
 """What nodes do to the world: call a model, call a tool, ask a retriever. One span each, counted and limited."""
 
 import asyncio
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -8,7 +9,7 @@ import jsonschema_rs
 import orjson
 
 from engine import semconv
-from engine.errors import Failure, ModelFailure, NodeTimeout, ResourceMissing
+from engine.errors import Failure, ModelFailure, NodeTimeout, OutputInvalid, ResourceMissing
 from engine.events import EventType
 from engine.graph import Json, JsonObject
 from engine.redaction import error_text
@@ -29,6 +30,10 @@ from engine.tracker import ModelCall
 from engine.visit import Visit, is_cut_off
 
 TRANSIENT_TOOL_ERRORS = frozenset({"rate_limited", "overloaded", "provider_error", "connection", "timeout"})
+
+UNKNOWN_TOOL = "unknown"
+"""Stands on the span in place of a name that the model made up."""
+MISFIT = "the arguments do not fit the tool's schema"
 
 
 async def call_model(visit: Visit, model: ChatModel, request: ModelRequest, *, stream_as: str | None) -> ModelReply:
@@ -85,11 +90,14 @@ async def _stream(
 
 @dataclass(frozen=True, slots=True)
 class ToolOutcome:
-    """How a tool call ended; `text` is what the model is told. `attempts` counts towards the limits."""
+    """How a tool call ended. `attempts` counts towards the limits."""
 
     ok: bool
     text: str
+    """What the model is told."""
     error_type: str | None = None
+    problem: str = ""
+    """What went wrong, as it may stand on a span: without arguments, results and whatever else is content."""
     attempts: int = 1
 
     @property
@@ -105,19 +113,21 @@ async def call_tool(
     visit.emit(EventType.TOOL_CALL, {"call_id": call["id"], "tool": call["name"]})
     loop = asyncio.get_running_loop()
     began = loop.time()
-    span = visit.span.tool_call(call["name"], call["id"], attempt)
+    span = visit.span.tool_call(tool.spec.name if tool else UNKNOWN_TOOL, call["id"], attempt)
     try:
         outcome = await _run_tool(visit, tool, call, timeout_seconds, max_result_bytes)
-    except asyncio.CancelledError:
-        if visit.is_out_of_time:
-            span.fail("timeout", "the call was cut off")
-        else:
-            span.cancel()
-        raise
+    except asyncio.CancelledError as error:
+        if is_cut_off(error):
+            if visit.is_out_of_time:
+                span.fail("timeout", "the call was cut off")
+            else:
+                span.cancel()
+            raise
+        outcome = _broken(error)
     if outcome.ok:
         span.complete()
     else:
-        span.fail(outcome.error_type or "tool_failed", outcome.text)
+        span.fail(outcome.error_type or "tool_failed", outcome.problem)
     visit.emit(
         EventType.TOOL_RESULT,
         {
@@ -134,10 +144,8 @@ async def _run_tool(
     visit: Visit, tool: Tool | None, call: ToolCall, timeout_seconds: float, max_result_bytes: int
 ) -> ToolOutcome:
     if tool is None:
-        return ToolOutcome(False, f"there is no tool {call['name']} here", "resource_missing")
-    problem = _arguments_problem(tool.spec.parameters, call["arguments"])
-    if problem is not None:
-        return ToolOutcome(False, problem, "invalid_arguments")
+        text = f"there is no tool {call['name']} here"
+        return ToolOutcome(False, text, "resource_missing", "there is no tool of this name here")
     context = ToolContext(
         execution_id=visit.context.execution_id,
         owner=visit.context.owner,
@@ -147,26 +155,39 @@ async def _run_tool(
     )
     timeout = asyncio.timeout(timeout_seconds)
     try:
+        misfit = _arguments_problem(tool.spec.parameters, call["arguments"])
+        if misfit is not None:
+            return ToolOutcome(False, f"{MISFIT}: {misfit}", "invalid_arguments", MISFIT)
         async with timeout:
-            result = await tool.call(call["arguments"], context)
-    except TimeoutError:
-        return ToolOutcome(False, f"{call['name']} took longer than {timeout_seconds:g} s", "timeout")
+            result = await tool.call(deepcopy(call["arguments"]), context)
+        return ToolOutcome(True, _result_text(result, max_result_bytes))
     except Failure as failure:
-        return ToolOutcome(False, error_text(failure.message), failure.error_type)
+        text = error_text(failure.message)
+        return ToolOutcome(False, text, failure.error_type, text)
     except Exception as error:
-        return ToolOutcome(False, error_text(str(error)) or type(error).__name__, type(error).__name__)
-    return ToolOutcome(True, _result_text(result, max_result_bytes))
+        if not timeout.expired():
+            return _broken(error)
+        text = f"{tool.spec.name} took longer than {timeout_seconds:g} s"
+        return ToolOutcome(False, text, "timeout", text)
+
+
+def _broken(error: BaseException) -> ToolOutcome:
+    name = type(error).__name__
+    return ToolOutcome(False, error_text(str(error)) or name, name, "the tool failed")
 
 
 def _result_text(result: Json, max_bytes: int) -> str:
-    text = result if isinstance(result, str) else orjson.dumps(result).decode()
+    try:
+        text = result if isinstance(result, str) else orjson.dumps(result).decode()
+    except TypeError as error:
+        raise OutputInvalid("the tool's result is no JSON") from error
     data = text.encode("utf-8", "replace")
     return text if len(data) <= max_bytes else data[:max_bytes].decode("utf-8", "ignore") + " [cut]"
 
 
 def _arguments_problem(schema: JsonObject, arguments: JsonObject) -> str | None:
     error = next(iter(_validator(orjson.dumps(schema)).iter_errors(arguments)), None)
-    return None if error is None else f"the arguments do not fit the tool's schema: {error_text(error.message)}"
+    return None if error is None else error_text(error.message)
 
 
 @lru_cache(maxsize=256)

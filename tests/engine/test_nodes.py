@@ -1,6 +1,7 @@
 """What each node type does beyond routing."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -315,3 +316,54 @@ async def test_a_node_names_its_own_model() -> None:
     )
     assert run.result.response == "two"
     assert run.span("chat m2")["gen_ai.provider.name"] == "other"
+
+
+class Fickle(Echo):
+    """A tool that does what it is given."""
+
+    def __init__(self, act: Callable[[JsonObject], Json]) -> None:
+        super().__init__()
+        self._act = act
+
+    async def call(self, arguments: JsonObject, context: ToolContext) -> Json:
+        return self._act(arguments)
+
+
+def raises(make: Callable[[str], BaseException]) -> Callable[[JsonObject], Json]:
+    def act(arguments: JsonObject) -> Json:
+        raise make(str(arguments["text"]))
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("act", "error_type"),
+    [
+        (lambda arguments: 2**70, "output_invalid"),
+        (raises(ValueError), "ValueError"),
+        (raises(asyncio.CancelledError), "CancelledError"),
+        (raises(TimeoutError), "TimeoutError"),
+    ],
+)
+async def test_whatever_a_tool_does_its_span_ends_and_the_model_is_told(
+    act: Callable[[JsonObject], Json], error_type: str
+) -> None:
+    run = await Harness([Call("echo", {"text": "x"}), Say("sorry")], tools=[Fickle(act)]).run(agent())
+    assert (run.result.response, run.result.tool_calls) == ("sorry", 1)
+    assert tool_messages(run)[0]["is_error"] is True
+    assert f"execute_tool echo  {error_type}" in run.tree
+
+
+@pytest.mark.parametrize(
+    "call", [Call("echo", {"text": ["top secret"]}), Call("echo", {"text": "top secret"}), Call("top secret")]
+)
+async def test_what_a_model_says_to_a_tool_stays_out_of_the_spans(call: Call) -> None:
+    run = await Harness([call, Say("sorry")], tools=[Fickle(raises(ValueError))]).run(agent())
+    assert "top secret" in str(tool_messages(run)[0]["content"]), "the model is told"
+    assert "top secret" not in str([span.to_json() for span in run.spans])
+
+
+async def test_a_tool_cannot_change_the_call_it_is_given() -> None:
+    tool = Fickle(lambda arguments: arguments.pop("text"))
+    run = await Harness([Call("echo", {"text": "x"}), Say("done")], tools=[tool]).run(agent())
+    assert run.result.messages[0]["tool_calls"] == [{"id": "call-1", "name": "echo", "arguments": {"text": "x"}}]
