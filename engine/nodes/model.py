@@ -156,13 +156,20 @@ def choose_model(context: "ExecutionContext", provider: str | None, model: str |
 
 
 def answered(messages: list[Message]) -> list[Message]:
-    """The messages, with an answer "not executed" behind every tool call that has none: providers refuse open calls."""
-    done = {message["tool_call_id"] for message in messages if message["role"] == "tool"}
-    sent: list[Message] = []
-    for message in messages:
-        sent.append(message)
-        sent += [not_executed(call["id"]) for call in message.get("tool_calls", ()) if call["id"] not in done]
-    return sent
+    """The messages, every tool call with its answer behind it, be it "not executed": providers refuse open calls.
+
+    Read backwards, since some models use the same ids in every message: an answer belongs to the nearest call before it.
+    """
+    answers: dict[str, Message] = {}
+    turned: list[Message] = []
+    for message in reversed(messages):
+        if message["role"] == "tool":
+            answers[message["tool_call_id"]] = message
+            continue
+        for call in reversed(message.get("tool_calls", ())):
+            turned.append(answers.pop(call["id"], None) or not_executed(call["id"]))
+        turned.append(message)
+    return turned[::-1]
 
 
 def not_executed(call_id: str) -> Message:

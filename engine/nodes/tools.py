@@ -143,9 +143,11 @@ class ToolsNode(NodeBase[ToolsConfig]):
 
 def _open_calls(messages: list[Message]) -> list[ToolCall]:
     """The calls of the last assistant message that have no answer yet."""
-    done = {message["tool_call_id"] for message in messages if message["role"] == "tool"}
+    done: set[str] = set()
     for message in reversed(messages):
-        if message["role"] == "assistant":
+        if message["role"] == "tool":
+            done.add(message["tool_call_id"])
+        elif message["role"] == "assistant":
             return [call for call in message.get("tool_calls", ()) if call["id"] not in done]
     return []
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from engine.graph import Json, JsonObject
-from engine.resources import Effect, Message, Passage, RetrievalQuery, ToolContext, ToolSpec
+from engine.resources import Effect, Message, Passage, RetrievalQuery, ToolCall, ToolContext, ToolSpec
 from engine.testing import Call, Fail, Say, ScriptedModel
 from tests.engine.harness import Harness, Run, graph
 
@@ -367,3 +367,24 @@ async def test_a_tool_cannot_change_the_call_it_is_given() -> None:
     tool = Fickle(lambda arguments: arguments.pop("text"))
     run = await Harness([Call("echo", {"text": "x"}), Say("done")], tools=[tool]).run(agent())
     assert run.result.messages[0]["tool_calls"] == [{"id": "call-1", "name": "echo", "arguments": {"text": "x"}}]
+
+
+async def test_a_call_id_may_come_again_in_a_later_message() -> None:
+    script = [Call("echo", {"text": "one"}), Call("echo", {"text": "two"}), Say("done")]
+    harness = Harness(script, tools=[Echo()])
+    run = await harness.run(agent())
+    assert run.result.tool_calls == 2
+    sent = [message["content"] for message in harness.model.requests[2].messages if message["role"] == "tool"]
+    assert sent == ["one", "two"]
+
+
+async def test_answers_are_sent_right_behind_their_calls() -> None:
+    from engine.nodes.model import answered
+
+    first, second = ToolCall(id="c1", name="echo", arguments={}), ToolCall(id="c2", name="echo", arguments={})
+    stray = Message(id="0", role="tool", content="nobody asked", tool_call_id="c9")
+    asked = Message(id="1", role="assistant", content="", tool_calls=[first, second])
+    other = Message(id="2", role="assistant", content="meanwhile")
+    late = Message(id="3", role="tool", content="late", tool_call_id="c2")
+    sent = answered([stray, asked, other, late])
+    assert [message["content"] for message in sent] == ["", "not executed", "late", "meanwhile"]
