@@ -158,7 +158,7 @@ def choose_model(context: "ExecutionContext", provider: str | None, model: str |
 def answered(messages: list[Message]) -> list[Message]:
     """The messages, every tool call with its answer behind it, be it "not executed": providers refuse open calls.
 
-    Read backwards, since some models use the same ids in every message: an answer belongs to the nearest call before it.
+    Read backwards, since some models use the same ids in every message: an answer belongs to the nearest call.
     """
     answers: dict[str, Message] = {}
     turned: list[Message] = []
@@ -166,8 +166,8 @@ def answered(messages: list[Message]) -> list[Message]:
         if message["role"] == "tool":
             answers[message["tool_call_id"]] = message
             continue
-        for call in reversed(message.get("tool_calls", ())):
-            turned.append(answers.pop(call["id"], None) or not_executed(call["id"]))
+        ids = [call["id"] for call in reversed(message.get("tool_calls", ()))]
+        turned += [answers.pop(id_) if id_ in answers else not_executed(id_) for id_ in ids]
         turned.append(message)
     return turned[::-1]
 

@@ -370,8 +370,7 @@ async def test_a_tool_cannot_change_the_call_it_is_given() -> None:
 
 
 async def test_a_call_id_may_come_again_in_a_later_message() -> None:
-    script = [Call("echo", {"text": "one"}), Call("echo", {"text": "two"}), Say("done")]
-    harness = Harness(script, tools=[Echo()])
+    harness = Harness([Call("echo", {"text": "one"}), Call("echo", {"text": "two"}), Say("done")], tools=[Echo()])
     run = await harness.run(agent())
     assert run.result.tool_calls == 2
     sent = [message["content"] for message in harness.model.requests[2].messages if message["role"] == "tool"]
