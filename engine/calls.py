@@ -29,8 +29,6 @@ from engine.semconv import Waste
 from engine.tracker import ModelCall
 from engine.visit import Visit, is_cut_off
 
-TRANSIENT_TOOL_ERRORS = frozenset({"rate_limited", "overloaded", "provider_error", "connection", "timeout"})
-
 UNKNOWN_TOOL = "unknown"
 """Stands on the span in place of a name that the model made up."""
 MISFIT = "the arguments do not fit the tool's schema"
@@ -99,11 +97,6 @@ class ToolOutcome:
     problem: str = ""
     """What went wrong, as it may stand on a span: without arguments, results and whatever else is content."""
     attempts: int = 1
-
-    @property
-    def is_transient(self) -> bool:
-        """Trying again may help."""
-        return self.error_type in TRANSIENT_TOOL_ERRORS
 
 
 async def call_tool(

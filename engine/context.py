@@ -35,6 +35,8 @@ class ExecutionContext:
     errors: list[ErrorInfo] = field(default_factory=list)
     degraded: list[str] = field(default_factory=list)
     node_visits: int = 0
+    tool_calls: dict[str, int] = field(default_factory=dict)
+    """Taken up so far, by tools node, in all branches together and whatever became of the node."""
 
     @property
     def seconds_left(self) -> float:
@@ -46,6 +48,17 @@ class ExecutionContext:
         self.node_visits += 1
         if self.node_visits > self.limits.max_node_executions:
             raise LimitExceeded(f"more than {self.limits.max_node_executions} node executions")
+
+    def tool_calls_left(self, node_id: str, most: int) -> int:
+        """How many calls a tools node that may make `most` of them can still take up in this execution."""
+        here = most - self.tool_calls.get(node_id, 0)
+        return max(0, min(here, self.limits.max_tool_calls - sum(self.tool_calls.values())))
+
+    def take_tool_calls(self, node_id: str, wanted: int, most: int) -> int:
+        """Take up as many of the wanted calls as are left; gives their number."""
+        taken = min(wanted, self.tool_calls_left(node_id, most))
+        self.tool_calls[node_id] = self.tool_calls.get(node_id, 0) + taken
+        return taken
 
     def emit(
         self,

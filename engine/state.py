@@ -46,7 +46,6 @@ class WorkflowState(TypedDict):
     retrieval_context: dict[str, RetrievalContext]
     conversation_summary: JsonObject | None
     tool_call_count: int
-    tool_calls_by_node: dict[str, int]
     loop_state: dict[str, LoopState]
     conditional_results: dict[str, str]
     error_state: dict[str, JsonObject]
@@ -97,7 +96,6 @@ def initial_state(
         retrieval_context={},
         conversation_summary=summary,
         tool_call_count=0,
-        tool_calls_by_node={},
         loop_state={},
         conditional_results={},
         error_state={},
@@ -117,7 +115,6 @@ def branch(state: WorkflowState) -> WorkflowState:
         retrieval_context=dict(state["retrieval_context"]),
         conversation_summary=state["conversation_summary"],
         tool_call_count=state["tool_call_count"],
-        tool_calls_by_node=dict(state["tool_calls_by_node"]),
         loop_state=dict(state["loop_state"]),
         conditional_results=dict(state["conditional_results"]),
         error_state=dict(state["error_state"]),
@@ -143,9 +140,7 @@ def merge(state: WorkflowState, node_id: str, output: Json, change: Change) -> N
         state["retrieval_context"][node_id] = change.retrieval
     if change.summary is not None:
         state["conversation_summary"] = change.summary
-    if change.tool_calls:
-        state["tool_call_count"] += change.tool_calls
-        state["tool_calls_by_node"][node_id] = state["tool_calls_by_node"].get(node_id, 0) + change.tool_calls
+    state["tool_call_count"] += change.tool_calls
     if change.loop is not None:
         state["loop_state"][node_id] = change.loop
     if change.result is not None:

@@ -113,19 +113,26 @@ class Visit:
             self.cost_nano_usd = (self.cost_nano_usd or 0) + price.nano_usd
 
     def can_retry(self, failure: NodeFailure) -> bool:
+        """The whole attempt may be repeated, not only its calls."""
+        return not self.node.retries_calls and self.may_repeat(
+            self.attempt, failure.error_type, failure.retry_after_seconds
+        )
+
+    def may_repeat(self, attempt: int, error_type: str | None, asked: float | None = None) -> bool:
         """An attempt is left, the error is one that passes, and there is time for the wait."""
-        if self.node.retries_calls or self.attempt >= self.retry.max_attempts:
+        if attempt >= self.retry.max_attempts or error_type not in self.node.retry_on:
             return False
-        if failure.error_type not in self.node.retry_on:
+        if asked is not None and asked > LONGEST_RETRY_AFTER_SECONDS:
             return False
-        asked = failure.retry_after_seconds or 0.0
-        return asked <= LONGEST_RETRY_AFTER_SECONDS and asked < self.context.seconds_left
+        return max(self._longest_delay_seconds(attempt) / 2, asked or 0.0) < self.context.seconds_left
 
     def delay_seconds(self, attempt: int, asked: float | None) -> float:
         """The wait behind a failed attempt: exponential with jitter of 50 to 100 %, or what the provider asks for."""
+        return max(self._longest_delay_seconds(attempt) * random.uniform(0.5, 1.0), asked or 0.0)
+
+    def _longest_delay_seconds(self, attempt: int) -> float:
         retry = self.retry
-        delay = min(retry.max_delay_seconds, retry.initial_delay_seconds * retry.multiplier ** (attempt - 1))
-        return max(delay * random.uniform(0.5, 1.0), asked or 0.0)
+        return min(retry.max_delay_seconds, retry.initial_delay_seconds * retry.multiplier ** (attempt - 1))
 
     async def wait_before_retry(
         self, attempt: int, error_type: str, asked: float | None, *, discard: bool = False

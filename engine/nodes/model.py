@@ -110,15 +110,15 @@ class ModelNode(NodeBase[ModelConfig]):
         return ModelRequest(
             system=self._system.render(visit.view),
             messages=messages,
-            tools=self._tools(state, visit),
+            tools=self._tools(visit.context),
             settings=self._settings(visit.context),
         )
 
-    def _tools(self, state: WorkflowState, visit: "Visit") -> list[ToolSpec]:
+    def _tools(self, context: "ExecutionContext") -> list[ToolSpec]:
         specs: dict[str, ToolSpec] = {}
         for node in self.tool_nodes:
-            if node.calls_left(state, visit.context) > 0:
-                specs.update((tool.spec.name, tool.spec) for tool in node.allowed(visit.context))
+            if node.calls_left(context) > 0:
+                specs.update((tool.spec.name, tool.spec) for tool in node.allowed(context))
         return list(specs.values())
 
     def _settings(self, context: "ExecutionContext") -> ModelSettings:

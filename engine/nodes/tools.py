@@ -1,7 +1,7 @@
 """tools: runs the tool calls of the last assistant message."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -72,15 +72,13 @@ class ToolsNode(NodeBase[ToolsConfig]):
             return list(tools.values())
         return [tools[name] for name in self.config.allowed_tools if name in tools]
 
-    def calls_left(self, state: WorkflowState, context: "ExecutionContext") -> int:
+    def calls_left(self, context: "ExecutionContext") -> int:
         """How many calls this node may still take up in this execution."""
-        here = self.config.max_tool_calls - state["tool_calls_by_node"].get(self.id, 0)
-        return min(here, context.limits.max_tool_calls - state["tool_call_count"])
+        return context.tool_calls_left(self.id, self.config.max_tool_calls)
 
     async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
         calls = _open_calls(state["messages"])
-        room = max(0, self.calls_left(state, visit.context))
-        answers = await self._run_calls(calls, room, visit)
+        answers = await self._run_calls(calls, visit)
         taken = sum(answer.outcome.attempts for answer in answers if answer.outcome)
         failed = [answer for answer in answers if answer.outcome and not answer.outcome.ok]
         limited = any(answer.outcome is None for answer in answers)
@@ -105,24 +103,26 @@ class ToolsNode(NodeBase[ToolsConfig]):
             change=Change(messages=tuple(_message(answer, self.id) for answer in answers), tool_calls=taken),
         )
 
-    async def _run_calls(self, calls: list[ToolCall], room: int, visit: "Visit") -> list[_Answer]:
-        """Run the first `room` calls, at most `max_parallel` at a time; answers in the order of the calls."""
-        spare = [max(0, room - len(calls))]
+    async def _run_calls(self, calls: list[ToolCall], visit: "Visit") -> list[_Answer]:
+        """Run the first calls, as many as are left, a few at a time; answers in the order of the calls."""
+        room = self._take(len(calls), visit)
         gate = asyncio.Semaphore(self.config.max_parallel)
 
         async def run(call: ToolCall) -> _Answer:
             async with gate:
-                return _Answer(call, await self._run_call(call, spare, visit))
+                return _Answer(call, await self._run_call(call, visit))
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(run(call), name=f"tool {call['name']}") for call in calls[:room]]
         return [task.result() for task in tasks] + [_Answer(call, None) for call in calls[room:]]
 
-    async def _run_call(self, call: ToolCall, spare: list[int], visit: "Visit") -> ToolOutcome:
+    def _take(self, wanted: int, visit: "Visit") -> int:
+        return visit.context.take_tool_calls(self.id, wanted, self.config.max_tool_calls)
+
+    async def _run_call(self, call: ToolCall, visit: "Visit") -> ToolOutcome:
         """One call with its retries; each retry draws on the calls that are left."""
         tools = {tool.spec.name: tool for tool in self.allowed(visit.context)}
         tool = tools.get(call["name"])
-        retry = visit.retry
         attempt = 1
         while True:
             outcome = await call_tool(
@@ -133,10 +133,9 @@ class ToolsNode(NodeBase[ToolsConfig]):
                 timeout_seconds=self.config.tool_timeout_seconds,
                 max_result_bytes=self.config.max_result_bytes,
             )
-            repeatable = tool is not None and tool.effect != "write" and outcome.is_transient
-            if outcome.ok or not repeatable or attempt >= retry.max_attempts or spare[0] <= 0:
-                return outcome
-            spare[0] -= 1
+            repeatable = tool is not None and tool.effect != "write" and not outcome.ok
+            if not repeatable or not visit.may_repeat(attempt, outcome.error_type) or not self._take(1, visit):
+                return replace(outcome, attempts=attempt)
             await visit.wait_before_retry(attempt, outcome.error_type or "", None)
             attempt += 1
 

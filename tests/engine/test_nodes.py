@@ -6,8 +6,17 @@ from collections.abc import Callable
 import pytest
 
 from engine.graph import Json, JsonObject
-from engine.resources import Effect, Message, Passage, RetrievalQuery, ToolCall, ToolContext, ToolSpec
-from engine.testing import Call, Fail, Say, ScriptedModel
+from engine.resources import (
+    Effect,
+    Message,
+    ModelRequest,
+    Passage,
+    RetrievalQuery,
+    ToolCall,
+    ToolContext,
+    ToolSpec,
+)
+from engine.testing import Call, Fail, Say, ScriptedModel, Step
 from tests.engine.harness import Harness, Run, graph
 
 AGENT_EDGES = ["start -> ask", "ask -tool_calls-> tools", "tools -> ask", "ask -final-> end"]
@@ -387,3 +396,54 @@ async def test_answers_are_sent_right_behind_their_calls() -> None:
     late = Message(id="3", role="tool", content="late", tool_call_id="c2")
     sent = answered([stray, asked, other, late])
     assert [message["content"] for message in sent] == ["", "not executed", "late", "meanwhile"]
+
+
+def with_tools_node(document: JsonObject, **more: Json) -> JsonObject:
+    nodes = document["nodes"]
+    assert isinstance(nodes, list)
+    tools = nodes[-1]
+    assert isinstance(tools, dict)
+    tools.update(more)
+    return document
+
+
+def calls_while_it_may(request: ModelRequest) -> Step:
+    return Call("echo", {"text": "x"}) if request.tools else Say("done")
+
+
+async def test_calls_of_a_tools_node_that_failed_count_all_the_same() -> None:
+    config: JsonObject = {"on_tool_error": "fail", "max_tool_calls": 2}
+    document = with_tools_node(agent(config), on_error={"policy": "continue"})
+    harness = Harness(models=[ScriptedModel(calls_while_it_may)], tools=[Echo(fails=9)])
+    run = await harness.run(document)
+    assert (run.result.response, run.result.tool_calls) == ("done", 2)
+
+
+async def test_the_limit_of_tool_calls_holds_over_all_branches() -> None:
+    def answer(request: ModelRequest) -> Step:
+        calls = tuple(ToolCall(id=f"c{n}", name="echo", arguments={"text": "x"}) for n in range(3))
+        return Say("done") if request.messages[-1]["role"] == "tool" else Say(tool_calls=calls)
+
+    nodes: list[JsonObject] = [{"id": "join", "type": "model"}]
+    edges = ["join -> end"]
+    for name in ("a", "b"):
+        config: JsonObject = {"allowed_tools": ["echo"]}
+        nodes += [{"id": name, "type": "model"}, {"id": f"{name}_tools", "type": "tools", "config": config}]
+        edges += [f"start -> {name}", f"{name} -tool_calls-> {name}_tools", f"{name}_tools -> {name}"]
+        edges += [f"{name} -final-> join"]
+    document = graph(nodes, edges, limits={"max_tool_calls": 4})
+    run = await Harness(models=[ScriptedModel(answer)], tools=[Echo()]).run(document)
+    assert run.result.tool_calls == 4
+    said = [message["content"] for message in tool_messages(run)]
+    assert sorted(map(str, said)) == ["not executed: limit reached"] * 2 + ["x"] * 4
+
+
+async def test_a_tools_node_says_which_errors_are_retried_and_each_retry_counts() -> None:
+    for error, calls in (("timeout", 2), ("connection", 1)):
+        retry: JsonObject = {"max_attempts": 3, "initial_delay_seconds": 0, "retry_on": ["timeout"]}
+        document = with_tools_node(agent({"max_tool_calls": 2}), retry=retry)
+        harness = Harness([Call("echo", {"text": "x"}), Say("done")], tools=[Echo("read", fails=3, error=error)])
+        run = await harness.run(document)
+        assert run.result.tool_calls == calls
+        assert run.span("execute_node tools")["workflow.tools.calls"] == calls
+        assert bool(harness.model.requests[1].tools) is (calls < 2), "nothing is left to bind"

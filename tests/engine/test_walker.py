@@ -231,6 +231,14 @@ async def test_an_error_that_does_not_pass_is_not_retried() -> None:
     assert run.result.cost_nano_usd == 0, "a refused call cost nothing"
 
 
+async def test_a_wait_that_is_longer_than_the_time_left_is_not_begun() -> None:
+    retry: JsonObject = {"max_attempts": 2, "initial_delay_seconds": 100, "max_delay_seconds": 100}
+    nodes: list[JsonObject] = [{"id": "ask", "type": "model", "retry": retry, "on_error": {"policy": "continue"}}]
+    document = graph(nodes, ["start -> ask", "ask -> end"], limits={"run_seconds": 5})
+    run = await Harness([Fail("overloaded")]).run(document)
+    assert (run.result.status, run.result.errors[0].error_type) == ("completed", "overloaded")
+
+
 async def test_a_provider_that_asks_for_too_long_a_wait_fails_the_node_now() -> None:
     script = [Fail("rate_limited", retry_after_seconds=61)]
     run = await Harness(script).run(graph([{"id": "ask", "type": "model"}], ["start -> ask", "ask -> end"]))
