@@ -79,8 +79,8 @@ async def _stream(
             call.first_chunk()
             tracker.first_token()
             first = False
-        seq = visit.emit(EventType.TOKEN, {"message_id": message_id, "text": piece})
-        await events.breathe(seq)
+        visit.emit(EventType.TOKEN, {"message_id": message_id, "text": piece})
+        await events.breathe()
     if reply is None:
         raise ModelFailure("connection", "the answer broke off")
     return reply

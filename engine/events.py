@@ -87,6 +87,7 @@ class EventRing:
         self._events: deque[ExecutionEvent] = deque(maxlen=size)
         self._numbers = itertools.count(1)
         self._news = asyncio.Event()
+        self._appended_since_breath = 0
         self.closed = False
 
     def next_seq(self) -> int:
@@ -96,6 +97,7 @@ class EventRing:
     def append(self, event: ExecutionEvent) -> None:
         """Add an event; a closing one is the last."""
         self._events.append(event)
+        self._appended_since_breath += 1
         if event.type.is_closing:
             self.closed = True
         self._news.set()
@@ -105,9 +107,10 @@ class EventRing:
         self.closed = True
         self._news.set()
 
-    async def breathe(self, seq: int) -> None:
-        """Let readers run now and then, so that a producer that never waits does not outrun the ring."""
-        if seq % _YIELD_EVERY == 0:
+    async def breathe(self) -> None:
+        """Let others run now and then: a producer that never waits would outrun the ring, and could not be stopped."""
+        if self._appended_since_breath >= _YIELD_EVERY:
+            self._appended_since_breath = 0
             await asyncio.sleep(0)
 
     async def read(self, after: int = 0) -> AsyncIterator[ExecutionEvent]:

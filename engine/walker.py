@@ -187,6 +187,7 @@ class Walker:
     async def _visit(self, planned: PlannedNode, scope: _Scope, arrival: Arrival) -> _Step:
         """One visit with all its attempts."""
         context = self._context
+        await context.events.breathe()
         if is_being_cancelled():
             raise asyncio.CancelledError
         try:

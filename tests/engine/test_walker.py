@@ -1,6 +1,7 @@
 """Routing, forks and joins, loops, and what happens when a node fails."""
 
 import asyncio
+from contextlib import aclosing
 
 import pytest
 
@@ -540,3 +541,33 @@ async def test_of_branches_that_fail_at_once_the_unhandled_one_counts(order: str
     edges += ["a -> join", "b -> join", "join -> end", "a -error-> rescued"]
     run = await Harness([Fail("auth"), Fail("auth")]).run(graph(nodes, edges))
     assert run.result.status == "failed"
+
+
+def spinning(outer: int, inner: int) -> JsonObject:
+    """Goes round without ever waiting for anything."""
+    nodes: list[JsonObject] = [
+        {"id": "outer", "type": "loop", "config": {"max_iterations": outer}},
+        {"id": "inner", "type": "loop", "config": {"max_iterations": inner}},
+        {"id": "count", "type": "variable", "config": {"operation": "increment", "variable_name": "n"}},
+        end("{{ variables.n }}"),
+    ]
+    edges = ["start -> outer", "outer -continue-> inner", "outer -exit-> end"]
+    edges += ["inner -continue-> count", "count -> inner", "inner -exit-> outer"]
+    return graph(nodes, edges, limits={"max_node_executions": 10_000})
+
+
+async def test_a_reader_of_nodes_that_never_wait_misses_nothing() -> None:
+    run = await Harness().run(spinning(10, 50))
+    assert run.result.output == 500
+    assert "gap" not in run.types()
+
+
+async def test_nodes_that_never_wait_can_be_cancelled() -> None:
+    harness = Harness()
+    execution = await harness.engine.start(graph_request(spinning(50, 90)), streaming=True)
+    async with aclosing(execution.events()) as events:
+        async for event in events:
+            if event.node_id == "count":
+                assert execution.cancel("enough")
+                break
+    assert (await execution.result()).status == "cancelled"
