@@ -6,6 +6,7 @@ from pydantic import Field
 
 from engine import semconv
 from engine.calls import retrieve
+from engine.errors import TypeMismatch
 from engine.graph import Json, JsonObject, Node, Retry
 from engine.nodes.base import JSON_PROMPT, PROMPT, NodeBase, NodeConfig, NodeResult
 from engine.prompts import parse as parse_prompt
@@ -81,15 +82,20 @@ class RetrievalNode(NodeBase[RetrievalConfig]):
         )
 
     def _prepare(self, visit: "Visit") -> RetrievalQuery:
+        """Raises `TypeMismatch`: a restriction that cannot be read must not search everything."""
         ids = self._document_ids.render(visit.view)
         conditions = self._filter.render(visit.view)
+        if not isinstance(conditions, dict):
+            raise TypeMismatch("`filter` does not give an object")
+        if ids is not None and not isinstance(ids, list):
+            raise TypeMismatch("`document_ids` does not give a list")
         return RetrievalQuery(
             text=self._query.render(visit.view).strip(),
             owner=visit.context.owner,
             max_documents=self.config.max_documents,
             score_threshold=self.config.score_threshold,
-            filter=conditions if isinstance(conditions, dict) else {},
-            document_ids=tuple(str(id_) for id_ in ids) if isinstance(ids, list) else None,
+            filter=conditions,
+            document_ids=None if ids is None else tuple(str(id_) for id_ in ids),
             options=self.config.options,
             any_folder=visit.context.any_folder,
         )

@@ -207,6 +207,14 @@ async def test_no_document_ids_at_all_are_not_all_documents() -> None:
     assert library.queries == []
 
 
+@pytest.mark.parametrize("config", [{"document_ids": "{{ input.message }}"}, {"filter": "{{ input.message }}"}])
+async def test_a_restriction_that_cannot_be_read_does_not_search_everything(config: JsonObject) -> None:
+    library = Library("text")
+    run = await Harness([Say("?")], retrievers={"library": library}).run(rag(config))
+    assert (run.result.status, run.result.error_type) == ("failed", "type_mismatch")
+    assert library.queries == []
+
+
 async def test_an_outage_is_never_an_empty_context() -> None:
     class Down(Library):
         async def retrieve(self, query: RetrievalQuery) -> list[Passage]:
