@@ -51,9 +51,10 @@ def make_result(context: ExecutionContext, subject: Subject, outcome: Outcome) -
 
 
 def new_messages(context: ExecutionContext) -> list[Message]:
-    """The messages that this execution wrote, in order."""
-    new = set(context.state["new_message_ids"])
-    return [message for message in context.state["messages"] if message["id"] in new]
+    """The messages that this execution wrote, in order, also those that a memory node has removed."""
+    state = context.state
+    messages = state["removed_new_messages"] | {message["id"]: message for message in state["messages"]}
+    return [messages[id_] for id_ in state["new_message_ids"]]
 
 
 def new_summary(context: ExecutionContext, before: JsonObject | None) -> JsonObject | None:

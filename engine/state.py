@@ -51,6 +51,8 @@ class WorkflowState(TypedDict):
     error_state: dict[str, JsonObject]
     visits: dict[str, int]
     new_message_ids: list[str]
+    removed_new_messages: dict[str, Message]
+    """Written in this execution and removed again: the models no longer see them, but they were said."""
     end: EndState | None
 
 
@@ -101,6 +103,7 @@ def initial_state(
         error_state={},
         visits={},
         new_message_ids=[],
+        removed_new_messages={},
         end=None,
     )
 
@@ -120,6 +123,7 @@ def branch(state: WorkflowState) -> WorkflowState:
         error_state=dict(state["error_state"]),
         visits=state["visits"],
         new_message_ids=list(state["new_message_ids"]),
+        removed_new_messages=dict(state["removed_new_messages"]),
         end=None,
     )
 
@@ -132,8 +136,7 @@ def merge(state: WorkflowState, node_id: str, output: Json, change: Change) -> N
     if change.variable is not None:
         _merge_variable(state["variables"], change.variable)
     if change.removed_messages:
-        removed = set(change.removed_messages)
-        state["messages"] = [message for message in state["messages"] if message["id"] not in removed]
+        _remove_messages(state, set(change.removed_messages))
     for message in change.messages:
         _merge_message(state, message)
     if change.retrieval is not None:
@@ -147,6 +150,12 @@ def merge(state: WorkflowState, node_id: str, output: Json, change: Change) -> N
         state["conditional_results"][node_id] = change.result
     if change.end is not None:
         state["end"] = change.end
+
+
+def _remove_messages(state: WorkflowState, ids: set[str]) -> None:
+    written = ids.intersection(state["new_message_ids"])
+    state["removed_new_messages"].update({each["id"]: each for each in state["messages"] if each["id"] in written})
+    state["messages"] = [message for message in state["messages"] if message["id"] not in ids]
 
 
 def _merge_message(state: WorkflowState, message: Message) -> None:

@@ -14,7 +14,7 @@ from engine.nodes.base import PROMPT, TRANSIENT, NodeBase, NodeConfig, NodeResul
 from engine.nodes.tools import ToolsNode
 from engine.prompts import parse as parse_prompt
 from engine.resources import ChatModel, Message, ModelReply, ModelRequest, ModelSettings, ToolSpec, as_json
-from engine.state import Change, WorkflowState, text_of
+from engine.state import Change, WorkflowState
 
 if TYPE_CHECKING:
     from engine.context import ExecutionContext
@@ -191,7 +191,9 @@ def _with_context(messages: list[Message], state: WorkflowState) -> list[Message
     for index in range(len(messages) - 1, -1, -1):
         message = messages[index]
         if message["role"] == "user":
-            sent: Message = {**message, "content": framed + text_of(message)}
+            content = message.get("content", "")
+            part: JsonObject = {"type": "text", "text": framed}
+            sent: Message = {**message, "content": framed + content if isinstance(content, str) else [part, *content]}
             return [*messages[:index], sent, *messages[index + 1 :]]
     return [*messages, Message(id="context", role="user", content=framed)]
 

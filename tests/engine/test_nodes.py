@@ -455,3 +455,27 @@ async def test_a_tools_node_says_which_errors_are_retried_and_each_retry_counts(
         assert run.result.tool_calls == calls
         assert run.span("execute_node tools")["workflow.tools.calls"] == calls
         assert bool(harness.model.requests[1].tools) is (calls < 2), "nothing is left to bind"
+
+
+async def test_messages_that_memory_removes_were_said_all_the_same() -> None:
+    nodes: list[JsonObject] = [
+        {"id": "first", "type": "model"},
+        {"id": "second", "type": "model"},
+        {"id": "remember", "type": "memory", "config": {"memory_window": 1, "strategy": "truncate"}},
+    ]
+    edges = ["start -> first", "first -> second", "second -> remember", "remember -> end"]
+    run = await Harness([Say("one"), Say("two")]).run(graph(nodes, edges))
+    assert [message["content"] for message in run.result.messages] == ["one", "two"]
+
+
+async def test_files_stay_behind_the_retrieved_texts() -> None:
+    from engine.nodes.model import _with_context
+    from engine.state import initial_state
+
+    parts: list[JsonObject] = [{"type": "text", "text": "see"}, {"type": "file", "media_type": "a/b", "uri": "x:"}]
+    messages = [Message(id="1", role="user", content=parts)]
+    state = initial_state(input={}, variables={}, messages=messages, summary={"text": "earlier", "covers": "0"})
+    content = _with_context(messages, state)[0]["content"]
+    assert isinstance(content, list)
+    assert "earlier" in str(content[0]["text"])
+    assert content[1:] == parts
