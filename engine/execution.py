@@ -66,6 +66,7 @@ class Execution:
         self.cancel_reason: str | None = None
         self.ended = False
         self._readers = 0
+        self._leaving: asyncio.TimerHandle | None = None
 
     @property
     def id(self) -> str:
@@ -97,16 +98,14 @@ class Execution:
     def join(self) -> None:
         """A reader of the starting call came."""
         self._readers += 1
+        if self._leaving is not None:
+            self._leaving.cancel()
 
     def leave(self, grace_seconds: float) -> None:
         """A reader of the starting call left; the last one may take the execution with it."""
         self._readers -= 1
         if self._readers == 0 and not self.ended and self.request.on_disconnect != "continue":
-            asyncio.get_running_loop().call_later(grace_seconds, self._cancel_if_alone)
-
-    def _cancel_if_alone(self) -> None:
-        if self._readers == 0:
-            self.cancel(CLIENT_LEFT)
+            self._leaving = asyncio.get_running_loop().call_later(grace_seconds, self.cancel, CLIENT_LEFT)
 
 
 class ExecutionEngine:
@@ -169,6 +168,8 @@ class ExecutionEngine:
         caller = caller or Caller()
         started_ns = time.time_ns()
         resolved = await resolve(request, caller, self._resources)
+        if self._draining:
+            raise Draining
         execution = self._prepare(request, caller, resolved, streaming=streaming)
         self._executions[execution.id] = execution
         execution.task = asyncio.create_task(self._run(execution, started_ns), name=f"execution {execution.id}")
@@ -205,7 +206,7 @@ class ExecutionEngine:
             await asyncio.wait(tasks, timeout=drain_seconds)
         for execution in list(self._executions.values()):
             execution.cancel(SHUTDOWN)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait(tasks)
 
     def _prepare(self, request: ExecutionRequest, caller: Caller, resolved: Resolved, *, streaming: bool) -> Execution:
         """Load and validate; a graph without the shape of one is refused, all else is a failed execution."""

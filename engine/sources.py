@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from uuid_utils.compat import uuid7
 
 from engine.errors import Failure, InvalidRequest, NotFound
-from engine.graph import Json, JsonObject
+from engine.graph import Json, JsonObject, Limits
 from engine.request import Caller, ChatSource, DefinitionSource, ExecutionRequest, GraphSource, TemplateSource
 from engine.resources import Definition, History, Resources, Template
 from engine.strict_json import find_flaw
@@ -16,6 +16,7 @@ CUSTOM = "custom"
 DEFAULT_CHAT_TEMPLATE = "universal_chat"
 HISTORY_MESSAGES = 50
 MAX_MESSAGE_CHARACTERS = 100_000
+_DEFAULT_LIMITS: JsonObject = Limits().model_dump()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +137,14 @@ def _with_overrides(document: JsonObject, request: ExecutionRequest) -> JsonObje
 
 
 def _lowered(limits: JsonObject, wanted: JsonObject) -> JsonObject:
+    """The graph's limits, where a request wants less its own; a null would lift a limit, so it changes nothing."""
     lowered = dict(limits)
     for name, value in wanted.items():
-        present = limits.get(name)
-        both = isinstance(present, int | float) and isinstance(value, int | float)
-        lowered[name] = min(present, value) if both else value  # type: ignore[type-var]  # both are numbers
+        present = limits.get(name, _DEFAULT_LIMITS.get(name))
+        if isinstance(present, int | float) and isinstance(value, int | float):
+            lowered[name] = min(present, value)
+        elif value is not None:
+            lowered[name] = value
     return lowered
 
 

@@ -10,6 +10,7 @@ from engine.events import EventType
 from engine.graph import JsonObject
 from engine.ledger import Acceptance, Finish
 from engine.request import Caller, ExecutionRequest
+from engine.resources import Template
 from engine.result import Usage
 from engine.testing import Fail, Hold, Say, ScriptedModel
 from engine.tracker import WorkflowTracker
@@ -293,6 +294,78 @@ async def test_a_closed_engine_cancels_what_runs_and_takes_nothing_new() -> None
     assert (await execution.result()).status == "cancelled"
     with pytest.raises(Draining):
         await harness.engine.execute(graph_request(ASK))
+
+
+async def test_nothing_starts_once_the_engine_is_closed_though_it_was_asked_before() -> None:
+    harness = Harness([Say("fine")])
+    entered, gate, find = asyncio.Event(), asyncio.Event(), harness.resources.templates.find
+
+    async def slow(key: str, version: int | None, owner: str) -> Template | None:
+        entered.set()
+        await gate.wait()
+        return await find(key, version, owner)
+
+    harness.resources.templates.find = slow  # type: ignore[assignment]  # a database that takes its time
+    request = ExecutionRequest.model_validate({"source": {"kind": "chat"}, "input": {"message": "hi"}})
+    starting = asyncio.create_task(harness.engine.execute(request))
+    await entered.wait()
+    await harness.engine.close()
+    gate.set()
+    with pytest.raises(Draining):
+        await starting
+    assert harness.ledger.accepted == []
+
+
+async def test_a_close_that_is_cancelled_does_not_tear_what_is_being_written() -> None:
+    harness = Harness([Say("fine")])
+    entered, gate, finish = asyncio.Event(), asyncio.Event(), harness.ledger.finish
+
+    async def slow(decision: Finish) -> bool:
+        entered.set()
+        await gate.wait()
+        return await finish(decision)
+
+    harness.ledger.finish = slow  # type: ignore[assignment]  # a database that takes its time
+    execution = await harness.engine.start(graph_request(ASK), streaming=False)
+    await entered.wait()
+    closing = asyncio.create_task(harness.engine.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    gate.set()
+    assert (await execution.result()).status == "completed"
+
+
+async def test_a_reader_that_came_back_and_left_again_has_its_whole_grace() -> None:
+    harness = Harness([Hold(then=Say("done"))])
+    execution = await harness.engine.start(graph_request(ASK), streaming=True)
+    execution.join()
+    execution.leave(0)
+    execution.join()
+    execution.leave(60)
+    await harness.model.entered.wait()
+    await asyncio.sleep(0)
+    harness.model.release.set()
+    assert (await execution.result()).status == "completed"
+
+
+@pytest.mark.parametrize(
+    ("limits", "wanted", "budget", "calls"),
+    [
+        ({"budget_nano_usd": 10}, {"budget_nano_usd": None}, 10, 100),
+        ({"budget_nano_usd": 10}, {"budget_nano_usd": 20}, 10, 100),
+        ({}, {"max_model_calls": 500}, None, 100),
+        ({}, {"max_model_calls": 5, "budget_nano_usd": 7}, 7, 5),
+    ],
+)
+async def test_a_request_only_lowers_limits(
+    limits: JsonObject, wanted: JsonObject, budget: int | None, calls: int
+) -> None:
+    harness = Harness([Say("fine")])
+    request = graph_request({**ASK, "limits": limits}, overrides={"limits": wanted})
+    execution = await harness.engine.start(request, streaming=False)
+    await execution.result()
+    assert (execution.context.limits.budget_nano_usd, execution.context.limits.max_model_calls) == (budget, calls)
 
 
 async def test_budget_is_checked_before_the_call() -> None:
