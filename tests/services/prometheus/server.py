@@ -1,0 +1,191 @@
+"""Prometheus, promtool and Alertmanager: Debian's packages, unpacked into the cache. No root, no service."""
+
+import json
+import os
+import re
+import subprocess
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, TypedDict
+
+from tests.services.cache import ServiceMissing, cached_folder, filling, run, say, tool
+from tests.services.process import answers, free_port, running
+
+OLDEST = {"prometheus": (2, 42), "prometheus-alertmanager": (0, 25)}
+"""Package and the oldest version that does; what Debian has is taken."""
+
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+
+
+class Sample(TypedDict):
+    """One series of an instant query: labels, and time and value (a text, for exactness)."""
+
+    metric: dict[str, str]
+    value: tuple[float, str]
+
+
+class Exemplar(TypedDict):
+    """One exemplar of a series."""
+
+    labels: dict[str, str]
+    value: str
+    timestamp: float
+
+
+class ExemplarSeries(TypedDict):
+    """The exemplars of one series."""
+
+    seriesLabels: dict[str, str]
+    exemplars: list[Exemplar]
+
+
+@dataclass(frozen=True, slots=True)
+class Prometheus:
+    """A running Prometheus."""
+
+    url: str
+
+    def query(self, promql: str) -> list[Sample]:
+        """The series that an expression gives now. Raises `HTTPError` for one that cannot be parsed."""
+        answer = _get(f"{self.url}/api/v1/query", query=promql)
+        samples: list[Sample] = answer["data"]["result"]
+        return samples
+
+    def value(self, promql: str) -> float | None:
+        """The one value that an expression gives now; null if there is none."""
+        samples = self.query(promql)
+        assert len(samples) <= 1, f"{promql} gives {len(samples)} series"
+        return float(samples[0]["value"][1]) if samples else None
+
+    def exemplars(self, selector: str, *, start: float, end: float) -> list[ExemplarSeries]:
+        """The exemplars of the series that a selector names, between two times in seconds since the epoch."""
+        answer = _get(f"{self.url}/api/v1/query_exemplars", query=selector, start=str(start), end=str(end))
+        series: list[ExemplarSeries] = answer["data"]
+        return series
+
+
+@dataclass(frozen=True, slots=True)
+class Alertmanager:
+    """A running Alertmanager."""
+
+    url: str
+
+    @property
+    def address(self) -> str:
+        """Host and port, as Prometheus wants to have it."""
+        return urllib.parse.urlsplit(self.url).netloc
+
+
+@dataclass(frozen=True, slots=True)
+class Promtool:
+    """Checks rules and configurations, and runs the unit tests of rules."""
+
+    program: Path
+
+    def __call__(self, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+        """Run it; the exit code is 0 if all is well."""
+        return subprocess.run([self.program, *arguments], capture_output=True, text=True, check=False)
+
+
+def fetch() -> Path:
+    """Unpack the packages into the cache (10 seconds, needs Debian or one of its kin). Returns their folder."""
+    target = _folder()
+    if target.exists():
+        return target
+    apt = tool("apt-get", needed_for="prometheus", package="prometheus prometheus-alertmanager (or fetch them by hand)")
+    dpkg = tool("dpkg", needed_for="prometheus", package="dpkg")
+    say("fetching prometheus and alertmanager")
+    with filling(target) as folder:
+        _download(apt, folder)
+        for package in folder.glob("*.deb"):
+            run([dpkg, "-x", package.name, "."], cwd=folder)
+            package.unlink()
+        for name, oldest in OLDEST.items():
+            _check(folder / "usr" / "bin" / name, oldest)
+    return target
+
+
+def program(name: str) -> Path:
+    """The path of `prometheus`, `promtool`, `amtool` or `prometheus-alertmanager`. Raises `ServiceMissing`."""
+    path = _folder() / "usr" / "bin" / name
+    if not path.exists():
+        raise ServiceMissing(f"{name} is not in the cache: ./dev services prometheus")
+    return path
+
+
+def promtool() -> Promtool:
+    """The unpacked promtool. Raises `ServiceMissing`."""
+    return Promtool(program("promtool"))
+
+
+@contextmanager
+def serve(folder: Path, config: Json) -> Iterator[Prometheus]:
+    """A Prometheus on a free port with this configuration, as in prometheus.yml. Raises `ServiceMissing`."""
+    address = f"127.0.0.1:{free_port()}"
+    file = _written(folder / "prometheus.json", config)
+    command = [
+        str(program("prometheus")),
+        f"--config.file={file}",
+        f"--storage.tsdb.path={folder / 'prometheus'}",
+        f"--web.listen-address={address}",
+        "--enable-feature=exemplar-storage",
+    ]
+    with running(command, log=folder / "prometheus.log", ready=lambda: answers(f"http://{address}/-/ready")):
+        yield Prometheus(f"http://{address}")
+
+
+@contextmanager
+def serve_alertmanager(folder: Path, config: Json) -> Iterator[Alertmanager]:
+    """An Alertmanager on a free port with this configuration, as in alertmanager.yml. Raises `ServiceMissing`."""
+    address = f"127.0.0.1:{free_port()}"
+    file = _written(folder / "alertmanager.json", config)
+    command = [
+        str(program("prometheus-alertmanager")),
+        f"--config.file={file}",
+        f"--storage.path={folder / 'alertmanager'}",
+        f"--web.listen-address={address}",
+        "--cluster.listen-address=",  # alone: no gossip, and no second port
+    ]
+    with running(command, log=folder / "alertmanager.log", ready=lambda: answers(f"http://{address}/-/ready")):
+        yield Alertmanager(f"http://{address}")
+
+
+def _download(apt: str, folder: Path) -> None:
+    """Lists of packages may be missing in a fresh container; only root can get them."""
+    command = [apt, "--quiet", "-o", "APT::Sandbox::User=root", "download", *OLDEST]
+    try:
+        run(command, cwd=folder)
+    except ServiceMissing:
+        if os.geteuid() != 0:
+            raise
+        run([apt, "--quiet", "update"], cwd=folder)
+        run(command, cwd=folder)
+
+
+def _check(path: Path, oldest: tuple[int, int]) -> None:
+    done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    match = re.search(r"version (\d+)\.(\d+)", done.stdout + done.stderr)
+    if match is None or (int(match[1]), int(match[2])) < oldest:
+        found = match[0] if match else f"exit code {done.returncode}"
+        raise ServiceMissing(f"{path.name} is to be {oldest[0]}.{oldest[1]} or newer, there is {found}")
+
+
+def _written(file: Path, config: Json) -> Path:
+    """JSON is YAML."""
+    file.write_text(json.dumps(config))
+    return file
+
+
+def _get(url: str, **query: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{url}?{urllib.parse.urlencode(query)}", timeout=10) as response:
+        answer: dict[str, Any] = json.load(response)
+        return answer
+
+
+def _folder() -> Path:
+    version = " ".join(f"{name} {major}.{minor}" for name, (major, minor) in OLDEST.items())
+    return cached_folder("prometheus", version, [])
