@@ -302,6 +302,25 @@ webhook_attempts = Table(
 )
 """What came of each attempt, with the beginning of the reply."""
 
+outbox = Table(
+    "outbox",
+    metadata,
+    # The execution's id, a slash, and the id of the span or event.
+    Column("id", Text, primary_key=True),
+    Column("is_event", Boolean, nullable=False),
+    Column("scope", Text, nullable=False),
+    # One OTLP `Span` or `LogRecord`.
+    Column("payload", LargeBinary, nullable=False),
+    Column("owes_records", Boolean, nullable=False),
+    Column("owes_webhooks", Boolean, nullable=False),
+    Column("kept_at", UtcTime, nullable=False),
+    # When it was last handed to the Collector, on the database's clock; null while it waits to be.
+    Column("shipped_at", UtcTime),
+    Column("attempts", Integer, nullable=False),
+    Index("ix_outbox_shipping", "is_event", "shipped_at", "attempts", "kept_at"),
+)
+"""Signals on their way through the Collector. A row goes when no consumer owes it any more."""
+
 _ENDED = "executions_completed + executions_failed + executions_cancelled"
 
 VIEWS = {
