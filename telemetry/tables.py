@@ -317,9 +317,33 @@ outbox = Table(
     # When it was last handed to the Collector, on the database's clock; null while it waits to be.
     Column("shipped_at", UtcTime),
     Column("attempts", Integer, nullable=False),
-    Index("ix_outbox_shipping", "is_event", "shipped_at", "attempts", "kept_at"),
+    Index(
+        "ix_outbox_unshipped",
+        "is_event",
+        "attempts",
+        "kept_at",
+        sqlite_where=text("shipped_at IS NULL"),
+        postgresql_where=text("shipped_at IS NULL"),
+    ),
+    Index("ix_outbox_shipped", "shipped_at"),
 )
 """Signals on their way through the Collector. A row goes when no consumer owes it any more."""
+
+reconcile_runs = Table(
+    "reconcile_runs",
+    metadata,
+    # The hour that the run was due for: of several keepers one makes it.
+    Column("scheduled_for", UtcTime, primary_key=True),
+    Column("started_at", UtcTime, nullable=False),
+    Column("finished_at", UtcTime),
+    Column("since", UtcTime, nullable=False),
+    Column("until", UtcTime, nullable=False),
+    Column("differences", Integer),
+    Column("drift_nano_usd", BigInteger),
+    Column("report", JsonColumn),
+    CheckConstraint("differences >= 0", name="differences"),
+    CheckConstraint("drift_nano_usd >= 0", name="drift_nano_usd"),
+)
 
 _ENDED = "executions_completed + executions_failed + executions_cancelled"
 
