@@ -279,6 +279,12 @@ webhook_deliveries = Table(
     Index("ix_webhook_deliveries_owner_created", "owner_id", "created_at", "id"),
     Index("ix_webhook_deliveries_endpoint_created", "endpoint_id", "created_at", "id"),
     Index(
+        "ix_webhook_deliveries_claimed",
+        "endpoint_id",
+        sqlite_where=text("claim IS NOT NULL"),
+        postgresql_where=text("claim IS NOT NULL"),
+    ),
+    Index(
         "ix_webhook_deliveries_due",
         "endpoint_id",
         "next_attempt_at",

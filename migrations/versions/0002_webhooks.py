@@ -117,6 +117,13 @@ def _create_deliveries() -> None:
     op.create_index("ix_webhook_deliveries_owner_created", "webhook_deliveries", ["owner_id", "created_at", "id"])
     op.create_index("ix_webhook_deliveries_endpoint_created", "webhook_deliveries", ["endpoint_id", "created_at", "id"])
     op.create_index(
+        "ix_webhook_deliveries_claimed",
+        "webhook_deliveries",
+        ["endpoint_id"],
+        sqlite_where=sa.text("claim IS NOT NULL"),
+        postgresql_where=sa.text("claim IS NOT NULL"),
+    )
+    op.create_index(
         "ix_webhook_deliveries_due",
         "webhook_deliveries",
         ["endpoint_id", "next_attempt_at"],
