@@ -200,6 +200,20 @@ def cost(
 
 
 @app.command()
+def reconcile(
+    since: Annotated[
+        datetime | None, typer.Option("--from", metavar="TIME", help="Not before, in UTC; a day ago if not given.")
+    ] = None,
+    until: Annotated[datetime | None, typer.Option("--to", metavar="TIME", help="Before this time, in UTC.")] = None,
+    json: Json = False,
+) -> None:
+    """Compare the books: spans, records, roll-ups, Prometheus. Exit 1 and the ids if they disagree; repairs nothing."""
+    from api.commands.reconcile import compare
+
+    raise typer.Exit(compare(_utc(since), _utc(until), as_json=json))
+
+
+@app.command()
 def migrate(
     check: Annotated[
         bool, typer.Option("--check", help="Change nothing; exit 1 if the schema is another one.")

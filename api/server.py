@@ -11,6 +11,7 @@ import uvicorn
 
 from api.app import create_app
 from api.bootstrap import Runtime, open_runtime
+from api.keeper import keeping
 from api.settings import Settings, check_bind
 from engine.errors import SpanloomError
 
@@ -33,7 +34,7 @@ async def serve(settings: Settings, on_ready: Callable[[str], None] | None = Non
     check_bind(settings)
     listener = listen(*settings.address)
     with listener:
-        async with open_runtime(settings) as runtime:
+        async with open_runtime(settings) as runtime, keeping(runtime):
             await serve_runtime(runtime, listener, on_ready)
 
 

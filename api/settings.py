@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     trace_url: Annotated[str, AfterValidator(_trace_url)] | None = Field(
         None, description="Where a trace is looked at: http://localhost:16686/trace/{trace_id}"
     )
+    prometheus_url: str | None = Field(
+        None, description="Prometheus whose counters are compared with the books: http://localhost:9090"
+    )
     traceparent: Literal["join", "link", "ignore"] = Field(
         "join", description="What executions do with the trace of the caller's traceparent header: join, link or ignore"
     )
