@@ -24,7 +24,7 @@ from tests.services.jaeger.server import Jaeger
 from tests.services.postgres import server as postgres_service
 from tests.services.postgres.server import PostgresServer
 from tests.services.prometheus import server as prometheus_service
-from tests.services.prometheus.server import Alertmanager, Json, Prometheus, Promtool
+from tests.services.prometheus.server import Alertmanager, JsonDocument, Prometheus, Promtool
 
 T = TypeVar("T")
 
@@ -171,11 +171,11 @@ def start_collector(tmp_path: Path) -> Iterator[StartCollector]:
 
 
 @pytest.fixture
-def start_prometheus(tmp_path: Path) -> Iterator[Callable[[Json], Prometheus]]:
+def start_prometheus(tmp_path: Path) -> Iterator[Callable[[JsonDocument], Prometheus]]:
     """Starts a Prometheus with this configuration; it ends with the test."""
     with ExitStack() as stack:
 
-        def start(config: Json) -> Prometheus:
+        def start(config: JsonDocument) -> Prometheus:
             folder = Path(tempfile.mkdtemp(prefix="prometheus-", dir=tmp_path))
             return _entered(stack, prometheus_service.serve(folder, config))
 
@@ -183,11 +183,11 @@ def start_prometheus(tmp_path: Path) -> Iterator[Callable[[Json], Prometheus]]:
 
 
 @pytest.fixture
-def start_alertmanager(tmp_path: Path) -> Iterator[Callable[[Json], Alertmanager]]:
+def start_alertmanager(tmp_path: Path) -> Iterator[Callable[[JsonDocument], Alertmanager]]:
     """Starts an Alertmanager with this configuration; it ends with the test."""
     with ExitStack() as stack:
 
-        def start(config: Json) -> Alertmanager:
+        def start(config: JsonDocument) -> Alertmanager:
             folder = Path(tempfile.mkdtemp(prefix="alertmanager-", dir=tmp_path))
             return _entered(stack, prometheus_service.serve_alertmanager(folder, config))
 

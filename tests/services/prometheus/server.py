@@ -19,6 +19,7 @@ OLDEST = {"prometheus": (2, 42), "prometheus-alertmanager": (0, 25)}
 """Package and the oldest version that does; what Debian has is taken."""
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+JsonDocument: TypeAlias = Mapping[str, Json]
 
 
 class Sample(TypedDict):
@@ -60,6 +61,11 @@ class Prometheus:
         samples = self.query(promql)
         assert len(samples) <= 1, f"{promql} gives {len(samples)} series"
         return float(samples[0]["value"][1]) if samples else None
+
+    def has_scraped(self) -> bool:
+        """Whether every target was asked once. The first is, seconds after the start."""
+        targets = _get(f"{self.url}/api/v1/targets")["data"]["activeTargets"]
+        return bool(targets) and all(target["health"] != "unknown" for target in targets)
 
     def exemplars(self, selector: str, *, start: float, end: float) -> list[ExemplarSeries]:
         """The exemplars of the series that a selector names, between two times in seconds since the epoch."""
@@ -123,8 +129,11 @@ def promtool() -> Promtool:
 
 
 @contextmanager
-def serve(folder: Path, config: Json) -> Iterator[Prometheus]:
-    """A Prometheus on a free port with this configuration, as in prometheus.yml. Raises `ServiceMissing`."""
+def serve(folder: Path, config: JsonDocument) -> Iterator[Prometheus]:
+    """A Prometheus on a free port with this configuration, as in prometheus.yml. Raises `ServiceMissing`.
+
+    When it comes, it has asked its targets once.
+    """
     address = f"127.0.0.1:{free_port()}"
     file = _written(folder / "prometheus.json", config)
     command = [
@@ -134,12 +143,17 @@ def serve(folder: Path, config: Json) -> Iterator[Prometheus]:
         f"--web.listen-address={address}",
         "--enable-feature=exemplar-storage",
     ]
-    with running(command, log=folder / "prometheus.log", ready=lambda: answers(f"http://{address}/-/ready")):
-        yield Prometheus(f"http://{address}")
+    prometheus = Prometheus(f"http://{address}")
+
+    def is_ready() -> bool:
+        return answers(f"{prometheus.url}/-/ready") and ("scrape_configs" not in config or prometheus.has_scraped())
+
+    with running(command, log=folder / "prometheus.log", ready=is_ready):
+        yield prometheus
 
 
 @contextmanager
-def serve_alertmanager(folder: Path, config: Json) -> Iterator[Alertmanager]:
+def serve_alertmanager(folder: Path, config: JsonDocument) -> Iterator[Alertmanager]:
     """An Alertmanager on a free port with this configuration, as in alertmanager.yml. Raises `ServiceMissing`."""
     address = f"127.0.0.1:{free_port()}"
     file = _written(folder / "alertmanager.json", config)
@@ -174,7 +188,7 @@ def _check(path: Path, oldest: tuple[int, int]) -> None:
         raise ServiceMissing(f"{path.name} is to be {oldest[0]}.{oldest[1]} or newer, there is {found}")
 
 
-def _written(file: Path, config: Json) -> Path:
+def _written(file: Path, config: JsonDocument) -> Path:
     """JSON is YAML."""
     file.write_text(json.dumps(config))
     return file
