@@ -25,7 +25,15 @@ def upgrade() -> None:
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_outbox"),
     )
-    op.create_index("ix_outbox_shipping", "outbox", ["is_event", "shipped_at", "attempts", "kept_at"])
+    unshipped = sa.text("shipped_at IS NULL")
+    op.create_index(
+        "ix_outbox_unshipped",
+        "outbox",
+        ["is_event", "attempts", "kept_at"],
+        sqlite_where=unshipped,
+        postgresql_where=unshipped,
+    )
+    op.create_index("ix_outbox_shipped", "outbox", ["shipped_at"])
 
 
 def downgrade() -> None:
