@@ -125,6 +125,8 @@ def parse_url(url: str) -> httpx2.URL:
         parsed = httpx2.URL(url)
     except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
         raise UrlNotAllowed("this is no URL") from error
+    if "%" in parsed.host or not 0 < (parsed.port or 443) < 65_536:
+        raise UrlNotAllowed("this is no URL")
     if parsed.scheme not in ("https", "http") or not parsed.host:
         raise UrlNotAllowed("a URL begins with https:// and names a host")
     if parsed.userinfo:
