@@ -81,11 +81,23 @@ def demo(
 
 
 @app.command()
-def serve() -> None:
-    """Serve the HTTP API, on 127.0.0.1:8000 unless SPANLOOM_BIND or PORT says otherwise."""
+def serve(
+    role: Annotated[
+        str | None,
+        typer.Option(
+            "--role",
+            metavar="ROLE,…",
+            help="What this process does: api, keeper, and with SPANLOOM_PIPELINE=collector ingest. All, if not given.",
+        ),
+    ] = None,
+) -> None:
+    """Serve the HTTP API, on 127.0.0.1:8000 unless SPANLOOM_BIND or PORT says otherwise.
+
+    Beside it the keeper compares the books, and the Collector is listened to where signals go through it.
+    """
     from api.commands.serve import run_service
 
-    raise typer.Exit(run_service())
+    raise typer.Exit(run_service(role))
 
 
 @app.command()

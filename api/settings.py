@@ -80,6 +80,21 @@ class Settings(BaseSettings):
     bind: Annotated[str, AfterValidator(_host_and_port)] | None = Field(
         None, description="Address to listen on; without keys loopback only (127.0.0.1:8000)"
     )
+    pipeline: Annotated[Literal["embedded", "collector"], BeforeValidator(_lower)] = Field(
+        "embedded",
+        description="Which way signals go into the books: embedded, or through the collector that "
+        "OTEL_EXPORTER_OTLP_ENDPOINT names",
+    )
+    ingest_bind: Annotated[str, AfterValidator(_host_and_port)] = Field(
+        "127.0.0.1:8001", description="Address to listen on for the Collector"
+    )
+    ingest_tokens: Listed = Field(
+        (), repr=False, description="Tokens that the Collector may show; two while one is replaced"
+    )
+    outbox_confirm_seconds: Seconds = Field(
+        60.0,
+        description="How long after shipping the Collector must have brought a signal back; then it is not waited for",
+    )
     allowed_hosts: Listed = Field((), description="Names besides the loopback ones by which requests may call the host")
     public_url: str | None = Field(None, description="Where users reach this service, for links")
     trace_url: Annotated[str, AfterValidator(_trace_url)] | None = Field(
@@ -138,6 +153,12 @@ class Settings(BaseSettings):
         return host.strip("[]"), int(port)
 
     @property
+    def ingest_address(self) -> tuple[str, int]:
+        """Host and port to listen on for the Collector."""
+        host, _, port = self.ingest_bind.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
     def providers(self) -> dict[str, ProviderSettings]:
         """How to reach each provider."""
         return {
@@ -192,6 +213,17 @@ def check_bind(settings: Settings) -> None:
         raise SettingsInvalid(
             f"SPANLOOM_BIND={host} is not a loopback address, and everybody who reaches it could run workflows; "
             "use 127.0.0.1 and put a proxy that asks for a password in front"
+        )
+
+
+def check_ingest(settings: Settings) -> None:
+    """Raises `SettingsInvalid` where nobody could bring signals back."""
+    if settings.pipeline != "collector":
+        raise SettingsInvalid("the role ingest is for SPANLOOM_PIPELINE=collector")
+    if not settings.ingest_tokens:
+        raise SettingsInvalid(
+            "SPANLOOM_PIPELINE=collector needs SPANLOOM_INGEST_TOKENS, the token that the Collector shows; "
+            "make one with `openssl rand -hex 32` and give it to the Collector as SPANLOOM_INGEST_TOKEN"
         )
 
 

@@ -50,11 +50,14 @@ class Intake:
 
         self._health.outbox.confirmed[self.name] += await self._transact(work)
 
-    async def serve_unconfirmed(self, after_seconds: float) -> int:
-        """Store signals that were shipped that long ago and did not come back; how many. Raises as `receive` does."""
+    async def serve_unconfirmed(self, after_seconds: float | None) -> int:
+        """Store signals that were shipped that long ago and did not come back, or all there are; how many.
+
+        Raises as `receive` does.
+        """
 
         async def work(connection: AsyncConnection, pipeline: Pipeline, hung: frozenset[str]) -> int:
-            parcels = await outbox.unconfirmed(connection, self.name, after_seconds=after_seconds)
+            parcels = await outbox.unconfirmed(connection, self.name, after_seconds)
             signals, unreadable = _read(parcels)
             await pipeline.keep_aside(connection, self.name, unreadable, UNREADABLE)
             await pipeline.apply(connection, Batch.of(signals), hung)

@@ -20,7 +20,8 @@ from engine import semconv
 from engine.result import Status
 from engine.store.database import Database
 from engine.store.tables import execution_control, workflow_templates
-from telemetry.health import Health
+from telemetry.health import Health, OutboxHealth
+from telemetry.outbox import RECORDS, WEBHOOKS, Backlog, read_backlog
 from telemetry.signals import Attributes, Batch, Kind, SpanRecord
 from telemetry.tables import TOKEN_COLUMNS, execution_rollups_daily, reconcile_runs
 
@@ -112,6 +113,8 @@ class Metrics:
         )
         self._registry.register(self._exact)
         self._registry.register(_HealthCollector(health))
+        self._outbox = _OutboxCollector(health.outbox)
+        self._registry.register(self._outbox)
 
     def feed(self, batch: Batch) -> None:
         """Count signals that have become durable."""
@@ -131,6 +134,7 @@ class Metrics:
             self._exact.totals = await _read_totals(connection)
             self._exact.unfinished = await _read_unfinished(connection)
             self._exact.reconciled = await _read_reconciled(connection)
+            self._outbox.backlog = await read_backlog(connection)
         encode, content_type = choose_encoder(accept)
         return content_type, encode(self._registry)
 
@@ -333,6 +337,44 @@ class _Exact(Collector):
                 "When the books were compared last",
                 found.finished_at.timestamp(),
             )
+
+
+class _OutboxCollector(Collector):
+    """How far the way through the Collector lags behind; all 0 in the embedded mode."""
+
+    def __init__(self, health: OutboxHealth) -> None:
+        self._health = health
+        self.backlog = Backlog(0, 0, 0.0, 0.0)
+
+    def collect(self) -> Iterable[Metric]:
+        health, backlog = self._health, self.backlog
+        gauges = {
+            "spanloom_outbox_signals": ("Signals in the outbox", backlog.waiting),
+            "spanloom_outbox_unshipped": ("Of those, not yet taken by the Collector", backlog.unshipped),
+            "spanloom_outbox_oldest_seconds": ("How long the oldest signal is in the outbox", backlog.oldest_seconds),
+            "spanloom_outbox_collector_reachable": ("1 if the Collector takes signals", int(health.is_reachable)),
+            "spanloom_record_lag_seconds": (
+                "How long the oldest signal waits that is in no record yet",
+                backlog.record_lag_seconds,
+            ),
+        }
+        for name, (meaning, value) in gauges.items():
+            yield GaugeMetricFamily(name, meaning, value=value)
+        shipped = ("spanloom_outbox_shipped", "Signals that the Collector took", health.shipped)
+        failed = ("spanloom_outbox_failed_posts", "Requests that the Collector did not take", health.failed_posts)
+        for name, meaning, value in (shipped, failed):
+            yield CounterMetricFamily(name, meaning, value=value)
+        confirmed = "Signals that came back and were stored"
+        yield _family("spanloom_outbox_confirmed", confirmed, ("consumer",), _by_consumer(health.confirmed))
+        local = "Signals that were stored without the Collector"
+        yield _family("spanloom_outbox_served_locally", local, ("consumer",), _by_consumer(health.served_locally))
+        answers: Counts = {(str(status),): count for status, count in health.requests.items()}
+        yield _family("spanloom_ingest_requests", "Requests from the Collector", ("status",), answers)
+
+
+def _by_consumer(counter: Mapping[str, int]) -> Counts:
+    """With a 0 for each consumer that has none."""
+    return {(name,): counter.get(name, 0) for name in (RECORDS, WEBHOOKS)}
 
 
 class _HealthCollector(Collector):

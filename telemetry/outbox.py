@@ -89,18 +89,21 @@ async def release(connection: AsyncConnection, ids: Collection[str]) -> None:
         await connection.execute(update(outbox).where(outbox.c.id.in_(locked)).values(shipped_at=None))
 
 
-async def unconfirmed(
-    connection: AsyncConnection, consumer: str, *, after_seconds: float, limit: int = _PAGE
-) -> list[Parcel]:
-    """Signals that were shipped that long ago and are still owed; what another process is serving is left to it."""
-    now: datetime = (await connection.execute(select(now_sql()))).scalar_one()
+async def unconfirmed(connection: AsyncConnection, consumer: str, after_seconds: float | None) -> list[Parcel]:
+    """Signals that were shipped that long ago and are still owed, or all that are; at most a page.
+
+    What another process is serving is left to it.
+    """
     statement = (
         select(outbox.c.id, outbox.c.is_event, outbox.c.scope, outbox.c.payload, outbox.c.attempts)
-        .where(_OWES[consumer], outbox.c.shipped_at <= now - timedelta(seconds=after_seconds))
+        .where(_OWES[consumer])
         .order_by(outbox.c.id)
-        .limit(limit)
+        .limit(_PAGE)
         .with_for_update(skip_locked=True)
     )
+    if after_seconds is not None:
+        now: datetime = (await connection.execute(select(now_sql()))).scalar_one()
+        statement = statement.where(outbox.c.shipped_at <= now - timedelta(seconds=after_seconds))
     return [Parcel(*row) for row in await connection.execute(statement)]
 
 

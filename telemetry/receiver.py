@@ -47,6 +47,12 @@ class Receiver:
         """Events for the webhooks. Raises as `traces` does."""
         await self._receive(WEBHOOKS, otlp.decode_logs, body)
 
+    async def serve_all(self) -> None:
+        """Serve what an earlier run in the Collector mode has left, whether it was shipped or not."""
+        for intake in self.intakes:
+            while await intake.serve_unconfirmed(None):
+                continue
+
     async def undecodable(self, body: bytes) -> None:
         """Keep aside what could not even be unpacked."""
         await self._intakes[RECORDS].keep_undecodable(body)

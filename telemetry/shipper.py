@@ -237,14 +237,14 @@ class Shipper:
             raise _Refused(f"the Collector rejects {rejected} signals")
 
     def _say_unreachable(self, lane: _Lane, error: NotDelivered) -> None:
-        """Once, until it takes something again."""
-        if lane.is_reachable:
+        """Once, until everything is taken again."""
+        if self._health.is_reachable:
             fields = {"endpoint": lane.destination.url, "error": str(error)}
             log.warning("the Collector takes no signals; they are kept until it does", extra=fields)
         lane.is_reachable = self._health.is_reachable = False
 
     def _say_reachable(self, lane: _Lane) -> None:
-        if not lane.is_reachable:
-            log.info("the Collector takes signals again", extra={"endpoint": lane.destination.url})
         lane.is_reachable = True
-        self._health.is_reachable = all(each.is_reachable for each in self._lanes)
+        if not self._health.is_reachable and all(each.is_reachable for each in self._lanes):
+            self._health.is_reachable = True
+            log.info("the Collector takes signals again")

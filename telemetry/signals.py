@@ -436,10 +436,10 @@ def _split(attributes: Mapping[str, AnyValue]) -> tuple[Attributes, Attributes]:
         place = _PLACES.get(key)
         if place is None:
             key, place = _clean_text(key)[0], _REST
+        if place is _NOWHERE or value is None:
+            continue
         if value.__class__ is str and value in _CLEAN:
             clean: Value = value
-        elif place is _NOWHERE or value is None:
-            continue
         else:
             clean, changed = sanitize(value, MAX_DOCUMENT_BYTES if key in _DOCUMENT_KEYS else MAX_VALUE_BYTES)
             if changed:
