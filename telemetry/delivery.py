@@ -39,7 +39,9 @@ from telemetry.delivery_queue import (
 from telemetry.health import DeliveryHealth
 
 TIMEOUT_SECONDS = 20.0
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.25
+"""How often an idle sender looks; it reads one entry of an index per endpoint."""
+
 SLOTS = 64
 """How many deliveries one sender has in flight."""
 
@@ -61,7 +63,7 @@ class _Answer:
 
 
 class Sender:
-    """Sends due deliveries of every owner. `run` is to be supervised; `wake` says that there may be something to do."""
+    """Sends due deliveries of every owner, whichever process made them. `run` is to be supervised."""
 
     def __init__(
         self,
@@ -73,6 +75,7 @@ class Sender:
         timeout_seconds: float = TIMEOUT_SECONDS,
         poll_seconds: float = POLL_SECONDS,
         tls: ssl.SSLContext | None = None,
+        health: DeliveryHealth | None = None,
     ) -> None:
         self._database = database
         self._egress = egress
@@ -85,11 +88,7 @@ class Sender:
         self._flying: dict[asyncio.Task[Outcome | None], Claimed] = {}
         self._outcomes: list[Outcome] = []
         self._unsent: list[Claimed] = []
-        self.health = DeliveryHealth()
-
-    def wake(self) -> None:
-        """Look at the queue now."""
-        self._news.set()
+        self.health = health or DeliveryHealth()
 
     async def run(self) -> None:
         """Send until cancelled; then what is in flight is handed back. Trouble with the database is waited for."""

@@ -22,6 +22,20 @@ class OutboxHealth:
 
 
 @dataclass(slots=True)
+class DeliveryHealth:
+    """What the sender of this process has done, and is doing."""
+
+    attempts_delivered: int = 0
+    attempts_failed: int = 0
+    delivered: int = 0
+    failed: int = 0
+    """Deliveries that were given up."""
+    endpoints_disabled: int = 0
+    """Endpoints that were disabled because of what they answered."""
+    in_flight: int = 0
+
+
+@dataclass(slots=True)
 class Health:
     """Counters since the start, and what is going on now."""
 
@@ -45,17 +59,4 @@ class Health:
     dead_letters: Counter[str] = field(default_factory=Counter)
     """Signals kept aside, by the consumer that could not store them."""
     outbox: OutboxHealth = field(default_factory=OutboxHealth)
-
-
-@dataclass(slots=True)
-class DeliveryHealth:
-    """What the sender of this process has done, and is doing."""
-
-    attempts_delivered: int = 0
-    attempts_failed: int = 0
-    delivered: int = 0
-    failed: int = 0
-    """Deliveries that were given up."""
-    endpoints_disabled: int = 0
-    """Endpoints that were disabled because of what they answered."""
-    in_flight: int = 0
+    deliveries: DeliveryHealth = field(default_factory=DeliveryHealth)

@@ -9,7 +9,8 @@ from ipaddress import ip_address
 import httpx2
 import pytest
 
-from engine.egress import Egress, Exceptions, UrlNotAllowed, inner, open_client, parse_url, read_reply
+from engine.addresses import Exceptions, inner
+from engine.egress import Egress, UrlNotAllowed, open_client, parse_url, read_reply
 
 PUBLIC = "93.184.216.34"
 INSIDE = (

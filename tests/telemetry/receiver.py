@@ -11,7 +11,8 @@ import uvicorn
 from standardwebhooks import Webhook
 from starlette.types import Receive, Scope, Send
 
-from engine.egress import Egress, Exceptions
+from engine.addresses import Exceptions
+from engine.egress import Egress
 from engine.graph import JsonObject
 
 

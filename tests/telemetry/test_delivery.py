@@ -16,7 +16,8 @@ import pytest
 from sqlalchemy import select, text, update
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from engine.egress import Egress, Exceptions
+from engine.addresses import Exceptions
+from engine.egress import Egress
 from engine.errors import Unavailable
 from engine.sealing import Sealer
 from engine.store.database import Database
@@ -448,7 +449,8 @@ async def test_senders_that_are_stopped_again_and_again_lose_nothing(post: Post)
 
 _KILLED = """
 import asyncio, sys
-from engine.egress import Egress, Exceptions
+from engine.addresses import Exceptions
+from engine.egress import Egress
 from engine.sealing import Sealer
 from engine.store.database import Database
 from telemetry.delivery import Sender
