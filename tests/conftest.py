@@ -16,6 +16,8 @@ import pytest
 
 from tests.services.aimock import server as aimock_service
 from tests.services.aimock.server import ModelServer
+from tests.services.alertmanager import server as alertmanager_service
+from tests.services.alertmanager.server import Alertmanager
 from tests.services.cache import ServiceMissing
 from tests.services.collector import server as collector_service
 from tests.services.collector.server import CONFIG, Collector
@@ -24,7 +26,7 @@ from tests.services.jaeger.server import Jaeger
 from tests.services.postgres import server as postgres_service
 from tests.services.postgres.server import PostgresServer
 from tests.services.prometheus import server as prometheus_service
-from tests.services.prometheus.server import Alertmanager, JsonDocument, Prometheus, Promtool
+from tests.services.prometheus.server import JsonDocument, Prometheus, Promtool
 
 T = TypeVar("T")
 
@@ -189,7 +191,7 @@ def start_alertmanager(tmp_path: Path) -> Iterator[Callable[[JsonDocument], Aler
 
         def start(config: JsonDocument) -> Alertmanager:
             folder = Path(tempfile.mkdtemp(prefix="alertmanager-", dir=tmp_path))
-            return _entered(stack, prometheus_service.serve_alertmanager(folder, config))
+            return _entered(stack, alertmanager_service.serve(folder, config))
 
         yield start
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.services.aimock import server as aimock
+from tests.services.alertmanager import server as alertmanager
 from tests.services.cache import ServiceMissing, say
 from tests.services.collector import server as collector
 from tests.services.jaeger import server as jaeger
@@ -17,6 +18,7 @@ SERVICES: dict[str, Callable[[], Path]] = {
     "jaeger": jaeger.fetch,
     "collector": collector.fetch,
     "prometheus": prometheus.fetch,
+    "alertmanager": alertmanager.fetch,
 }
 
 

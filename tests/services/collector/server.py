@@ -20,7 +20,7 @@ INGEST_TOKEN = "token-of-the-tests"
 
 _BUILDER = f"go.opentelemetry.io/collector/cmd/builder@v{VERSION}"
 _BUILD = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -trimpath"}
-_NAME = "spanloom-otelcol"
+NAME = "spanloom-otelcol"
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
@@ -113,13 +113,13 @@ def fetch() -> Path:
         manifest.write_text(MANIFEST.read_text().replace("./build/otelcol", str(folder / "build")))
         run([go, "install", _BUILDER], cwd=folder, environment={**_BUILD, "GOBIN": str(folder)})
         run([str(folder / "builder"), f"--config={manifest}"], cwd=folder, environment=_BUILD)
-        (folder / "build" / _NAME).rename(folder / _NAME)
+        (folder / "build" / NAME).rename(folder / NAME)
     return target
 
 
 def program() -> Path:
     """The built Collector. Raises `ServiceMissing` when there is none."""
-    built = _folder() / _NAME
+    built = _folder() / NAME
     if not built.exists():
         raise ServiceMissing("the Collector is not in the cache: ./dev services collector")
     return built

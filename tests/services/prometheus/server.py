@@ -1,4 +1,4 @@
-"""Prometheus, promtool and Alertmanager: Debian's packages, unpacked into the cache. No root, no service."""
+"""Prometheus and promtool: Debian's package, unpacked into the cache. No root, no service."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from typing import Any, TypeAlias, TypedDict
 from tests.services.cache import ServiceMissing, cached_folder, filling, run, say, tool
 from tests.services.process import answers, free_port, running
 
-OLDEST = {"prometheus": (2, 42), "prometheus-alertmanager": (0, 25)}
-"""Package and the oldest version that does; what Debian has is taken."""
+OLDEST = (2, 42)
+"""What Debian has is taken, if it is not older."""
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 JsonDocument: TypeAlias = Mapping[str, Json]
@@ -75,18 +75,6 @@ class Prometheus:
 
 
 @dataclass(frozen=True, slots=True)
-class Alertmanager:
-    """A running Alertmanager."""
-
-    url: str
-
-    @property
-    def address(self) -> str:
-        """Host and port, as Prometheus wants to have it."""
-        return urllib.parse.urlsplit(self.url).netloc
-
-
-@dataclass(frozen=True, slots=True)
 class Promtool:
     """Checks rules and configurations, and runs the unit tests of rules."""
 
@@ -98,25 +86,24 @@ class Promtool:
 
 
 def fetch() -> Path:
-    """Unpack the packages into the cache (10 seconds, needs Debian or one of its kin). Returns their folder."""
+    """Unpack the package into the cache (10 seconds, needs Debian or one of its kin). Returns its folder."""
     target = _folder()
     if target.exists():
         return target
-    apt = tool("apt-get", needed_for="prometheus", package="prometheus prometheus-alertmanager (or fetch them by hand)")
+    apt = tool("apt-get", needed_for="prometheus", package="prometheus")
     dpkg = tool("dpkg", needed_for="prometheus", package="dpkg")
-    say("fetching prometheus and alertmanager")
+    say("fetching prometheus")
     with filling(target) as folder:
         _download(apt, folder)
         for package in folder.glob("*.deb"):
             run([dpkg, "-x", package.name, "."], cwd=folder)
             package.unlink()
-        for name, oldest in OLDEST.items():
-            _check(folder / "usr" / "bin" / name, oldest)
+        _check(folder / "usr" / "bin" / "prometheus")
     return target
 
 
 def program(name: str) -> Path:
-    """The path of `prometheus`, `promtool`, `amtool` or `prometheus-alertmanager`. Raises `ServiceMissing`."""
+    """The path of `prometheus` or `promtool`. Raises `ServiceMissing`."""
     path = _folder() / "usr" / "bin" / name
     if not path.exists():
         raise ServiceMissing(f"{name} is not in the cache: ./dev services prometheus")
@@ -152,25 +139,9 @@ def serve(folder: Path, config: JsonDocument) -> Iterator[Prometheus]:
         yield prometheus
 
 
-@contextmanager
-def serve_alertmanager(folder: Path, config: JsonDocument) -> Iterator[Alertmanager]:
-    """An Alertmanager on a free port with this configuration, as in alertmanager.yml. Raises `ServiceMissing`."""
-    address = f"127.0.0.1:{free_port()}"
-    file = _written(folder / "alertmanager.json", config)
-    command = [
-        str(program("prometheus-alertmanager")),
-        f"--config.file={file}",
-        f"--storage.path={folder / 'alertmanager'}",
-        f"--web.listen-address={address}",
-        "--cluster.listen-address=",  # alone: no gossip, and no second port
-    ]
-    with running(command, log=folder / "alertmanager.log", ready=lambda: answers(f"http://{address}/-/ready")):
-        yield Alertmanager(f"http://{address}")
-
-
 def _download(apt: str, folder: Path) -> None:
     """Lists of packages may be missing in a fresh container; only root can get them."""
-    command = [apt, "--quiet", "-o", "APT::Sandbox::User=root", "download", *OLDEST]
+    command = [apt, "--quiet", "-o", "APT::Sandbox::User=root", "download", "prometheus"]
     try:
         run(command, cwd=folder)
     except ServiceMissing:
@@ -180,12 +151,12 @@ def _download(apt: str, folder: Path) -> None:
         run(command, cwd=folder)
 
 
-def _check(path: Path, oldest: tuple[int, int]) -> None:
+def _check(path: Path) -> None:
     done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
     match = re.search(r"version (\d+)\.(\d+)", done.stdout + done.stderr)
-    if match is None or (int(match[1]), int(match[2])) < oldest:
+    if match is None or (int(match[1]), int(match[2])) < OLDEST:
         found = match[0] if match else f"exit code {done.returncode}"
-        raise ServiceMissing(f"{path.name} is to be {oldest[0]}.{oldest[1]} or newer, there is {found}")
+        raise ServiceMissing(f"{path.name} is to be {OLDEST[0]}.{OLDEST[1]} or newer, there is {found}")
 
 
 def _written(file: Path, config: JsonDocument) -> Path:
@@ -201,5 +172,4 @@ def _get(url: str, **query: str) -> dict[str, Any]:
 
 
 def _folder() -> Path:
-    version = " ".join(f"{name} {major}.{minor}" for name, (major, minor) in OLDEST.items())
-    return cached_folder("prometheus", version, [])
+    return cached_folder("prometheus", f"{OLDEST[0]}.{OLDEST[1]}", [])
