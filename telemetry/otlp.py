@@ -168,8 +168,11 @@ def _encode_span(span: SpanRecord) -> bytes:
     if span.parent_span_id is not None:
         head.parent_span_id = bytes.fromhex(span.parent_span_id)
     if span.status in _ERROR_STATUS:
-        message = attributes.pop(semconv.ERROR_MESSAGE, "")
-        head.status.CopyFrom(Status(code=Status.STATUS_CODE_ERROR, message=str(message)))
+        head.status.code = Status.STATUS_CODE_ERROR
+        message = attributes.get(semconv.ERROR_MESSAGE)
+        if message and isinstance(message, str):
+            head.status.message = message
+            del attributes[semconv.ERROR_MESSAGE]
     if span.trace_only is not None:
         attributes |= span.trace_only.content
         _add_trace_only(head, span.trace_only)
