@@ -1,4 +1,4 @@
-"""A Collector that misbehaves as it is told: between the shipper and the receiver it puts off, repeats, mixes and drops.
+"""A Collector that misbehaves as told: between shipper and receiver it puts off, repeats, mixes and drops signals.
 
 Like the real one it splits events to records and webhooks, asks again after 503, and gives up on other errors.
 """
