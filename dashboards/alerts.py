@@ -141,7 +141,7 @@ def _executions(options: Options) -> Group:
             f"and sum by (workflow_name) (increase({duration.replace('_bucket', '_count')}[{window}]))\n"
             f">= {options.least_executions}",
             "{{ $labels.workflow_name }} is slow",
-            "One in twenty executions of {{ $labels.workflow_name }} takes longer than {{ $value | humanizeDuration }}.",
+            "One in twenty executions of {{ $labels.workflow_name }} takes over {{ $value | humanizeDuration }}.",
             wait="10m",
         ),
     ]
@@ -164,7 +164,7 @@ def _cost(options: Options) -> Group:
             TICKET,
             f"sum by (template) (increase({UNPRICED}[{options.time('1h')}])) > 0",
             "Model calls of {{ $labels.template }} have no price",
-            "About {{ printf \"%.0f\" $value }} model calls of {{ $labels.template }} within an hour have an unknown cost; "
+            'About {{ printf "%.0f" $value }} model calls of {{ $labels.template }} within an hour have no known cost; '
             "their tokens are counted, their cost is missing.",
         ),
     ]
@@ -184,7 +184,8 @@ def _telemetry(options: Options) -> Group:
             TICKET,
             f"sum by (consumer) (increase(spanloom_dead_letters_total[{window}])) > 0",
             "Signals are kept aside for {{ $labels.consumer }}",
-            "About {{ printf \"%.0f\" $value }} signals could not be stored by {{ $labels.consumer }}; they are kept in dead_letter.",
+            'About {{ printf "%.0f" $value }} signals were not stored by {{ $labels.consumer }}; '
+            "they are kept in dead_letter.",
         ),
         Alert(
             "SpanloomJournalFailing",
@@ -199,7 +200,7 @@ def _telemetry(options: Options) -> Group:
             PAGE,
             "\nor ".join(lost_by),
             "The Collector drops signals of {{ $labels.exporter }}",
-            "The exporter {{ $labels.exporter }} of the Collector gave up {{ printf \"%.0f\" $value }} signals. "
+            'The exporter {{ $labels.exporter }} of the Collector gave up {{ printf "%.0f" $value }} signals. '
             "Records and webhooks are served from the outbox; traces and metrics are gone.",
         ),
         Alert(
@@ -235,8 +236,7 @@ def _books(options: Options) -> Group:
         Alert(
             "SpanloomBooksNotCompared",
             TICKET,
-            "time() - max(spanloom_reconcile_finished_timestamp_seconds) > "
-            f"{options.seconds(options.overdue_seconds)}",
+            f"time() - max(spanloom_reconcile_finished_timestamp_seconds) > {options.seconds(options.overdue_seconds)}",
             "The books were not compared",
             "The last comparison of the books ended {{ $value | humanizeDuration }} ago; it is due every hour.",
         ),

@@ -13,6 +13,7 @@ from dashboards.rule_files import rule_files
 from dashboards.rule_tests import test_files
 
 HOME = Path(__file__).parent
+_SHIPPED = Options()
 
 
 def main(arguments: list[str]) -> int:
@@ -21,8 +22,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing, fail when a file is not up to date")
     parser.add_argument("--rules", type=Path, metavar="FOLDER", help="write the rules there, and nothing else")
     parser.add_argument("--scale", type=float, default=1.0, help="multiply every time of the rules by this")
-    parser.add_argument("--runbook", default=Options.runbook, help="address of the runbook")
-    parser.add_argument("--service", default=Options.service, help="address of the service, for links")
+    parser.add_argument("--runbook", default=_SHIPPED.runbook, help="address of the runbook")
+    parser.add_argument("--service", default=_SHIPPED.service, help="address of the service, for links")
     asked = parser.parse_args(arguments)
     if asked.rules:
         write_rules(asked.rules, Options(scale=asked.scale, runbook=asked.runbook, service=asked.service))
@@ -40,17 +41,16 @@ def main(arguments: list[str]) -> int:
 
 def files() -> dict[Path, str]:
     """Every generated file that is committed."""
-    shipped = Options()
     return {
-        **{HOME / "grafana" / name: text for name, text in board_files().items()},
-        **{HOME / "rules" / name: text for name, text in rule_files(shipped).items()},
-        **{HOME / "rules" / "tests" / name: text for name, text in test_files(shipped).items()},
+        **{HOME / "json" / name: text for name, text in board_files().items()},
+        **{HOME / "rules" / name: text for name, text in rule_files(_SHIPPED).items()},
+        **{HOME / "rules" / "tests" / name: text for name, text in test_files(_SHIPPED).items()},
     }
 
 
 def unknown_files() -> list[str]:
     """What lies in the generated folders and is not generated."""
-    there = [file for folder in ("grafana", "rules") for file in (HOME / folder).rglob("*") if file.is_file()]
+    there = [file for folder in ("json", "rules") for file in (HOME / folder).rglob("*") if file.is_file()]
     return sorted(str(file.relative_to(HOME.parent)) for file in there if file not in files())
 
 
