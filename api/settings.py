@@ -14,10 +14,14 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from engine.addresses import Exceptions
 from engine.errors import SpanloomError
 from engine.providers import ProviderSettings
 
 PREFIX = "SPANLOOM_"
+
+MIN_SECRET_KEY = 32
+"""Characters."""
 
 _OF_TESTS = frozenset({"SPANLOOM_REQUIRE_ALL", "SPANLOOM_TEST_DATABASE_URL"})
 
@@ -56,9 +60,30 @@ def _host_and_port(value: str) -> str:
     return value
 
 
+def _secret_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
+    if any(len(key) < MIN_SECRET_KEY for key in keys):
+        raise ValueError(f"a key has at least {MIN_SECRET_KEY} characters; make one with `openssl rand -hex 32`")
+    return keys
+
+
+def _schedule(seconds: tuple[float, ...]) -> tuple[float, ...]:
+    if not seconds or seconds[0] != 0:
+        raise ValueError("begins with 0, the first attempt, and lists the seconds before each further one")
+    return seconds
+
+
+def _exceptions(items: tuple[str, ...]) -> tuple[str, ...]:
+    Exceptions.parse(items)
+    return items
+
+
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+SecretKeys = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_secret_keys)]
+Schedule = Annotated[tuple[Seconds, ...], NoDecode, BeforeValidator(_split), AfterValidator(_schedule)]
+Places = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_exceptions)]
+Ports = Annotated[tuple[Port, ...], NoDecode, BeforeValidator(_split)]
 Folders = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
 
 
@@ -76,6 +101,11 @@ class Settings(BaseSettings):
     )
     sqlite_synchronous: Literal["NORMAL", "FULL"] = Field(
         "NORMAL", description="What a commit on SQLite survives: NORMAL a crash of the process, FULL one of the machine"
+    )
+    secret_key: SecretKeys = Field(
+        (),
+        repr=False,
+        description="Long random keys that secrets are sealed with, newest first (SQLite: a file beside the database)",
     )
     bind: Annotated[str, AfterValidator(_host_and_port)] | None = Field(
         None, description="Address to listen on; without keys loopback only (127.0.0.1:8000)"
@@ -112,6 +142,20 @@ class Settings(BaseSettings):
     )
     files_roots: Folders = Field((), description="Folders that requests over HTTP may search with the files retriever")
     prices: Path | None = Field(None, description="JSON file of own prices, looked at before the catalogue")
+    webhook_schedule: Schedule = Field(
+        (0, 5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400),
+        description="Seconds before each attempt to deliver a webhook, the first one included",
+    )
+    webhook_timeout_seconds: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False)] = Field(
+        20.0, description="How long an endpoint may take to answer a webhook"
+    )
+    webhook_disable_hours: Seconds = Field(
+        120.0, description="After so many hours of nothing but failures an endpoint is disabled"
+    )
+    egress_allow: Places = Field(
+        (), description="Own places that webhooks may lead to, by http too: networks as in 10.1.0.0/16, or host:port"
+    )
+    egress_ports: Ports = Field((443, 8443), description="Ports that webhooks may lead to")
     max_body_bytes: int = Field(1_048_576, ge=1, description="Largest body of a request")
     disconnect_seconds: Seconds = Field(
         5.0, description="How long after its last client left an execution that nobody waits for is cancelled"

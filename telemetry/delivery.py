@@ -100,7 +100,7 @@ class Sender:
                 if await self._turn(client):
                     await self._sleep()
                 else:
-                    await asyncio.sleep(self._poll_seconds)
+                    await asyncio.sleep(4 * self._poll_seconds)
 
     async def send_one(self, delivery_id: str) -> None:
         """Make one attempt for this delivery, unless another sender is at it. Raises `Unavailable`."""

@@ -113,7 +113,7 @@ async def is_anything_due(connection: AsyncConnection) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Backlog:
+class QueueState:
     """How the queue stands."""
 
     pending: int = 0
@@ -123,7 +123,7 @@ class Backlog:
     endpoints_disabled: int = 0
 
 
-async def read_backlog(connection: AsyncConnection) -> Backlog:
+async def read_queue(connection: AsyncConnection) -> QueueState:
     """Over all owners."""
     now = await database_time(connection)
     pending = select(func.count(), func.min(_d.next_attempt_at)).where(_d.state == "pending")
@@ -131,7 +131,7 @@ async def read_backlog(connection: AsyncConnection) -> Backlog:
     by_status = select(_e.status, func.count()).group_by(_e.status)
     endpoints: dict[str, int] = {row[0]: row[1] for row in await connection.execute(by_status)}
     lag = max(0.0, (now - oldest).total_seconds()) if oldest is not None else 0.0
-    return Backlog(count, lag, endpoints.get("active", 0), endpoints.get("disabled", 0))
+    return QueueState(count, lag, endpoints.get("active", 0), endpoints.get("disabled", 0))
 
 
 async def claim(connection: AsyncConnection, policy: Policy, limit: int, *, only: str | None = None) -> list[Claimed]:

@@ -20,7 +20,8 @@ from engine import semconv
 from engine.result import Status
 from engine.store.database import Database
 from engine.store.tables import execution_control, workflow_templates
-from telemetry.health import Health, OutboxHealth
+from telemetry.delivery_queue import QueueState, read_queue
+from telemetry.health import DeliveryHealth, Health, OutboxHealth
 from telemetry.outbox import RECORDS, WEBHOOKS, Backlog, read_backlog
 from telemetry.signals import Attributes, Batch, Kind, SpanRecord
 from telemetry.tables import TOKEN_COLUMNS, execution_rollups_daily, reconcile_runs
@@ -115,6 +116,8 @@ class Metrics:
         self._registry.register(_HealthCollector(health))
         self._outbox = _OutboxCollector(health.outbox)
         self._registry.register(self._outbox)
+        self._deliveries = _DeliveryCollector(health.deliveries)
+        self._registry.register(self._deliveries)
 
     def feed(self, batch: Batch) -> None:
         """Count signals that have become durable."""
@@ -135,6 +138,7 @@ class Metrics:
             self._exact.unfinished = await _read_unfinished(connection)
             self._exact.reconciled = await _read_reconciled(connection)
             self._outbox.backlog = await read_backlog(connection)
+            self._deliveries.queue = await read_queue(connection)
         encode, content_type = choose_encoder(accept)
         return content_type, encode(self._registry)
 
@@ -375,6 +379,34 @@ class _OutboxCollector(Collector):
 def _by_consumer(counter: Mapping[str, int]) -> Counts:
     """With a 0 for each consumer that has none."""
     return {(name,): counter.get(name, 0) for name in (RECORDS, WEBHOOKS)}
+
+
+class _DeliveryCollector(Collector):
+    """How webhooks leave. What the queue holds is the same in every process, what was sent is this one's."""
+
+    def __init__(self, health: DeliveryHealth) -> None:
+        self._health = health
+        self.queue = QueueState()
+
+    def collect(self) -> Iterable[Metric]:
+        health, queue = self._health, self.queue
+        gauges = {
+            "spanloom_deliveries_waiting": ("Webhooks that are not delivered yet", queue.pending),
+            "spanloom_deliveries_oldest_seconds": ("How long the most overdue webhook is due", queue.lag_seconds),
+            "spanloom_deliveries_in_flight": ("Webhooks that this process is sending", health.in_flight),
+        }
+        for name, (meaning, value) in gauges.items():
+            yield GaugeMetricFamily(name, meaning, value=value)
+        endpoints = GaugeMetricFamily("spanloom_deliveries_endpoints", "Receivers of webhooks", labels=("status",))
+        endpoints.add_metric(("active",), queue.endpoints_active)
+        endpoints.add_metric(("disabled",), queue.endpoints_disabled)
+        yield endpoints
+        attempts: Counts = {("delivered",): health.attempts_delivered, ("failed",): health.attempts_failed}
+        yield _family("spanloom_deliveries_attempts", "Attempts to deliver a webhook", ("outcome",), attempts)
+        yield CounterMetricFamily("spanloom_deliveries_arrived", "Webhooks that arrived", value=health.delivered)
+        yield CounterMetricFamily("spanloom_deliveries_given_up", "Webhooks that were given up", value=health.failed)
+        disabled = "Endpoints that were disabled because of their answers"
+        yield CounterMetricFamily("spanloom_deliveries_endpoints_disabled", disabled, value=health.endpoints_disabled)
 
 
 class _HealthCollector(Collector):

@@ -40,7 +40,7 @@ from telemetry.delivery_queue import (
     Policy,
     claim,
     is_anything_due,
-    read_backlog,
+    read_queue,
     settle,
 )
 from telemetry.endpoints import Changes, Endpoint, EndpointDisabled, Wish, change, create, get, remove, rotate_secret
@@ -126,7 +126,7 @@ class Post:
     async def backlog(self) -> int:
         """Pending deliveries."""
         async with self.database.read() as connection:
-            return (await read_backlog(connection)).pending
+            return (await read_queue(connection)).pending
 
     async def delivery(self, id: str) -> Delivery:
         """As it is."""
