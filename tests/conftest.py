@@ -199,7 +199,7 @@ def start_alertmanager(tmp_path: Path) -> Iterator[Callable[[JsonDocument], Aler
 @pytest.fixture(scope="session")
 def promtool() -> Promtool:
     """Checks rules and configurations, and runs unit tests of rules."""
-    return _found(prometheus_service.promtool)
+    return found(prometheus_service.promtool)
 
 
 def _service(serve: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
@@ -208,10 +208,10 @@ def _service(serve: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
 
 
 def _entered(stack: ExitStack, service: AbstractContextManager[T]) -> T:
-    return _found(lambda: stack.enter_context(service))
+    return found(lambda: stack.enter_context(service))
 
 
-def _found(find: Callable[[], T]) -> T:
+def found(find: Callable[[], T]) -> T:
     """A service that is missing skips the test; where everything must be there, that fails it."""
     try:
         return find()

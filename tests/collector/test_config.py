@@ -10,7 +10,7 @@ import yaml
 
 from engine import semconv
 from engine.redaction import SECRET_SHAPES
-from tests.services.cache import ServiceMissing
+from tests.conftest import found
 from tests.services.collector import server as collector_service
 from tests.services.collector.server import CONFIG, MANIFEST
 
@@ -68,10 +68,7 @@ def named() -> set[str]:
 
 
 def validate(*configs: Path) -> str:
-    try:
-        return collector_service.validate(*configs)
-    except ServiceMissing as missing:
-        pytest.skip(str(missing))
+    return found(lambda: collector_service.validate(*configs))
 
 
 @pytest.mark.collector

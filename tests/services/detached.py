@@ -52,21 +52,21 @@ class Processes:
         """Start a program and wait until it is ready. Raises `ServiceBroken` with the end of its log."""
         self.logs.mkdir(parents=True, exist_ok=True)
         log = self.logs / f"{name}.log"
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=cwd,
-                env={**os.environ, **environment},
-                start_new_session=True,
-            )
-        if identity := _look(process.pid):
+        pid = _spawn(command, cwd=cwd, environment={**os.environ, **environment}, log=log)
+        if identity := _look(pid):
             self._keep({**self._kept(), name: identity})
-        if not wait_for(lambda: process.poll() is not None or ready(), seconds) or process.poll() is not None:
+        exit_code: int | None = None
+
+        def has_ended() -> bool:
+            nonlocal exit_code
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                exit_code = os.waitstatus_to_exitcode(status)
+            return ended != 0
+
+        if not wait_for(lambda: has_ended() or ready(), seconds) or exit_code is not None:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-            raise ServiceBroken(f"{name} did not come up, exit {process.poll()}; {log} ends with:\n{tail}")
+            raise ServiceBroken(f"{name} did not come up, exit {exit_code}; {log} ends with:\n{tail}")
 
     def stop(self, *, seconds: float) -> list[str]:
         """Stop everything, last first, each in time or by force. Returns the names of what still ran."""
@@ -109,6 +109,22 @@ def is_taken(port: int) -> bool:
         except OSError:
             return True
     return False
+
+
+def _spawn(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str], log: Path) -> int:
+    """Start a program in a session of its own, so that it outlives ours. Returns its pid."""
+    shell = tool("sh", needed_for="the stack", package="dash")
+    return os.posix_spawn(
+        shell,
+        [shell, "-c", 'cd "$0" && exec "$@"', str(cwd), *command],
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
 
 
 def _stop(identity: Identity, seconds: float) -> None:

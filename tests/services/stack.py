@@ -56,9 +56,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         match arguments:
             case ["up"]:
-                up()
+                up(STATE)
             case ["down"]:
-                down()
+                down(STATE)
             case _:
                 say("up or down")
                 return 2
@@ -68,27 +68,27 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def up() -> None:
-    """Start everything and print the addresses.
+def up(state: Path) -> None:
+    """Start everything, with data and logs in a folder of its own, and print the addresses.
 
     Raises `StackBroken`, `ServiceBroken` or `ServiceMissing`; nothing is left running then.
     """
-    processes = Processes(STATE)
+    processes = Processes(state)
     if running := processes.running():
         raise StackBroken(f"already up: {', '.join(running)}. ./dev down ends it")
-    compose = _container_engine()
-    parts = _contained() if compose else _cached()
-    service = _service(_POSTGRES_URL if compose else f"sqlite:///{STATE / 'spanloom.db'}")
-    _check_ports([*parts, service])
+    compose, token = _container_engine(), _ingest_token(state)
+    parts = _contained() if compose else _cached(state, token)
+    service = _service(_POSTGRES_URL if compose else f"sqlite:///{state / 'spanloom.db'}", token)
+    check_ports([*parts, service])
     try:
         if compose:
-            _compose(compose, "up", "--detach", "--wait")
+            _compose(compose, token, "up", "--detach", "--wait")
         for part in parts:
             _start(part, processes)
         run([*_SPANLOOM, "migrate"], cwd=ROOT, environment=service.environment)
         _start(service, processes)
     except (ServiceBroken, ServiceMissing):
-        down()
+        down(state)
         raise
     for part in [service, *parts]:
         print(f"{part.name:<14}{part.shown}")
@@ -97,16 +97,16 @@ def up() -> None:
     say(f"database {service.environment['SPANLOOM_DATABASE_URL']}, logs in {processes.logs}; ./dev down ends it all")
 
 
-def down() -> None:
+def down(state: Path) -> None:
     """Stop what `up` started, last first. Data and logs stay."""
-    processes = Processes(STATE)
+    processes = Processes(state)
     stopped = processes.stop(seconds=STOP_SECONDS)
-    compose = _container_engine()
-    if compose:
+    if compose := _container_engine():
+        token = _ingest_token(state)
         processes.logs.mkdir(parents=True, exist_ok=True)
         with (processes.logs / "compose.log").open("ab") as log:
-            _compose(compose, "logs", "--no-color", output=log.fileno())
-        _compose(compose, "down")
+            _compose(compose, token, "logs", "--no-color", output=log.fileno())
+        _compose(compose, token, "down")
         stopped.append("containers")
     say(f"stopped {', '.join(stopped)}; logs in {processes.logs}" if stopped else "nothing was up")
 
@@ -120,10 +120,10 @@ def _contained() -> list[Part]:
     """What compose starts."""
     grafana = Part("Grafana", (3000,), "http://127.0.0.1:3000/api/health", "http://127.0.0.1:3000")
     postgres = Part("Postgres", (5432,), "", _POSTGRES_URL)
-    return [_jaeger([]), _collector([]), _alertmanager([]), _prometheus([]), grafana, postgres]
+    return [_jaeger([]), _collector([], {}), _alertmanager([]), _prometheus([]), grafana, postgres]
 
 
-def _cached() -> list[Part]:
+def _cached(state: Path, token: str) -> list[Part]:
     """The same from the cache, fetched or built where it is not there yet. Raises `ServiceMissing`."""
     jaeger = jaeger_service.fetch() / "jaeger"
     collector = collector_service.fetch() / collector_service.NAME
@@ -131,12 +131,15 @@ def _cached() -> list[Part]:
     prometheus_service.fetch()
     return [
         _jaeger([str(jaeger), f"--config={DASHBOARDS / 'jaeger.yml'}"]),
-        _collector([str(collector), f"--config=file:{collector_service.CONFIG}"]),
+        _collector(
+            [str(collector), f"--config=file:{collector_service.CONFIG}"],
+            {"SPANLOOM_INGEST_TOKEN": token, "OTELCOL_STATE_DIR": str(state / "collector")},
+        ),
         _alertmanager(
             [
                 str(alertmanager),
                 f"--config.file={DASHBOARDS / 'alertmanager.yml'}",
-                f"--storage.path={STATE / 'alertmanager'}",
+                f"--storage.path={state / 'alertmanager'}",
                 "--web.listen-address=127.0.0.1:9093",
                 "--cluster.listen-address=",
             ]
@@ -145,7 +148,7 @@ def _cached() -> list[Part]:
             [
                 str(prometheus_service.program("prometheus")),
                 f"--config.file={DASHBOARDS / 'prometheus.yml'}",
-                f"--storage.tsdb.path={STATE / 'prometheus'}",
+                f"--storage.tsdb.path={state / 'prometheus'}",
                 "--web.listen-address=127.0.0.1:9090",
                 "--enable-feature=exemplar-storage",
             ]
@@ -158,8 +161,7 @@ def _jaeger(command: Sequence[str]) -> Part:
     return Part("Jaeger", (14317, 14318, 16685, 16686), ready, "http://127.0.0.1:16686", command)
 
 
-def _collector(command: Sequence[str]) -> Part:
-    environment = {"SPANLOOM_INGEST_TOKEN": _ingest_token(), "OTELCOL_STATE_DIR": str(STATE / "collector")}
+def _collector(command: Sequence[str], environment: Mapping[str, str]) -> Part:
     shown = "http://127.0.0.1:4318 (OTLP/HTTP), 127.0.0.1:4317 (gRPC), http://127.0.0.1:8889/metrics"
     ports = (4317, 4318, 8888, 8889, 13133)
     return Part("Collector", ports, "http://127.0.0.1:13133/", shown, command, environment)
@@ -173,12 +175,12 @@ def _prometheus(command: Sequence[str]) -> Part:
     return Part("Prometheus", (9090,), "http://127.0.0.1:9090/-/ready", "http://127.0.0.1:9090", command)
 
 
-def _service(database_url: str) -> Part:
+def _service(database_url: str, token: str) -> Part:
     """The service, in the mode where the Collector carries its signals."""
     environment = {
         "SPANLOOM_PIPELINE": "collector",
         "SPANLOOM_DATABASE_URL": os.environ.get("SPANLOOM_DATABASE_URL") or database_url,
-        "SPANLOOM_INGEST_TOKENS": _ingest_token(),
+        "SPANLOOM_INGEST_TOKENS": token,
         "SPANLOOM_TRACE_URL": "http://127.0.0.1:16686/trace/{trace_id}",
         "SPANLOOM_PROMETHEUS_URL": "http://127.0.0.1:9090",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
@@ -206,17 +208,17 @@ def _start(part: Part, processes: Processes) -> None:
         raise ServiceBroken(f"{part.name} does not answer at {part.ready}")
 
 
-def _check_ports(parts: Iterable[Part]) -> None:
+def check_ports(parts: Iterable[Part]) -> None:
     taken = [f"{port} ({part.name})" for part in parts for port in part.ports if is_taken(port)]
     if taken:
         raise StackBroken(f"in use: port {', '.join(taken)}. Stop what listens there")
 
 
-def _ingest_token() -> str:
+def _ingest_token(state: Path) -> str:
     """What the Collector shows to our receiver, made up once."""
-    file = STATE / "ingest-token"
+    file = state / "ingest-token"
     if not file.exists():
-        STATE.mkdir(exist_ok=True)
+        state.mkdir(exist_ok=True)
         file.touch(mode=0o600)
         file.write_text(secrets.token_urlsafe(32))
     return file.read_text()
@@ -234,9 +236,9 @@ def _succeeds(*command: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def _compose(compose: Sequence[str], *arguments: str, output: int | None = None) -> None:
+def _compose(compose: Sequence[str], token: str, *arguments: str, output: int | None = None) -> None:
     command = [*compose, f"--file={DASHBOARDS / 'compose.yaml'}", *arguments]
-    environment = {**os.environ, "SPANLOOM_INGEST_TOKEN": _ingest_token()}
+    environment = {**os.environ, "SPANLOOM_INGEST_TOKEN": token}
     done = subprocess.run(command, env=environment, stdout=output, stderr=output, check=False)
     if done.returncode != 0:
         raise ServiceBroken(f"{' '.join(command)} failed with exit code {done.returncode}")

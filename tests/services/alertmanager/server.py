@@ -43,17 +43,22 @@ def fetch() -> Path:
     return target
 
 
+def program() -> Path:
+    """The built Alertmanager. Raises `ServiceMissing` when there is none."""
+    built = _folder() / "alertmanager"
+    if not built.exists():
+        raise ServiceMissing("alertmanager is not in the cache: ./dev services alertmanager")
+    return built
+
+
 @contextmanager
 def serve(folder: Path, config: Mapping[str, Json]) -> Iterator[Alertmanager]:
     """An Alertmanager on a free port with this configuration, as in alertmanager.yml. Raises `ServiceMissing`."""
-    program = _folder() / "alertmanager"
-    if not program.exists():
-        raise ServiceMissing("alertmanager is not in the cache: ./dev services alertmanager")
     address = f"127.0.0.1:{free_port()}"
     file = folder / "alertmanager.json"
     file.write_text(json.dumps(config))  # JSON is YAML
     command = [
-        str(program),
+        str(program()),
         f"--config.file={file}",
         f"--storage.path={folder / 'data'}",
         f"--web.listen-address={address}",
