@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dashboards.alerts import Alert, groups
+from dashboards.alerts import Alert, groups, recordings
 from dashboards.options import Options
 from dashboards.rule_files import Yaml, annotations, dump
 
@@ -149,6 +149,7 @@ def _file(cases: Sequence[Case], step: str, options: Options) -> str:
         {
             "rule_files": ["../recordings.yaml", "../alerts.yaml"],
             "evaluation_interval": step,
+            "group_eval_order": [recordings(options).name, *(group.name for group in groups(options))],
             "tests": [_test(case, alerts[case.alert], step, options) for case in cases],
         }
     )

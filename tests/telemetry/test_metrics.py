@@ -133,7 +133,7 @@ async def test_the_newest_comparison_of_the_books_is_shown(database: Database) -
     assert (before["spanloom_reconcile_differences[]"], before["spanloom_reconcile_drift_nano_usd[]"]) == (0, 0)
     assert "spanloom_reconcile_finished_timestamp_seconds[]" not in before
     at = datetime(2026, 5, 10, 12, tzinfo=UTC)
-    runs = [
+    runs: list[dict[str, object]] = [
         {"scheduled_for": at, "differences": 9, "drift_nano_usd": 9, "finished_at": at},
         {"scheduled_for": at.replace(hour=13), "differences": 2, "drift_nano_usd": 70, "finished_at": at},
         {"scheduled_for": at.replace(hour=14), "differences": None, "drift_nano_usd": None, "finished_at": None},
