@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from api.documents import Answer
 from api.times import Time
@@ -21,6 +21,14 @@ EventType = Literal[
 ]
 """What an endpoint may ask for."""
 
+
+def _is_text(value: object) -> object:
+    """A number is no time, in a body as in a query."""
+    if not isinstance(value, str):
+        raise ValueError("Write a time as 2026-11-24T02:20:00Z")
+    return value
+
+
 Url = Annotated[str, Field(min_length=1, max_length=2_048)]
 Text = Annotated[str, Field(min_length=1, max_length=255)]
 Description = Annotated[str, Field(max_length=500)]
@@ -29,7 +37,7 @@ Templates = Annotated[list[Text], Field(min_length=1, max_length=100)]
 HeaderName = Annotated[str, Field(pattern=r"^([Xx]-[A-Za-z0-9_-]{1,100}|[Aa]uthorization)$")]
 HeaderValue = Annotated[str, Field(max_length=1_024, pattern=r"^[!-~]([ -~]*[!-~])?$")]
 Headers = Annotated[dict[HeaderName, HeaderValue], Field(max_length=20)]
-BodyTime = Annotated[Time, Field(strict=False)]
+BodyTime = Annotated[Time, Field(strict=False), BeforeValidator(_is_text)]
 
 
 class EndpointBody(Document):
@@ -138,7 +146,7 @@ class DeliveryAnswer(Answer):
     ended_at: datetime | None
 
 
-class AttemptAnswer(Answer):
+class DeliveryAttempt(Answer):
     """One attempt: the status and the first 2 KiB of the reply, or why there was none."""
 
     number: int
@@ -152,7 +160,7 @@ class AttemptAnswer(Answer):
 class DeliveryDetail(DeliveryAnswer):
     """A delivery with its attempts, in order."""
 
-    attempts: list[AttemptAnswer]
+    attempts: list[DeliveryAttempt]
 
 
 class DeliveryPage(Answer):
@@ -186,7 +194,7 @@ def delivery(found: deliveries.Delivery) -> DeliveryAnswer:
 def delivery_detail(found: deliveries.Delivery, attempts: list[deliveries.Attempt]) -> DeliveryDetail:
     """The delivery with its attempts."""
     said = [
-        AttemptAnswer(
+        DeliveryAttempt(
             number=one.number,
             at=one.at,
             duration_ms=one.duration_ms,
