@@ -99,7 +99,7 @@ class Shipper:
         self._health = health
         self._max_bytes = max_bytes
         self._max_pause_seconds = max_pause_seconds
-        self._is_closing = False
+        self._closing = asyncio.Event()
         self._lanes = [
             _Lane(False, collector.traces, otlp.traces_request),
             _Lane(True, collector.logs, otlp.logs_request),
@@ -118,9 +118,9 @@ class Shipper:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ship what is there if the Collector takes it; what it does not stays in the outbox."""
-        self._is_closing = True
+        self._closing.set()
         self.wake()
-        _, late = await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS if self._health.is_reachable else 0.0)
+        _, late = await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
         for task in late:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -143,13 +143,12 @@ class Shipper:
             else:
                 pause = _FIRST_PAUSE_SECONDS
                 if not shipped:
-                    if self._is_closing:
+                    if self._closing.is_set():
                         return
                     await self._wait(lane)
                 continue
-            if self._is_closing:
+            if await self._is_closing_within(pause * random.uniform(0.5, 1.0)):
                 return
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, self._max_pause_seconds)
 
     async def _wait(self, lane: _Lane) -> None:
@@ -160,8 +159,16 @@ class Shipper:
         except TimeoutError:
             return
         lane.wake.clear()
-        if not self._is_closing:
-            await asyncio.sleep(_GATHER_SECONDS)
+        await self._is_closing_within(_GATHER_SECONDS)
+
+    async def _is_closing_within(self, seconds: float) -> bool:
+        """Wait that long, unless it is time to stop."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _ship(self, lane: _Lane) -> bool:
         """Deliver one request's worth; false if nothing waits. Raises `NotDelivered`."""

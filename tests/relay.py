@@ -35,7 +35,7 @@ from telemetry import otlp
 TOKEN = "the collector's token"
 PROTOBUF = "application/x-protobuf"
 
-Mood = Literal["takes", "rejects", "refuses", "fails", "redirects", "dawdles", "swallows"]
+Mood = Literal["takes", "rejects", "refuses", "fails", "redirects", "dawdles", "swallows", "babbles"]
 Path = Literal["/v1/traces", "/v1/logs", "/webhooks/v1/logs"]
 Item = tuple[str, bytes]
 """Scope, and one encoded span or event."""
@@ -67,6 +67,11 @@ class Relay:
     answered: Counter[int] = field(default_factory=Counter)
     """Answers of the receiver, by status."""
     dropped: int = 0
+    sizes: list[int] = field(default_factory=list)
+    """Of the requests, in bytes."""
+    poison: str | None = None
+    """A signal that makes it refuse the request."""
+    got: set[str] = field(default_factory=set)
     queues: dict[Path, list[Item]] = field(
         default_factory=lambda: {"/v1/traces": [], "/v1/logs": [], "/webhooks/v1/logs": []}
     )
@@ -76,6 +81,9 @@ class Relay:
         body = await request.body()
         if request.headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
+        self.sizes.append(len(body))
+        if self.poison is not None and self.poison in ids_in(request.url.path, body):
+            return Response(status_code=400)
         mood = self.mood()
         self.asked[mood] += 1
         match mood:
@@ -85,13 +93,21 @@ class Relay:
                 return Response(status_code=400)
             case "redirects":
                 return Response(status_code=307, headers={"Location": self.url})
+            case "babbles":
+                return Response("Hello, this is a web site", media_type="text/html")
             case "dawdles":
                 await asyncio.sleep(0.3)
         items = list(unpacked(request.url.path, body))
         rejected = self.random.sample(items, (len(items) + 1) // 2) if mood == "rejects" else []
         if mood != "swallows":
             self._queue(request.url.path, [item for item in items if item not in rejected])
+        if not rejected:
+            self.got |= ids_in(request.url.path, body)
         return Response(_answer(request.url.path, len(rejected)), media_type=PROTOBUF)
+
+    def ids(self) -> set[str]:
+        """The signals that it took."""
+        return self.got
 
     def _queue(self, path: str, items: list[Item]) -> None:
         if path == "/v1/traces":
@@ -126,6 +142,12 @@ class Relay:
             self.queues[path] += batch
 
 
+def ids_in(path: str, body: bytes) -> set[str]:
+    """The signals of a request."""
+    decode = otlp.decode_traces if path == "/v1/traces" else otlp.decode_logs
+    return {otlp.signal_id(signal) for signal in decode(body).signals}
+
+
 def unpacked(path: str, body: bytes) -> Iterator[Item]:
     """Every span or event of a request."""
     if path == "/v1/traces":
@@ -154,7 +176,7 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def relay(
-    receiver_url: str, mood: Callable[[], Mood], *, seed: int = 1, repeats: float = 0.0
+    receiver_url: str, mood: Callable[[], Mood], *, seed: int = 1, repeats: float = 0.0, forwards: bool = True
 ) -> AsyncIterator[Relay]:
     """A Collector that sends what it takes to the receiver."""
     with listen("127.0.0.1", 0) as listener:
@@ -162,7 +184,7 @@ async def relay(
         app = Starlette(routes=[Route(path, made.take, methods=["POST"]) for path in ("/v1/traces", "/v1/logs")])
         server = _Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))
         serving = asyncio.create_task(server.serve([listener]))
-        forwarding = asyncio.create_task(made.forward())
+        forwarding = asyncio.create_task(made.forward() if forwards else asyncio.Event().wait())
         try:
             yield made
         finally:
