@@ -26,6 +26,7 @@ from telemetry.webhooks import (
 )
 
 State = Literal["pending", "delivered", "failed"]
+STATES: tuple[State, ...] = ("pending", "delivered", "failed")
 _EVENTS_AT_ONCE = 500
 
 
@@ -98,6 +99,12 @@ async def get_delivery(connection: AsyncConnection, owner: str, delivery_id: str
     if row is None:
         raise NotFound("There is no delivery of this id.")
     return Delivery(*row)
+
+
+async def find_delivery_ids(connection: AsyncConnection, owner: str, beginning: str, *, limit: int) -> list[str]:
+    """Deliveries whose id begins like this."""
+    statement = select(_d.id).where(_d.owner_id == owner, _d.id.startswith(beginning, autoescape=True))
+    return list((await connection.execute(statement.order_by(_d.id).limit(limit))).scalars())
 
 
 async def read_attempts(connection: AsyncConnection, delivery: Delivery) -> list[Attempt]:

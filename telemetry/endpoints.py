@@ -29,7 +29,7 @@ DisabledReason = Literal["owner", "gone", "failing"]
 
 
 class EndpointDisabled(Refusal):
-    """The endpoint is disabled; set its status to active first."""
+    """The endpoint is disabled; enable it first."""
 
     code = "endpoint_disabled"
 
@@ -136,6 +136,13 @@ async def list_endpoints(
     found = [_read(row) for row in (await connection.execute(statement)).mappings()]
     last = found[limit - 1] if len(found) > limit else None
     return found[:limit], Position(last.created_at, last.id) if last else None
+
+
+async def find_endpoint_ids(connection: AsyncConnection, owner: str, beginning: str, *, limit: int) -> list[str]:
+    """Endpoints whose id begins like this."""
+    c = webhook_endpoints.c
+    statement = select(c.id).where(c.owner_id == owner, c.id.startswith(beginning, autoescape=True))
+    return list((await connection.execute(statement.order_by(c.id).limit(limit))).scalars())
 
 
 async def change(
