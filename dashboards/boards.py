@@ -9,7 +9,7 @@ from dashboards.panels import Board, Origin, Panel, Query, Row, to_json
 
 RATE = "$__rate_interval"
 RANGE = "$__range"
-TEMPLATE = 'template=~"$workflow_name"'
+TEMPLATE = 'template=~"$template"'
 OF_WORKFLOW = 'workflow_name=~"$workflow_name"'
 CHOSEN = OF_WORKFLOW + ',workflow_source=~"$source"'
 ROOTS = f"{ROOT},{CHOSEN}"
@@ -575,9 +575,11 @@ class PanelQuery:
     has_exemplars: bool
 
 
-def panel_queries(*, window: str = "5m", workflow_name: str = ".*", source: str = ".*") -> Iterator[PanelQuery]:
+def panel_queries(
+    *, window: str = "5m", workflow_name: str = ".*", source: str = ".*", template: str = ".*"
+) -> Iterator[PanelQuery]:
     """Every query of every dashboard, with Grafana's variables filled in."""
-    values = {RATE: window, RANGE: window, "$workflow_name": workflow_name, "$source": source}
+    values = {RATE: window, RANGE: window, "$workflow_name": workflow_name, "$source": source, "$template": template}
     for board in BOARDS:
         for panel in board.panels():
             for query in panel.queries:

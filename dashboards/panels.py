@@ -34,6 +34,7 @@ JAEGER_UID = "jaeger"
 TAG = "spanloom"
 HEIGHT = 8
 STAT_HEIGHT = 4
+_SPANS = "traces_span_metrics_calls_total"
 
 _TRACE = (
     f"""{{"t":{{"datasource":"{JAEGER_UID}","queries":[{{"refId":"A","query":"${{__data.fields.trace_id}}"}}]}}}}"""
@@ -115,7 +116,6 @@ def to_json(board: Board) -> str:
         .tooltip(DashboardCursorSync.CROSSHAIR)
         .link(_to_other_boards())
         .with_variable(_variable("workflow_name", "Workflow", "label_values(spanloom_executions_total, template)"))
-        .with_variable(_variable("source", "Source", "label_values(traces_span_metrics_calls_total, workflow_source)"))
     )
     numbers = iter(range(1, 1_000))
     for row in board.rows:

@@ -5,7 +5,7 @@ end may count on either side, so an increase must lie between two sums; they are
 counter that began anew within the window is not compared.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +14,7 @@ import httpx2
 from sqlalchemy import BigInteger, ColumnElement, and_, cast, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from telemetry.cost import template_keys
 from telemetry.reconcile import DAY, Check, CounterOutcome, Difference, first_id
 from telemetry.tables import executions, spans
 
@@ -211,34 +212,45 @@ async def _bounds(
     """The least and the most that the counter may have grown by."""
     surely = grown.since[1] + settle, grown.until[0] - settle
     perhaps = grown.since[0] - settle, grown.until[1] + settle
+    keys = await template_keys(connection) if counter.is_exact else {}
     if counter.column == "executions":
-        return await _executions(connection, *surely), await _executions(connection, *perhaps)
+        return await _executions(connection, keys, *surely), await _executions(connection, keys, *perhaps)
     c = executions.c
     within = and_(c.queued_at >= surely[0], c.completed_at <= surely[1])
     touching = and_(c.queued_at <= perhaps[1], or_(c.completed_at >= perhaps[0], c.completed_at.is_(None)))
-    return await _cost(connection, surely[0], within), await _cost(connection, perhaps[0], touching)
+    return await _cost(connection, keys, surely[0], within), await _cost(connection, keys, perhaps[0], touching)
 
 
-async def _executions(connection: AsyncConnection, since: datetime, until: datetime) -> Sums:
+async def _executions(connection: AsyncConnection, keys: Mapping[str, str], since: datetime, until: datetime) -> Sums:
     c = executions.c
     statement = (
-        select(c.workflow_name, c.status, func.count())
+        select(c.template_id, c.workflow_name, c.status, func.count())
         .where(c.id >= first_id(since - DAY), c.completed_at >= since, c.completed_at <= until)
-        .group_by(c.workflow_name, c.status)
+        .group_by(c.template_id, c.workflow_name, c.status)
     )
-    return {(name, status): count for name, status, count in await connection.execute(statement)}
+    found = [((keys.get(id_, name), status), count) for id_, name, status, count in await connection.execute(statement)]
+    return _added(found)
 
 
-async def _cost(connection: AsyncConnection, since: datetime, condition: ColumnElement[bool]) -> Sums:
-    """Per workflow, of the calls of executions that the condition holds for; they began at most a day before."""
+async def _cost(
+    connection: AsyncConnection, keys: Mapping[str, str], since: datetime, condition: ColumnElement[bool]
+) -> Sums:
+    """Of the calls of executions that the condition holds for; they began at most a day before."""
     c = executions.c
     statement = (
-        select(c.workflow_name, cast(func.coalesce(func.sum(spans.c.cost_nano_usd), 0), BigInteger))
+        select(c.template_id, c.workflow_name, cast(func.coalesce(func.sum(spans.c.cost_nano_usd), 0), BigInteger))
         .select_from(spans.join(executions, c.id == spans.c.execution_id))
         .where(spans.c.kind == "model", c.id >= first_id(since - DAY), condition)
-        .group_by(c.workflow_name)
+        .group_by(c.template_id, c.workflow_name)
     )
-    return {(name,): cost for name, cost in await connection.execute(statement)}
+    return _added([((keys.get(id_, name),), cost) for id_, name, cost in await connection.execute(statement)])
+
+
+def _added(found: Iterable[tuple[Group, int]]) -> Sums:
+    sums: dict[Group, int] = {}
+    for group, value in found:
+        sums[group] = sums.get(group, 0) + value
+    return sums
 
 
 def _differences(counter: _Counter, grown: Sums, least: Sums, most: Sums) -> list[Difference]:

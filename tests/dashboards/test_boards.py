@@ -77,10 +77,11 @@ def test_every_panel_says_what_it_shows_and_asks_prometheus(name: str) -> None:
             assert target["instant"] != target["range"]
 
 
-def test_there_are_five_dashboards_with_the_two_variables() -> None:
+def test_there_are_five_dashboards_with_the_same_variables() -> None:
     assert list(FILES) == ["overview.json", "cost.json", "nodes.json", "models.json", "telemetry.json"]
+    names = ["workflow_name", "source", "template"]
     for board in FILES.values():
-        assert [variable["name"] for variable in board["templating"]["list"]] == ["workflow_name", "source"]
+        assert [variable["name"] for variable in board["templating"]["list"]] == names
     assert len({board["uid"] for board in FILES.values()}) == len(BOARDS)
 
 
