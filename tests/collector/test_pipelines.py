@@ -151,6 +151,7 @@ async def test_content_and_other_libraries_reach_the_store_only(
     [shown] = await in_jaeger(jaeger, ours.trace_id.hex(), 1)
     assert tags(shown)[semconv.INPUT_MESSAGES] == "geheim"
     assert await in_jaeger(jaeger, others.trace_id.hex(), 1)
+    assert calls(await scraped(collector, lambda text: calls(text) >= 1)) == 1
 
 
 async def test_a_secret_is_masked_in_the_store_and_left_as_said_in_the_record(

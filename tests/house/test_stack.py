@@ -1,6 +1,7 @@
 """`./dev up` and `./dev down`: what they start they find again and stop, and what is wrong they say by name."""
 
 import json
+import os
 import re
 import socket
 import urllib.request
@@ -101,6 +102,42 @@ def test_a_port_in_use_is_said_by_name() -> None:
         with pytest.raises(stack.StackBroken, match=rf"port {port} \(Grafana\)"):
             stack.check_ports([stack.Part("Grafana", (free_port(), port), "", "")])
     assert not is_taken(port)
+
+
+@pytest.mark.parametrize(
+    ("docker", "podman", "engine"),
+    [
+        ("exit 0", "exit 0", ["docker", "compose"]),
+        ("exit 1", "exit 0", ["podman", "compose"]),
+        ('[ "$1" != compose ]', "exit 1", None),
+    ],
+    ids=["docker", "a docker without its daemon", "a docker without compose"],
+)
+def test_compose_is_taken_where_an_engine_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, docker: str, podman: str, engine: list[str] | None
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    stand_in(tmp_path / "docker", docker)
+    stand_in(tmp_path / "podman", podman)
+    assert stack.container_engine() == engine
+
+
+def test_down_keeps_the_logs_of_containers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    stand_in(tmp_path / "docker", f'echo "$@" >>{tmp_path}/asked; echo said by "$3"')
+    stack.down(tmp_path / "state")
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert [line.split()[-1] for line in asked] == ["info", "version", "--no-color", "down"]
+    assert "said by logs" in (tmp_path / "state" / "logs" / "compose.log").read_text()
+    assert "stopped containers" in capsys.readouterr().err
+
+
+def stand_in(file: Path, script: str) -> None:
+    """A program that does as the script says."""
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
 
 
 def test_another_word_is_refused() -> None:

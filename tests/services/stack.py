@@ -76,9 +76,11 @@ def up(state: Path) -> None:
     processes = Processes(state)
     if running := processes.running():
         raise StackBroken(f"already up: {', '.join(running)}. ./dev down ends it")
-    compose, token = _container_engine(), _ingest_token(state)
+    compose, token = container_engine(), _secret(state, "ingest-token")
     parts = _contained() if compose else _cached(state, token)
-    service = _service(_POSTGRES_URL if compose else f"sqlite:///{state / 'spanloom.db'}", token)
+    service = _service(
+        _POSTGRES_URL if compose else f"sqlite:///{state / 'spanloom.db'}", token, _secret(state, "secret-key")
+    )
     check_ports([*parts, service])
     try:
         if compose:
@@ -101,8 +103,8 @@ def down(state: Path) -> None:
     """Stop what `up` started, last first. Data and logs stay."""
     processes = Processes(state)
     stopped = processes.stop(seconds=STOP_SECONDS)
-    if compose := _container_engine():
-        token = _ingest_token(state)
+    if compose := container_engine():
+        token = _secret(state, "ingest-token")
         processes.logs.mkdir(parents=True, exist_ok=True)
         with (processes.logs / "compose.log").open("ab") as log:
             _compose(compose, token, "logs", "--no-color", output=log.fileno())
@@ -175,11 +177,12 @@ def _prometheus(command: Sequence[str]) -> Part:
     return Part("Prometheus", (9090,), "http://127.0.0.1:9090/-/ready", "http://127.0.0.1:9090", command)
 
 
-def _service(database_url: str, token: str) -> Part:
+def _service(database_url: str, token: str, secret_key: str) -> Part:
     """The service, in the mode where the Collector carries its signals."""
     environment = {
         "SPANLOOM_PIPELINE": "collector",
         "SPANLOOM_DATABASE_URL": os.environ.get("SPANLOOM_DATABASE_URL") or database_url,
+        "SPANLOOM_SECRET_KEY": os.environ.get("SPANLOOM_SECRET_KEY") or secret_key,
         "SPANLOOM_INGEST_TOKENS": token,
         "SPANLOOM_TRACE_URL": "http://127.0.0.1:16686/trace/{trace_id}",
         "SPANLOOM_PROMETHEUS_URL": "http://127.0.0.1:9090",
@@ -214,9 +217,9 @@ def check_ports(parts: Iterable[Part]) -> None:
         raise StackBroken(f"in use: port {', '.join(taken)}. Stop what listens there")
 
 
-def _ingest_token(state: Path) -> str:
-    """What the Collector shows to our receiver, made up once."""
-    file = state / "ingest-token"
+def _secret(state: Path, name: str) -> str:
+    """A random text, made up once and kept. The ingest token is what the Collector shows to our receiver."""
+    file = state / name
     if not file.exists():
         state.mkdir(exist_ok=True)
         file.touch(mode=0o600)
@@ -224,7 +227,7 @@ def _ingest_token(state: Path) -> str:
     return file.read_text()
 
 
-def _container_engine() -> list[str] | None:
+def container_engine() -> list[str] | None:
     """The compose command of an engine that answers; null if none does."""
     for name in ("docker", "podman"):
         if shutil.which(name) and _succeeds(name, "info") and _succeeds(name, "compose", "version"):
