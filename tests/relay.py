@@ -72,6 +72,8 @@ class Relay:
     poison: str | None = None
     """A signal that makes it refuse the request."""
     got: set[str] = field(default_factory=set)
+    seen: list[str] = field(default_factory=list)
+    """The scope of each signal that came."""
     queues: dict[Path, list[Item]] = field(
         default_factory=lambda: {"/v1/traces": [], "/v1/logs": [], "/webhooks/v1/logs": []}
     )
@@ -98,6 +100,7 @@ class Relay:
             case "dawdles":
                 await asyncio.sleep(0.3)
         items = list(unpacked(request.url.path, body))
+        self.seen += [scope for scope, _ in items]
         rejected = self.random.sample(items, (len(items) + 1) // 2) if mood == "rejects" else []
         if mood != "swallows":
             self._queue(request.url.path, [item for item in items if item not in rejected])
