@@ -115,7 +115,9 @@ def to_json(board: Board) -> str:
         .refresh("30s")
         .tooltip(DashboardCursorSync.CROSSHAIR)
         .link(_to_other_boards())
-        .with_variable(_variable("workflow_name", "Workflow", "label_values(spanloom_executions_total, template)"))
+        .with_variable(_variable("workflow_name", "Workflow", f"label_values({_SPANS}, workflow_name)"))
+        .with_variable(_variable("source", "Source", f"label_values({_SPANS}, workflow_source)"))
+        .with_variable(_variable("template", "Template (books)", "label_values(spanloom_executions_total, template)"))
     )
     numbers = iter(range(1, 1_000))
     for row in board.rows:

@@ -104,7 +104,8 @@ async def test_serving_keeps_the_books(migrated_sqlite_url: str, monkeypatch: py
         kept.set()
 
     monkeypatch.setattr(ReconcileJob, "run", run)
-    serving = asyncio.create_task(serve(Settings(database_url=migrated_sqlite_url, bind="127.0.0.1:0")))
+    settings = Settings(database_url=migrated_sqlite_url, bind="127.0.0.1:0")
+    serving = asyncio.create_task(serve(settings, {"api", "keeper"}))
     async with asyncio.timeout(10):
         await kept.wait()
     serving.cancel()
