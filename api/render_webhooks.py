@@ -24,7 +24,7 @@ def endpoints_table(found: Sequence[Endpoint]) -> RenderableType:
         status = one.status if one.disabled_reason is None else f"{one.status} ({one.disabled_reason})"
         if one.status == "active" and one.failures_in_row:
             status = f"failing ({one.failures_in_row})"
-        events = ", ".join(event.removeprefix("workflow.") for event in one.events)
+        events = ", ".join(event.partition(".")[2] for event in one.events)
         style = _STYLES[one.status] if not one.failures_in_row else "yellow"
         table.add_row(shown[one.id], Text(status, style=style), one.url, events, moment(one.created_at))
     return table

@@ -1,5 +1,6 @@
 """What the service is told of endpoints and answers about them and their deliveries."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -9,16 +10,10 @@ from api.documents import Answer
 from api.times import Time
 from engine.graph import Document
 from telemetry import deliveries, endpoints
+from telemetry.webhook_bodies import TYPES
 
-EventType = Literal[
-    "workflow.execution.started",
-    "workflow.execution.completed",
-    "workflow.execution.failed",
-    "workflow.execution.cancelled",
-    "workflow.budget.warning",
-    "workflow.budget.exceeded",
-    "workflow.node.retrying",
-]
+_TYPES = "|".join(re.escape(type_) for type_ in TYPES)
+EventType = Annotated[str, Field(pattern=f"^({_TYPES})$", json_schema_extra={"enum": list(TYPES)})]
 """What an endpoint may ask for."""
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -21,6 +21,7 @@ from engine.errors import NotFound
 from engine.request import Caller
 from engine.semconv import TERMINAL_EVENTS
 from telemetry import deliveries, endpoints
+from telemetry.webhook_bodies import TYPES
 
 T = TypeVar("T")
 
@@ -248,9 +249,9 @@ def _body(given: NewEndpoint) -> documents.EndpointBody:
         if not separator:
             wrong_use("a header is written as NAME=VALUE")
         headers[name] = value
-    unknown = [event for event in given.events if event not in get_args(documents.EventType)]
+    unknown = [event for event in given.events if event not in TYPES]
     if unknown:
-        wrong_use(f"{unknown[0]} is no event; there are: {', '.join(get_args(documents.EventType))}")
+        wrong_use(f"{unknown[0]} is no event; there are: {', '.join(TYPES)}")
     try:
         return documents.EndpointBody.model_validate(
             {

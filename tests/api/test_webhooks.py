@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import cast, get_args
+from typing import cast
 
 import httpx2
 import jsonschema_rs
@@ -14,12 +14,11 @@ from sqlalchemy import update
 from api.keeper import keeping
 from api.outgoing import key_file, sealer_of
 from api.settings import Settings, SettingsInvalid
-from api.webhook_documents import EventType
 from engine.graph import Json, JsonObject
 from telemetry.tables import webhook_deliveries, webhook_endpoints
 from telemetry.webhook_bodies import TYPES
 from tests.api.harness import Service, running
-from tests.api.test_openapi import COMPONENTS, DOCUMENT, fits
+from tests.api.test_openapi import COMPONENTS, DOCUMENT, SCHEMAS, fits
 from tests.telemetry.receiver import Receiver, Reply, receiving
 
 ENDPOINTS = "/v1/webhooks/endpoints"
@@ -131,8 +130,10 @@ async def test_what_is_sent_is_what_the_description_says(desk: Office) -> None:
         jsonschema_rs.validator_for(schema | {"components": COMPONENTS}).validate(call.document)
 
 
-def test_an_endpoint_may_ask_for_every_type() -> None:
-    assert get_args(EventType) == TYPES
+async def test_an_endpoint_may_ask_for_every_type(desk: Office) -> None:
+    events = cast("dict[str, dict[str, JsonObject]]", SCHEMAS["EndpointBody"]["properties"])["events"]
+    assert events["items"]["enum"] == list(TYPES)
+    assert (await desk.endpoint(events=list(TYPES)))["events"] == list(TYPES)
 
 
 async def test_a_failed_execution_is_told_with_its_reason(migrated_sqlite_url: str) -> None:

@@ -98,7 +98,7 @@ async def test_bytes_are_fixed_when_an_event_is_kept(database: Database) -> None
     signals = everything()
     await apply(database, signals)
     kept = await bodies(database)
-    later = [replace(s, at_ns=s.at_ns + 5) if isinstance(s, EventRecord) else s for s in signals]
+    later = [replace(s, at_ns=s.at_ns + 5_000_000) if isinstance(s, EventRecord) else s for s in signals]
     await endpoint(database)
     await apply(database, later)
     assert await bodies(database) == kept
