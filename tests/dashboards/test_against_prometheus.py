@@ -137,14 +137,22 @@ async def serving(url: str, documents: Path, port: int) -> AsyncIterator[Worksho
         await shop.store_definition("helper", AGENT)
         await shop.store_template("agent", AGENT)
         with listen("127.0.0.1", port) as listener:
-            assert isinstance(listener, socket.socket)
-            ready = asyncio.Event()
-            server = make_server(shop.runtime, listener, lambda _: ready.set())
-            task = asyncio.create_task(server.serve([listener]), name="service")
-            await ready.wait()
-            yield shop
-            server.should_exit = True
-            await task
+            async with serve_workshop(shop, listener):
+                yield shop
+
+
+@asynccontextmanager
+async def serve_workshop(shop: Workshop, listener: socket.socket) -> AsyncIterator[None]:
+    """Answer over HTTP for what runs in a workshop."""
+    ready = asyncio.Event()
+    server = make_server(shop.runtime, listener, lambda _: ready.set())
+    task = asyncio.create_task(server.serve([listener]), name="service")
+    await ready.wait()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
 
 
 def configuration(port: int, folder: Path) -> JsonDocument:
