@@ -73,7 +73,10 @@ def _schedule(seconds: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _exceptions(items: tuple[str, ...]) -> tuple[str, ...]:
-    Exceptions.parse(items)
+    try:
+        Exceptions.parse(items)
+    except ValueError:
+        raise ValueError("lists networks as in 10.1.0.0/16, and places as host:port") from None
     return items
 
 
