@@ -45,10 +45,10 @@ def test_lists_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         monkeypatch.setenv(name, value)
     settings = read_settings()
-    assert settings.secret_key == ("b" * 32, "a" * 32)
-    assert settings.webhook_schedule == (0, 0.5, 60)
-    assert settings.egress_allow == ("10.1.0.0/16", "hooks.internal:8080")
-    assert settings.egress_ports == (443,)
+    assert list(settings.secret_key) == ["b" * 32, "a" * 32]
+    assert list(settings.webhook_schedule) == [0, 0.5, 60]
+    assert list(settings.egress_allow) == ["10.1.0.0/16", "hooks.internal:8080"]
+    assert list(settings.egress_ports) == [443]
     assert "bbbb" not in repr(settings)
 
 
