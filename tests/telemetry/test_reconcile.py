@@ -250,8 +250,8 @@ def recorded(**changed: tuple[float | None, float]) -> Series:
     return right | changed
 
 
-def prometheus(values: Series, *, has: str = "") -> Prometheus:
-    """A Prometheus with these samples; queries that begin with `has` give something."""
+def prometheus(values: Series, *, has: str = "", processes: int = 1) -> Prometheus:
+    """A Prometheus with these samples from so many processes; queries that begin with `has` give something."""
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         query, time = request.url.params["query"], float(request.url.params["time"])
@@ -260,7 +260,11 @@ def prometheus(values: Series, *, has: str = "") -> Prometheus:
         if metric in values:
             value = values[metric][0 if time <= SINCE.timestamp() else 1]
             labels = dict(part.replace('"', "").split("=") for part in LABELS[metric].split(","))
-            result = [] if value is None else [{"metric": labels, "values": [[time - 1, str(value)]]}]
+            if value is not None:
+                result = [
+                    {"metric": labels | {"pod": str(number)}, "values": [[time - 1, str(value)]]}
+                    for number in range(processes)
+                ]
         elif has and query.startswith(has):
             result = [{"metric": {}, "value": [time, "1"]}]
         return httpx2.Response(200, json={"status": "success", "data": {"resultType": "matrix", "result": result}})
@@ -287,6 +291,13 @@ async def booked(database: Database) -> Database:
 
 async def test_counters_that_grew_by_what_the_records_say_agree(booked: Database) -> None:
     assert await counted(booked, prometheus(recorded())) == ([], [])
+
+
+async def test_what_every_process_tells_counts_once_and_what_each_counts_adds_up(booked: Database) -> None:
+    halves = prometheus(
+        recorded(traces_span_metrics_calls_total=(3, 3.5), workflow_cost_usd_total=(None, PRICE / 1e9)), processes=2
+    )
+    assert await counted(booked, halves) == ([], [])
 
 
 @pytest.mark.parametrize(
