@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import Response
+from fastapi import Request, Response
 from pydantic import BaseModel
 
 from api.problems import TITLES
@@ -16,6 +16,20 @@ PROBLEMS_EVERYWHERE = ("host_not_allowed", "internal_error", "unavailable")
 def json_answer(document: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """The document as JSON."""
     return Response(document.model_dump_json(by_alias=True), status, headers, media_type="application/json")
+
+
+def next_link(request: Request, cursor: str | None) -> dict[str, str]:
+    """The header that leads to the next page, relative to this service; nothing on the last one."""
+    if cursor is None:
+        return {}
+    url = request.url.include_query_params(cursor=cursor)
+    return {"Link": f'<{url.path}?{url.query}>; rel="next"'}
+
+
+def takes_body(model: str, *, required: bool = True) -> dict[str, object]:
+    """What OpenAPI says of a body that the route reads itself."""
+    schema = {"$ref": f"#/components/schemas/{model}"}
+    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
 
 
 def answers(good: Answers, *codes: str) -> Answers:

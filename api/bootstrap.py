@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from engine.resources import Models, Resources
     from telemetry.journal import Journal
     from telemetry.metrics import Metrics
+    from telemetry.pipeline import Consumer
+    from telemetry.receiver import Receiver
     from telemetry.sdk import Telemetry
+    from telemetry.sinks import Sink
 
 EXPORT_SECONDS = 5.0
 """How long the last traces may take to leave for a backend that may hang."""
@@ -41,6 +44,7 @@ class Runtime:
     database: Database
     telemetry: "Telemetry"
     metrics: "Metrics"
+    receiver: "Receiver"
     journal: "Journal"
     resources: "Resources"
     engine: "ExecutionEngine"
@@ -57,6 +61,15 @@ class Runtime:
         await self.engine.close(self.settings.drain_seconds)
 
 
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    """What answers the Collector."""
+
+    settings: Settings
+    metrics: "Metrics"
+    receiver: "Receiver"
+
+
 @asynccontextmanager
 async def open_runtime(settings: Settings, *, models: "Models | None" = None) -> AsyncIterator[Runtime]:
     """What runs workflows and keeps their books; `models` take the place of the providers'.
@@ -68,8 +81,7 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
     from telemetry.health import Health
     from telemetry.journal import Journal
     from telemetry.metrics import Metrics
-    from telemetry.pipeline import Pipeline
-    from telemetry.records import Records
+    from telemetry.receiver import Receiver
     from telemetry.sdk import build_telemetry
 
     async with AsyncExitStack() as stack:
@@ -77,12 +89,14 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
         async with database.begin() as connection:
             await sync_builtin(connection, load_builtin())
         resources = _resources(settings, database, models, stack)
-        telemetry = build_telemetry()
+        telemetry = build_telemetry(exports_ours=settings.pipeline == "embedded")
         stack.push_async_callback(_in_time, telemetry.shutdown)
         health = Health()
         metrics = Metrics(database, health)
-        pipeline = Pipeline([Records()], health=health, after_commit=metrics.feed)
-        journal = await stack.enter_async_context(Journal(database, pipeline))
+        receiver = Receiver(database, _consumers(settings), health)
+        open_sink = _SINKS[settings.pipeline]
+        sink = await stack.enter_async_context(open_sink(settings, database, telemetry, metrics, receiver))
+        journal = await stack.enter_async_context(Journal(database, sink))
         telemetry.add(journal.spans, journal.events)
         engine = ExecutionEngine(
             resources,
@@ -91,10 +105,61 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
             logger_provider=telemetry.logger_provider,
             disconnect_seconds=settings.disconnect_seconds,
         )
-        runtime = Runtime(settings, database, telemetry, metrics, journal, resources, engine)
+        runtime = Runtime(settings, database, telemetry, metrics, receiver, journal, resources, engine)
         journal.listen_for_cancel(runtime.cancel)
         stack.push_async_callback(engine.close)
         yield runtime
+
+
+@asynccontextmanager
+async def open_ingest(settings: Settings) -> AsyncIterator[Ingest]:
+    """What answers the Collector, without an engine. Raises a `SpanloomError` that says what to do."""
+    from telemetry.health import Health
+    from telemetry.metrics import Metrics
+    from telemetry.receiver import Receiver
+
+    async with open_database(settings) as database:
+        health = Health()
+        yield Ingest(settings, Metrics(database, health), Receiver(database, _consumers(settings), health))
+
+
+def _consumers(settings: Settings) -> list["Consumer"]:
+    from telemetry.records import Records
+    from telemetry.webhooks import Webhooks
+
+    return [Records(), Webhooks(settings.trace_link)]
+
+
+@asynccontextmanager
+async def _embedded(
+    settings: Settings, database: Database, telemetry: "Telemetry", metrics: "Metrics", receiver: "Receiver"
+) -> AsyncIterator["Sink"]:
+    """Signals go straight to the consumers, in the transaction that decides."""
+    from telemetry.pipeline import Pipeline
+
+    await receiver.serve_all()
+    yield Pipeline(_consumers(settings), health=receiver.health, after_commit=metrics.feed)
+
+
+@asynccontextmanager
+async def _by_collector(
+    settings: Settings, database: Database, telemetry: "Telemetry", metrics: "Metrics", receiver: "Receiver"
+) -> AsyncIterator["Sink"]:
+    """Signals go into the outbox, from there to the Collector, and come back to the receiver."""
+    from telemetry.receiver import Unconfirmed
+    from telemetry.sdk import find_collector
+    from telemetry.shipper import Shipper
+    from telemetry.sinks import OutboxSink
+
+    health = receiver.health
+    shipper = Shipper(database, find_collector(), resource=telemetry.resource, health=health.outbox)
+    async with shipper, Unconfirmed(receiver, after_seconds=settings.outbox_confirm_seconds):
+        names = [intake.name for intake in receiver.intakes]
+        yield OutboxSink(names, health=health, on_commit=shipper.wake)
+
+
+_SINKS = {"embedded": _embedded, "collector": _by_collector}
+"""`SPANLOOM_PIPELINE`, and the one thing that it decides: where the journal puts signals."""
 
 
 @asynccontextmanager

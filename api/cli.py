@@ -25,8 +25,15 @@ executions_app = typer.Typer(
     help="List executions, newest first; show or cancel one.", rich_markup_mode=None, invoke_without_command=True
 )
 app.add_typer(executions_app, name="executions")
+webhooks_app = typer.Typer(
+    help="Tell other services of what happens, signed; see what was sent.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+app.add_typer(webhooks_app, name="webhooks")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+EndpointId = Annotated[str, typer.Argument(metavar="ID", help="An endpoint's id, or a beginning of one.")]
 ExecutionId = Annotated[str, typer.Argument(metavar="ID", help="An id, a beginning of one, or `last`.")]
 
 
@@ -81,14 +88,24 @@ def demo(
 
 
 @app.command()
-def serve() -> None:
+def serve(
+    role: Annotated[
+        str | None,
+        typer.Option(
+            "--role",
+            metavar="ROLE,…",
+            help="What this process does: api, keeper, and with SPANLOOM_PIPELINE=collector ingest. All, if not given.",
+        ),
+    ] = None,
+) -> None:
     """Serve the HTTP API.
 
-    On 127.0.0.1:8000, unless SPANLOOM_BIND or PORT says otherwise; the first Ctrl-C lets executions end.
+    On 127.0.0.1:8000, unless SPANLOOM_BIND or PORT says otherwise; the first Ctrl-C lets executions end. Beside it
+    the keeper compares the books and sends webhooks, and the Collector is listened to where signals go through it.
     """
     from api.commands.serve import run_service
 
-    raise typer.Exit(run_service())
+    raise typer.Exit(run_service(role))
 
 
 @app.command()
@@ -208,6 +225,119 @@ def cost(
     from api.commands.cost import show_cost
 
     raise typer.Exit(show_cost(tuple(by or ["template"]), template, _utc(since), _utc(until), as_json=json))
+
+
+@app.command()
+def reconcile(
+    since: Annotated[
+        datetime | None, typer.Option("--from", metavar="TIME", help="Not before, in UTC; a day ago if not given.")
+    ] = None,
+    until: Annotated[datetime | None, typer.Option("--to", metavar="TIME", help="Before this time, in UTC.")] = None,
+    json: Json = False,
+) -> None:
+    """Compare the books: spans, records, roll-ups, Prometheus. Exit 1 and the ids if they disagree; repairs nothing."""
+    from api.commands.reconcile import compare
+
+    raise typer.Exit(compare(_utc(since), _utc(until), as_json=json))
+
+
+@webhooks_app.command("list")
+def webhooks_list(json: Json = False) -> None:
+    """List endpoints, newest first."""
+    from api.commands.webhooks import list_all
+
+    raise typer.Exit(list_all(as_json=json))
+
+
+@webhooks_app.command("add")
+def webhooks_add(
+    url: Annotated[str, typer.Argument(metavar="URL", help="https; own places by SPANLOOM_EGRESS_ALLOW.")],
+    event: Annotated[
+        list[str] | None,
+        typer.Option(help="As in workflow.execution.failed; repeat for more. The ends of executions, if not given."),
+    ] = None,
+    template: Annotated[
+        list[str] | None, typer.Option(help="Only executions of this template, by key or id; repeat for more.")
+    ] = None,
+    header: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Sent along: X-… or Authorization; repeat for more.")
+    ] = None,
+    description: Annotated[str | None, typer.Option(help="Kept with the endpoint.")] = None,
+    json: Json = False,
+) -> None:
+    """Add an endpoint and show its secret, this once."""
+    from api.commands.webhooks import NewEndpoint, add
+
+    given = NewEndpoint(url, tuple(event or ()), tuple(template or ()), tuple(header or ()), description)
+    raise typer.Exit(add(given, as_json=json))
+
+
+@webhooks_app.command("test")
+def webhooks_test(id: EndpointId, json: Json = False) -> None:
+    """Send `webhook.test` now and tell what came of it; exit 1 if it was not taken."""
+    from api.commands.webhooks import test
+
+    raise typer.Exit(test(id, as_json=json))
+
+
+@webhooks_app.command("rotate")
+def webhooks_rotate(
+    id: EndpointId,
+    overlap_hours: Annotated[int, typer.Option(min=0, max=168, help="How long the old secret signs too.")] = 24,
+    json: Json = False,
+) -> None:
+    """Give an endpoint a new secret and show it, this once."""
+    from api.commands.webhooks import rotate
+
+    raise typer.Exit(rotate(id, overlap_hours, as_json=json))
+
+
+@webhooks_app.command("disable")
+def webhooks_disable(id: EndpointId, json: Json = False) -> None:
+    """Send an endpoint nothing; what is open fails."""
+    from api.commands.webhooks import set_status
+
+    raise typer.Exit(set_status(id, "disabled", as_json=json))
+
+
+@webhooks_app.command("enable")
+def webhooks_enable(id: EndpointId, json: Json = False) -> None:
+    """Send an endpoint what happens from now on."""
+    from api.commands.webhooks import set_status
+
+    raise typer.Exit(set_status(id, "active", as_json=json))
+
+
+@webhooks_app.command("deliveries")
+def webhooks_deliveries(
+    endpoint: Annotated[str | None, typer.Option(help="Only those to this endpoint, by its whole id.")] = None,
+    state: Annotated[str | None, typer.Option(help="pending, delivered or failed.")] = None,
+    event: Annotated[str | None, typer.Option(help="As in workflow.execution.failed.")] = None,
+    execution: Annotated[str | None, typer.Option(help="Only those about this execution, by its whole id.")] = None,
+    since: Annotated[datetime | None, typer.Option("--from", metavar="TIME", help="Not before, in UTC.")] = None,
+    until: Annotated[datetime | None, typer.Option("--to", metavar="TIME", help="Before this time, in UTC.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Most deliveries to list.")] = 20,
+    json: Json = False,
+) -> None:
+    """List deliveries, newest first."""
+    from api.commands.webhooks import Wanted, list_deliveries
+
+    wanted = Wanted(endpoint, state, event, execution, _utc(since), _utc(until))
+    raise typer.Exit(list_deliveries(wanted, limit, as_json=json))
+
+
+@webhooks_app.command("redeliver")
+def webhooks_redeliver(
+    id: Annotated[str, typer.Argument(metavar="ID", help="A delivery's id; with --from and --to an endpoint's.")],
+    since: Annotated[datetime | None, typer.Option("--from", metavar="TIME", help="Not before, in UTC.")] = None,
+    until: Annotated[datetime | None, typer.Option("--to", metavar="TIME", help="Before this time, in UTC.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also what arrived, not only what failed.")] = False,
+    json: Json = False,
+) -> None:
+    """Send again, with the same id and bytes: one delivery, or what an endpoint missed in a time."""
+    from api.commands.webhooks import redeliver
+
+    raise typer.Exit(redeliver(id, _utc(since), _utc(until), everything=everything, as_json=json))
 
 
 @app.command()

@@ -9,14 +9,23 @@ from pydantic.json_schema import models_json_schema
 
 from api.problems import ProblemDocument
 from api.routers.executions import CancelBody
+from api.webhook_documents import EndpointBody, EndpointChange, RedeliverBody, RotateBody
 from engine.events import EventType
 from engine.request import ExecutionRequest
 from engine.result import ExecutionResult
+from telemetry.webhook_bodies import DATA_MODELS
 
 _REFERENCE = "#/components/schemas/{model}"
 _STOCK = ("HTTPValidationError", "ValidationError")
-_BODIES: tuple[type[BaseModel], ...] = (ExecutionRequest, CancelBody)
-_ANSWERS: tuple[type[BaseModel], ...] = (ExecutionResult, ProblemDocument)
+_BODIES: tuple[type[BaseModel], ...] = (
+    ExecutionRequest,
+    CancelBody,
+    EndpointBody,
+    EndpointChange,
+    RotateBody,
+    RedeliverBody,
+)
+_ANSWERS: tuple[type[BaseModel], ...] = (ExecutionResult, ProblemDocument, *DATA_MODELS.values())
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
@@ -31,6 +40,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     for operation in (one for path in document["paths"].values() for one in path.values()):
         _drop_stock_answer(operation)
     document["components"]["schemas"] = dict(sorted(schemas.items()))
+    document["webhooks"] = {type_: {"post": _webhook(type_, model)} for type_, model in DATA_MODELS.items()}
     return document
 
 
@@ -48,6 +58,38 @@ def _drop_stock_answer(operation: dict[str, Any]) -> None:
     schema = content.get("application/json", {}).get("schema", {})
     if schema.get("$ref", "").endswith("HTTPValidationError"):
         del operation["responses"]["422"]
+
+
+def _webhook(type_: str, data: type[BaseModel]) -> dict[str, Any]:
+    """What an endpoint is sent: Standard Webhooks, at least once and in no order."""
+    headers = {
+        "webhook-id": "`evt_<event id>`, the same for every attempt.",
+        "webhook-timestamp": "When this attempt was made, in seconds since 1970.",
+        "webhook-signature": "`v1,<base64>`, two of them while a secret is rotated.",
+    }
+    body = {
+        "type": "object",
+        "required": ["type", "timestamp", "data"],
+        "properties": {
+            "type": {"const": type_},
+            "timestamp": {"type": "string", "format": "date-time"},
+            "data": {"$ref": _REFERENCE.format(model=data.__name__)},
+        },
+    }
+    return {
+        "tags": ["webhooks"],
+        "operationId": f"webhook_{type_.replace('.', '_')}",
+        "summary": (data.__doc__ or "").strip().splitlines()[0],
+        "parameters": [
+            {"name": name, "in": "header", "required": True, "description": meaning, "schema": {"type": "string"}}
+            for name, meaning in headers.items()
+        ],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "responses": {
+            "2XX": {"description": "It was taken. Anything else is repeated."},
+            "410": {"description": "The endpoint is gone: nothing more is sent to it."},
+        },
+    }
 
 
 def _frame() -> dict[str, Any]:

@@ -4,18 +4,28 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Set as AbstractSet
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from types import FrameType
+from typing import Literal
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from api.app import create_app
-from api.bootstrap import Runtime, open_runtime
-from api.settings import Settings, check_bind
+from api.bootstrap import Ingest, Runtime, open_ingest, open_runtime
+from api.ingest import create_ingest_app
+from api.keeper import keeping
+from api.settings import Settings, check_bind, check_ingest
 from engine.errors import SpanloomError
 
 GRACE_SECONDS = 3
 """How long answers may take to be read once all executions have ended."""
+
+Role = Literal["api", "keeper", "ingest"]
+ROLES: tuple[Role, ...] = ("api", "keeper", "ingest")
+"""What a process does: answer the API and run workflows, keep house, take signals back from the Collector."""
 
 _BACKLOG = 2_048
 
@@ -28,13 +38,62 @@ class CannotListen(SpanloomError):
     code = "cannot_listen"
 
 
-async def serve(settings: Settings, on_ready: Callable[[str], None] | None = None) -> None:
-    """The service from start to stop; `on_ready` is told its URL. Raises a `SpanloomError` that says what to do."""
-    check_bind(settings)
-    listener = listen(*settings.address)
-    with listener:
-        async with open_runtime(settings) as runtime:
-            await serve_runtime(runtime, listener, on_ready)
+async def serve(settings: Settings, roles: AbstractSet[Role], on_ready: Callable[[str], None] | None = None) -> None:
+    """The service in some of its roles, from start to stop; `on_ready` is told the URL of the API.
+
+    Raises a `SpanloomError` that says what to do.
+    """
+    async with AsyncExitStack() as stack:
+        api = ingest = None
+        if "api" in roles:
+            check_bind(settings)
+            api = stack.enter_context(listen(*settings.address))
+        if "ingest" in roles:
+            check_ingest(settings)
+            ingest = stack.enter_context(listen(*settings.ingest_address, variable="SPANLOOM_INGEST_BIND"))
+        runtime = None
+        if roles != {"ingest"}:
+            runtime = await stack.enter_async_context(open_runtime(settings))
+        if ingest is not None:
+            over = ingest_of(runtime) if runtime else await stack.enter_async_context(open_ingest(settings))
+            await stack.enter_async_context(receiving(over, ingest))
+        if runtime is not None and "keeper" in roles:
+            await stack.enter_async_context(keeping(runtime))
+        if runtime is not None and api is not None:
+            await serve_runtime(runtime, api, on_ready)
+        else:
+            await _signal()
+
+
+def default_roles(settings: Settings) -> frozenset[Role]:
+    """Everything that one process can do."""
+    return frozenset(ROLES if settings.pipeline == "collector" else ("api", "keeper"))
+
+
+async def _signal() -> None:
+    """SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+@asynccontextmanager
+async def receiving(ingest: Ingest, listener: socket.socket) -> AsyncIterator[None]:
+    """The Collector is answered at `listener` while the block runs."""
+    server = _IngestServer(_config(create_ingest_app(ingest)))
+    serving = asyncio.create_task(server.serve([listener]), name="ingest")
+    log.info("ready for the Collector at %s", url_of(listener))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+def ingest_of(runtime: Runtime) -> Ingest:
+    """What answers the Collector, over what already runs."""
+    return Ingest(runtime.settings, runtime.metrics, runtime.receiver)
 
 
 async def serve_runtime(
@@ -48,8 +107,12 @@ def make_server(
     runtime: Runtime, listener: socket.socket, on_ready: Callable[[str], None] | None = None
 ) -> uvicorn.Server:
     """The server, not yet started; setting its `should_exit` is what a signal does."""
-    config = uvicorn.Config(
-        create_app(runtime),
+    return _Server(_config(create_app(runtime)), runtime, listener, on_ready)
+
+
+def _config(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
         http="httptools",
         ws="none",
         lifespan="off",
@@ -59,10 +122,9 @@ def make_server(
         proxy_headers=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    return _Server(config, runtime, listener, on_ready)
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, variable: str = "SPANLOOM_BIND") -> socket.socket:
     """A socket that listens there; port 0 takes a free one. Raises `CannotListen`.
 
     The protocol is named, as asyncio turns Nagle's algorithm off only then: with it each answer takes 40 ms longer.
@@ -77,15 +139,21 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         reason = error.strerror or str(error)
-        raise CannotListen(
-            f"cannot listen on {host}:{port} ({reason}); name another address in SPANLOOM_BIND"
-        ) from error
+        raise CannotListen(f"cannot listen on {host}:{port} ({reason}); name another address in {variable}") from error
 
 
 def url_of(listener: socket.socket) -> str:
     """Where the service is reached on this machine."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _IngestServer(uvicorn.Server):
+    """uvicorn, which leaves signals to those who stop it."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 class _Server(uvicorn.Server):

@@ -14,10 +14,14 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from engine.addresses import Exceptions
 from engine.errors import SpanloomError
 from engine.providers import ProviderSettings
 
 PREFIX = "SPANLOOM_"
+
+MIN_SECRET_KEY = 32
+"""Characters."""
 
 _OF_TESTS = frozenset({"SPANLOOM_REQUIRE_ALL", "SPANLOOM_TEST_DATABASE_URL"})
 
@@ -56,9 +60,33 @@ def _host_and_port(value: str) -> str:
     return value
 
 
+def _secret_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
+    if any(len(key) < MIN_SECRET_KEY for key in keys):
+        raise ValueError(f"a key has at least {MIN_SECRET_KEY} characters; make one with `openssl rand -hex 32`")
+    return keys
+
+
+def _schedule(seconds: tuple[float, ...]) -> tuple[float, ...]:
+    if not seconds or seconds[0] != 0:
+        raise ValueError("begins with 0, the first attempt, and lists the seconds before each further one")
+    return seconds
+
+
+def _exceptions(items: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        Exceptions.parse(items)
+    except ValueError:
+        raise ValueError("lists networks as in 10.1.0.0/16, and places as host:port") from None
+    return items
+
+
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+SecretKeys = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_secret_keys)]
+Schedule = Annotated[tuple[Seconds, ...], NoDecode, BeforeValidator(_split), AfterValidator(_schedule)]
+Places = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_exceptions)]
+Ports = Annotated[tuple[Port, ...], NoDecode, BeforeValidator(_split)]
 Folders = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
 
 
@@ -77,12 +105,35 @@ class Settings(BaseSettings):
     sqlite_synchronous: Literal["NORMAL", "FULL"] = Field(
         "NORMAL", description="What a commit on SQLite survives: NORMAL a crash of the process, FULL one of the machine"
     )
+    secret_key: SecretKeys = Field(
+        (),
+        repr=False,
+        description="Long random keys that secrets are sealed with, newest first (SQLite: a file beside the database)",
+    )
     bind: Annotated[str, AfterValidator(_host_and_port)] | None = Field(
         None, description="Address to listen on; without keys loopback only (127.0.0.1:8000)"
+    )
+    pipeline: Annotated[Literal["embedded", "collector"], BeforeValidator(_lower)] = Field(
+        "embedded",
+        description="Which way signals go into the books: embedded, or through the collector that "
+        "OTEL_EXPORTER_OTLP_ENDPOINT names",
+    )
+    ingest_bind: Annotated[str, AfterValidator(_host_and_port)] = Field(
+        "127.0.0.1:8001", description="Address to listen on for the Collector"
+    )
+    ingest_tokens: Listed = Field(
+        (), repr=False, description="Tokens that the Collector may show; two while one is replaced"
+    )
+    outbox_confirm_seconds: Seconds = Field(
+        60.0,
+        description="How long after shipping the Collector must have brought a signal back; then it is not waited for",
     )
     allowed_hosts: Listed = Field((), description="Names besides the loopback ones by which requests may call the host")
     trace_url: Annotated[str, AfterValidator(_trace_url)] | None = Field(
         None, description="Where a trace is looked at: http://localhost:16686/trace/{trace_id}"
+    )
+    prometheus_url: str | None = Field(
+        None, description="Prometheus whose counters are compared with the books: http://localhost:9090"
     )
     traceparent: Literal["join", "link", "ignore"] = Field(
         "join", description="What executions do with the trace of the caller's traceparent header: join, link or ignore"
@@ -93,6 +144,20 @@ class Settings(BaseSettings):
     )
     files_roots: Folders = Field((), description="Folders that requests over HTTP may search with the files retriever")
     prices: Path | None = Field(None, description="JSON file of own prices, looked at before the catalogue")
+    webhook_schedule: Schedule = Field(
+        (0, 5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400),
+        description="Seconds before each attempt to deliver a webhook, the first one included",
+    )
+    webhook_timeout_seconds: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False)] = Field(
+        20.0, description="How long an endpoint may take to answer a webhook"
+    )
+    webhook_disable_hours: Seconds = Field(
+        120.0, description="After so many hours of nothing but failures an endpoint is disabled"
+    )
+    egress_allow: Places = Field(
+        (), description="Own places that webhooks may lead to, by http too: networks as in 10.1.0.0/16, or host:port"
+    )
+    egress_ports: Ports = Field((443, 8443), description="Ports that webhooks may lead to")
     max_body_bytes: int = Field(1_048_576, ge=1, description="Largest body of a request")
     disconnect_seconds: Seconds = Field(
         5.0, description="How long after its last client left an execution that nobody waits for is cancelled"
@@ -131,6 +196,12 @@ class Settings(BaseSettings):
         if self.bind is None:
             return "127.0.0.1", self.port if self.port is not None else 8000
         host, _, port = self.bind.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
+    def ingest_address(self) -> tuple[str, int]:
+        """Host and port to listen on for the Collector."""
+        host, _, port = self.ingest_bind.rpartition(":")
         return host.strip("[]"), int(port)
 
     @property
@@ -188,6 +259,17 @@ def check_bind(settings: Settings) -> None:
         raise SettingsInvalid(
             f"SPANLOOM_BIND={host} is not a loopback address, and everybody who reaches it could run workflows; "
             "use 127.0.0.1 and put a proxy that asks for a password in front"
+        )
+
+
+def check_ingest(settings: Settings) -> None:
+    """Raises `SettingsInvalid` where nobody could bring signals back."""
+    if settings.pipeline != "collector":
+        raise SettingsInvalid("the role ingest is for SPANLOOM_PIPELINE=collector")
+    if not settings.ingest_tokens:
+        raise SettingsInvalid(
+            "SPANLOOM_PIPELINE=collector needs SPANLOOM_INGEST_TOKENS, the token that the Collector shows; "
+            "make one with `openssl rand -hex 32` and give it to the Collector as SPANLOOM_INGEST_TOKEN"
         )
 
 

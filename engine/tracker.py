@@ -206,7 +206,7 @@ class WorkflowTracker:
         """Say that a budget is nearly used up, or is."""
         self._say(
             event,
-            {**self._common, semconv.BUDGET_LIMIT: limit, semconv.BUDGET_SPENT: spent, semconv.BUDGET_UNIT: unit},
+            {**self._identity, semconv.BUDGET_LIMIT: limit, semconv.BUDGET_SPENT: spent, semconv.BUDGET_UNIT: unit},
         )
 
     def _leaf(
@@ -340,7 +340,7 @@ class NodeSpan:
         self._tracker._say(
             Event.NODE_RETRYING,
             {
-                **self._tracker._common,
+                **self._tracker._identity,
                 **self.leaf_attributes,
                 semconv.ERROR_TYPE: error_type,
                 semconv.RETRY_DELAY_MS: round(delay_seconds * 1000),

@@ -101,7 +101,7 @@ async def cost(connection: AsyncConnection, wanted: CostFilter, group_by: Sequen
     found = (await connection.execute(statement)).all()
     if len(found) > MAX_GROUPS:
         raise TooManyGroups
-    names = await _template_keys(connection) if "template" in group_by else {}
+    names = await template_keys(connection) if "template" in group_by else {}
     rows = [_row(found_row, group_by, names) for found_row in found]
     rows.sort(key=lambda row: (-row.sums.priced_nano_usd, -row.sums.executions, str(row.group)))
     total = sum((row.sums for row in rows), Sums())
@@ -190,7 +190,8 @@ def _row(found: Row[Any], group_by: Sequence[Dimension], names: dict[str, str]) 
     return CostRow(tuple(group), Sums(sum(numbers[: len(_ENDED)]), *numbers))
 
 
-async def _template_keys(connection: AsyncConnection) -> dict[str, str]:
+async def template_keys(connection: AsyncConnection) -> dict[str, str]:
+    """Id to key of every template."""
     template = workflow_templates.c
     rows = await connection.execute(select(template.template_id, template.key).where(template.is_latest))
     return {row.template_id: row.key for row in rows}

@@ -5,6 +5,37 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
+class OutboxHealth:
+    """The way through the Collector, as far as this process walks it; nothing happens here in the embedded mode."""
+
+    shipped: int = 0
+    """Signals that the Collector took; again where it had to be tried again."""
+    failed_posts: int = 0
+    is_reachable: bool = True
+    """Whether the Collector took the last request."""
+    confirmed: Counter[str] = field(default_factory=Counter)
+    """Signals that came back to their consumer and were stored."""
+    served_locally: Counter[str] = field(default_factory=Counter)
+    """Signals that did not come back in time, and were stored without the Collector."""
+    requests: Counter[int] = field(default_factory=Counter)
+    """Requests to the receiver by the status of their answer."""
+
+
+@dataclass(slots=True)
+class DeliveryHealth:
+    """What the sender of this process has done, and is doing."""
+
+    attempts_delivered: int = 0
+    attempts_failed: int = 0
+    delivered: int = 0
+    failed: int = 0
+    """Deliveries that were given up."""
+    endpoints_disabled: int = 0
+    """Endpoints that were disabled because of what they answered."""
+    in_flight: int = 0
+
+
+@dataclass(slots=True)
 class Health:
     """Counters since the start, and what is going on now."""
 
@@ -27,3 +58,5 @@ class Health:
     """Whether the last commit succeeded."""
     dead_letters: Counter[str] = field(default_factory=Counter)
     """Signals kept aside, by the consumer that could not store them."""
+    outbox: OutboxHealth = field(default_factory=OutboxHealth)
+    deliveries: DeliveryHealth = field(default_factory=DeliveryHealth)

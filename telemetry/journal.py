@@ -1,7 +1,8 @@
 """The journal: makes signals durable together with the decision they belong to.
 
-Spans and events are buffered per execution; one writer commits many executions in one transaction and applies the
-consumers in it. Callers wait for their commit; when the writer is behind they wait longer, and nothing is dropped.
+Spans and events are buffered per execution; one writer commits many executions in one transaction, and gives their
+signals to its sink in it. Callers wait for their commit; when the writer is behind they wait longer, and nothing is
+dropped.
 """
 
 import asyncio
@@ -29,8 +30,9 @@ from engine.store.control import accept_many, cancel_requests, finish_many
 from engine.store.database import Database
 from engine.store.tables import execution_control
 from telemetry.buffers import Buffer, Buffers, EventIntake, SpanIntake
-from telemetry.pipeline import ConsumerHung, Pipeline
+from telemetry.pipeline import ConsumerHung
 from telemetry.signals import BadSignal, Batch, event_record, span_record
+from telemetry.sinks import Sink
 
 FLUSH_SECONDS = 0.2
 POLL_SECONDS = 1.0
@@ -74,14 +76,14 @@ class Journal(Ledger):
     def __init__(
         self,
         database: Database,
-        pipeline: Pipeline,
+        sink: Sink,
         *,
         flush_seconds: float = FLUSH_SECONDS,
         poll_seconds: float = POLL_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         self._database = database
-        self._pipeline = pipeline
+        self._sink = sink
         self._flush_seconds = flush_seconds
         self._poll_seconds = poll_seconds
         self._retry_seconds = retry_seconds
@@ -92,7 +94,7 @@ class Journal(Ledger):
         self._tasks: list[asyncio.Task[None]] = []
         self.spans: SpanProcessor = SpanIntake(self._buffers)
         self.events: LogRecordProcessor = EventIntake(self._buffers)
-        self.health = pipeline.health
+        self.health = sink.health
 
     async def __aenter__(self) -> Self:
         self._send, self._receive = anyio.create_memory_object_stream[_Decision](_QUEUE)
@@ -227,19 +229,19 @@ class Journal(Ledger):
                 kept = [item for item in group if item.execution_id not in busy | fenced]
                 batch = _joined(kept)
                 if batch.spans or batch.events:
-                    await self._pipeline.apply(connection, batch, hung)
+                    await self._sink.apply(connection, batch, hung)
                 for item in kept:
-                    await self._pipeline.keep_documents_aside(connection, "journal", item.unreadable, _UNREADABLE)
+                    await self._sink.keep_aside(connection, "journal", item.unreadable, _UNREADABLE)
         except _TROUBLE:
             self.health.failed_commits += 1
             self.health.is_writable = False
-            self._pipeline.rolled_back()
+            self._sink.rolled_back()
             raise
         finally:
             self.health.commit_seconds += time.perf_counter() - began
         self._settle(group, busy, fenced)
         self._count(group, batch, fenced)
-        self._pipeline.committed(batch)
+        self._sink.committed(batch)
 
     async def _finish(self, connection: AsyncConnection, group: list[_Decision]) -> frozenset[str]:
         """Decide the finishes; the executions that were fenced off."""

@@ -6,6 +6,7 @@ Span metrics, tokens, cost and time to first token are fed after each commit and
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -16,11 +17,14 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine import semconv
+from engine.result import Status
 from engine.store.database import Database
-from engine.store.tables import workflow_templates
-from telemetry.health import Health
+from engine.store.tables import execution_control, workflow_templates
+from telemetry.delivery_queue import QueueState, read_queue
+from telemetry.health import DeliveryHealth, Health, OutboxHealth
+from telemetry.outbox import RECORDS, WEBHOOKS, Backlog, read_backlog
 from telemetry.signals import Attributes, Batch, Kind, SpanRecord
-from telemetry.tables import TOKEN_COLUMNS, execution_rollups_daily
+from telemetry.tables import TOKEN_COLUMNS, execution_rollups_daily, reconcile_runs
 
 MAX_LABEL_VALUES = 200
 OTHER = "_other"
@@ -110,6 +114,10 @@ class Metrics:
         )
         self._registry.register(self._exact)
         self._registry.register(_HealthCollector(health))
+        self._outbox = _OutboxCollector(health.outbox)
+        self._registry.register(self._outbox)
+        self._deliveries = _DeliveryCollector(health.deliveries)
+        self._registry.register(self._deliveries)
 
     def feed(self, batch: Batch) -> None:
         """Count signals that have become durable."""
@@ -127,6 +135,10 @@ class Metrics:
         """Content type and text, OpenMetrics or plain by the `Accept` header. Raises `Unavailable`."""
         async with self._database.read() as connection:
             self._exact.totals = await _read_totals(connection)
+            self._exact.unfinished = await _read_unfinished(connection)
+            self._exact.reconciled = await _read_reconciled(connection)
+            self._outbox.backlog = await read_backlog(connection)
+            self._deliveries.queue = await read_queue(connection)
         encode, content_type = choose_encoder(accept)
         return content_type, encode(self._registry)
 
@@ -198,6 +210,24 @@ class _Total:
     ended: tuple[int, ...]
     tokens: tuple[int, ...]
     cost_nano_usd: int
+    unpriced_calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Unfinished:
+    """Executions that wait or run, here or in another process."""
+
+    count: int = 0
+    oldest_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Reconciled:
+    """What the newest comparison of the books found."""
+
+    differences: int = 0
+    drift_nano_usd: int = 0
+    finished_at: datetime | None = None
 
 
 _STATUSES = ("completed", "failed", "cancelled")
@@ -211,10 +241,10 @@ async def _read_totals(connection: AsyncConnection) -> list[_Total]:
         keys[row.template_id] = row.key
     rollups = execution_rollups_daily.c
     dimensions = (rollups.template_id, rollups.workflow_name, rollups.model)
-    summed = (*(f"executions_{status}" for status in _STATUSES), *TOKEN_COLUMNS, "cost_nano_usd")
+    summed = (*(f"executions_{status}" for status in _STATUSES), *TOKEN_COLUMNS, "cost_nano_usd", "unpriced_calls")
     sums = [cast(func.sum(rollups[name]), BigInteger).label(name) for name in summed]
     statement = select(*dimensions, *sums).group_by(*dimensions)
-    totals = [_Total(key, "", (0, 0, 0), (0,) * len(TOKEN_COLUMNS), 0) for key in keys.values()]
+    totals = [_Total(key, "", (0, 0, 0), (0,) * len(TOKEN_COLUMNS), 0, 0) for key in keys.values()]
     rows = (await connection.execute(statement)).mappings().all()
     return [*totals, *(_total(row, keys) for row in rows)]
 
@@ -226,30 +256,157 @@ def _total(row: RowMapping, keys: Mapping[str, str]) -> _Total:
         tuple(row[f"executions_{status}"] for status in _STATUSES),
         tuple(row[name] for name in TOKEN_COLUMNS),
         row["cost_nano_usd"],
+        row["unpriced_calls"],
     )
 
 
+async def _read_unfinished(connection: AsyncConnection) -> list[tuple[str, _Unfinished]]:
+    """By status; one that waits for a person is not overdue and has no line."""
+    c = execution_control.c
+    statement = (
+        select(c.status, func.count(), func.min(c.accepted_at))
+        .where(c.finished_at.is_(None), c.status.in_((Status.QUEUED, Status.RUNNING)))
+        .group_by(c.status)
+    )
+    now = datetime.now(UTC)
+    found = {
+        status: _Unfinished(count, (now - oldest).total_seconds())
+        for status, count, oldest in await connection.execute(statement)
+    }
+    return [(status, found.get(status, _Unfinished())) for status in (Status.QUEUED, Status.RUNNING)]
+
+
+async def _read_reconciled(connection: AsyncConnection) -> _Reconciled:
+    c = reconcile_runs.c
+    newest = (
+        select(c.differences, c.drift_nano_usd, c.finished_at)
+        .where(c.finished_at.is_not(None))
+        .order_by(c.scheduled_for.desc())
+        .limit(1)
+    )
+    row = (await connection.execute(newest)).one_or_none()
+    return _Reconciled() if row is None else _Reconciled(*row)
+
+
 class _Exact(Collector):
-    """The counters that equal the records."""
+    """What is read from the database, the same in every process: counters that equal the records, and its state."""
 
     def __init__(self) -> None:
         self.totals: Sequence[_Total] = ()
+        self.unfinished: Sequence[tuple[str, _Unfinished]] = ()
+        self.reconciled = _Reconciled()
 
     def collect(self) -> Iterable[Metric]:
         template_cap, model_cap = LabelCap(), LabelCap()
         executions: Counts = {}
         cost: Counts = {}
+        unpriced: Counts = {}
         tokens: Counts = {}
         for total in sorted(self.totals, key=lambda total: (total.template, total.model)):
             template, model = template_cap(total.template), model_cap(total.model)
             for status, count in zip(_STATUSES, total.ended, strict=True):
                 _add(executions, (template, status), count)
             _add(cost, (template, model), total.cost_nano_usd)
+            _add(unpriced, (template, model), total.unpriced_calls)
             for token_type, count in zip(_TOKEN_TYPES.values(), total.tokens, strict=True):
                 _add(tokens, (template, model, token_type), count)
         yield _family("spanloom_executions", "Executions that ended", ("template", "status"), executions)
         yield _family("spanloom_cost_nano_usd", "Cost of model calls in nano-USD", ("template", "model"), cost)
+        yield _family("spanloom_unpriced_calls", "Model calls of unknown cost", ("template", "model"), unpriced)
         yield _family("spanloom_tokens", "Tokens of model calls", ("template", "model", "type"), tokens)
+        yield from self._unfinished()
+        yield from self._reconciled()
+
+    def _unfinished(self) -> Iterable[Metric]:
+        count = GaugeMetricFamily("spanloom_executions_unfinished", "Executions that wait or run", labels=("status",))
+        oldest = GaugeMetricFamily(
+            "spanloom_executions_oldest_seconds", "Age of the oldest execution that waits or runs", labels=("status",)
+        )
+        for status, unfinished in self.unfinished:
+            count.add_metric((status,), unfinished.count)
+            oldest.add_metric((status,), unfinished.oldest_seconds)
+        yield count
+        yield oldest
+
+    def _reconciled(self) -> Iterable[Metric]:
+        """Without a run there is no difference yet, and no time of one."""
+        found = self.reconciled
+        yield GaugeMetricFamily(
+            "spanloom_reconcile_drift_nano_usd", "Money that the books disagree about", found.drift_nano_usd
+        )
+        yield GaugeMetricFamily("spanloom_reconcile_differences", "Numbers that differ", found.differences)
+        if found.finished_at is not None:
+            yield GaugeMetricFamily(
+                "spanloom_reconcile_finished_timestamp_seconds",
+                "When the books were compared last",
+                found.finished_at.timestamp(),
+            )
+
+
+class _OutboxCollector(Collector):
+    """How far the way through the Collector lags behind; all 0 in the embedded mode."""
+
+    def __init__(self, health: OutboxHealth) -> None:
+        self._health = health
+        self.backlog = Backlog(0, 0, 0.0, 0.0)
+
+    def collect(self) -> Iterable[Metric]:
+        health, backlog = self._health, self.backlog
+        gauges = {
+            "spanloom_outbox_signals": ("Signals in the outbox", backlog.waiting),
+            "spanloom_outbox_unshipped": ("Of those, not yet taken by the Collector", backlog.unshipped),
+            "spanloom_outbox_oldest_seconds": ("How long the oldest signal is in the outbox", backlog.oldest_seconds),
+            "spanloom_outbox_collector_reachable": ("1 if the Collector takes signals", int(health.is_reachable)),
+            "spanloom_record_lag_seconds": (
+                "How long the oldest signal waits that is in no record yet",
+                backlog.record_lag_seconds,
+            ),
+        }
+        for name, (meaning, value) in gauges.items():
+            yield GaugeMetricFamily(name, meaning, value=value)
+        shipped = ("spanloom_outbox_shipped", "Signals that the Collector took", health.shipped)
+        failed = ("spanloom_outbox_failed_posts", "Requests that the Collector did not take", health.failed_posts)
+        for name, meaning, value in (shipped, failed):
+            yield CounterMetricFamily(name, meaning, value=value)
+        confirmed = "Signals that came back and were stored"
+        yield _family("spanloom_outbox_confirmed", confirmed, ("consumer",), _by_consumer(health.confirmed))
+        local = "Signals that were stored without the Collector"
+        yield _family("spanloom_outbox_served_locally", local, ("consumer",), _by_consumer(health.served_locally))
+        answers: Counts = {(str(status),): count for status, count in health.requests.items()}
+        yield _family("spanloom_ingest_requests", "Requests from the Collector", ("status",), answers)
+
+
+def _by_consumer(counter: Mapping[str, int]) -> Counts:
+    """With a 0 for each consumer that has none."""
+    return {(name,): counter.get(name, 0) for name in (RECORDS, WEBHOOKS)}
+
+
+class _DeliveryCollector(Collector):
+    """How webhooks leave. What the queue holds is the same in every process, what was sent is this one's."""
+
+    def __init__(self, health: DeliveryHealth) -> None:
+        self._health = health
+        self.queue = QueueState()
+
+    def collect(self) -> Iterable[Metric]:
+        health, queue = self._health, self.queue
+        gauges = {
+            "spanloom_deliveries_waiting": ("Webhooks that are not delivered yet", queue.pending),
+            "spanloom_deliveries_oldest_seconds": ("How long the most overdue webhook is due", queue.lag_seconds),
+            "spanloom_deliveries_in_flight": ("Webhooks that this process is sending", health.in_flight),
+        }
+        for name, (meaning, value) in gauges.items():
+            yield GaugeMetricFamily(name, meaning, value=value)
+        endpoints = GaugeMetricFamily("spanloom_deliveries_endpoints", "Receivers of webhooks", labels=("status",))
+        endpoints.add_metric(("active",), queue.endpoints_active)
+        endpoints.add_metric(("disabled",), queue.endpoints_disabled)
+        yield endpoints
+        attempts: Counts = {("delivered",): health.attempts_delivered, ("failed",): health.attempts_failed}
+        yield _family("spanloom_deliveries_attempts", "Attempts to deliver a webhook", ("outcome",), attempts)
+        yield CounterMetricFamily("spanloom_deliveries_arrived", "Webhooks that arrived", value=health.delivered)
+        yield CounterMetricFamily("spanloom_deliveries_given_up", "Webhooks that were given up", value=health.failed)
+        disabled = "Endpoints that were disabled because of their answers"
+        yield CounterMetricFamily("spanloom_deliveries_endpoints_disabled", disabled, value=health.endpoints_disabled)
 
 
 class _HealthCollector(Collector):
@@ -257,10 +414,12 @@ class _HealthCollector(Collector):
 
     def __init__(self, health: Health) -> None:
         self._health = health
+        self._started_at = datetime.now(UTC).timestamp()
 
     def collect(self) -> Iterable[Metric]:
         health = self._health
-        gauges = {
+        gauges: dict[str, tuple[str, float]] = {
+            "process_start_time_seconds": ("When this process began to count", self._started_at),
             "spanloom_executions_active": ("Executions that run in this process", health.running),
             "spanloom_journal_waiting": ("Decisions that are not durable yet", health.waiting),
             "spanloom_journal_writable": ("1 if the last commit succeeded", int(health.is_writable)),

@@ -5,22 +5,16 @@ One consumer's failure reaches neither another consumer nor the decision that th
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Protocol
 
-from sqlalchemy import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
-from uuid_utils.compat import uuid7
 
-from engine.graph import JsonObject
 from engine.redaction import redact
+from telemetry.dead_letters import DeadLetters, Unreadable
 from telemetry.health import Health
-from telemetry.signals import Batch, Signal, SpanRecord
-from telemetry.tables import dead_letter
+from telemetry.signals import Batch, Signal
 
 TIMEOUT_SECONDS = 10.0
 _GIVE_UP_AFTER = 24
@@ -64,7 +58,7 @@ class Pipeline:
         self._timeout_seconds = timeout_seconds
         self.health = health or Health()
         self.health.dead_letters.update({consumer.name: 0 for consumer in consumers})
-        self._kept_aside: Counter[str] = Counter()
+        self._letters = DeadLetters(self.health)
 
     async def apply(self, connection: AsyncConnection, batch: Batch, hung: frozenset[str] = frozenset()) -> None:
         """Apply the batch inside the caller's transaction.
@@ -74,14 +68,13 @@ class Pipeline:
         """
         for consumer in self._consumers:
             if consumer.name in hung:
-                await self.keep_aside(connection, consumer.name, batch.signals(), "the consumer took too long")
+                await self._letters.keep(connection, consumer.name, batch.signals(), "the consumer took too long")
             elif (error := await self._try(connection, consumer, batch)) is not None:
                 await self._divide(connection, consumer, batch, error)
 
     def committed(self, batch: Batch) -> None:
         """The caller's transaction was committed: tell who wants to know what has become durable."""
-        self.health.dead_letters.update(self._kept_aside)
-        self._kept_aside.clear()
+        self._letters.committed()
         if self._after_commit is None:
             return
         try:
@@ -91,29 +84,13 @@ class Pipeline:
 
     def rolled_back(self) -> None:
         """The caller's transaction failed, and nothing was kept aside after all."""
-        self._kept_aside.clear()
+        self._letters.rolled_back()
 
     async def keep_aside(
-        self, connection: AsyncConnection, consumer: str, signals: Sequence[Signal], reason: str
+        self, connection: AsyncConnection, consumer: str, rows: Sequence[Unreadable], reason: str
     ) -> None:
-        """Put signals into `dead_letter`, to be replayed."""
-        rows = [(signal.identity.execution_id, document(signal)) for signal in signals]
-        await self.keep_documents_aside(connection, consumer, rows, reason)
-
-    async def keep_documents_aside(
-        self, connection: AsyncConnection, consumer: str, rows: Sequence[tuple[str | None, JsonObject]], reason: str
-    ) -> None:
-        """The same for what could not even be read as a signal: execution id, if known, and what there is."""
-        if not rows:
-            return
-        at = datetime.now(UTC)
-        values = [
-            {"id": str(uuid7()), "consumer": consumer, "execution_id": id_, "signal": said, "reason": reason, "at": at}
-            for id_, said in rows
-        ]
-        await connection.execute(insert(dead_letter), values)
-        self._kept_aside[consumer] += len(values)
-        log.error("signals kept aside", extra={"consumer": consumer, "signals": len(values), "reason": reason})
+        """Keep aside, inside the caller's transaction, what could not even be read as signals."""
+        await self._letters.keep_documents(connection, consumer, rows, reason)
 
     async def _try(self, connection: AsyncConnection, consumer: Consumer, batch: Batch) -> Exception | None:
         """Why the consumer could not store the batch; null if it did."""
@@ -139,7 +116,7 @@ class Pipeline:
         while open_parts:
             signals, error = open_parts.pop()
             if len(signals) <= 1 or failures >= _GIVE_UP_AFTER or type(error) is TimeoutError:
-                await self.keep_aside(connection, consumer.name, signals, reason(error))
+                await self._letters.keep(connection, consumer.name, signals, reason(error))
                 continue
             middle = len(signals) // 2
             for half in (signals[middle:], signals[:middle]):
@@ -149,12 +126,6 @@ class Pipeline:
                 else:
                     failures += 1
                     open_parts.append((half, failed))
-
-
-def document(signal: Signal) -> JsonObject:
-    """The signal as JSON, as `dead_letter` keeps it."""
-    said: JsonObject = asdict(signal)
-    return {"type": "span" if isinstance(signal, SpanRecord) else "event", **said}
 
 
 def reason(error: Exception) -> str:

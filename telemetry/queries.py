@@ -16,7 +16,7 @@ from engine.graph import JsonObject
 from engine.result import Status
 from engine.store.tables import execution_control
 from telemetry.rollups import accepted_at
-from telemetry.tables import executions, spans
+from telemetry.tables import TOKEN_COLUMNS, executions, spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,8 @@ async def get_execution(connection: AsyncConnection, execution_id: str, owner: s
         return None if control is None else _from_control(control)
     record = ExecutionRecord(**row)
     if control is not None and control["status"] != record.status and Status(control["status"]).is_terminal:
-        return replace(record, status=control["status"], completed_at=control["finished_at"])
+        decided = {"status": control["status"], "completed_at": control["finished_at"]}
+        return replace(record, **decided | _from_result(control["result"]))
     return record
 
 
@@ -454,6 +455,7 @@ _CONTROL_COLUMNS = (
     "root_started_at",
     "cancel_reason",
     "finished_at",
+    "result",
 )
 
 
@@ -464,6 +466,7 @@ def _from_control(control: RowMapping) -> ExecutionRecord:
     known |= {name: control[name] for name in _CONTROL_COLUMNS if name in known}
     return ExecutionRecord(
         **known
+        | _from_result(control["result"])
         | {
             "id": control["execution_id"],
             "workflow_source": control["source"],
@@ -476,6 +479,28 @@ def _from_control(control: RowMapping) -> ExecutionRecord:
         }  # type: ignore[arg-type]  # every field of the record has its value here, by name
     )
 
+
+def _from_result(result: JsonObject | None) -> dict[str, object]:
+    """What the caller was told at the end, by the columns of a record; nothing before."""
+    if result is None:
+        return {}
+    usage = result.get("usage")
+    tokens: dict[str, object] = {name: usage.get(name) for name in TOKEN_COLUMNS} if isinstance(usage, dict) else {}
+    return {column: result[name] for column, name in _TOLD.items() if name in result} | tokens
+
+
+_TOLD = {
+    "error_type": "error_type",
+    "error_message": "error_message",
+    "duration_ms": "duration_ms",
+    "cost_nano_usd": "cost_nano_usd",
+    "unpriced_calls": "unpriced_calls",
+    "waste_nano_usd": "waste_nano_usd",
+    "model_calls": "model_calls",
+    "tool_calls": "tool_calls",
+    "nodes_total": "node_executions",
+}
+"""Column of a record to the field of a result that says the same."""
 
 _COUNT_NAMES = (
     "unpriced_calls",

@@ -5,7 +5,7 @@ Everything stored passes `sanitize`: bounded, repaired, redacted. Content never 
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from functools import lru_cache
 from types import MappingProxyType
@@ -67,6 +67,34 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class SpanLink:
+    """A link to a span of another trace; ids in hex."""
+
+    trace_id: str
+    span_id: str
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True)
+class SpanEvent:
+    """Something that happened within a span, such as an exception; ns since the epoch."""
+
+    name: str
+    at_ns: int
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True)
+class TraceOnly:
+    """What a span says to the trace store alone; no table holds it."""
+
+    links: list[SpanLink]
+    events: list[SpanEvent]
+    content: Attributes
+    """Prompts and answers, where the capture setting allowed them on the span."""
+
+
+@dataclass(frozen=True, slots=True)
 class SpanRecord:
     """One ended span; times in ns since the epoch. `attributes` holds what `fields` does not."""
 
@@ -82,6 +110,7 @@ class SpanRecord:
     fields: Attributes
     """Attributes that have a column of their own, by their key."""
     attributes: Attributes
+    trace_only: TraceOnly | None = field(default=None, compare=False, repr=False)
 
     def text(self, key: str) -> str | None:
         """A field that holds text, or null."""
@@ -213,23 +242,53 @@ def span_record(span: ReadableSpan) -> SpanRecord:
     start, end = span.start_time, span.end_time
     if context is None or start is None or end is None:
         raise BadSignal("the span has not ended")
-    fields, attributes = _split(_plain(span.attributes))
-    if span.status.description:
-        attributes[semconv.ERROR_MESSAGE] = _clean_text(span.status.description)[0]
-    kind = _kind(fields, attributes)
     parent = span.parent
-    return SpanRecord(
-        identity=_identity(fields),
+    attributes = _plain(span.attributes)
+    return make_span(
         trace_id=f"{context.trace_id:032x}",
         span_id=f"{context.span_id:016x}",
         parent_span_id=f"{parent.span_id:016x}" if parent is not None else None,
-        kind=kind,
-        name=_clean_text(span.name)[0],
-        status=_status(kind, fields, attributes, failed=span.status.status_code is StatusCode.ERROR),
+        name=span.name,
         start_ns=start,
-        end_ns=max(start, end),
-        fields=fields,
+        end_ns=end,
         attributes=attributes,
+        failed=span.status.status_code is StatusCode.ERROR,
+        description=span.status.description,
+        trace_only=_trace_only(span, attributes),
+    )
+
+
+def make_span(
+    *,
+    trace_id: str,
+    span_id: str,
+    parent_span_id: str | None,
+    name: str,
+    start_ns: int,
+    end_ns: int,
+    attributes: Mapping[str, AnyValue],
+    failed: bool,
+    description: str | None,
+    trace_only: TraceOnly | None = None,
+) -> SpanRecord:
+    """The record of a span, whichever way it came; `failed` and `description` are its status. Raises `BadSignal`."""
+    fields, rest = _split(attributes)
+    if description:
+        rest[semconv.ERROR_MESSAGE] = _clean_text(description)[0]
+    kind = _kind(fields, rest)
+    return SpanRecord(
+        identity=_identity(fields),
+        trace_id=trace_id,
+        span_id=span_id,
+        parent_span_id=parent_span_id,
+        kind=kind,
+        name=_clean_text(name)[0],
+        status=_status(kind, fields, rest, failed=failed),
+        start_ns=start_ns,
+        end_ns=max(start_ns, end_ns),
+        fields=fields,
+        attributes=rest,
+        trace_only=trace_only,
     )
 
 
@@ -238,22 +297,55 @@ def event_record(event: ReadWriteLogRecord | ReadableLogRecord) -> EventRecord:
     record = event.log_record
     if record.event_name is None or record.timestamp is None:
         raise BadSignal("the event has no name or no time")
-    fields, attributes = _split(_plain(record.attributes))
-    attributes = fields | attributes
-    seq = _integer(attributes, semconv.EVENT_SEQ)
-    event_id = _text(attributes, semconv.EVENT_ID)
-    if seq is None or event_id is None:
-        raise BadSignal(f"{semconv.EVENT_ID} or {semconv.EVENT_SEQ} is missing")
-    return EventRecord(
-        identity=_identity(attributes),
-        id=event_id,
+    return make_event(
         name=record.event_name,
-        seq=seq,
         at_ns=record.timestamp,
         trace_id=f"{record.trace_id or 0:032x}",
         span_id=f"{record.span_id or 0:016x}",
-        attributes=attributes,
+        attributes=_plain(record.attributes),
     )
+
+
+def make_event(
+    *, name: str, at_ns: int, trace_id: str, span_id: str, attributes: Mapping[str, AnyValue]
+) -> EventRecord:
+    """The record of an event, whichever way it came. Raises `BadSignal`."""
+    fields, rest = _split(attributes)
+    rest = fields | rest
+    seq = _integer(rest, semconv.EVENT_SEQ)
+    event_id = _text(rest, semconv.EVENT_ID)
+    if seq is None or event_id is None:
+        raise BadSignal(f"{semconv.EVENT_ID} or {semconv.EVENT_SEQ} is missing")
+    return EventRecord(
+        identity=_identity(rest),
+        id=event_id,
+        name=_clean_text(name)[0],
+        seq=seq,
+        at_ns=at_ns,
+        trace_id=trace_id,
+        span_id=span_id,
+        attributes=rest,
+    )
+
+
+def _trace_only(span: ReadableSpan, attributes: Mapping[str, AnyValue]) -> TraceOnly | None:
+    content = {
+        key: sanitize(attributes[key], MAX_DOCUMENT_BYTES)[0] for key in semconv.CONTENT_KEYS & attributes.keys()
+    }
+    if not (content or span.links or span.events):
+        return None
+    return TraceOnly(
+        [
+            SpanLink(f"{link.context.trace_id:032x}", f"{link.context.span_id:016x}", _clean_all(link.attributes))
+            for link in span.links
+        ],
+        [SpanEvent(_clean_text(event.name)[0], event.timestamp, _clean_all(event.attributes)) for event in span.events],
+        content,
+    )
+
+
+def _clean_all(attributes: Mapping[str, AnyValue] | None) -> Attributes:
+    return {_clean_text(key)[0]: sanitize(value)[0] for key, value in _plain(attributes).items() if value is not None}
 
 
 def sanitize(value: AnyValue, limit: int = MAX_VALUE_BYTES) -> tuple[Value, bool]:
@@ -344,10 +436,10 @@ def _split(attributes: Mapping[str, AnyValue]) -> tuple[Attributes, Attributes]:
         place = _PLACES.get(key)
         if place is None:
             key, place = _clean_text(key)[0], _REST
+        if place is _NOWHERE or value is None:
+            continue
         if value.__class__ is str and value in _CLEAN:
             clean: Value = value
-        elif place is _NOWHERE or value is None:
-            continue
         else:
             clean, changed = sanitize(value, MAX_DOCUMENT_BYTES if key in _DOCUMENT_KEYS else MAX_VALUE_BYTES)
             if changed:

@@ -9,15 +9,19 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     SmallInteger,
     String,
     Table,
     Text,
+    UniqueConstraint,
+    text,
 )
 
-from engine.store.base import JsonColumn, UtcTime, metadata
+from engine.store.base import JsonColumn, UtcTime, metadata, one_of
 
 DURATION_BOUNDS_MS = tuple(1 << exponent for exponent in range(28))
 """Upper bounds of the duration histogram: powers of two from 1 ms to 37 hours. A quantile read from it is at most a
@@ -196,6 +200,155 @@ template_ratings = Table(
     Column("rating", SmallInteger, nullable=False),
     Column("rated_at", UtcTime, nullable=False),
     CheckConstraint("rating BETWEEN 1 AND 5", name="rating"),
+)
+
+webhook_endpoints = Table(
+    "webhook_endpoints",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("owner_id", String, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("description", Text),
+    Column("events", JsonColumn, nullable=False),
+    # Ids or keys of templates; null is every execution.
+    Column("templates", JsonColumn),
+    Column("header_names", JsonColumn, nullable=False),
+    # Sealed: the headers as JSON, the secret, and during a rotation the one before.
+    Column("sealed_headers", Text),
+    Column("sealed_secret", Text, nullable=False),
+    Column("sealed_old_secret", Text),
+    Column("old_valid_until", UtcTime),
+    Column("status", String, nullable=False),
+    Column("disabled_at", UtcTime),
+    Column("disabled_reason", String),
+    # When the first of the failures in a row was; null after a success.
+    Column("failing_since", UtcTime),
+    Column("failures_in_row", Integer, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    one_of("status", ("active", "disabled")),
+    one_of("disabled_reason", ("owner", "gone", "failing")),
+    CheckConstraint("(status = 'disabled') = (disabled_at IS NOT NULL)", name="disabled_at"),
+    Index("ix_webhook_endpoints_owner_created", "owner_id", "created_at", "id"),
+)
+"""Who receives webhooks."""
+
+webhook_events = Table(
+    "webhook_events",
+    metadata,
+    Column("event_id", String(36), primary_key=True),
+    Column("owner_id", String, nullable=False),
+    Column("execution_id", String(36)),
+    Column("event_type", String, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("ix_webhook_events_owner_at", "owner_id", "at", "event_id"),
+)
+"""Each event that some endpoint of its owner asks for, once, with the bytes that every endpoint gets.
+
+An event is kept for a disabled endpoint too, so that it can be sent when the endpoint is well again.
+"""
+
+_PENDING = "state = 'pending'"
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("event_id", String(36), ForeignKey(webhook_events.c.event_id, ondelete="CASCADE"), nullable=False),
+    Column("endpoint_id", String(36), ForeignKey(webhook_endpoints.c.id, ondelete="CASCADE"), nullable=False),
+    Column("owner_id", String, nullable=False),
+    Column("execution_id", String(36)),
+    Column("event_type", String, nullable=False),
+    Column("state", String, nullable=False),
+    # All there were; `step` is the place in the schedule, which a redelivery begins again.
+    Column("attempts", Integer, nullable=False),
+    Column("step", Integer, nullable=False),
+    # On the database's clock. While a sender holds the claim, when it ends.
+    Column("next_attempt_at", UtcTime),
+    Column("claim", String(36)),
+    Column("last_attempt_at", UtcTime),
+    Column("last_status", Integer),
+    Column("last_error", Text),
+    Column("created_at", UtcTime, nullable=False),
+    Column("ended_at", UtcTime),
+    UniqueConstraint("event_id", "endpoint_id"),
+    one_of("state", ("pending", "delivered", "failed")),
+    CheckConstraint("(state = 'pending') = (next_attempt_at IS NOT NULL)", name="next_attempt_at"),
+    CheckConstraint("(state = 'pending') = (ended_at IS NULL)", name="ended_at"),
+    Index("ix_webhook_deliveries_owner_created", "owner_id", "created_at", "id"),
+    Index("ix_webhook_deliveries_endpoint_created", "endpoint_id", "created_at", "id"),
+    Index(
+        "ix_webhook_deliveries_claimed",
+        "endpoint_id",
+        sqlite_where=text("claim IS NOT NULL"),
+        postgresql_where=text("claim IS NOT NULL"),
+    ),
+    Index(
+        "ix_webhook_deliveries_due",
+        "endpoint_id",
+        "next_attempt_at",
+        sqlite_where=text(_PENDING),
+        postgresql_where=text(_PENDING),
+    ),
+)
+"""One event on its way to one endpoint; its bytes are those of the event."""
+
+webhook_attempts = Table(
+    "webhook_attempts",
+    metadata,
+    Column("delivery_id", String(36), ForeignKey(webhook_deliveries.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", UtcTime, nullable=False),
+    Column("duration_ms", BigInteger, nullable=False),
+    # Null where there was no answer; `error` says why then.
+    Column("http_status", Integer),
+    Column("error", Text),
+    Column("reply", Text),
+)
+"""What came of each attempt, with the beginning of the reply."""
+
+outbox = Table(
+    "outbox",
+    metadata,
+    # The execution's id, a slash, and the id of the span or event.
+    Column("id", Text, primary_key=True),
+    Column("is_event", Boolean, nullable=False),
+    Column("scope", Text, nullable=False),
+    # One OTLP `Span` or `LogRecord`.
+    Column("payload", LargeBinary, nullable=False),
+    Column("owes_records", Boolean, nullable=False),
+    Column("owes_webhooks", Boolean, nullable=False),
+    Column("kept_at", UtcTime, nullable=False),
+    # When it was last handed to the Collector, on the database's clock; null while it waits to be.
+    Column("shipped_at", UtcTime),
+    Column("attempts", Integer, nullable=False),
+    Index(
+        "ix_outbox_unshipped",
+        "is_event",
+        "attempts",
+        "kept_at",
+        sqlite_where=text("shipped_at IS NULL"),
+        postgresql_where=text("shipped_at IS NULL"),
+    ),
+    Index("ix_outbox_shipped", "shipped_at"),
+)
+"""Signals on their way through the Collector. A row goes when no consumer owes it any more."""
+
+reconcile_runs = Table(
+    "reconcile_runs",
+    metadata,
+    # The hour that the run was due for: of several keepers one makes it.
+    Column("scheduled_for", UtcTime, primary_key=True),
+    Column("started_at", UtcTime, nullable=False),
+    Column("finished_at", UtcTime),
+    Column("since", UtcTime, nullable=False),
+    Column("until", UtcTime, nullable=False),
+    Column("differences", Integer),
+    Column("drift_nano_usd", BigInteger),
+    Column("report", JsonColumn),
+    CheckConstraint("differences >= 0", name="differences"),
+    CheckConstraint("drift_nano_usd >= 0", name="drift_nano_usd"),
 )
 
 _ENDED = "executions_completed + executions_failed + executions_cancelled"

@@ -3,11 +3,12 @@
 import asyncio
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import hypothesis
@@ -15,11 +16,17 @@ import pytest
 
 from tests.services.aimock import server as aimock_service
 from tests.services.aimock.server import ModelServer
+from tests.services.alertmanager import server as alertmanager_service
+from tests.services.alertmanager.server import Alertmanager
 from tests.services.cache import ServiceMissing
+from tests.services.collector import server as collector_service
+from tests.services.collector.server import CONFIG, Collector
 from tests.services.jaeger import server as jaeger_service
 from tests.services.jaeger.server import Jaeger
 from tests.services.postgres import server as postgres_service
 from tests.services.postgres.server import PostgresServer
+from tests.services.prometheus import server as prometheus_service
+from tests.services.prometheus.server import JsonDocument, Prometheus, Promtool
 
 T = TypeVar("T")
 
@@ -147,13 +154,69 @@ def jaeger() -> Iterator[Jaeger]:
     yield from _service(jaeger_service.serve)
 
 
+class StartCollector(Protocol):
+    """Starts a Collector with the shipped file (or others) and this environment; it ends with the test."""
+
+    def __call__(self, *configs: Path, **environment: str) -> Collector: ...
+
+
+@pytest.fixture
+def start_collector(tmp_path: Path) -> Iterator[StartCollector]:
+    """Collectors of this test, each with queues of its own."""
+    with ExitStack() as stack:
+
+        def start(*configs: Path, **environment: str) -> Collector:
+            folder = Path(tempfile.mkdtemp(prefix="collector-", dir=tmp_path))
+            return _entered(stack, collector_service.serve(folder, configs=configs or (CONFIG,), **environment))
+
+        yield start
+
+
+@pytest.fixture
+def start_prometheus(tmp_path: Path) -> Iterator[Callable[[JsonDocument], Prometheus]]:
+    """Starts a Prometheus with this configuration; it ends with the test."""
+    with ExitStack() as stack:
+
+        def start(config: JsonDocument) -> Prometheus:
+            folder = Path(tempfile.mkdtemp(prefix="prometheus-", dir=tmp_path))
+            return _entered(stack, prometheus_service.serve(folder, config))
+
+        yield start
+
+
+@pytest.fixture
+def start_alertmanager(tmp_path: Path) -> Iterator[Callable[[JsonDocument], Alertmanager]]:
+    """Starts an Alertmanager with this configuration; it ends with the test."""
+    with ExitStack() as stack:
+
+        def start(config: JsonDocument) -> Alertmanager:
+            folder = Path(tempfile.mkdtemp(prefix="alertmanager-", dir=tmp_path))
+            return _entered(stack, alertmanager_service.serve(folder, config))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Promtool:
+    """Checks rules and configurations, and runs unit tests of rules."""
+    return found(prometheus_service.promtool)
+
+
 def _service(serve: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
     with ExitStack() as stack:
-        try:
-            service = stack.enter_context(serve())
-        except ServiceMissing as missing:
-            pytest.skip(str(missing))
-        yield service
+        yield _entered(stack, serve())
+
+
+def _entered(stack: ExitStack, service: AbstractContextManager[T]) -> T:
+    return found(lambda: stack.enter_context(service))
+
+
+def found(find: Callable[[], T]) -> T:
+    """A service that is missing skips the test; where everything must be there, that fails it."""
+    try:
+        return find()
+    except ServiceMissing as missing:
+        pytest.skip(str(missing))
 
 
 def _migrate(url: str) -> None:

@@ -1,16 +1,25 @@
-"""`spanloom serve`: the HTTP API."""
+"""`spanloom serve`: the service, or some of its roles."""
 
 import asyncio
 
 from api import server
 from api.commands.failing import DONE
 from api.logs import configure_logs
-from api.settings import read_settings
+from api.settings import SettingsInvalid, read_settings
 
 
-def run_service() -> int:
-    """Serve until SIGTERM or Ctrl-C."""
+def run_service(roles: str | None) -> int:
+    """Serve until SIGTERM or Ctrl-C; `roles` by comma, all that the settings call for if null."""
     settings = read_settings()
     configure_logs(settings)
-    asyncio.run(server.serve(settings))
+    chosen = server.default_roles(settings) if roles is None else _chosen(roles)
+    asyncio.run(server.serve(settings, chosen))
     return DONE
+
+
+def _chosen(roles: str) -> frozenset[server.Role]:
+    names = {name.strip() for name in roles.split(",")}
+    chosen = frozenset(role for role in server.ROLES if role in names)
+    if len(chosen) != len(names):
+        raise SettingsInvalid(f"--role takes {', '.join(server.ROLES)}, or several of them by comma")
+    return chosen

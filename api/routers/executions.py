@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from api import documents
-from api.answers import answers, json_answer
+from api.answers import answers, json_answer, next_link, takes_body
 from api.bodies import read_body
 from api.bootstrap import Runtime
 from api.cursors import read_cursor, write_cursor
@@ -110,11 +110,6 @@ _STARTED = {
 }
 
 
-def _body(name: str, *, required: bool) -> dict[str, object]:
-    schema = {"$ref": f"#/components/schemas/{name}"}
-    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
-
-
 @router.post(
     "",
     operation_id="executions_start",
@@ -132,7 +127,7 @@ def _body(name: str, *, required: bool) -> dict[str, object]:
         "missing_extra",
         "draining",
     ),
-    openapi_extra=_body("ExecutionRequest", required=True),
+    openapi_extra=takes_body("ExecutionRequest", required=True),
 )
 async def start(
     request: Request, runtime: RuntimeDep, caller: CallerDep, query: Annotated[StartQuery, Query()]
@@ -216,7 +211,7 @@ async def list_executions(request: Request, runtime: RuntimeDep, query: Annotate
         )
     items = [documents.summary(record, runtime.settings) for record in page.items]
     cursor = write_cursor([page.end.queued_at.isoformat(), page.end.id], query) if page.end else None
-    return json_answer(documents.ExecutionPage(items=items, next_cursor=cursor), headers=_link(request, cursor))
+    return json_answer(documents.ExecutionPage(items=items, next_cursor=cursor), headers=next_link(request, cursor))
 
 
 def _position(query: ListQuery) -> queries.Position | None:
@@ -269,7 +264,7 @@ async def trace(
             raise _unknown()
         cursor = write_cursor([found.end], query) if found.end else None
         answer = documents.trace(found, cursor, runtime.settings)
-        return json_answer(answer, headers=_link(request, cursor) | {"X-Execution-ID": execution_id})
+        return json_answer(answer, headers=next_link(request, cursor) | {"X-Execution-ID": execution_id})
 
 
 @router.post(
@@ -289,7 +284,7 @@ async def trace(
         "unsupported_media_type",
         "invalid_request",
     ),
-    openapi_extra=_body("CancelBody", required=False),
+    openapi_extra=takes_body("CancelBody", required=False),
 )
 async def cancel(execution_id: str, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
     """Asked for here, done when the engine confirms it: `status` is `cancelled` then."""
@@ -330,11 +325,3 @@ async def _read(runtime: Runtime, execution_id: str) -> documents.Execution:
 
 def _unknown() -> NotFound:
     return NotFound("There is no execution of this id.")
-
-
-def _link(request: Request, cursor: str | None) -> dict[str, str]:
-    """The next page, relative to this service."""
-    if cursor is None:
-        return {}
-    url = request.url.include_query_params(cursor=cursor)
-    return {"Link": f'<{url.path}?{url.query}>; rel="next"'}

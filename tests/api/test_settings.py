@@ -36,6 +36,22 @@ def test_what_is_set_counts_and_what_is_empty_does_not(monkeypatch: pytest.Monke
     assert settings.providers["openai"].is_set
 
 
+def test_lists_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "SPANLOOM_SECRET_KEY": f"{'b' * 32}, {'a' * 32}",
+        "SPANLOOM_WEBHOOK_SCHEDULE": "0, 0.5, 60",
+        "SPANLOOM_EGRESS_ALLOW": "10.1.0.0/16, hooks.internal:8080",
+        "SPANLOOM_EGRESS_PORTS": "443",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = read_settings()
+    assert list(settings.secret_key) == ["b" * 32, "a" * 32]
+    assert list(settings.webhook_schedule) == [0, 0.5, 60]
+    assert list(settings.egress_allow) == ["10.1.0.0/16", "hooks.internal:8080"]
+    assert list(settings.egress_ports) == [443]
+    assert "bbbb" not in repr(settings)
+
+
 def test_port_counts_where_nothing_else_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "5000")
     assert read_settings().address == ("127.0.0.1", 5000)
@@ -60,6 +76,12 @@ def test_a_misspelt_variable_is_named_with_the_right_one(monkeypatch: pytest.Mon
         ("SPANLOOM_MAX_BODY_BYTES", "0", "SPANLOOM_MAX_BODY_BYTES: Input should be greater than or equal to 1"),
         ("SPANLOOM_TRACEPARENT", "obey", "SPANLOOM_TRACEPARENT: Input should be 'join', 'link' or 'ignore'"),
         ("PORT", "sk-canary-1234", "PORT: Input should be a valid integer"),
+        ("SPANLOOM_SECRET_KEY", "sk-canary-1234", "SPANLOOM_SECRET_KEY: a key has at least 32 characters"),
+        ("SPANLOOM_WEBHOOK_SCHEDULE", "5,10", "SPANLOOM_WEBHOOK_SCHEDULE: begins with 0"),
+        ("SPANLOOM_WEBHOOK_SCHEDULE", "0,-1", "SPANLOOM_WEBHOOK_SCHEDULE: Input should be greater than or equal to 0"),
+        ("SPANLOOM_WEBHOOK_TIMEOUT_SECONDS", "0", "SPANLOOM_WEBHOOK_TIMEOUT_SECONDS: Input should be greater than 0"),
+        ("SPANLOOM_EGRESS_ALLOW", "sk-canary-1234", "SPANLOOM_EGRESS_ALLOW: lists networks as in 10.1.0.0/16"),
+        ("SPANLOOM_EGRESS_PORTS", "https", "SPANLOOM_EGRESS_PORTS: Input should be a valid integer"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_said(

@@ -54,7 +54,7 @@ def test_what_is_no_machine_path_is_let_through(text: str) -> None:
     assert not re.search(MACHINE_PATHS, text)
 
 
-@pytest.mark.parametrize("folder", ["tests", "migrations", "bench"])
+@pytest.mark.parametrize("folder", ["tests", "migrations", "bench", "dashboards"])
 def test_a_folder_beside_the_packages_is_no_package(folder: str) -> None:
     assert list((ROOT / folder).rglob("__init__.py")) == []
 

@@ -39,6 +39,12 @@ def test_the_wheel_holds_the_migrations_inside_the_engine(wheel: set[str]) -> No
     assert migrations - wheel == set()
 
 
+def test_the_wheel_holds_dashboards_and_rules_inside_telemetry(wheel: set[str]) -> None:
+    data = _tracked("dashboards/json", "dashboards/rules", "dashboards/runbook.md")
+    assert len(data) >= 10
+    assert {f"telemetry/_{name}" for name in data} - wheel == set()
+
+
 def test_the_wheel_holds_nothing_else_at_the_top(wheel: set[str]) -> None:
     tops = {name.split("/")[0] for name in wheel}
     assert tops == {"engine", "telemetry", "api", "spanloom-0.1.0.dist-info"}

@@ -5,14 +5,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.services.aimock import server as aimock
+from tests.services.alertmanager import server as alertmanager
 from tests.services.cache import ServiceMissing, say
+from tests.services.collector import server as collector
 from tests.services.jaeger import server as jaeger
 from tests.services.postgres import server as postgres
+from tests.services.prometheus import server as prometheus
 
 SERVICES: dict[str, Callable[[], Path]] = {
     "postgres": postgres.fetch,
     "aimock": aimock.fetch,
     "jaeger": jaeger.fetch,
+    "collector": collector.fetch,
+    "prometheus": prometheus.fetch,
+    "alertmanager": alertmanager.fetch,
 }
 
 

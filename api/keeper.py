@@ -1,0 +1,38 @@
+"""What a service does beside answering requests."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from api.bootstrap import Runtime
+from api.outgoing import sender_of
+from telemetry.reconcile_runs import ReconcileJob
+
+RESTART_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def keeping(runtime: Runtime) -> AsyncIterator[None]:
+    """Send webhooks, and compare the books once an hour, while the block runs."""
+    job = ReconcileJob(runtime.database, runtime.settings.prometheus_url)
+    sender = sender_of(runtime.settings, runtime.database, runtime.receiver.health.deliveries)
+    work = {"reconcile": job.run, "deliveries": sender.run}
+    tasks = [asyncio.create_task(_supervise(name, run), name=name) for name, run in work.items()]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _supervise(name: str, run: Callable[[], Awaitable[None]]) -> None:
+    """Work that never ends. Where it broke it is begun again, a little later, and the log says so."""
+    while True:
+        [broken] = await asyncio.gather(run(), return_exceptions=True)
+        if isinstance(broken, BaseException):
+            log.error("%s broke and is begun again", name, exc_info=broken)
+        await asyncio.sleep(RESTART_SECONDS)

@@ -1,0 +1,57 @@
+"""/v1/reconcile: what the hourly comparison of the books found."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from pydantic import Field
+
+from api.answers import answers, json_answer
+from api.cursors import read_cursor, write_cursor
+from api.deps import QueryModel, RuntimeDep
+from api.reconcile_documents import ReconcileDocument, ReconcilePage
+from api.times import Time
+from telemetry.reconcile_runs import ReconcileRun, list_runs
+
+router = APIRouter(prefix="/v1/reconcile", tags=["operations"])
+
+
+class ReconcileQuery(QueryModel):
+    """Which comparisons: those due from `from` on and before `to`."""
+
+    since: Time | None = Field(None, alias="from")
+    until: Time | None = Field(None, alias="to")
+    limit: int = Field(50, ge=1, le=200)
+    cursor: Annotated[str, Field(min_length=1, max_length=1_000)] | None = None
+
+
+@router.get(
+    "",
+    operation_id="reconcile_list",
+    summary="Whether the books agreed, hour by hour",
+    response_model=None,
+    responses=answers(
+        {200: {"description": "Newest first.", "model": ReconcilePage}}, "invalid_request", "invalid_cursor"
+    ),
+)
+async def runs(runtime: RuntimeDep, query: Annotated[ReconcileQuery, Query()]) -> Response:
+    """The keeper makes one an hour."""
+    before = _EPOCH + timedelta(seconds=int(read_cursor(query.cursor, query)[0])) if query.cursor else None
+    async with runtime.database.read() as connection:
+        found = await list_runs(connection, since=query.since, until=query.until, before=before, limit=query.limit + 1)
+    page = found[: query.limit]
+    more = len(found) > query.limit
+    return json_answer(
+        ReconcilePage(items=[_document(run) for run in page], next_cursor=_cursor(page[-1], query) if more else None)
+    )
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _cursor(last: ReconcileRun, query: ReconcileQuery) -> str:
+    return write_cursor([f"{(last.scheduled_for - _EPOCH).total_seconds():.0f}"], query)
+
+
+def _document(run: ReconcileRun) -> ReconcileDocument:
+    return ReconcileDocument.of(run.report, run.differences, run.drift_nano_usd)

@@ -1,0 +1,252 @@
+"""The recording rules and alerts, as data. Metric names are those of telemetry/metrics.py and the Collector.
+
+Counters read from the roll-ups are the same in every process, hence `max`; what a process counts itself is added up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dashboards.options import Options
+
+PAGE, TICKET = "page", "ticket"
+ROOT = 'gen_ai_operation_name="invoke_workflow",workflow_nested!="true"'
+
+EXECUTIONS = "spanloom:executions:total"
+COST = "spanloom:cost_usd:total"
+HOURLY_COST = "spanloom:cost_usd:increase1h"
+UNPRICED = "spanloom:unpriced_calls:total"
+
+RATIO_WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A query whose result is kept as a series of its own."""
+
+    name: str
+    expr: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """When to tell somebody, and what."""
+
+    name: str
+    severity: str
+    expr: str
+    summary: str
+    description: str
+    wait: str | None = None
+    """How long it has to be so, as a nominal time."""
+    is_about_executions: bool = False
+    """Its `template` label leads to the failed executions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rules that are evaluated one after the other."""
+
+    name: str
+    recordings: Sequence[Recording] = ()
+    alerts: Sequence[Alert] = ()
+
+
+def failure_ratio(window: str) -> str:
+    """The name of the recorded failure rate over a nominal window."""
+    return f"spanloom:failure_ratio:rate{window}"
+
+
+def recordings(options: Options) -> Group:
+    """What alerts and dashboards share."""
+    rules = [
+        Recording(EXECUTIONS, "max by (template, status) (spanloom_executions_total)"),
+        Recording(COST, "sum by (template) (max by (template, model) (spanloom_cost_nano_usd_total)) / 1e9"),
+        Recording(UNPRICED, "sum by (template) (max by (template, model) (spanloom_unpriced_calls_total))"),
+        Recording(HOURLY_COST, f"sum by (template) (increase({COST}[{options.time('1h')}]))"),
+    ]
+    for window in RATIO_WINDOWS:
+        failed = f'sum by (template) (increase({EXECUTIONS}{{status="failed"}}[{options.time(window)}]))'
+        rules.append(Recording(failure_ratio(window), f"{failed}\n/ {_ended(options.time(window))}"))
+    return Group("spanloom-recordings", recordings=rules)
+
+
+def groups(options: Options) -> list[Group]:
+    """Every alert."""
+    return [_failures(options), _executions(options), _cost(options), _telemetry(options), _books(options)]
+
+
+def _ended(window: str) -> str:
+    return f'sum by (template) (increase({EXECUTIONS}{{status=~"completed|failed"}}[{window}]))'
+
+
+def _failures(options: Options) -> Group:
+    alerts = [
+        _burn(options, "SpanloomFailuresBurnFast", PAGE, "1h", "5m", 14.4),
+        _burn(options, "SpanloomFailuresBurn", PAGE, "6h", "30m", 6),
+        _burn(options, "SpanloomFailuresBurnSlowly", TICKET, "1d", "2h", 3),
+        _burn(options, "SpanloomFailuresBurnVerySlowly", TICKET, "3d", "6h", 1),
+        Alert(
+            "SpanloomNothingCompletes",
+            TICKET,
+            f'sum by (template) (increase({EXECUTIONS}{{status="failed"}}[{options.time("1h")}])) > 0\n'
+            f'unless sum by (template) (increase({EXECUTIONS}{{status="completed"}}[{options.time("1h")}])) > 0',
+            "Every execution of {{ $labels.template }} fails",
+            "Executions of {{ $labels.template }} failed in the last hour and none completed, be it the first ones.",
+            is_about_executions=True,
+        ),
+    ]
+    return Group("spanloom-failures", alerts=alerts)
+
+
+def _burn(options: Options, name: str, severity: str, long: str, short: str, factor: float) -> Alert:
+    """Google's SRE workbook, chapter 5: the long window says that it matters, the short one that it still goes on."""
+    limit = f"{factor * options.budget:g}"
+    return Alert(
+        name,
+        severity,
+        f"{failure_ratio(long)} > {limit}\n"
+        f"and {failure_ratio(short)} > {limit}\n"
+        f"and {_ended(options.time(long))} >= {options.least_executions}",
+        "{{ $labels.template }} fails too often",
+        f"{{{{ $value | humanizePercentage }}}} of the executions of {{{{ $labels.template }}}} failed within {long}, "
+        f"{factor:g} times what an objective of {options.objective:.0%} allows.",
+        is_about_executions=True,
+    )
+
+
+def _executions(options: Options) -> Group:
+    lost = f'traces_span_metrics_calls_total{{{ROOT},error_type="engine_lost"}}'
+    duration = f'traces_span_metrics_duration_seconds_bucket{{{ROOT},workflow_execution_status="completed"}}'
+    window = options.time("15m")
+    alerts = [
+        Alert(
+            "SpanloomExecutionStuck",
+            PAGE,
+            f"max by (status) (spanloom_executions_oldest_seconds) > {options.seconds(options.stuck_seconds)}",
+            "An execution is {{ $labels.status }} for too long",
+            "The oldest execution that is {{ $labels.status }} was accepted {{ $value | humanizeDuration }} ago.",
+        ),
+        Alert(
+            "SpanloomExecutionLost",
+            PAGE,
+            _grown(lost, "workflow_name", window),
+            "Executions of {{ $labels.workflow_name }} lost their process",
+            "An execution of {{ $labels.workflow_name }} ended with engine_lost: the process that ran it is gone.",
+        ),
+        Alert(
+            "SpanloomSlow",
+            TICKET,
+            f"histogram_quantile(0.95, sum by (workflow_name, le) (rate({duration}[{window}])))\n"
+            f"> {options.slow_seconds:g}\n"
+            f"and sum by (workflow_name) (increase({duration.replace('_bucket', '_count')}[{window}]))\n"
+            f">= {options.least_executions}",
+            "{{ $labels.workflow_name }} is slow",
+            "One in twenty executions of {{ $labels.workflow_name }} takes over {{ $value | humanizeDuration }}.",
+            wait="10m",
+        ),
+    ]
+    return Group("spanloom-executions", alerts=alerts)
+
+
+def _cost(options: Options) -> Group:
+    usual = f"(avg_over_time({HOURLY_COST}[{options.time('1d')}] offset {options.time('1h')}) or {HOURLY_COST} * 0)"
+    alerts = [
+        Alert(
+            "SpanloomCostSpike",
+            TICKET,
+            f"{HOURLY_COST} > {options.spike_usd:g}\nand {HOURLY_COST} > {options.spike_factor:g} * {usual}",
+            "{{ $labels.template }} costs much more than usual",
+            "{{ $labels.template }} cost {{ $value | humanize }} USD within an hour, "
+            f"more than {options.spike_factor:g} times its average hour of the day before.",
+        ),
+        Alert(
+            "SpanloomUnpricedCalls",
+            TICKET,
+            f"sum by (template) (increase({UNPRICED}[{options.time('1h')}])) > 0",
+            "Model calls of {{ $labels.template }} have no price",
+            'About {{ printf "%.0f" $value }} model calls of {{ $labels.template }} within an hour have no known cost; '
+            "their tokens are counted, their cost is missing.",
+        ),
+    ]
+    return Group("spanloom-cost", alerts=alerts)
+
+
+def _telemetry(options: Options) -> Group:
+    window = options.time("15m")
+    lost_by = [
+        _grown(f"otelcol_exporter_{how}_failed_{what}", "exporter", window)
+        for how in ("enqueue", "send")
+        for what in ("spans", "log_records")
+    ]
+    alerts = [
+        Alert(
+            "SpanloomSignalsKeptAside",
+            TICKET,
+            f"sum by (consumer) (increase(spanloom_dead_letters_total[{window}])) > 0",
+            "Signals are kept aside for {{ $labels.consumer }}",
+            'About {{ printf "%.0f" $value }} signals were not stored by {{ $labels.consumer }}; '
+            "they are kept in dead_letter.",
+        ),
+        Alert(
+            "SpanloomJournalFailing",
+            PAGE,
+            "min(spanloom_journal_writable) == 0",
+            "The journal cannot write",
+            "Commits of the journal fail; new executions are refused with 503 until the database takes them.",
+            wait="1m",
+        ),
+        Alert(
+            "SpanloomCollectorDropping",
+            PAGE,
+            "\nor ".join(lost_by),
+            "The Collector drops signals of {{ $labels.exporter }}",
+            'The exporter {{ $labels.exporter }} of the Collector gave up {{ printf "%.0f" $value }} signals. '
+            "Records and webhooks are served from the outbox; traces and metrics are gone.",
+        ),
+        Alert(
+            "SpanloomRecordsLagging",
+            PAGE,
+            f"max(spanloom_record_lag_seconds) > {options.seconds(options.lag_seconds)}",
+            "Records lag behind",
+            "The oldest signal that is in no record yet waits for {{ $value | humanizeDuration }}.",
+            wait="5m",
+        ),
+        Alert(
+            "SpanloomDeliveriesFailing",
+            TICKET,
+            f"max(spanloom_deliveries_oldest_seconds) > {options.seconds(1_800)}\n"
+            f"or sum(increase(spanloom_deliveries_given_up_total[{window}])) > 0",
+            "Webhooks do not arrive",
+            "Deliveries of webhooks are overdue or were given up; their endpoints do not take them.",
+        ),
+    ]
+    return Group("spanloom-telemetry", alerts=alerts)
+
+
+def _books(options: Options) -> Group:
+    alerts = [
+        Alert(
+            "SpanloomBooksDisagree",
+            PAGE,
+            "max(spanloom_reconcile_differences) > 0 or max(spanloom_reconcile_drift_nano_usd) > 0",
+            "The books disagree",
+            "{{ $value | humanize }} numbers differ between spans, records, roll-ups and counters; "
+            "`spanloom reconcile` names the ids.",
+        ),
+        Alert(
+            "SpanloomBooksNotCompared",
+            TICKET,
+            f"time() - max(spanloom_reconcile_finished_timestamp_seconds) > {options.seconds(options.overdue_seconds)}",
+            "The books were not compared",
+            "The last comparison of the books ended {{ $value | humanizeDuration }} ago; it is due every hour.",
+        ),
+    ]
+    return Group("spanloom-books", alerts=alerts)
+
+
+def _grown(counter: str, by: str, window: str) -> str:
+    """Whether a counter grew, one that began at its first value included."""
+    return (
+        f"sum by ({by}) (increase({counter}[{window}])) > 0\n"
+        f"or sum by ({by}) ({counter} unless {counter} offset {window}) > 0"
+    )

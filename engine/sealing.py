@@ -1,0 +1,55 @@
+"""Keeps secrets in the database so that the database alone does not tell them."""
+
+import base64
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from engine.errors import Unavailable
+
+_PURPOSE = b"spanloom sealing of secrets"
+
+
+class SecretKeyMissing(Unavailable):
+    """Secrets cannot be kept: set SPANLOOM_SECRET_KEY to a long random text, the same in every process."""
+
+
+class SealBroken(Unavailable):
+    """A kept secret cannot be read: the SPANLOOM_SECRET_KEY that it was sealed with is missing; list it again."""
+
+
+class Sealer:
+    """Seals and opens texts with keys made from `SPANLOOM_SECRET_KEY`.
+
+    `keys` are the secret keys, newest first, and are asked for when they are needed: the first one seals, all open.
+    """
+
+    def __init__(self, keys: Callable[[], Sequence[str]]) -> None:
+        self._keys = keys
+
+    def seal(self, text: str) -> str:
+        """The text, sealed. Raises `SecretKeyMissing`."""
+        return self._fernet.encrypt(text.encode()).decode()
+
+    def open(self, sealed: str) -> str:
+        """What was sealed. Raises `SealBroken` or `SecretKeyMissing`."""
+        try:
+            return self._fernet.decrypt(sealed).decode()
+        except InvalidToken as error:
+            raise SealBroken from error
+
+    @cached_property
+    def _fernet(self) -> MultiFernet:
+        keys = self._keys()
+        if not keys:
+            raise SecretKeyMissing
+        return MultiFernet([Fernet(_derive(key)) for key in keys])
+
+
+def _derive(key: str) -> bytes:
+    """A key of this purpose alone: the same secret key serves others too."""
+    derived = HKDF(algorithm=SHA256(), length=32, salt=None, info=_PURPOSE).derive(key.encode())
+    return base64.urlsafe_b64encode(derived)

@@ -1,0 +1,173 @@
+"""The outbox: signals that are durable here and on their way through the Collector, with who still owes them.
+
+A consumer clears its mark in the transaction that stores the signal; a row that nobody owes goes. Every function works
+in the caller's transaction, and locks rows in the order of their ids.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+
+from sqlalchemy import Column, Select, delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from engine.store.base import now_sql
+from telemetry.bulk import BulkInsert
+from telemetry.tables import outbox
+
+RECORDS = "records"
+WEBHOOKS = "webhooks"
+
+_OWES: dict[str, Column[bool]] = {RECORDS: outbox.c.owes_records, WEBHOOKS: outbox.c.owes_webhooks}
+"""Consumer to its mark."""
+
+_PAGE = 1_000
+_MOST_CLAIMED = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """One signal as the outbox keeps it; `payload` is an OTLP `Span` or `LogRecord`."""
+
+    id: str
+    is_event: bool
+    scope: str
+    payload: bytes
+    attempts: int = 0
+    """How often it was handed to the Collector."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is in the outbox, and how long the oldest signal waits."""
+
+    waiting: int
+    unshipped: int
+    oldest_seconds: float
+    record_lag_seconds: float
+    """How long the oldest signal waits that is in no record yet."""
+
+
+async def keep(connection: AsyncConnection, parcels: Sequence[Parcel], consumers: Collection[str]) -> None:
+    """Put signals in; spans are owed by the records alone. One that is there already stays as it is."""
+    at = datetime.now(UTC)
+    owed = (RECORDS in consumers, WEBHOOKS in consumers)
+    rows = [
+        (one.id, one.is_event, one.scope, one.payload, owed[0], owed[1] and one.is_event, at, 0)
+        for one in sorted(parcels, key=lambda parcel: parcel.id)
+    ]
+    await _KEEP.run(connection, rows)
+
+
+async def claim(connection: AsyncConnection, *, are_events: bool, max_bytes: int) -> list[Parcel]:
+    """Take signals that wait to be shipped, those tried least first, and mark them as shipped.
+
+    As many as fit into `max_bytes`, but at least one. What another process is taking is left to it.
+    """
+    waiting = (
+        select(outbox.c.id, func.length(outbox.c.payload))
+        .where(outbox.c.is_event == are_events, outbox.c.shipped_at.is_(None))
+        .order_by(outbox.c.attempts, outbox.c.kept_at)
+        .limit(_MOST_CLAIMED)
+        .with_for_update(skip_locked=True)
+    )
+    ids: list[str] = []
+    size = 0
+    for id_, length in await connection.execute(waiting):
+        size += length
+        if ids and size > max_bytes:
+            break
+        ids.append(id_)
+    return [parcel for page in pages(ids) for parcel in await _mark_shipped(connection, page)]
+
+
+async def release(connection: AsyncConnection, ids: Collection[str]) -> None:
+    """What was taken has not been delivered: it waits to be shipped again."""
+    for page in pages(sorted(ids)):
+        locked = [row.id for row in await connection.execute(_lock(page))]
+        await connection.execute(update(outbox).where(outbox.c.id.in_(locked)).values(shipped_at=None))
+
+
+async def unconfirmed(connection: AsyncConnection, consumer: str, after_seconds: float | None) -> list[Parcel]:
+    """Signals that were shipped that long ago and are still owed, or all that are; at most a page.
+
+    What another process is serving is left to it.
+    """
+    statement = (
+        select(outbox.c.id, outbox.c.is_event, outbox.c.scope, outbox.c.payload, outbox.c.attempts)
+        .where(_OWES[consumer])
+        .order_by(outbox.c.id)
+        .limit(_PAGE)
+        .with_for_update(skip_locked=True)
+    )
+    if after_seconds is not None:
+        now: datetime = (await connection.execute(select(now_sql()))).scalar_one()
+        statement = statement.where(outbox.c.shipped_at <= now - timedelta(seconds=after_seconds))
+    return [Parcel(*row) for row in await connection.execute(statement)]
+
+
+async def lock(connection: AsyncConnection, ids: Collection[str]) -> None:
+    """Whoever else serves these signals waits until this transaction has ended."""
+    for page in pages(sorted(ids)):
+        await connection.execute(_lock(page))
+
+
+async def confirm(connection: AsyncConnection, consumer: str, ids: Collection[str]) -> int:
+    """Clear the consumer's mark, and remove what nobody owes; how many marks that were."""
+    mine = _OWES[consumer]
+    others = [mark for mark in _OWES.values() if mark is not mine]
+    confirmed = 0
+    for page in pages(sorted(ids)):
+        rows = (await connection.execute(_lock(page))).mappings().all()
+        owed = [row for row in rows if row[mine.name]]
+        rest = [row["id"] for row in owed if any(row[mark.name] for mark in others)]
+        gone = {row["id"] for row in owed}.difference(rest)
+        if rest:
+            await connection.execute(update(outbox).where(outbox.c.id.in_(rest)).values({mine: False}))
+        if gone:
+            await connection.execute(delete(outbox).where(outbox.c.id.in_(gone)))
+        confirmed += len(owed)
+    return confirmed
+
+
+async def read_backlog(connection: AsyncConnection) -> Backlog:
+    """How far the Collector's way lags behind; all zero where nothing waits."""
+    unshipped = func.count().filter(outbox.c.shipped_at.is_(None))
+    oldest_of_records = func.min(outbox.c.kept_at).filter(outbox.c.owes_records)
+    statement = select(func.count(), unshipped, func.min(outbox.c.kept_at), oldest_of_records).select_from(outbox)
+    count, waiting, oldest, of_records = (await connection.execute(statement)).one()
+    return Backlog(count, waiting, _age(oldest), _age(of_records))
+
+
+def _age(since: datetime | None) -> float:
+    return 0.0 if since is None else max(0.0, (datetime.now(UTC) - since).total_seconds())
+
+
+async def _mark_shipped(connection: AsyncConnection, ids: Sequence[str]) -> list[Parcel]:
+    statement = (
+        update(outbox)
+        .where(outbox.c.id.in_(ids))
+        .values(shipped_at=now_sql(), attempts=outbox.c.attempts + 1)
+        .returning(outbox.c.id, outbox.c.is_event, outbox.c.scope, outbox.c.payload, outbox.c.attempts)
+    )
+    return [Parcel(*row) for row in await connection.execute(statement)]
+
+
+def _lock(ids: Sequence[str]) -> Select[tuple[str, bool, bool]]:
+    marks = select(outbox.c.id, outbox.c.owes_records, outbox.c.owes_webhooks)
+    return marks.where(outbox.c.id.in_(ids)).order_by(outbox.c.id).with_for_update()
+
+
+def pages(ids: Sequence[str]) -> Iterator[list[str]]:
+    """Within the number of parameters that a statement may have."""
+    rest = iter(ids)
+    while page := list(islice(rest, _PAGE)):
+        yield page
+
+
+_KEEP = BulkInsert(
+    outbox,
+    ("id", "is_event", "scope", "payload", "owes_records", "owes_webhooks", "kept_at", "attempts"),
+    "ON CONFLICT (id) DO NOTHING",
+)

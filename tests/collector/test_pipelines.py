@@ -1,0 +1,176 @@
+"""Real executions through a real Collector: the store, the metrics and the two routes of the receiver say the same."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from engine import semconv
+from engine.graph import JsonObject
+from engine.result import Usage
+from engine.testing import Call, Fail, Say, Step
+from tests.collector.looking import a_span, calls, in_jaeger, scraped, send, series, tags
+from tests.collector.receiver import EVENTS, SPANS, WEBHOOKS, Receiver
+from tests.services.collector.server import INGEST_TOKEN, Collector
+from tests.services.jaeger.server import Jaeger
+from tests.services.prometheus.server import Json, JsonDocument, Prometheus
+from tests.workshop import Workshop, request, streamed, workshop
+
+pytestmark = [pytest.mark.collector, pytest.mark.jaeger]
+
+CHAT: JsonObject = {"kind": "chat", "params": {"enable_tools": True}}
+TEMPLATE: JsonObject = {"kind": "template", "template": "universal_chat"}
+ALL_TOKENS = Usage(
+    input_tokens=50, output_tokens=9, cache_read_tokens=20, cache_write_tokens=10, reasoning_tokens=4, total_tokens=59
+)
+
+
+@dataclass(slots=True)
+class Told:
+    """What was executed, as the books have it."""
+
+    spans: dict[str, dict[str, str]]
+    """By trace: span id and name."""
+    event_ids: list[str]
+    embedded: str
+    """The service's own /metrics, in OpenMetrics."""
+
+    def span_ids(self) -> list[str]:
+        """All of them."""
+        return sorted(id_ for trace in self.spans.values() for id_ in trace)
+
+
+@pytest.fixture
+async def told(collector: Collector, migrated_sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Told:
+    """Executions of a chat with a tool, a streamed template and one that fails, told to the Collector."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.otlp_http)
+    async with workshop(migrated_sqlite_url) as shop:
+        await execute(shop)
+        spans, events = shop.emitted(), shop.log.get_finished_logs()
+        _, exposition = await shop.runtime.metrics.exposition("application/openmetrics-text")
+    by_trace: dict[str, dict[str, str]] = {}
+    for span in spans:
+        assert span.context
+        by_trace.setdefault(f"{span.context.trace_id:032x}", {})[f"{span.context.span_id:016x}"] = span.name
+    ids = sorted(str((event.log_record.attributes or {})[semconv.EVENT_ID]) for event in events)
+    return Told(by_trace, ids, exposition.decode())
+
+
+async def execute(shop: Workshop) -> None:
+    script: list[Step] = [
+        Call("calculate", {"expression": "6 * 7"}),
+        Say("It is 42."),
+        Say("Streamed.", usage=ALL_TOKENS),
+    ]
+    engine = shop.engine(script)
+    await engine.execute(request(CHAT, "what is 6 * 7?"))
+    await streamed(engine, request(TEMPLATE))
+    await shop.engine([Fail("auth")]).execute(request(TEMPLATE))
+
+
+async def test_records_and_webhooks_get_every_signal_once(told: Told, receiver: Receiver) -> None:
+    assert await asyncio.to_thread(receiver.wait_for, lambda: receiver.has(len(told.span_ids()), len(told.event_ids)))
+    assert receiver.span_ids() == told.span_ids()
+    assert receiver.event_ids(EVENTS) == told.event_ids
+    assert receiver.event_ids(WEBHOOKS) == told.event_ids
+    assert receiver.paths == {SPANS, EVENTS, WEBHOOKS}
+    assert {each["authorization"] for each in receiver.headers} == {f"Bearer {INGEST_TOKEN}"}
+    assert {each["content-type"] for each in receiver.headers} == {"application/x-protobuf"}
+
+
+async def test_the_store_shows_every_trace(told: Told, jaeger: Jaeger) -> None:
+    for trace_id, spans in told.spans.items():
+        found = await in_jaeger(jaeger, trace_id, len(spans))
+        assert {str(span["spanID"]): str(span["operationName"]) for span in found} == spans
+
+
+async def test_the_metrics_are_those_of_the_service_itself(told: Told, collector: Collector) -> None:
+    own = series(told.embedded)
+    assert {name for name, _ in own} >= {
+        "traces_span_metrics_calls_total",
+        "traces_span_metrics_duration_seconds_bucket",
+        "gen_ai_client_token_usage_bucket",
+        "workflow_cost_usd_total",
+        "workflow_time_to_first_token_seconds_bucket",
+    }
+    made = await scraped(collector, lambda text: calls(text) == len(told.span_ids()))
+    assert series(made) == pytest.approx(own, rel=1e-9)
+
+
+@pytest.mark.prometheus
+async def test_prometheus_has_them_with_a_way_to_the_trace(
+    collector: Collector,
+    start_prometheus: Callable[[JsonDocument], Prometheus],
+    migrated_sqlite_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target: Json = {
+        "job_name": "collector",
+        "honor_labels": True,
+        "static_configs": [{"targets": [collector.metrics_address]}],
+    }
+    prometheus = start_prometheus({"global": {"scrape_interval": "250ms"}, "scrape_configs": [target]})
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.otlp_http)
+    begun = time.time()
+    async with workshop(migrated_sqlite_url) as shop:
+        await execute(shop)
+        spans = shop.emitted()
+    traces = {f"{span.context.trace_id:032x}" for span in spans if span.context}
+    model_calls = [span.attributes for span in spans if span.attributes and semconv.COST_SOURCE in span.attributes]
+    cost = sum(int(str(each.get(semconv.COST_NANO_USD, 0))) for each in model_calls)
+
+    await eventually(lambda: prometheus.value("sum(traces_span_metrics_calls_total)") == len(spans))
+    assert round((prometheus.value('sum(workflow_cost_usd_total{job="spanloom"})') or 0) * 1e9) == cost
+    assert cost > 0
+    failed = 'sum(traces_span_metrics_calls_total{workflow_execution_status="failed",workflow_name="universal_chat"})'
+    assert prometheus.value(failed) == 1
+    assert prometheus.value('sum(gen_ai_client_token_usage_count{gen_ai_token_type="cache_read"})') is not None
+    streamed_ones = [span for span in spans if semconv.TIME_TO_FIRST_TOKEN in (span.attributes or {})]
+    assert prometheus.value("sum(workflow_time_to_first_token_seconds_count)") == len(streamed_ones) > 0
+
+    found = prometheus.exemplars("traces_span_metrics_duration_seconds_bucket", start=begun, end=time.time() + 1)
+    assert found
+    assert {exemplar["labels"]["trace_id"] for each in found for exemplar in each["exemplars"]} <= traces
+
+
+async def test_content_and_other_libraries_reach_the_store_only(
+    collector: Collector, receiver: Receiver, jaeger: Jaeger
+) -> None:
+    ours = a_span(
+        "chat small", **{semconv.INPUT_MESSAGES: "geheim", "input.value": "geheim", semconv.PROVIDER: "openai"}
+    )
+    others = a_span("GET /", **{semconv.INPUT_MESSAGES: "other"})
+    await send(collector, {semconv.SCOPE_GENAI: [ours], "fastapi": [others]})
+
+    assert await asyncio.to_thread(receiver.wait_for, lambda: receiver.has(1))
+    [kept] = receiver.spans
+    assert {each.key for each in kept.attributes} == {semconv.PROVIDER}
+    assert receiver.scopes == {semconv.SCOPE_GENAI}
+    [shown] = await in_jaeger(jaeger, ours.trace_id.hex(), 1)
+    assert tags(shown)[semconv.INPUT_MESSAGES] == "geheim"
+    assert await in_jaeger(jaeger, others.trace_id.hex(), 1)
+    assert calls(await scraped(collector, lambda text: calls(text) >= 1)) == 1
+
+
+async def test_a_secret_is_masked_in_the_store_and_left_as_said_in_the_record(
+    collector: Collector, receiver: Receiver, jaeger: Jaeger
+) -> None:
+    secret = "sk-" + "a1b2c3d4" * 4
+    one = a_span("chat small", **{semconv.ERROR_MESSAGE: f"refused {secret} twice", "http.request.header.cookie": "c"})
+    await send(collector, {semconv.SCOPE_GENAI: [one]})
+    [shown] = await in_jaeger(jaeger, one.trace_id.hex(), 1)
+    assert tags(shown)[semconv.ERROR_MESSAGE] == "refused **** twice"
+    assert tags(shown)["http.request.header.cookie"] == "****"
+    assert await asyncio.to_thread(receiver.wait_for, lambda: receiver.has(1))
+    assert any(secret in each.value.string_value for each in receiver.spans[0].attributes)
+
+
+async def eventually(reached: Callable[[], bool]) -> None:
+    """Return once that is true."""
+    async with asyncio.timeout(20):
+        while True:
+            if await asyncio.to_thread(reached):
+                return
+            await asyncio.sleep(0.1)

@@ -1,0 +1,89 @@
+"""Which metrics there are, and their labels: what dashboards and alerts may ask for."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+import promql_parser
+import yaml
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
+
+from dashboards.options import Options
+from dashboards.rule_files import rule_files
+from engine.store.database import Database
+from telemetry.metrics import Metrics
+from telemetry.pipeline import Pipeline
+from telemetry.records import Records
+from telemetry.signals import Batch
+from telemetry.tables import reconcile_runs
+from tests.telemetry.bookkeeper import Listener
+
+OF_THE_SCRAPE = {"instance", "job"}
+OF_THE_COLLECTOR = {
+    "otelcol_exporter_queue_size": {"exporter"},
+    "otelcol_exporter_queue_capacity": {"exporter"},
+    "otelcol_exporter_enqueue_failed_spans": {"exporter"},
+    "otelcol_exporter_enqueue_failed_log_records": {"exporter"},
+    "otelcol_exporter_send_failed_spans": {"exporter"},
+    "otelcol_exporter_send_failed_log_records": {"exporter"},
+    "otelcol_receiver_accepted_spans": {"receiver"},
+    "otelcol_process_memory_rss": set(),
+}
+"""Its own metrics, by their names in 0.161."""
+
+_SELECTOR = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)\{([^}]*)\}")
+_MATCHER = re.compile(r'(\w+)\s*(?:=~|!~|!=|=)\s*"')
+_GROUPING = re.compile(r"\b(?:by|without) \(([^)]*)\)")
+
+
+async def known_metrics(database: Database) -> dict[str, set[str]]:
+    """Name to labels: of the service after an execution with everything, of the recording rules, of the Collector."""
+    listener = Listener()
+    story = listener.begin()
+    story.answer()
+    story.tool()
+    story.tracker.first_token()
+    story.tracker.complete()
+    batch = Batch.of(listener.signals())
+    now = story.tracker.started_at
+    run = {"scheduled_for": now, "started_at": now, "finished_at": now, "since": now, "until": now}
+    async with database.begin() as connection:
+        await Records().apply(connection, batch)
+        await connection.execute(reconcile_runs.insert().values(run | {"differences": 0, "drift_nano_usd": 0}))
+    metrics = Metrics(database, Pipeline([Records()]).health)
+    metrics.feed(batch)
+    _, text = await metrics.exposition("application/openmetrics-text; version=1.0.0")
+    known: dict[str, set[str]] = {}
+    for family in open_metrics(text.decode()):  # type: ignore[no-untyped-call]  # prometheus-client leaves its types out here
+        for sample in family.samples:
+            known.setdefault(sample.name, set()).update(sample.labels)
+    return known | recorded() | OF_THE_COLLECTOR
+
+
+def recorded() -> dict[str, set[str]]:
+    """The recording rules."""
+    groups = yaml.safe_load(rule_files(Options())["recordings.yaml"])["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    return {rule["record"]: {"template", *(["status"] if rule["record"].endswith("executions:total") else [])}
+            for rule in rules}  # fmt: skip
+
+
+def problems(expr: str, known: Mapping[str, set[str]]) -> list[str]:
+    """What an expression asks for that nobody tells."""
+    promql_parser.parse(expr)
+    names = set(_names(expr))
+    unknown = [f"no metric {name} in {expr}" for name in sorted(names - known.keys())]
+    labels = set[str]().union(*(known.get(name, set()) for name in names)) | OF_THE_SCRAPE
+    for selector in _SELECTOR.finditer(expr):
+        wrong = set(_MATCHER.findall(selector[2])) - known.get(selector[1], labels) - OF_THE_SCRAPE
+        unknown += [f"{selector[1]} has no label {label} in {expr}" for label in sorted(wrong)]
+    for grouping in _GROUPING.finditer(expr):
+        wrong = {label.strip() for label in grouping[1].split(",")} - labels
+        unknown += [f"no label {label} in {expr}" for label in sorted(wrong)]
+    return unknown
+
+
+def _names(expr: str) -> Iterator[str]:
+    """Every metric named in an expression."""
+    bare = re.sub(r'"[^"]*"', '""', expr)
+    bare = re.sub(r"\b(?:by|without) \([^)]*\)|\{[^}]*\}|\[[^\]]*\]", "", bare)
+    yield from re.findall(r"\b(?:spanloom|traces_span|gen_ai|workflow|otelcol|process)[a-zA-Z0-9_:]*", bare)

@@ -1,0 +1,249 @@
+"""A real Prometheus scrapes a service that ran a few hundred executions: every dashboard answers, the books agree."""
+
+import asyncio
+import math
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import cycle, islice
+from pathlib import Path
+
+import pytest
+
+from api.server import listen, make_server
+from dashboards.boards import PanelQuery, panel_queries
+from dashboards.generate import write_rules
+from dashboards.options import Options
+from dashboards.panels import Origin
+from engine.graph import JsonObject
+from engine.resources import ModelRequest
+from engine.result import ExecutionResult, Status
+from engine.store.database import Database
+from engine.testing import Call, Fail, Hold, Say, Step
+from telemetry.cost import CostFilter, CostReport, cost
+from telemetry.reconcile import ReconcileReport
+from telemetry.reconcile_runs import ReconcileJob, reconcile
+from tests.engine.harness import graph
+from tests.services.process import free_port
+from tests.services.prometheus.server import JsonDocument, Prometheus
+from tests.workshop import Workshop, request, streamed, workshop
+
+pytestmark = [pytest.mark.prometheus, pytest.mark.slow]
+
+EXECUTIONS = 200
+SCRAPE = "200ms"
+SCALE = 1 / 120
+"""An hour of the rules is half a minute here."""
+SETTLE = timedelta(seconds=0.5)
+WINDOW = "1m"
+
+AGENT: JsonObject = graph(
+    [
+        {"id": "look", "type": "retrieval", "config": {"retriever": "files", "options": {"path": "."}}},
+        {"id": "answer", "type": "model", "stream": True, "retry": {"max_attempts": 1}},
+        {"id": "tools", "type": "tools", "config": {"allowed_tools": ["calculate"]}},
+    ],
+    [
+        "start -> look",
+        "look -found-> answer",
+        "look -empty-> answer",
+        "answer -tool_calls-> tools",
+        "tools -> answer",
+        "answer -final-> end",
+    ],
+)
+SOURCES: tuple[JsonObject, ...] = (
+    {"kind": "template", "template": "agent"},
+    {"kind": "definition", "definition": "helper"},
+    {"kind": "graph", "graph": AGENT},
+    {"kind": "chat"},
+)
+Start = Callable[[JsonDocument], Prometheus]
+
+
+@dataclass(slots=True)
+class Scraped:
+    """A service that Prometheus scrapes."""
+
+    shop: Workshop
+    prometheus: Prometheus
+
+    async def query(self, promql: str) -> list[float]:
+        """The values that an expression has now."""
+        samples = await asyncio.to_thread(self.prometheus.query, promql)
+        return [float(sample["value"][1]) for sample in samples]
+
+    async def until(self, promql: str, value: float) -> None:
+        """Wait until an expression has this value."""
+        for _ in range(300):
+            found = await self.query(promql)
+            if found == [value]:
+                return
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"{promql} is {found}, not {value}")
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    """What is searched."""
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    (folder / "tower.md").write_text("# The tower\n\nThe clock hangs in the north tower.\n")
+    return folder
+
+
+async def test_every_dashboard_answers_and_prometheus_agrees_with_the_books(
+    migrated_sqlite_url: str, documents: Path, start_prometheus: Start, tmp_path: Path
+) -> None:
+    port = free_port()
+    async with serving(migrated_sqlite_url, documents, port) as shop:
+        scraped = Scraped(shop, await asyncio.to_thread(start_prometheus, configuration(port, tmp_path)))
+        await scraped.until("count(spanloom_journal_writable)", 1)
+        since = await quiet()
+        await ReconcileJob(shop.runtime.database, None).run_if_due()
+        results = await run_all(shop)
+        results += await run_all(shop)
+        await scraped.until("sum(spanloom_executions_total)", len(results))
+        until = await quiet()
+
+        assert await unanswered(scraped) == []
+        await has_the_numbers_of_the_books(scraped)
+        await leads_to_failed_executions(scraped, results, since)
+        report = await compared(shop.runtime.database, scraped.prometheus, since, until)
+        assert [outcome for outcome in report.counters if not outcome.is_compared] == []
+        assert report.differences == []
+
+    async with serving(migrated_sqlite_url, documents, port) as shop:
+        await scraped.until("count(changes(process_start_time_seconds[1m]) > 0)", 1)
+        await run_all(shop)
+        await scraped.until("sum(spanloom_executions_total)", len(results) + EXECUTIONS)
+        report = await compared(shop.runtime.database, scraped.prometheus, since, await quiet())
+    exact, counted_in_memory = report.counters[:2], report.counters[2:]
+    assert all(outcome.is_compared for outcome in exact)
+    assert not any(outcome.is_compared for outcome in counted_in_memory)
+    assert {str(outcome.note).partition(" ")[2] for outcome in counted_in_memory} <= {
+        "was restarted within the window",
+        "counter was reset within the window",
+    }
+    assert report.differences == []
+
+
+@asynccontextmanager
+async def serving(url: str, documents: Path, port: int) -> AsyncIterator[Workshop]:
+    """A service on a port, whose executions ask scripted models."""
+    async with workshop(url, documents, keep_signals=False) as shop:
+        await shop.store_definition("helper", AGENT)
+        await shop.store_template("agent", AGENT)
+        with listen("127.0.0.1", port) as listener:
+            async with serve_workshop(shop, listener):
+                yield shop
+
+
+@asynccontextmanager
+async def serve_workshop(shop: Workshop, listener: socket.socket) -> AsyncIterator[None]:
+    """Answer over HTTP for what runs in a workshop."""
+    ready = asyncio.Event()
+    server = make_server(shop.runtime, listener, lambda _: ready.set())
+    task = asyncio.create_task(server.serve([listener]), name="service")
+    await ready.wait()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+def configuration(port: int, folder: Path) -> JsonDocument:
+    """Scrape the service often, with the shipped rules in a hurry."""
+    rules = write_rules(folder / "rules", Options(scale=SCALE))
+    return {
+        "global": {"scrape_interval": SCRAPE, "evaluation_interval": SCRAPE},
+        "rule_files": [str(file) for file in rules],
+        "scrape_configs": [{"job_name": "spanloom", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}],
+    }
+
+
+async def quiet() -> datetime:
+    """A moment around which nothing ends: what ends near an end of the window may count on either side."""
+    await asyncio.sleep(1.5 * SETTLE.total_seconds())
+    now = datetime.now(UTC)
+    await asyncio.sleep(1.5 * SETTLE.total_seconds())
+    return now
+
+
+async def run_all(shop: Workshop) -> list[ExecutionResult]:
+    """Every source in turn, streamed and not; one in ten fails, a few are cancelled."""
+    engine = shop.engine(answer)
+    results: list[ExecutionResult] = []
+    for number, source in enumerate(islice(cycle(SOURCES), EXECUTIONS - 4)):
+        wanted = request(source, f"{number}")
+        results.append(await (streamed(engine, wanted) if number % 2 else engine.execute(wanted)))
+    for source in SOURCES:
+        holding = shop.engine([Hold()])
+        execution = await holding.start(request(source), streaming=False)
+        await holding.model.entered.wait()
+        execution.cancel("enough")
+        results.append(await execution.result())
+    assert {result.status for result in results} == {Status.COMPLETED, Status.FAILED, Status.CANCELLED}
+    return results
+
+
+def answer(asked: ModelRequest) -> Step:
+    """A tool call first where there are tools, now and then an error, else an echo."""
+    last = asked.messages[-1]
+    if asked.tools and last["role"] == "user":
+        text = str(last["content"])
+        return Call("calculate", {"expression": "6 *" if text.endswith("3") else "6 * 7"})
+    if any(str(message["content"]).endswith("7") for message in asked.messages if message["role"] == "user"):
+        return Fail("auth")
+    return Say(f"echo {last['content']}")
+
+
+async def unanswered(scraped: Scraped) -> list[str]:
+    """Queries of the dashboards for which there is no number."""
+    asked = [query for query in panel_queries(window=WINDOW) if query.origin is not Origin.COLLECTOR]
+    assert len(asked) > 50
+    return [f"{query.board}, {query.panel}: {query.expr}" for query in asked if not await _answers(scraped, query)]
+
+
+async def _answers(scraped: Scraped, query: PanelQuery) -> bool:
+    return any(not math.isnan(value) for value in await scraped.query(query.expr))
+
+
+async def has_the_numbers_of_the_books(scraped: Scraped) -> None:
+    """Failure rate and cost per template, exactly as SQL has them."""
+    report = await _cost(scraped.shop.runtime.database)
+    assert len(report.rows) == len(SOURCES)
+    for row in report.rows:
+        template = row.group[0] or row.group[1]
+        found = 'sum(%s{template="%s"%s})'
+        assert await scraped.query(found % ("spanloom_cost_nano_usd_total", template, "")) == [row.sums.priced_nano_usd]
+        for status in ("completed", "failed", "cancelled"):
+            counted = await scraped.query(found % ("spanloom_executions_total", template, f',status="{status}"'))
+            assert counted == [getattr(row.sums, f"executions_{status}")]
+
+
+async def _cost(database: Database) -> CostReport:
+    async with database.read() as connection:
+        return await cost(connection, CostFilter(), ["template", "workflow"])
+
+
+async def leads_to_failed_executions(scraped: Scraped, results: list[ExecutionResult], since: datetime) -> None:
+    """Exemplars of the failure panel are traces of failed executions."""
+    [panel] = [
+        query for query in panel_queries(window=WINDOW) if query.panel == "Failed executions, with their traces"
+        and query.board == "overview"
+    ]  # fmt: skip
+    start, end = since.timestamp(), datetime.now(UTC).timestamp()
+    series = await asyncio.to_thread(scraped.prometheus.exemplars, panel.expr, start=start, end=end)
+    traces = {exemplar["labels"]["trace_id"] for one in series for exemplar in one["exemplars"]}
+    failed = {result.metadata.trace_id for result in results if result.status is Status.FAILED}
+    assert traces
+    assert traces <= failed
+
+
+async def compared(database: Database, prometheus: Prometheus, since: datetime, until: datetime) -> ReconcileReport:
+    """The books and Prometheus between two quiet moments."""
+    return await reconcile(database, since, until, prometheus_url=prometheus.url, settle=SETTLE)

@@ -1,0 +1,115 @@
+"""One alert goes the whole way: failing executions, Prometheus with the shipped rules, Alertmanager, a receiver."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from api.server import listen, url_of
+from dashboards.generate import write_rules
+from dashboards.options import Options
+from engine.graph import JsonObject
+from engine.testing import Fail
+from tests.dashboards.test_against_prometheus import SCRAPE, serve_workshop
+from tests.services.alertmanager.server import Alertmanager
+from tests.services.prometheus.server import JsonDocument, Prometheus
+from tests.workshop import request, workshop
+
+pytestmark = [pytest.mark.prometheus, pytest.mark.alertmanager, pytest.mark.slow]
+
+SCALE = 1 / 240
+"""An hour of the rules is a quarter of a minute here."""
+RUNBOOK = "https://runbooks.example/spanloom"
+ALERT = "SpanloomFailuresBurnFast"
+
+
+@dataclass(slots=True)
+class Pager:
+    """Where Alertmanager sends alerts; keeps them by name."""
+
+    url: str
+    alerts: dict[str, JsonObject] = field(default_factory=dict)
+
+
+@pytest.fixture
+def pager() -> Iterator[Pager]:
+    """A receiver on a port of its own."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            found.alerts.update({alert["labels"]["alertname"]: alert for alert in body["alerts"]})
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    found = Pager(f"http://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, name="pager")
+    thread.start()
+    yield found
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+async def test_a_failing_template_pages_with_links_to_its_executions_and_the_runbook(
+    migrated_sqlite_url: str,
+    tmp_path: Path,
+    pager: Pager,
+    start_prometheus: Callable[[JsonDocument], Prometheus],
+    start_alertmanager: Callable[[JsonDocument], Alertmanager],
+) -> None:
+    async with workshop(migrated_sqlite_url, keep_signals=False) as shop:
+        with listen("127.0.0.1", 0) as listener:
+            service = url_of(listener)
+            manager = await asyncio.to_thread(start_alertmanager, routing(pager.url))
+            async with serve_workshop(shop, listener):
+                await asyncio.to_thread(start_prometheus, configuration(tmp_path, service, manager.address))
+                engine = shop.engine(lambda _: Fail("auth"))
+                ids = set()
+                for _ in range(600):
+                    failing = request({"kind": "template", "template": "universal_chat"})
+                    ids.add((await engine.execute(failing)).execution_id)
+                    if ALERT in pager.alerts:
+                        break
+                    await asyncio.sleep(0.05)
+                alert = pager.alerts[ALERT]
+                assert isinstance(alert["annotations"], dict)
+                async with httpx2.AsyncClient(trust_env=False) as client:
+                    listed = await client.get(str(alert["annotations"]["executions_url"]))
+
+    assert alert["labels"] == {"alertname": ALERT, "severity": "page", "template": "universal_chat"}
+    assert alert["annotations"]["summary"] == "universal_chat fails too often"
+    assert str(alert["annotations"]["description"]).startswith("100% of the executions of universal_chat failed")
+    assert alert["annotations"]["runbook_url"] == f"{RUNBOOK}#{ALERT.lower()}"
+    found = {item["id"] for item in listed.json()["items"]}
+    assert found
+    assert found <= ids
+
+
+def routing(url: str) -> JsonDocument:
+    """Everything at once to the pager."""
+    receiver: JsonDocument = {"name": "pager", "webhook_configs": [{"url": url, "send_resolved": False}]}
+    route: JsonDocument = {"receiver": "pager", "group_by": ["..."], "group_wait": "0s", "group_interval": "1s"}
+    return {"route": route, "receivers": [receiver]}
+
+
+def configuration(folder: Path, service: str, alertmanager: str) -> JsonDocument:
+    """The shipped rules in a hurry, over the service."""
+    rules = write_rules(folder / "rules", Options(scale=SCALE, runbook=RUNBOOK, service=service))
+    target = service.removeprefix("http://")
+    return {
+        "global": {"scrape_interval": SCRAPE, "evaluation_interval": SCRAPE},
+        "rule_files": [str(file) for file in rules],
+        "scrape_configs": [{"job_name": "spanloom", "static_configs": [{"targets": [target]}]}],
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
+    }
