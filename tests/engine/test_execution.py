@@ -383,6 +383,27 @@ async def test_a_refused_call_uses_nothing_of_the_budget() -> None:
     assert (run.result.status, run.result.response) == ("completed", "fine")
 
 
+async def test_what_other_calls_have_reserved_is_not_spent() -> None:
+    def ask(node_id: str, max_tokens: int) -> JsonObject:
+        config: JsonObject = {"prompt": node_id, "include_history": False, "max_tokens": max_tokens}
+        return {"id": node_id, "type": "model", "config": config}
+
+    model = ScriptedModel(
+        lambda request: Hold(then=Say("late")) if request.messages[-1]["content"] == "slow" else Say("soon")
+    )
+    edges = ["start -> slow", "start -> quick", "quick -> join", "slow -> join", "join -> end"]
+    nodes = [ask("quick", 50), ask("slow", 900), ask("join", 50)]
+    harness = Harness(models=[model])
+    request = graph_request(graph(nodes, edges, limits={"budget_tokens": 1_000}))
+    events: list[str] = []
+    async for event in harness.engine.stream(request):
+        events.append(event.type)
+        if event.type is EventType.NODE_COMPLETED and event.node_id == "quick":
+            model.release.set()
+    assert events[-1] == "completed"
+    assert "workflow.budget.warning" not in harness.said()
+
+
 async def test_the_caller_is_the_owner_and_its_trace_is_joined() -> None:
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
