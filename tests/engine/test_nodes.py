@@ -313,6 +313,13 @@ async def test_an_operation_on_the_wrong_type_is_a_type_mismatch(operation: str,
     assert run.result.error_type == "type_mismatch"
 
 
+async def test_a_variable_never_becomes_infinite() -> None:
+    config: JsonObject = {"variable_name": "x", "operation": "increment", "value": 1e308}
+    nodes: list[JsonObject] = [{"id": "v", "type": "variable", "config": config}]
+    run = await Harness().run(graph(nodes, ["start -> v", "v -> end"], variables={"x": 1e308}))
+    assert run.result.error_type == "type_mismatch"
+
+
 async def test_an_end_may_fail_in_the_authors_words() -> None:
     fail: JsonObject = {"error_type": "not_allowed", "message": "No {{ input.message }} here."}
     run = await Harness().run(graph([{"id": "end", "type": "end", "config": {"fail": fail}}], ["start -> end"]))
