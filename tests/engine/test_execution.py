@@ -4,6 +4,8 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
+from langchain_core.callbacks import AsyncCallbackHandler
+from langchain_core.runnables import RunnableLambda
 
 from engine.errors import ConversationBusy, Draining, InvalidRequest, NotFound, Unavailable
 from engine.events import EventType
@@ -430,6 +432,20 @@ async def test_a_graph_without_shape_is_refused() -> None:
 
     with pytest.raises(MalformedWorkflow):
         await Harness().engine.execute(graph_request({"nodes": "many"}))
+
+
+async def test_callbacks_of_a_caller_do_not_see_into_an_execution() -> None:
+    seen: list[object] = []
+
+    class Curious(AsyncCallbackHandler):
+        async def on_chain_start(self, serialized: object, inputs: object, **more: object) -> None:
+            seen.append(inputs)
+
+    async def node(text: str) -> str:
+        return (await Harness([Say("fine")]).run(ASK)).result.response
+
+    answer = await RunnableLambda(node).ainvoke("outer", config={"callbacks": [Curious()]})
+    assert (answer, seen) == ("fine", ["outer"])
 
 
 async def test_many_executions_at_once_do_not_mix() -> None:
