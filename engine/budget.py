@@ -14,10 +14,14 @@ WARNING_SHARE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What a call may use at most; nano-USD null without a cost budget."""
+    """What a call may use at most; nano-USD 0 without a cost budget."""
 
     tokens: int
-    nano_usd: int | None
+    nano_usd: int
+
+    def plus(self, other: "Reservation") -> "Reservation":
+        """Both together."""
+        return Reservation(self.tokens + other.tokens, self.nano_usd + other.nano_usd)
 
 
 class Budget:
@@ -28,8 +32,9 @@ class Budget:
         self._prices = prices
         self._tracker = tracker
         self._calls = 0
-        self._tokens = 0
-        self._nano_usd = 0
+        self._spent = Reservation(0, 0)
+        self._reserved = Reservation(0, 0)
+        """What the calls that run now may use; not spent, but not to be had either."""
         self._warned: set[str] = set()
 
     def reserve(self, model: ChatModel, request: ModelRequest) -> Reservation:
@@ -37,46 +42,46 @@ class Budget:
         if self._calls >= self._limits.max_model_calls:
             raise LimitExceeded(f"more than {self._limits.max_model_calls} model calls")
         reservation = self._estimate(model, request)
-        self._check("tokens", self._tokens + reservation.tokens, self._tokens, self._limits.budget_tokens)
-        if reservation.nano_usd is not None:
-            upper = self._nano_usd + reservation.nano_usd
-            self._check("nano_usd", upper, self._nano_usd, self._limits.budget_nano_usd)
+        reserved = self._reserved.plus(reservation)
+        self._check("tokens", reserved.tokens, self._spent.tokens, self._limits.budget_tokens)
+        self._check("nano_usd", reserved.nano_usd, self._spent.nano_usd, self._limits.budget_nano_usd)
         self._calls += 1
-        self._tokens += reservation.tokens
-        self._nano_usd += reservation.nano_usd or 0
+        self._reserved = reserved
         return reservation
 
     def settle(self, reservation: Reservation, usage: Usage | None, price: Price) -> None:
-        """Replace what was reserved by what was used; where that is unknown the reservation stands.
+        """Replace what was reserved by what was used; where that is unknown the reservation counts as used.
 
         A refused call has no usage and a price of 0: it used nothing.
         """
-        if usage is not None and usage.total_tokens is not None:
-            self._tokens += usage.total_tokens - reservation.tokens
-        elif usage is None and price.nano_usd == 0:
-            self._tokens -= reservation.tokens
-        if price.nano_usd is not None:
-            self._nano_usd += price.nano_usd - (reservation.nano_usd or 0)
-        self._warn("tokens", self._tokens, self._limits.budget_tokens)
-        self._warn("nano_usd", self._nano_usd, self._limits.budget_nano_usd)
+        tokens = usage.total_tokens if usage is not None else 0 if price.nano_usd == 0 else None
+        self._reserved = self._reserved.plus(Reservation(-reservation.tokens, -reservation.nano_usd))
+        self._spent = self._spent.plus(
+            Reservation(
+                reservation.tokens if tokens is None else tokens,
+                reservation.nano_usd if price.nano_usd is None else price.nano_usd,
+            )
+        )
+        self._warn("tokens", self._spent.tokens, self._limits.budget_tokens)
+        self._warn("nano_usd", self._spent.nano_usd, self._limits.budget_nano_usd)
 
     def _estimate(self, model: ChatModel, request: ModelRequest) -> Reservation:
         limits = self._limits
         if limits.budget_tokens is None and limits.budget_nano_usd is None:
-            return Reservation(0, None)
+            return Reservation(0, 0)
         inputs = model.estimate_input_tokens(request)
         outputs = request.settings.max_tokens
         if limits.budget_nano_usd is None:
-            return Reservation(inputs + outputs, None)
+            return Reservation(inputs + outputs, 0)
         upper = self._prices.upper_nano_usd(model.provider, model.model, inputs, outputs)
         if upper is None:
             raise UnpricedModel
         return Reservation(inputs + outputs, upper)
 
-    def _check(self, unit: str, upper: int, spent: int, limit: int | None) -> None:
-        if limit is not None and upper > limit:
+    def _check(self, unit: str, reserved: int, spent: int, limit: int | None) -> None:
+        if limit is not None and spent + reserved > limit:
             self._tracker.budget(Event.BUDGET_EXCEEDED, limit=limit, spent=spent, unit=unit)
-            raise BudgetExceeded(f"the next call may bring the execution to {upper} of {limit} {unit}")
+            raise BudgetExceeded(f"the next call may bring the execution to {spent + reserved} of {limit} {unit}")
 
     def _warn(self, unit: str, spent: int, limit: int | None) -> None:
         if limit is not None and unit not in self._warned and spent >= limit * WARNING_SHARE:

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.channels import EphemeralValue
 from langgraph.pregel import NodeBuilder, Pregel
 from langgraph.runtime import get_runtime
@@ -31,7 +32,11 @@ class CompiledWorkflow:
     app: Pregel[Any, ExecutionContext, Any, Any]
 
     async def run(self, context: ExecutionContext) -> None:
-        """Run to an end; `context.state` is what it leaves. Raises as the walker does."""
+        """Run to an end; `context.state` is what it leaves. Raises as the walker does.
+
+        To be called in a task of its own: a caller inside a LangGraph keeps its checkpointer and callbacks to itself.
+        """
+        var_child_runnable_config.set(None)
         with tracing_context(enabled=False) if tracing_is_enabled() else nullcontext():
             await self.app.ainvoke(
                 context.state,

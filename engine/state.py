@@ -4,6 +4,7 @@ A node returns a `Change`; `merge` applies it by each field's rule. Values insid
 branch of a fork copies the top level only.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypedDict
@@ -185,7 +186,10 @@ def variable_after(variables: JsonObject, name: str, operation: VariableOperatio
         if not isinstance(present, list):
             raise TypeMismatch(f"variable {name} is no list, so nothing can be appended to it")
         return [*present, operation.value]
-    return _number(name, variables.get(name, 0)) + _number(name, operation.value)
+    total = _number(name, variables.get(name, 0)) + _number(name, operation.value)
+    if not math.isfinite(total):
+        raise TypeMismatch(f"variable {name} would become larger than any number")
+    return total
 
 
 def _number(name: str, value: Json) -> int | float:

@@ -219,7 +219,10 @@ class Walker:
             result = await self._work(visit, scope.state)
             size = self._check_output(result)
         except NodeFailure as failure:
-            return await self._failed(visit, scope, failure, may_continue=True)
+            instead = self._instead(visit, scope.state, failure)
+            if instead is None:
+                return await self._failed(visit, scope, failure, may_continue=True)
+            result, size = instead, self._check_output(instead)
         except ExecutionFailure as failure:
             raise self._stop(visit, failure) from failure
         except asyncio.CancelledError as error:
@@ -242,6 +245,11 @@ class Walker:
             if not visit.timeout.expired():
                 raise
             raise NodeTimeout(f"the node took longer than {seconds:g} s") from error
+
+    def _instead(self, visit: Visit, state: WorkflowState, failure: NodeFailure) -> NodeResult | None:
+        if is_being_cancelled() or visit.can_retry(failure):
+            return None
+        return self._planned(visit).node.instead(failure, state, visit)
 
     def _check_output(self, result: NodeResult) -> int:
         """Size of what the visit adds to the state, in bytes of JSON."""

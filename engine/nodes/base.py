@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
+from engine.errors import NodeFailure
 from engine.graph import Document, Json, JsonObject, Node, Retry
 from engine.state import NO_CHANGE, Change, WorkflowState
 
@@ -115,3 +116,7 @@ class NodeBase(Generic[C]):
     async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
         """Do the node's work for one attempt of one visit. The state must not be changed in place."""
         raise TypeError(f"{type(self).__name__} does not say how it runs")
+
+    def instead(self, failure: NodeFailure, state: WorkflowState, visit: "Visit") -> NodeResult | None:
+        """What the node gives although its last attempt failed; null: it has nothing to give and fails."""
+        return None

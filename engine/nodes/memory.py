@@ -1,12 +1,13 @@
 """memory: keeps the newest messages and a summary of the older ones."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from engine import semconv
 from engine.calls import call_model
-from engine.errors import ModelFailure, ResourceMissing
+from engine.errors import ModelFailure, NodeFailure, NodeTimeout, ResourceMissing
 from engine.graph import Node, Retry
 from engine.nodes.base import PROMPT, TRANSIENT, NodeBase, NodeConfig, NodeResult
 from engine.nodes.model import choose_model
@@ -21,6 +22,8 @@ SUMMARY_PROMPT = (
     "Summarise the conversation so far in a few sentences for somebody who goes on with it. Keep names, numbers, "
     "decisions and open questions; leave out greetings."
 )
+
+SUMMARY_ERRORS = (ModelFailure, NodeTimeout, ResourceMissing)
 
 
 class MemoryConfig(NodeConfig):
@@ -61,10 +64,19 @@ class MemoryNode(NodeBase[MemoryConfig]):
         self._prompt = parse_prompt(config.summary_prompt)
 
     async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
-        messages = state["messages"]
-        cut = self._cut(messages)
-        removed = messages[:cut]
-        text, degraded = await self._summary(removed, state, visit) if removed else (None, False)
+        removed = state["messages"][: self._cut(state["messages"])]
+        text = await self._summary(removed, state, visit) if removed else None
+        return self._result(removed, text, state, visit)
+
+    def instead(self, failure: NodeFailure, state: WorkflowState, visit: "Visit") -> NodeResult | None:
+        """The messages go all the same if the model of the summary failed, took too long or is not there."""
+        if self.config.on_summary_error == "fail" or not isinstance(failure, SUMMARY_ERRORS):
+            return None
+        removed = state["messages"][: self._cut(state["messages"])]
+        return replace(self._result(removed, None, state, visit), degraded=True)
+
+    def _result(self, removed: list[Message], text: str | None, state: WorkflowState, visit: "Visit") -> NodeResult:
+        kept = len(state["messages"]) - len(removed)
         visit.span.update(
             {
                 semconv.MEMORY_WINDOW: self.config.memory_window,
@@ -73,8 +85,7 @@ class MemoryNode(NodeBase[MemoryConfig]):
             }
         )
         return NodeResult(
-            output={"removed": len(removed), "kept": len(messages) - cut, "summarized": text is not None},
-            degraded=degraded,
+            output={"removed": len(removed), "kept": kept, "summarized": text is not None},
             change=Change(
                 removed_messages=tuple(message["id"] for message in removed),
                 summary={"text": text, "covers": removed[-1]["id"]} if text is not None else None,
@@ -91,18 +102,12 @@ class MemoryNode(NodeBase[MemoryConfig]):
             cut -= 1
         return cut
 
-    async def _summary(self, removed: list[Message], state: WorkflowState, visit: "Visit") -> tuple[str | None, bool]:
-        """The new summary, and whether making it failed."""
+    async def _summary(self, removed: list[Message], state: WorkflowState, visit: "Visit") -> str | None:
         if self.config.strategy == "truncate":
-            return None, False
-        try:
-            model = choose_model(visit.context, self.config.provider, self.config.model)
-            reply = await call_model(visit, model, self._request(removed, state, visit), stream_as=None)
-        except (ModelFailure, ResourceMissing) as failure:
-            if self.config.on_summary_error == "fail" or visit.can_retry(failure):
-                raise
-            return None, True
-        return reply.text, False
+            return None
+        model = choose_model(visit.context, self.config.provider, self.config.model)
+        reply = await call_model(visit, model, self._request(removed, state, visit), stream_as=None)
+        return reply.text
 
     def _request(self, removed: list[Message], state: WorkflowState, visit: "Visit") -> ModelRequest:
         earlier = state["conversation_summary"]

@@ -4,6 +4,8 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
+from langchain_core.callbacks import AsyncCallbackHandler
+from langchain_core.runnables import RunnableLambda
 
 from engine.errors import ConversationBusy, Draining, InvalidRequest, NotFound, Unavailable
 from engine.events import EventType
@@ -383,6 +385,27 @@ async def test_a_refused_call_uses_nothing_of_the_budget() -> None:
     assert (run.result.status, run.result.response) == ("completed", "fine")
 
 
+async def test_what_other_calls_have_reserved_is_not_spent() -> None:
+    def ask(node_id: str, max_tokens: int) -> JsonObject:
+        config: JsonObject = {"prompt": node_id, "include_history": False, "max_tokens": max_tokens}
+        return {"id": node_id, "type": "model", "config": config}
+
+    model = ScriptedModel(
+        lambda request: Hold(then=Say("late")) if request.messages[-1]["content"] == "slow" else Say("soon")
+    )
+    edges = ["start -> slow", "start -> quick", "quick -> join", "slow -> join", "join -> end"]
+    nodes = [ask("quick", 50), ask("slow", 900), ask("join", 50)]
+    harness = Harness(models=[model])
+    request = graph_request(graph(nodes, edges, limits={"budget_tokens": 1_000}))
+    events: list[str] = []
+    async for event in harness.engine.stream(request):
+        events.append(event.type)
+        if event.type is EventType.NODE_COMPLETED and event.node_id == "quick":
+            model.release.set()
+    assert events[-1] == "completed"
+    assert "workflow.budget.warning" not in harness.said()
+
+
 async def test_the_caller_is_the_owner_and_its_trace_is_joined() -> None:
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -409,6 +432,20 @@ async def test_a_graph_without_shape_is_refused() -> None:
 
     with pytest.raises(MalformedWorkflow):
         await Harness().engine.execute(graph_request({"nodes": "many"}))
+
+
+async def test_callbacks_of_a_caller_do_not_see_into_an_execution() -> None:
+    seen: list[object] = []
+
+    class Curious(AsyncCallbackHandler):
+        async def on_chain_start(self, serialized: object, inputs: object, **more: object) -> None:
+            seen.append(inputs)
+
+    async def node(text: str) -> str:
+        return (await Harness([Say("fine")]).run(ASK)).result.response
+
+    answer = await RunnableLambda(node).ainvoke("outer", config={"callbacks": [Curious()]})
+    assert (answer, seen) == ("fine", ["outer"])
 
 
 async def test_many_executions_at_once_do_not_mix() -> None:

@@ -16,7 +16,7 @@ from engine.resources import (
     ToolContext,
     ToolSpec,
 )
-from engine.testing import Call, Fail, Say, ScriptedModel, Step
+from engine.testing import Call, Fail, Hold, Say, ScriptedModel, Step
 from tests.engine.harness import Harness, Run, graph
 
 AGENT_EDGES = ["start -> ask", "ask -tool_calls-> tools", "tools -> ask", "ask -final-> end"]
@@ -253,6 +253,21 @@ async def test_a_summary_that_fails_truncates_and_marks_the_node_degraded() -> N
     assert run.result.metadata.degraded == ["remember"]
 
 
+@pytest.mark.parametrize(("on_summary_error", "status"), [("truncate", "completed"), ("fail", "failed")])
+async def test_a_summary_that_takes_too_long_is_one_that_failed(on_summary_error: str, status: str) -> None:
+    config: JsonObject = {"memory_window": 1, "on_summary_error": on_summary_error}
+    retry: JsonObject = {"max_attempts": 1}
+    nodes: list[JsonObject] = [
+        {"id": "first", "type": "model"},
+        {"id": "remember", "type": "memory", "config": config, "timeout_seconds": 0.05, "retry": retry},
+    ]
+    document = graph(nodes, ["start -> first", "first -> remember", "remember -> end"])
+    run = await Harness([Say("first"), Hold()]).run(document)
+    assert run.result.status == status
+    assert (run.result.metadata.degraded == ["remember"]) is (status == "completed")
+    assert run.result.error_type == (None if status == "completed" else "timeout")
+
+
 async def test_the_cut_does_not_part_a_tool_message_from_its_call() -> None:
     from engine.graph import Node
     from engine.nodes.memory import MemoryConfig, MemoryNode
@@ -295,6 +310,13 @@ async def test_an_operation_on_the_wrong_type_is_a_type_mismatch(operation: str,
     config: JsonObject = {"variable_name": "x", "operation": operation, **value}
     nodes: list[JsonObject] = [{"id": "v", "type": "variable", "config": config}]
     run = await Harness().run(graph(nodes, ["start -> v", "v -> end"], variables={"x": start}))
+    assert run.result.error_type == "type_mismatch"
+
+
+async def test_a_variable_never_becomes_infinite() -> None:
+    config: JsonObject = {"variable_name": "x", "operation": "increment", "value": 1e308}
+    nodes: list[JsonObject] = [{"id": "v", "type": "variable", "config": config}]
+    run = await Harness().run(graph(nodes, ["start -> v", "v -> end"], variables={"x": 1e308}))
     assert run.result.error_type == "type_mismatch"
 
 
