@@ -12,12 +12,17 @@ from api.settings import Settings
 
 _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
+_TELL_URLS = ("httpx2", "httpcore2")
+"""Loggers that write out the addresses of requests: those of webhooks may hold secrets."""
+
 
 def configure_logs(settings: Settings) -> None:
     """Log to standard error as the settings say."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if settings.logs_as_json else TextLines())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    for name in _TELL_URLS:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class JsonLines(logging.Formatter):

@@ -48,7 +48,8 @@ class Intake:
             await pipeline.apply(connection, Batch.of(known), hung)
             return await outbox.confirm(connection, self.name, ids)
 
-        self._health.outbox.confirmed[self.name] += await self._transact(work)
+        confirmed = await self._transact(work)
+        self._health.outbox.confirmed[self.name] += confirmed
 
     async def serve_unconfirmed(self, after_seconds: float | None) -> int:
         """Store signals that were shipped that long ago and did not come back, or all there are; how many.

@@ -31,8 +31,11 @@ from starlette.routing import Route
 
 from api.server import listen, url_of
 from telemetry import otlp
+from tests.services.collector.server import INGEST_TOKEN
 
-TOKEN = "the collector's token"
+TOKEN = INGEST_TOKEN
+"""As the real one's."""
+
 PROTOBUF = "application/x-protobuf"
 
 Mood = Literal["takes", "rejects", "refuses", "fails", "redirects", "dawdles", "swallows", "babbles"]

@@ -1,5 +1,6 @@
 """The Collector gets 200 when all is committed, and else a clear answer; nothing that it brought is lost."""
 
+import asyncio
 import gzip
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -99,6 +100,14 @@ async def test_what_is_answered_with_200_is_stored_and_no_longer_owed(ingest: In
         row = (await connection.execute(select(executions))).one()
     assert (row.id, row.status, row.spans_expected, row.spans_stored) == (story.subject.execution_id, "completed", 3, 3)
     assert await ingest.letters() == []
+
+
+async def test_requests_at_the_same_time_are_all_counted(ingest: Ingest) -> None:
+    _, signals = await ingest.completed()
+    bodies = [traces([one]) for one in signals if is_span(one)]
+    answers = await asyncio.gather(ingest.post(LOGS, logs(signals)), *(ingest.post(TRACES, body) for body in bodies))
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert ingest.way.health.outbox.confirmed == {"records": 5}
 
 
 async def test_a_packed_body_and_the_same_again_are_fine(ingest: Ingest) -> None:

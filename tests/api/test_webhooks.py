@@ -1,5 +1,6 @@
 """Webhooks as their users meet them: endpoints over HTTP, signed deliveries of real executions, and what is refused."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pytest
 from sqlalchemy import update
 
 from api.keeper import keeping
+from api.logs import configure_logs
 from api.outgoing import key_file, sealer_of
 from api.settings import Settings, SettingsInvalid
 from engine.graph import Json, JsonObject
@@ -241,6 +243,19 @@ async def test_deliveries_are_counted(desk: Office) -> None:
         "spanloom_deliveries_waiting 0.0",
     ):
         assert line in after
+
+
+async def test_the_log_tells_no_address_of_an_endpoint(
+    desk: Office, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    configure_logs(Settings())
+    made = await desk.endpoint("/canary")
+    sent = (await desk.client.post(f"{ENDPOINTS}/{made['id']}/test")).json()
+    assert (await desk.settled(sent["id"]))["state"] == "delivered"
+    assert "canary" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

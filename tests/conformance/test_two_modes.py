@@ -50,6 +50,7 @@ async def test_a_collector_that_works_makes_the_same_books(migrated_url: str, em
         await assert_equal(ways, 40)
     assert (way.relay.dropped, set(way.relay.answered)) == (0, {200})
     assert way.health.outbox.served_locally.total() == 0
+    assert way.health.outbox.confirmed["records"] == way.health.signals == way.health.outbox.shipped
 
 
 @pytest.mark.slow
