@@ -68,7 +68,6 @@ class CollectorWay:
     journal: Journal
     relay: Relay
     receiver_url: str
-    shipper: Shipper
     receiving_database: Unlucky
     """The receiver's own."""
     health: Health
@@ -117,7 +116,7 @@ async def collector_way(
         await stack.enter_async_context(Unconfirmed(receiver, after_seconds=confirm_seconds))
         sink = OutboxSink([consumer.name for consumer in consumers()], health=health, on_commit=shipper.wake)
         journal = await stack.enter_async_context(Journal(database, sink))
-        yield CollectorWay(database, journal, between, url_of(listener), shipper, receiving_database, health)
+        yield CollectorWay(database, journal, between, url_of(listener), receiving_database, health)
 
 
 def collector_at(url: str) -> Collector:
