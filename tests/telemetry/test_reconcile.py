@@ -132,7 +132,7 @@ async def test_a_daily_rollup_that_lost_a_row_is_named(database: Database) -> No
     await book(database)
     await plant(database, delete(execution_rollups_daily).where(execution_rollups_daily.c.model == ""))
     found = named(await compare(database), Check.DAILY_ROLLUP)
-    assert {"executions_completed", "duration_sum_ms"} <= set(found)
+    assert "executions_completed" in found
     assert found["executions_completed"].found == 0
 
 
