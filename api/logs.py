@@ -1,4 +1,4 @@
-"""The log of this process: a sentence and fields per line, as text for people or as JSON for machines."""
+"""The log of this process: a sentence and fields per line, as text for people or as JSON for machines. No secrets."""
 
 import logging
 import sys
@@ -9,6 +9,7 @@ import orjson
 from opentelemetry import trace
 
 from api.settings import Settings
+from engine.redaction import redact
 
 _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
@@ -38,7 +39,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()
-        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        return redact(orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode())
 
 
 class TextLines(logging.Formatter):
@@ -50,7 +51,7 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         first, *rest = super().format(record).split("\n")
         fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
-        return "\n".join([first + fields, *rest])
+        return redact("\n".join([first + fields, *rest]))
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
