@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -100,7 +101,7 @@ async def _round(database: Database, connection: asyncpg.Connection, signals: li
     rows = await _read(connection, {signal.identity.execution_id for signal in signals})
     found[_SAME] = await _timed(lambda: _write(database, signals))
     for name, copy in {_PLAIN: "plain", _INDEXED: "indexed"}.items():
-        found[name] = await _timed(lambda copy=copy: _copy(connection, copy, rows))
+        found[name] = await _timed(partial(_copy, connection, copy, rows))
     for copy in _LIKE:
         assert await connection.fetchval(f"SELECT count(*) FROM {copy}_spans") == await connection.fetchval(
             "SELECT count(*) FROM spans"
