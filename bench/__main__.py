@@ -10,6 +10,8 @@ GROUPS = {
     "P1": "p01_engine",
     "P3": "p03_durable",
     "P4": "p04_stream",
+    "P6": "p06_ingest",
+    "P7": "p07_writer",
     "P8": "p08_cost",
     "P11": "p11_burst",
     "P12": "p12_start",

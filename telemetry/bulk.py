@@ -1,7 +1,8 @@
 """Many rows in one statement, on both databases.
 
-SQLite gets a list of `VALUES`, in a few fixed lengths so that its cache of compiled statements is hit; PostgreSQL gets
-one array per column and `unnest`s them, so that its statement is always the same.
+SQLite gets a list of `VALUES`, in a few fixed lengths so that its cache of compiled statements is hit. PostgreSQL gets
+one array per column and `unnest`s them, so that its statement is always the same; many rows are copied into a temporary
+table first, as COPY is the cheapest way in, but knows no conflicts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 from typing import Any
+from zlib import crc32
 
 from sqlalchemy import JSON, Dialect, Table
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -22,13 +24,28 @@ _MAX_PARAMETERS = 8_192
 """Below SQLite's limit of 32,766; longer statements are no faster."""
 
 
+_COPIED_FROM = 200
+"""So many rows are worth the round trips that a temporary table takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """A temporary table of PostgreSQL's; it is the connection's own, and empty at the start of a transaction."""
+
+    name: str
+    create: str
+    insert: str
+    """From there into the table."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
     head: str
     tail: str
     converters: list[tuple[int, Convert]]
-    lengths: tuple[int, ...]
+    lengths: tuple[int, ...] = ()
     """How many rows a statement takes, longest first; empty: any number (PostgreSQL)."""
+    stage: _Stage | None = None
 
 
 class BulkInsert:
@@ -51,12 +68,26 @@ class BulkInsert:
             return []
         plan = self._plan(connection.dialect)
         stored = [_convert(row, plan.converters) for row in rows] if plan.converters else rows
+        if plan.stage is not None and len(rows) >= _COPIED_FROM:
+            return await self._copy(connection, plan.stage, stored)
         returned: list[tuple[Any, ...]] = []
         for statement, parameters in self._statements(plan, stored):
             result = await connection.exec_driver_sql(statement, parameters)
             if self._returning:
                 returned.extend(tuple(row) for row in result)
         return returned
+
+    async def _copy(
+        self, connection: AsyncConnection, stage: _Stage, rows: Sequence[tuple[Cell, ...]]
+    ) -> list[tuple[Any, ...]]:
+        await connection.exec_driver_sql(stage.create)
+        # An earlier call may have been in the same transaction.
+        await connection.exec_driver_sql(f"TRUNCATE {stage.name}")
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert driver is not None
+        await driver.copy_records_to_table(stage.name, records=rows, columns=self._columns)
+        result = await connection.exec_driver_sql(stage.insert)
+        return [tuple(row) for row in result] if self._returning else []
 
     def _statements(self, plan: _Plan, rows: Sequence[tuple[Cell, ...]]) -> Iterator[tuple[str, tuple[Any, ...]]]:
         if not plan.lengths:
@@ -84,9 +115,20 @@ class BulkInsert:
         if dialect.name == "sqlite":
             lengths = tuple(n for n in (256, 64, 16, 4, 1) if n * len(self._columns) <= _MAX_PARAMETERS)
             return _Plan(f"INSERT INTO {self._table.name} ({names}) VALUES ", tail, converters, lengths)
-        arrays, selected = self._arrays(dialect)
-        head = f"INSERT INTO {self._table.name} ({names}) SELECT {selected} FROM unnest({arrays}) AS rows ({names})"
-        return _Plan(head, tail, converters, ())
+        columns = [self._column(name, dialect) for name in self._columns]
+        arrays = ", ".join(f"${number}::{column.sent_as}[]" for number, column in enumerate(columns, start=1))
+        head = (
+            f"INSERT INTO {self._table.name} ({names}) SELECT {', '.join(column.selected for column in columns)} FROM "
+        )
+        return _Plan(
+            f"{head}unnest({arrays}) AS rows ({names})", tail, converters, stage=self._stage(columns, head, tail)
+        )
+
+    def _stage(self, columns: Sequence["_Column"], head: str, tail: str) -> _Stage:
+        described = ", ".join(f"{column.name} {column.sent_as}" for column in columns)
+        name = f"staged_{self._table.name}_{crc32(described.encode()):08x}"
+        create = f"CREATE TEMPORARY TABLE IF NOT EXISTS {name} ({described}) ON COMMIT DELETE ROWS"
+        return _Stage(name, create, f"{head}{name}{tail}")
 
     def _converter(self, name: str, dialect: Dialect) -> Convert | None:
         """How a cell of the column is written; times and JSON go past SQLAlchemy's slower ways to the same text."""
@@ -97,16 +139,22 @@ class BulkInsert:
             return _json_text
         return type_.dialect_impl(dialect).bind_processor(dialect)
 
-    def _arrays(self, dialect: Dialect) -> tuple[str, str]:
-        arrays, selected = [], []
-        for number, name in enumerate(self._columns, start=1):
-            type_ = self._table.c[name].type
-            sql_type = type_.compile(dialect)
-            # JSON travels as text: an array of JSON would need a codec of its own.
-            is_json = isinstance(type_, JSON)
-            arrays.append(f"${number}::{'TEXT' if is_json else sql_type}[]")
-            selected.append(f"{name}::{sql_type}" if is_json else name)
-        return ", ".join(arrays), ", ".join(selected)
+    def _column(self, name: str, dialect: Dialect) -> "_Column":
+        type_ = self._table.c[name].type
+        sql_type = type_.compile(dialect)
+        # JSON travels as text: the driver has no codec of its own for it.
+        return (
+            _Column(name, "TEXT", f"{name}::{sql_type}") if isinstance(type_, JSON) else _Column(name, sql_type, name)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """How PostgreSQL gets a column."""
+
+    name: str
+    sent_as: str
+    selected: str
 
 
 def _utc_text(time: datetime | None) -> str | None:
