@@ -199,5 +199,7 @@ async def stored_more(database: Database) -> None:
 
     before = await records()
     async with asyncio.timeout(60):
-        while await records() <= before:
+        while True:
+            if await records() > before:
+                return
             await asyncio.sleep(0.02)

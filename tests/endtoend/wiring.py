@@ -54,14 +54,18 @@ class Wired:
 async def drained(database: Database) -> None:
     """Nothing is owed any more."""
     async with asyncio.timeout(SECONDS):
-        while await count(database, outbox):
+        while True:
+            if not await count(database, outbox):
+                return
             await asyncio.sleep(0.05)
 
 
 async def eventually(reached: Callable[[], bool], seconds: float = SECONDS) -> None:
     """Return once that is true; it is asked in the loop's own thread."""
     async with asyncio.timeout(seconds):
-        while not reached():
+        while True:
+            if reached():
+                return
             await asyncio.sleep(0.02)
 
 
@@ -72,12 +76,18 @@ async def wired(
     start_collector: StartCollector,
     *configs: Path,
     confirm_seconds: float = CONFIRM_SECONDS,
+    is_there: bool = True,
     **environment: str,
 ) -> AsyncIterator[Wired]:
-    """A service over a migrated database, its receiver, and a Collector between them; somebody wants webhooks."""
+    """A service over a migrated database, its receiver, and a Collector between them; somebody wants webhooks.
+
+    If it is not there, the Collector has still to be started.
+    """
     with listen("127.0.0.1", 0) as listener:
         sends_to = {**sending_to(url_of(listener)), **environment}
         collector = await asyncio.to_thread(lambda: start_collector(*configs, **sends_to))
+        if not is_there:
+            await asyncio.to_thread(collector.stop)
         async with Unlucky(url) as receiving_database, serving(url, documents, collector, confirm_seconds) as shop:
             receiving_database.random = Random(2)
             runtime = shop.runtime
