@@ -36,6 +36,7 @@ class Collector:
     otlp_port: int = field(default_factory=free_port)
     grpc_port: int = field(default_factory=free_port)
     metrics_port: int = field(default_factory=free_port)
+    own_metrics_port: int = field(default_factory=free_port)
     health_port: int = field(default_factory=free_port)
     _starts: int = 0
     _running: ExitStack = field(default_factory=ExitStack)
@@ -50,6 +51,11 @@ class Collector:
     def metrics_address(self) -> str:
         """Host and port of the metrics made from spans, as Prometheus wants to have it."""
         return f"127.0.0.1:{self.metrics_port}"
+
+    @property
+    def own_metrics_address(self) -> str:
+        """Host and port of what the Collector says about itself."""
+        return f"127.0.0.1:{self.own_metrics_port}"
 
     @property
     def queues(self) -> Path:
@@ -97,7 +103,15 @@ class Collector:
             },
             "connectors": {"span_metrics": {"metrics_flush_interval": "1s"}},
             "exporters": {"prometheus": {"endpoint": self.metrics_address}},
-            "service": {"telemetry": {"metrics": {"level": "none", "readers": []}}},
+            "service": {
+                "telemetry": {
+                    "metrics": {
+                        "readers": [
+                            {"pull": {"exporter": {"prometheus": {"host": host, "port": self.own_metrics_port}}}}
+                        ]
+                    }
+                }
+            },
         }
 
 

@@ -1,0 +1,168 @@
+"""Executions of every source and end, streamed and not: the number says which. The same numbers tell the same story."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from engine.graph import JsonObject
+from engine.resources import ModelRequest
+from engine.result import ExecutionResult
+from engine.testing import Call, Fail, Hold, Say, Step
+from tests.engine.harness import graph
+from tests.workshop import WatchedEngine, Workshop, request, streamed
+
+AT_ONCE = 16
+NAMED = "helper"
+"""The template's key and the definition's slug."""
+
+AGENT: JsonObject = graph(
+    [
+        {"id": "look", "type": "retrieval", "config": {"retriever": "files", "options": {"path": "."}}},
+        {"id": "answer", "type": "model", "stream": True, "retry": {"max_attempts": 2, "initial_delay_seconds": 0}},
+        {"id": "tools", "type": "tools", "config": {"allowed_tools": ["calculate"]}},
+    ],
+    [
+        "start -> look",
+        "look -found-> answer",
+        "look -empty-> answer",
+        "answer -tool_calls-> tools",
+        "tools -> answer",
+        "answer -final-> end",
+    ],
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a graph comes from, and what its executions and their nodes are called in spans."""
+
+    source: JsonObject
+    name: str
+    nodes: tuple[str, str, str] = ("look", "answer", "tools")
+
+
+SOURCES = (
+    Source({"kind": "template", "template": NAMED}, NAMED),
+    Source({"kind": "definition", "definition": NAMED}, NAMED),
+    Source({"kind": "graph", "graph": AGENT}, "custom", ("retrieval", "model", "tools")),
+    Source({"kind": "chat", "template": NAMED}, "chat"),
+)
+
+_BEGIN = """
+invoke_workflow {name}
+  execute_node start
+  execute_node {look}
+    retrieval files
+"""
+GOLDEN = {
+    "completed": f"""{_BEGIN}  execute_node {{answer}}
+    chat scripted-1
+  execute_node {{tools}}
+    execute_tool calculate
+  execute_node {{answer}}
+    chat scripted-1
+  execute_node end
+""",
+    "tool fails": f"""{_BEGIN}  execute_node {{answer}}
+    chat scripted-1
+  execute_node {{tools}}
+    execute_tool calculate  expression_error
+  execute_node {{answer}}
+    chat scripted-1
+  execute_node end
+""",
+    "refused": f"""{_BEGIN.replace("{name}", "{name}  auth")}  execute_node {{answer}}  auth
+    chat scripted-1  auth
+""",
+    "cut off": f"""{_BEGIN.replace("{name}", "{name}  connection")}  execute_node {{answer}}  connection
+    chat scripted-1  connection
+  execute_node {{answer}}  connection
+    chat scripted-1  connection
+""",
+    "cancelled": f"""{_BEGIN}  execute_node {{answer}}
+    chat scripted-1
+""",
+}
+"""How the trace of each story is drawn: names, and error types."""
+
+
+def source_of(number: int) -> Source:
+    """Every source in turn."""
+    return SOURCES[number % len(SOURCES)]
+
+
+def is_streamed(number: int) -> bool:
+    """Every other round of the sources."""
+    return number // len(SOURCES) % 2 == 1
+
+
+def story_of(number: int) -> str:
+    """What happens to it, a key of `GOLDEN`: most complete."""
+    match number % 25:
+        case 3 | 12:
+            return "refused"
+        case 6:
+            return "cut off"
+        case 9:
+            return "cancelled"
+        case 15:
+            return "tool fails"
+    return "completed"
+
+
+def golden(number: int) -> str:
+    """How its trace is drawn."""
+    source = source_of(number)
+    look, answer, tools = source.nodes
+    return GOLDEN[story_of(number)].format(name=source.name, look=look, answer=answer, tools=tools)
+
+
+async def run_all(shop: Workshop, numbers: Iterable[int]) -> dict[int, ExecutionResult]:
+    """Run these, several at a time. Returns the results by number."""
+    engine, slots = shop.engine(answer), asyncio.Semaphore(AT_ONCE)
+
+    async def one(number: int) -> tuple[int, ExecutionResult]:
+        async with slots:
+            return number, await run(shop, engine, number)
+
+    return dict(await asyncio.gather(*map(one, numbers)))
+
+
+async def run_until(shop: Workshop, stop: asyncio.Event, *, workers: int = 4, pause: float = 0.02) -> list[str]:
+    """Run one after the other until told to stop. Returns the ids of all that were accepted."""
+    engine, ids, number = shop.engine(answer), list[str](), 0
+
+    async def work() -> None:
+        nonlocal number
+        while not stop.is_set():
+            number += 1
+            ids.append((await run(shop, engine, number)).execution_id)
+            await asyncio.sleep(pause)
+
+    await asyncio.gather(*(work() for _ in range(workers)))
+    return ids
+
+
+async def run(shop: Workshop, engine: WatchedEngine, number: int) -> ExecutionResult:
+    """One execution; its number is one of its tags."""
+    wanted = request(source_of(number).source, f"run {number}", tags={"number": f"{number}"})
+    if story_of(number) == "cancelled":
+        holding = shop.engine([Hold(after="It is ")])
+        execution = await holding.start(wanted, streaming=is_streamed(number))
+        await holding.model.entered.wait()
+        execution.cancel("enough")
+        return await execution.result()
+    return await (streamed(engine, wanted) if is_streamed(number) else engine.execute(wanted))
+
+
+def answer(asked: ModelRequest) -> Step:
+    """What the model does is written in the number that the user names."""
+    first = next(str(message["content"]) for message in asked.messages if "run " in str(message["content"]))
+    story = story_of(int(first.split("run ")[-1].split()[0]))
+    if story == "refused":
+        return Fail("auth", "the key is wrong")
+    if story == "cut off":
+        return Fail("connection", "cut", after="It ")
+    if asked.messages[-1]["role"] == "user":
+        return Call("calculate", {"expression": "6 *" if story == "tool fails" else "6 * 7"})
+    return Say("It is 42.")

@@ -1,0 +1,125 @@
+"""The service in the Collector mode, with a real Collector between its shipper and its receiver."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from api.bootstrap import Ingest, open_runtime
+from api.server import listen, receiving, url_of
+from api.settings import Settings
+from engine.store.database import Database
+from telemetry.health import OutboxHealth
+from telemetry.receiver import Receiver
+from telemetry.tables import outbox
+from tests.conftest import StartCollector
+from tests.endtoend.load import AGENT, NAMED
+from tests.relay import TOKEN
+from tests.services.collector.server import Collector
+from tests.ways import Unlucky, add_endpoint, consumers, count
+from tests.workshop import Workshop
+
+SECONDS = 90
+CONFIRM_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class Wired:
+    """What runs."""
+
+    shop: Workshop
+    collector: Collector
+    receiving_database: Unlucky
+    """The receiver's own: its `share` of failures can be set."""
+
+    @property
+    def database(self) -> Database:
+        """The one of the service."""
+        return self.shop.runtime.database
+
+    @property
+    def outbox(self) -> OutboxHealth:
+        """What shipper and receiver say."""
+        return self.shop.runtime.receiver.health.outbox
+
+    async def drained(self) -> None:
+        """Nothing is owed any more."""
+        await drained(self.database)
+
+
+async def drained(database: Database) -> None:
+    """Nothing is owed any more."""
+    async with asyncio.timeout(SECONDS):
+        while True:
+            if not await count(database, outbox):
+                return
+            await asyncio.sleep(0.05)
+
+
+async def eventually(reached: Callable[[], bool], seconds: float = SECONDS) -> None:
+    """Return once that is true; it is asked in the loop's own thread."""
+    async with asyncio.timeout(seconds):
+        while True:
+            if reached():
+                return
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def wired(
+    url: str,
+    documents: Path,
+    start_collector: StartCollector,
+    *configs: Path,
+    confirm_seconds: float = CONFIRM_SECONDS,
+    is_there: bool = True,
+    **environment: str,
+) -> AsyncIterator[Wired]:
+    """A service over a migrated database, its receiver, and a Collector between them; somebody wants webhooks.
+
+    If it is not there, the Collector has still to be started.
+    """
+    with listen("127.0.0.1", 0) as listener:
+        sends_to = {**sending_to(url_of(listener)), **environment}
+        collector = await asyncio.to_thread(lambda: start_collector(*configs, **sends_to))
+        if not is_there:
+            await asyncio.to_thread(collector.stop)
+        async with Unlucky(url) as receiving_database, serving(url, documents, collector, confirm_seconds) as shop:
+            receiving_database.random = Random(2)
+            runtime = shop.runtime
+            receiver = Receiver(receiving_database, consumers(), runtime.receiver.health)
+            async with receiving(Ingest(runtime.settings, runtime.metrics, receiver), listener):
+                yield Wired(shop, collector, receiving_database)
+
+
+def sending_to(receiver_url: str) -> dict[str, str]:
+    """What sends a Collector to our receiver."""
+    base = f"{receiver_url}/internal/otlp"
+    webhooks = f"{base}/webhooks/v1/logs"
+    return {"RECORDS_OTLP_ENDPOINT": base, "WEBHOOKS_OTLP_ENDPOINT": webhooks, "SPANLOOM_INGEST_TOKEN": TOKEN}
+
+
+@asynccontextmanager
+async def serving(
+    url: str, documents: Path, collector: Collector | None, confirm_seconds: float = CONFIRM_SECONDS
+) -> AsyncIterator[Workshop]:
+    """A workshop that ships to the Collector, or that is embedded where there is none; it has what `load` runs."""
+    settings = Settings(
+        database_url=url,
+        pipeline="collector" if collector else "embedded",
+        ingest_tokens=(TOKEN,),
+        outbox_confirm_seconds=confirm_seconds,
+    )
+    with pytest.MonkeyPatch.context() as environment:
+        if collector:
+            environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.otlp_http)
+        async with open_runtime(settings) as runtime, AsyncExitStack() as stack:
+            await add_endpoint(runtime.database)
+            shop = Workshop(runtime, documents, stack)
+            await shop.store_template(NAMED, AGENT)
+            await shop.store_definition(NAMED, AGENT)
+            yield shop
