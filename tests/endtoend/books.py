@@ -1,6 +1,7 @@
 """What a run left in the books, by the number of each execution, without ids, times and durations."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Table, select
@@ -20,7 +21,7 @@ from telemetry.tables import (
     webhook_deliveries,
     webhook_events,
 )
-from tests.conformance.test_matrix import OWN_TO_A_SIGNAL
+from tests.conformance.observed import OWN_TO_A_SIGNAL
 
 Row = dict[str, object]
 
@@ -132,9 +133,7 @@ def _by_number(numbers: dict[str, int], rows: list[tuple[str, Row]]) -> dict[int
     return found
 
 
-def _summed(
-    table: Table, rows: "list[RowMapping] | tuple[RowMapping, ...]"
-) -> dict[tuple[object, ...], tuple[int, ...]]:
+def _summed(table: Table, rows: Sequence[RowMapping]) -> dict[tuple[object, ...], tuple[int, ...]]:
     """Over all buckets: an hour may end between two runs."""
     names = [name for name in ROLLUP_SUMS if name not in DURATIONS]
     found: dict[tuple[object, ...], tuple[int, ...]] = {}
@@ -145,5 +144,6 @@ def _summed(
     return found
 
 
-def _without(row: "RowMapping | dict[str, object]", own: set[str]) -> Row:
+def _without(row: object, own: set[str]) -> Row:
+    assert isinstance(row, Mapping)
     return {str(key): value for key, value in row.items() if key not in own}
