@@ -1,6 +1,7 @@
 """What a run left in the books, by the number of each execution, without ids, times and durations."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Table, select
@@ -121,8 +122,9 @@ def _span(row: RowMapping) -> Row:
 
 def _webhook(row: RowMapping) -> Row:
     body = json.loads(row["body"])
-    data = _without(body.pop("data"), OWN_TO_A_WEBHOOK)
-    return _without(body, OWN_TO_A_WEBHOOK) | {"data": data | {"seal": _without(data["seal"], OWN_TO_A_WEBHOOK)}}
+    data = body.pop("data")
+    seal = _without(data.pop("seal"), OWN_TO_A_WEBHOOK)
+    return _without(body, OWN_TO_A_WEBHOOK) | {"data": _without(data, OWN_TO_A_WEBHOOK), "seal": seal}
 
 
 def _by_number(numbers: dict[str, int], rows: list[tuple[str, Row]]) -> dict[int, list[Row]]:
@@ -132,9 +134,7 @@ def _by_number(numbers: dict[str, int], rows: list[tuple[str, Row]]) -> dict[int
     return found
 
 
-def _summed(
-    table: Table, rows: "list[RowMapping] | tuple[RowMapping, ...]"
-) -> dict[tuple[object, ...], tuple[int, ...]]:
+def _summed(table: Table, rows: Sequence[RowMapping]) -> dict[tuple[object, ...], tuple[int, ...]]:
     """Over all buckets: an hour may end between two runs."""
     names = [name for name in ROLLUP_SUMS if name not in DURATIONS]
     found: dict[tuple[object, ...], tuple[int, ...]] = {}

@@ -69,7 +69,7 @@ async def test_prometheus_says_what_sql_says_and_every_dashboard_answers(
 ) -> None:
     begun = time.time()
     to_jaeger = {"JAEGER_OTLP_ENDPOINT": jaeger.otlp_http}
-    async with wired(migrated_sqlite_url, documents, start_collector, **to_jaeger) as service:
+    async with wired(migrated_sqlite_url, documents, start_collector, environment=to_jaeger) as service:
         with listen("127.0.0.1", 0) as listener:
             async with serve_workshop(service.shop, listener):
                 scraping = configuration(url_of(listener), service.collector, tmp_path)

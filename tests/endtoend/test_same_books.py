@@ -81,7 +81,7 @@ async def test_both_modes_make_the_same_books_and_jaeger_has_every_trace(
         expected = await read_books(shop.runtime.database)
 
     to_jaeger = {"JAEGER_OTLP_ENDPOINT": jaeger.otlp_http}
-    async with wired(migrated_url, documents, start_collector, **to_jaeger) as service:
+    async with wired(migrated_url, documents, start_collector, environment=to_jaeger) as service:
         results = await run_all(service.shop, range(EXECUTIONS))
         await service.drained()
         found = await read_books(service.database)

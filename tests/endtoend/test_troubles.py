@@ -49,7 +49,9 @@ async def test_a_collector_with_a_wrong_token_is_told_so_and_done_without(
     migrated_sqlite_url: str, documents: Path, start_collector: StartCollector
 ) -> None:
     token = {"SPANLOOM_INGEST_TOKEN": "wrong"}
-    async with wired(migrated_sqlite_url, documents, start_collector, confirm_seconds=2.0, **token) as service:
+    async with wired(
+        migrated_sqlite_url, documents, start_collector, confirm_seconds=2.0, environment=token
+    ) as service:
         await run_all(service.shop, range(FEW))
         await service.drained()
         assert set(service.outbox.requests) == {401}
@@ -59,7 +61,7 @@ async def test_a_collector_with_a_wrong_token_is_told_so_and_done_without(
 
 
 @pytest.mark.jaeger
-async def test_nothing_in_the_store_and_all_in_the_books(
+async def test_what_the_store_does_not_keep_is_in_the_books(
     migrated_sqlite_url: str,
     documents: Path,
     start_collector: StartCollector,
@@ -71,7 +73,7 @@ async def test_nothing_in_the_store_and_all_in_the_books(
     sooner = tmp_path / "sooner.json"
     sooner.write_text(json.dumps({"processors": {"tail_sampling": {"decision_wait_after_root_received": "1s"}}}))
     sampling = {"JAEGER_OTLP_ENDPOINT": jaeger.otlp_http, "OTELCOL_SAMPLE_PERCENT": "10"}
-    async with wired(migrated_sqlite_url, documents, start_collector, sampled, sooner, **sampling) as service:
+    async with wired(migrated_sqlite_url, documents, start_collector, sampled, sooner, environment=sampling) as service:
         with listen("127.0.0.1", 0) as listener:
             async with serve_workshop(service.shop, listener):
                 async with httpx2.AsyncClient(base_url=url_of(listener), trust_env=False, timeout=30) as client:

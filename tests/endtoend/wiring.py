@@ -1,7 +1,7 @@
 """The service in the Collector mode, with a real Collector between its shipper and its receiver."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,14 +77,14 @@ async def wired(
     *configs: Path,
     confirm_seconds: float = CONFIRM_SECONDS,
     is_there: bool = True,
-    **environment: str,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Wired]:
     """A service over a migrated database, its receiver, and a Collector between them; somebody wants webhooks.
 
     If it is not there, the Collector has still to be started.
     """
     with listen("127.0.0.1", 0) as listener:
-        sends_to = {**sending_to(url_of(listener)), **environment}
+        sends_to = {**sending_to(url_of(listener)), **(environment or {})}
         collector = await asyncio.to_thread(lambda: start_collector(*configs, **sends_to))
         if not is_there:
             await asyncio.to_thread(collector.stop)
