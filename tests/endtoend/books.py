@@ -122,8 +122,9 @@ def _span(row: RowMapping) -> Row:
 
 def _webhook(row: RowMapping) -> Row:
     body = json.loads(row["body"])
-    data = _without(body.pop("data"), OWN_TO_A_WEBHOOK)
-    return _without(body, OWN_TO_A_WEBHOOK) | {"data": data | {"seal": _without(data["seal"], OWN_TO_A_WEBHOOK)}}
+    data = body.pop("data")
+    seal = _without(data.pop("seal"), OWN_TO_A_WEBHOOK)
+    return _without(body, OWN_TO_A_WEBHOOK) | {"data": _without(data, OWN_TO_A_WEBHOOK), "seal": seal}
 
 
 def _by_number(numbers: dict[str, int], rows: list[tuple[str, Row]]) -> dict[int, list[Row]]:

@@ -61,7 +61,7 @@ async def test_a_collector_with_a_wrong_token_is_told_so_and_done_without(
 
 
 @pytest.mark.jaeger
-async def test_nothing_in_the_store_and_all_in_the_books(
+async def test_what_the_store_does_not_keep_is_in_the_books(
     migrated_sqlite_url: str,
     documents: Path,
     start_collector: StartCollector,

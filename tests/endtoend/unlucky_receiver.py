@@ -28,5 +28,7 @@ async def receive(settings: Settings, share: float, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING, stream=sys.stdout)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s: %(error)s", defaults={"error": ""}))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     asyncio.run(receive(Settings(), float(sys.argv[1]), int(sys.argv[2])))
