@@ -1,8 +1,10 @@
 """The capability layer: can the graph run here, now, with these models, tools, retrievers and caps."""
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import jsonschema_rs
+import orjson
 
 from engine.nodes.memory import MemoryConfig
 from engine.nodes.model import DEFAULT_MAX_TOKENS, ModelConfig, name_model
@@ -51,20 +53,19 @@ def unpriced_model(subject: Subject, resources: Resources) -> Iterator[Finding]:
 
 def unknown_tool(subject: Subject, resources: Resources) -> Iterator[Finding]:
     """A tool that is not registered here."""
-    for node_id, config in subject.configs.items():
-        if isinstance(config, ToolsConfig):
-            for index, name in enumerate(config.allowed_tools):
-                if name != "*" and name not in resources.tools:
-                    place = f"/config/allowed_tools/{index}"
-                    hint = f"Registered tools: {', '.join(sorted(resources.tools)) or 'none'}."
-                    message = "There is no such tool here."
-                    yield subject.at_node("capability.unknown_tool", node_id, message, place=place, hint=hint)
+    for node_id, config in subject.of(ToolsConfig).items():
+        for index, name in enumerate(config.allowed_tools):
+            if name != "*" and name not in resources.tools:
+                place = f"/config/allowed_tools/{index}"
+                hint = f"Registered tools: {', '.join(sorted(resources.tools)) or 'none'}."
+                message = "There is no such tool here."
+                yield subject.at_node("capability.unknown_tool", node_id, message, place=place, hint=hint)
 
 
 def unknown_retriever(subject: Subject, resources: Resources) -> Iterator[Finding]:
     """A retriever that is not registered here."""
-    for node_id, config in subject.configs.items():
-        if isinstance(config, RetrievalConfig) and config.retriever not in resources.retrievers:
+    for node_id, config in subject.of(RetrievalConfig).items():
+        if config.retriever not in resources.retrievers:
             hint = f"Registered retrievers: {', '.join(sorted(resources.retrievers)) or 'none'}."
             message = "There is no such retriever here."
             place = "/config/retriever"
@@ -73,13 +74,18 @@ def unknown_retriever(subject: Subject, resources: Resources) -> Iterator[Findin
 
 def bad_options(subject: Subject, resources: Resources) -> Iterator[Finding]:
     """Options against the retriever's own schema."""
-    for node_id, config in subject.configs.items():
-        if isinstance(config, RetrievalConfig) and config.retriever in resources.retrievers:
-            schema = resources.retrievers[config.retriever].options_schema
-            for error in jsonschema_rs.Draft202012Validator(schema, offline=True).iter_errors(config.options):
+    for node_id, config in subject.of(RetrievalConfig).items():
+        if config.retriever in resources.retrievers:
+            schema = orjson.dumps(resources.retrievers[config.retriever].options_schema)
+            for error in _options_validator(schema).iter_errors(config.options):
                 place = "/config/options" + "".join(f"/{escape(step)}" for step in error.instance_path)
                 message = f"The options break the rule `{error.kind.name}` of the retriever's schema."
                 yield subject.at_node("capability.bad_options", node_id, message, place=place)
+
+
+@lru_cache(maxsize=64)
+def _options_validator(schema: bytes) -> jsonschema_rs.Draft202012Validator:
+    return jsonschema_rs.Draft202012Validator(orjson.loads(schema), offline=True)
 
 
 def above_cap(subject: Subject, resources: Resources) -> Iterator[Finding]:
@@ -128,10 +134,15 @@ CHECKS: dict[str, Callable[[Subject, Resources], Iterator[Finding]]] = {
 
 def _models(subject: Subject, resources: Resources) -> Iterator[tuple[str, tuple[str, str] | None]]:
     """Every node that calls a model, with the provider and model it calls."""
+    models = subject.of(ModelConfig)
+    memories = {id_: config for id_, config in subject.of(MemoryConfig).items() if config.strategy == "summarize"}
+    if not models and not memories:
+        return
     defaults = subject.graph.model_defaults
     server = resources.models.default()
-    for node_id, config in subject.configs.items():
-        if isinstance(config, ModelConfig) or (isinstance(config, MemoryConfig) and config.strategy == "summarize"):
+    for node_id in subject.configs:
+        config = models.get(node_id) or memories.get(node_id)
+        if config is not None:
             yield node_id, name_model(config.provider, config.model, defaults=defaults, server=server)
 
 

@@ -28,8 +28,8 @@ def secret_in_prompt(subject: Subject) -> Iterator[Finding]:
 
 def all_tools(subject: Subject) -> Iterator[Finding]:
     """`allowed_tools: ["*"]`."""
-    for node_id, config in subject.configs.items():
-        if isinstance(config, ToolsConfig) and "*" in config.allowed_tools:
+    for node_id, config in subject.of(ToolsConfig).items():
+        if "*" in config.allowed_tools:
             message = "Every tool the owner may use is allowed."
             yield subject.at_node("security.all_tools", node_id, message, place="/config/allowed_tools")
 

@@ -1,8 +1,9 @@
 """What the rules of the later layers look at: the graph with its defaults, its configs, its parsed texts, its paths."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar, cast
 
 from engine.expressions import BadExpression, Expression
 from engine.expressions import parse as parse_expression
@@ -15,6 +16,8 @@ from engine.topology import Topology
 from engine.validation.rules import Finding, Near
 from engine.validation.secrets import Secrets, find_secrets
 from engine.validation.written import outputs_written
+
+C = TypeVar("C", bound=NodeConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class Subject:
         """As sent, with its metadata."""
         self.graph = graph
         self.configs = configs
+        self._of: dict[type[NodeConfig], Mapping[str, NodeConfig]] = {}
         self.nodes: dict[str, Node] = {node.id: node for node in graph.nodes}
         self.pointers = {node.id: f"/nodes/{index}" for index, node in enumerate(graph.nodes)}
         self.edges = [PlacedEdge(f"/edges/{index}", edge) for index, edge in enumerate(graph.edges)]
@@ -86,6 +90,13 @@ class Subject:
         for placed in self.edges:
             if placed.edge.source in self.outgoing:
                 self.outgoing[placed.edge.source].append(placed)
+
+    def of(self, config_type: type[C]) -> dict[str, C]:
+        """The configs of the nodes of one type, by node id."""
+        if config_type not in self._of:
+            found = {node_id: config for node_id, config in self.configs.items() if isinstance(config, config_type)}
+            self._of[config_type] = found
+        return cast("dict[str, C]", self._of[config_type])
 
     @cached_property
     def topology(self) -> Topology | None:

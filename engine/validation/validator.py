@@ -45,7 +45,7 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class _Static:
-    """What the first two layers say, which depends on the document alone. `subject` null: a schema error."""
+    """What the document alone decides: the first two layers and security. `subject` null: a schema error."""
 
     findings: tuple[Finding, ...]
     layers: tuple[Layer, ...]
@@ -53,6 +53,7 @@ class _Static:
     graph: WorkflowGraph | None = None
     canonical: bytes | None = None
     content_hash: str | None = None
+    security: tuple[Finding, ...] = ()
 
 
 class WorkflowValidator:
@@ -66,7 +67,7 @@ class WorkflowValidator:
         static = self._static(document)
         if static.subject is None or _has_error(static.findings):
             return _validation(static, static.findings, static.layers)
-        findings = [*static.findings, *_security(static.subject), *_capability(static.subject, resources)]
+        findings = [*static.findings, *static.security, *_capability(static.subject, resources)]
         return _validation(static, findings, (*static.layers, Layer.SECURITY, Layer.CAPABILITY))
 
     def _static(self, document: Json) -> _Static:
@@ -109,11 +110,8 @@ def _check_graph(
         read_canonical(form),
         form,
         content_hash(form),
+        _placed(document, _run(security.CHECKS, lambda rule: rule(subject))),
     )
-
-
-def _security(subject: Subject) -> Iterator[Finding]:
-    return iter(_placed(subject.document, _run(security.CHECKS, lambda rule: rule(subject))))
 
 
 def _capability(subject: Subject, resources: Resources) -> Iterator[Finding]:
