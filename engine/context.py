@@ -60,33 +60,7 @@ class ExecutionContext:
         self.tool_calls[node_id] = self.tool_calls.get(node_id, 0) + taken
         return taken
 
-    def emit(
-        self,
-        event_type: EventType,
-        data: JsonObject,
-        *,
-        node_id: str | None = None,
-        node_type: str | None = None,
-        path: str | None = None,
-        visit: int | None = None,
-        node_attempt: int | None = None,
-    ) -> int:
-        """Tell the readers; gives the event's number."""
+    def emit(self, event_type: EventType, data: JsonObject) -> None:
+        """Tell the readers something of the execution as a whole."""
         ring = self.events
-        seq = ring.next_seq()
-        ring.append(
-            ExecutionEvent(
-                event_type,
-                seq,
-                self.execution_id,
-                self.attempt,
-                time.time(),
-                data,
-                node_id,
-                node_type,
-                path,
-                visit,
-                node_attempt,
-            )
-        )
-        return seq
+        ring.append(ExecutionEvent(event_type, ring.next_seq(), self.execution_id, self.attempt, time.time(), data))

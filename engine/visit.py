@@ -2,12 +2,13 @@
 
 import asyncio
 import random
+import time
 from dataclasses import dataclass, field
 
 from engine.budget import Reservation
 from engine.context import ExecutionContext
 from engine.errors import NodeFailure
-from engine.events import EventType
+from engine.events import EventType, ExecutionEvent
 from engine.graph import JsonObject, Retry
 from engine.resources import Price
 from engine.result import ErrorInfo, Usage
@@ -93,16 +94,25 @@ class Visit:
 
     def emit(self, event_type: EventType, data: JsonObject) -> int:
         """Tell the execution's readers; gives the event's number."""
-        node = self.node
-        return self.context.emit(
-            event_type,
-            data,
-            node_id=node.id,
-            node_type=node.type,
-            path=node.id,
-            visit=self.number,
-            node_attempt=self.attempt,
+        context, node = self.context, self.node
+        ring = context.events
+        seq = ring.next_seq()
+        ring.append(
+            ExecutionEvent(
+                event_type,
+                seq,
+                context.execution_id,
+                context.attempt,
+                time.time(),
+                data,
+                node.id,
+                node.type,
+                self.path,
+                self.number,
+                self.attempt,
+            )
         )
+        return seq
 
     def settle(self, reservation: Reservation, usage: Usage | None, price: Price) -> None:
         """A model call has ended: settle it with the budget and add it up for the visit."""
