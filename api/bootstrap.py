@@ -7,7 +7,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -218,7 +218,8 @@ async def _in_time(close: Callable[[], None]) -> None:
         try:
             close()
         finally:
-            loop.call_soon_threadsafe(done.set)
+            with suppress(RuntimeError):  # nobody waits any more, and the loop is closed
+                loop.call_soon_threadsafe(done.set)
 
     threading.Thread(target=work, name="telemetry shutdown", daemon=True).start()
     try:

@@ -158,8 +158,10 @@ async def _run(
     for batch in batches:
         await send(batch)
     # Another process tells nobody when it has committed.
-    while (there := await stored() - before) < wanted and time.perf_counter() - began < _WAIT_SECONDS:  # noqa: ASYNC110
+    there = await stored() - before
+    while there < wanted and time.perf_counter() - began < _WAIT_SECONDS:
         await asyncio.sleep(_POLL_SECONDS)
+        there = await stored() - before
     figures = {
         "spans/s": there / (time.perf_counter() - began),
         "lost": 1 - there / wanted,

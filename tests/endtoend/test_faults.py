@@ -78,6 +78,12 @@ async def until(counted: Callable[[], Awaitable[int]], least: int) -> None:
             await asyncio.sleep(0.02)
 
 
+async def shipping(service: Wired) -> None:
+    """The shipper gets something to the Collector."""
+    before = service.outbox.shipped
+    await eventually(lambda: service.outbox.shipped > before)
+
+
 async def noticed(service: Wired) -> None:
     """The shipper has found the Collector gone."""
     before = service.outbox.failed_posts
@@ -97,8 +103,7 @@ async def test_a_collector_that_is_stopped_and_killed_loses_nothing(
             await asyncio.to_thread(service.collector.start)
             await eventually(lambda: service.outbox.is_reachable)
             for _ in range(KILLS):
-                before = service.outbox.shipped
-                await eventually(lambda: service.outbox.shipped > before)  # noqa: B023  # asked before it changes
+                await shipping(service)
                 await asyncio.to_thread(service.collector.kill)
                 await noticed(service)
                 await asyncio.to_thread(service.collector.start)

@@ -30,7 +30,8 @@ def test_every_locked_package_has_a_hash() -> None:
 
 def test_the_environment_has_the_locked_versions() -> None:
     locked = _locked()
-    installed = {_canonical(each.name): each.version for each in importlib.metadata.distributions()}
+    found = importlib.metadata.distributions()
+    installed = {_canonical(each.name): each.version.removeprefix("v") for each in found}
     assert {name for name, version in installed.items() if name in locked and version not in locked[name]} == set()
 
 
