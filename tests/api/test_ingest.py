@@ -21,6 +21,9 @@ from tests.relay import TOKEN
 from tests.telemetry.bookkeeper import Listener, Story
 from tests.ways import CollectorWay, collector_way, count
 
+# Signals are posted here without an engine that accepts and ends their executions.
+pytestmark = pytest.mark.usefixtures("books_left_open")
+
 TRACES = "/internal/otlp/v1/traces"
 LOGS = "/internal/otlp/v1/logs"
 WEBHOOKS = "/internal/otlp/webhooks/v1/logs"

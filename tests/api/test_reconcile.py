@@ -40,6 +40,7 @@ async def plant(database: Database, execution_id: str) -> None:
         await connection.execute(update(executions).where(executions.c.id == execution_id).values(waste_nano_usd=7))
 
 
+@pytest.mark.usefixtures("books_left_open")
 async def test_the_command_exits_with_1_and_the_ids_where_the_books_disagree(
     service: Service, migrated_sqlite_url: str
 ) -> None:
