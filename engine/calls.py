@@ -3,15 +3,14 @@
 import asyncio
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import lru_cache
 
-import jsonschema_rs
 import orjson
 
 from engine import semconv
 from engine.errors import Failure, ModelFailure, NodeTimeout, OutputInvalid, ResourceMissing
 from engine.events import EventType
 from engine.graph import Json, JsonObject
+from engine.json_schema import validator as schema_validator
 from engine.redaction import error_text
 from engine.resources import (
     ChatModel,
@@ -179,13 +178,8 @@ def _result_text(result: Json, max_bytes: int) -> str:
 
 
 def _arguments_problem(schema: JsonObject, arguments: JsonObject) -> str | None:
-    error = next(iter(_validator(orjson.dumps(schema)).iter_errors(arguments)), None)
+    error = next(iter(schema_validator(schema).iter_errors(arguments)), None)
     return None if error is None else error_text(error.message)
-
-
-@lru_cache(maxsize=256)
-def _validator(schema: bytes) -> jsonschema_rs.Draft202012Validator:
-    return jsonschema_rs.Draft202012Validator(orjson.loads(schema), pattern_options=jsonschema_rs.RegexOptions())
 
 
 async def retrieve(visit: Visit, name: str, query: RetrievalQuery) -> list[Passage]:

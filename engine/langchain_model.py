@@ -3,14 +3,13 @@
 `invoke` and `stream` feed the same `_Answer`, so they cannot disagree.
 """
 
-import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import orjson
-from jsonschema_rs import Draft202012Validator, RegexOptions, ValidationError
+from jsonschema_rs import ValidationError
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import (
     AIMessage,
@@ -27,6 +26,7 @@ from langchain_core.runnables import Runnable, RunnableBinding
 
 from engine.errors import ModelFailure
 from engine.graph import Json, JsonObject
+from engine.json_schema import validator as schema_validator
 from engine.langchain_errors import WIRE_ERRORS, failure_of
 from engine.resources import Message, ModelReply, ModelRequest, ModelSettings, ToolCall, ToolSpec
 from engine.result import Usage
@@ -311,7 +311,7 @@ def _why_empty(finish: str | None) -> str:
 def _parsed(text: str, schema: JsonObject, finish: str | None) -> Json:
     try:
         data: Json = orjson.loads(text)
-        _validator(orjson.dumps(schema, option=orjson.OPT_SORT_KEYS)).validate(data)
+        schema_validator(schema).validate(data)
     except orjson.JSONDecodeError as error:
         cut = ": it was cut off at max_tokens" if finish == "length" else ""
         raise ModelFailure("invalid_output", f"the answer is no JSON{cut}") from error
@@ -319,15 +319,6 @@ def _parsed(text: str, schema: JsonObject, finish: str | None) -> Json:
         place = "/".join(str(step) for step in error.instance_path) or "the answer"
         raise ModelFailure("invalid_output", f"the answer does not fit response_schema at {place}") from error
     return data
-
-
-@functools.lru_cache(maxsize=128)
-def _validator(schema: bytes) -> Draft202012Validator:
-    return Draft202012Validator(orjson.loads(schema), retriever=_refuse, pattern_options=RegexOptions())
-
-
-def _refuse(uri: str) -> Json:
-    raise ValueError(f"a schema may not load {uri}")
 
 
 def _tool(spec: ToolSpec) -> dict[str, Any]:

@@ -3,17 +3,18 @@
 import difflib
 import importlib.resources
 from collections.abc import Mapping
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any, cast, get_args
 from uuid import NAMESPACE_URL, uuid5
 
 import orjson
-from jsonschema_rs import Draft202012Validator, RegexOptions, ValidationError
+from jsonschema_rs import ValidationError
 from pydantic import BaseModel
 
 from engine.errors import ExpressionError, InvalidParams
 from engine.expressions import BadExpression, holds, parse
 from engine.graph import Document, Json, JsonObject
+from engine.json_schema import validator as schema_validator
 from engine.nodes.base import Place
 from engine.nodes.registry import NODE_TYPES
 from engine.prompts import escape
@@ -47,7 +48,7 @@ def checked_params(template: Template, params: JsonObject) -> JsonObject:
         if name not in known:
             raise InvalidParams(f"template {template.key} has no parameter {name!r}{_nearest(name, known)}")
     values = {**template.defaults, **params}
-    problem = next(iter(_validator(orjson.dumps(template.parameters)).iter_errors(values)), None)
+    problem = next(iter(schema_validator(template.parameters, mask="its value").iter_errors(values)), None)
     if problem is not None:
         raise InvalidParams(_sentence(template, problem, values))
     return values
@@ -98,17 +99,6 @@ def _read(document: TemplateDocument) -> Template:
         required_retrievers=tuple(document.required_retrievers),
         is_builtin=True,
     )
-
-
-@lru_cache(maxsize=256)
-def _validator(schema: bytes) -> Draft202012Validator:
-    return Draft202012Validator(
-        orjson.loads(schema), mask="its value", pattern_options=RegexOptions(), retriever=_no_remote_schema
-    )
-
-
-def _no_remote_schema(uri: str) -> Json:
-    raise ValueError(f"{uri} is not part of the schema")
 
 
 def _sentence(template: Template, problem: ValidationError, values: JsonObject) -> str:

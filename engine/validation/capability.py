@@ -1,11 +1,8 @@
 """The capability layer: can the graph run here, now, with these models, tools, retrievers and caps."""
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 
-import jsonschema_rs
-import orjson
-
+from engine.json_schema import validator as schema_validator
 from engine.nodes.memory import MemoryConfig
 from engine.nodes.model import DEFAULT_MAX_TOKENS, ModelConfig, name_model
 from engine.nodes.retrieval import RetrievalConfig
@@ -76,16 +73,11 @@ def bad_options(subject: Subject, resources: Resources) -> Iterator[Finding]:
     """Options against the retriever's own schema."""
     for node_id, config in subject.of(RetrievalConfig).items():
         if config.retriever in resources.retrievers:
-            schema = orjson.dumps(resources.retrievers[config.retriever].options_schema)
-            for error in _options_validator(schema).iter_errors(config.options):
+            schema = resources.retrievers[config.retriever].options_schema
+            for error in schema_validator(schema).iter_errors(config.options):
                 place = "/config/options" + "".join(f"/{escape(step)}" for step in error.instance_path)
                 message = f"The options break the rule `{error.kind.name}` of the retriever's schema."
                 yield subject.at_node("capability.bad_options", node_id, message, place=place)
-
-
-@lru_cache(maxsize=64)
-def _options_validator(schema: bytes) -> jsonschema_rs.Draft202012Validator:
-    return jsonschema_rs.Draft202012Validator(orjson.loads(schema), offline=True)
 
 
 def above_cap(subject: Subject, resources: Resources) -> Iterator[Finding]:
