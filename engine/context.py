@@ -1,12 +1,15 @@
 """ExecutionContext: the one container of a running execution. Rebuilt for every attempt, never stored."""
 
+import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from engine.budget import Budget
-from engine.errors import LimitExceeded
+from engine.errors import BooksClosed, Fenced, LimitExceeded, Unavailable
 from engine.events import EventRing, EventType, ExecutionEvent
 from engine.graph import JsonObject, Limits, WorkflowGraph
+from engine.ledger import CallReservation, Checkpoint, Ledger, NullLedger
 from engine.resources import Resources
 from engine.result import ErrorInfo
 from engine.state import WorkflowState
@@ -32,6 +35,9 @@ class ExecutionContext:
     events: EventRing
     budget: Budget
     state: WorkflowState
+    ledger: Ledger = field(default_factory=NullLedger)
+    on_fenced: Callable[[], None] = lambda: None
+    """To be called when the ledger says that this attempt owns the execution no more: the run is cancelled."""
     errors: list[ErrorInfo] = field(default_factory=list)
     degraded: list[str] = field(default_factory=list)
     node_visits: int = 0
@@ -48,6 +54,19 @@ class ExecutionContext:
         self.node_visits += 1
         if self.node_visits > self.limits.max_node_executions:
             raise LimitExceeded(f"more than {self.limits.max_node_executions} node executions")
+
+    async def checkpoint(self, begins: CallReservation | None = None) -> None:
+        """Make what was said so far durable, and the call that begins. Raises `BooksClosed`.
+
+        An attempt that is fenced off waits here for its end.
+        """
+        try:
+            await self.ledger.checkpoint(Checkpoint(self.execution_id, self.attempt, begins=begins))
+        except Unavailable as error:
+            raise BooksClosed from error
+        except Fenced:
+            self.on_fenced()
+            await asyncio.get_running_loop().create_future()
 
     def tool_calls_left(self, node_id: str, most: int) -> int:
         """How many calls a tools node that may make `most` of them can still take up in this execution."""

@@ -8,7 +8,7 @@ from engine.redaction import error_text
 from engine.resources import Message, as_json
 from engine.result import ExecutionResult, ResultMetadata, Status
 from engine.state import text_of
-from engine.tracker import Subject
+from engine.subject import Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class Outcome:
 
 
 COMPLETED = Outcome(Status.COMPLETED)
+HANDED_OVER = Outcome(Status.RUNNING)
+"""The process stops, and another one goes on with the execution."""
 
 
 def make_result(context: ExecutionContext, subject: Subject, outcome: Outcome) -> ExecutionResult:
@@ -42,6 +44,8 @@ def make_result(context: ExecutionContext, subject: Subject, outcome: Outcome) -
         cost_nano_usd=totals.cost_nano_usd,
         unpriced_calls=totals.unpriced_calls,
         waste_nano_usd=totals.waste_nano_usd,
+        unfinished_calls=context.tracker.unfinished.calls,
+        cost_upper_nano_usd=context.tracker.unfinished.upper_cost_nano_usd(totals.cost_nano_usd),
         model_calls=totals.model_calls,
         tool_calls=totals.tool_calls,
         node_executions=totals.nodes_total,

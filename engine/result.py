@@ -1,5 +1,6 @@
 """What comes back from an execution: the result, its usage and its errors. Made in one place, for every status."""
 
+from datetime import datetime
 from enum import StrEnum
 
 from pydantic import Field
@@ -55,6 +56,19 @@ class ErrorInfo(Document):
     handled: bool = False
 
 
+class Approval(Document):
+    """A question that a paused execution waits for an answer to."""
+
+    approval_id: str
+    node_id: str
+    path: str
+    prompt: str
+    payload: Json = None
+    choices: list[str]
+    response_schema: JsonObject | None = None
+    expires_at: datetime
+
+
 class ResultMetadata(Document):
     """Where the result came from and what to look it up by."""
 
@@ -90,5 +104,9 @@ class ExecutionResult(Document):
     tool_calls: int = 0
     node_executions: int = 0
     errors: list[ErrorInfo] = Field(default_factory=list)
-    approvals: list[JsonObject] = Field(default_factory=list)
+    unfinished_calls: int = 0
+    """Model calls that were in flight when an attempt's process died."""
+    cost_upper_nano_usd: int | None = None
+    """The cost, and what those calls may have cost at most; null if that is not known."""
+    approvals: list[Approval] = Field(default_factory=list)
     metadata: ResultMetadata

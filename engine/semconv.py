@@ -21,7 +21,10 @@ SPAN_RETRIEVAL = "retrieval"
 class Event(StrEnum):
     """Names of the log records we emit, in the context of their span."""
 
+    QUEUED = "workflow.execution.queued"
     STARTED = "workflow.execution.started"
+    PAUSED = "workflow.execution.paused"
+    RESUMED = "workflow.execution.resumed"
     COMPLETED = "workflow.execution.completed"
     FAILED = "workflow.execution.failed"
     CANCELLED = "workflow.execution.cancelled"
@@ -105,6 +108,8 @@ TRIGGER = _key("workflow.trigger", "string", "api, chat, cli, resume, retry, par
 CORRELATION_ID = _key("workflow.correlation.id", "string", "id the caller joins its own logs by")
 NESTED = _key("workflow.nested", "boolean", "a workflow inside another execution")
 OPENINFERENCE_KIND = _key("openinference.span.kind", "string", "CHAIN on the root, for Langfuse and Phoenix")
+RETRY_OF = _key("workflow.execution.retry_of", "string", "finished execution that this one runs again")
+RESUME_REASON = _key("workflow.resume.reason", "string", "why an attempt goes on: answer, timer, crash, shutdown")
 TAGS = _key("workflow.tags", "string", "the request's tags as JSON")
 PARAMS = _key("workflow.params", "string", "the template's parameters as JSON, secrets redacted")
 QUEUED_AT = _key("workflow.queued_at", "int", "when the execution was accepted", "ns since the epoch")
@@ -123,6 +128,8 @@ USAGE_CACHE_READ = _key("workflow.usage.cache_read_tokens", "int", "sum over mod
 USAGE_CACHE_WRITE = _key("workflow.usage.cache_write_tokens", "int", "sum over model calls", "{token}")
 USAGE_REASONING = _key("workflow.usage.reasoning_tokens", "int", "sum over model calls", "{token}")
 COST_NANO_USD = _key("workflow.cost.nano_usd", "int", "cost of the call; on the root the sum of its calls", "nano-USD")
+UNFINISHED_CALLS = _key("workflow.unfinished_calls", "int", "model calls that a crash cut off: their cost is unknown")
+COST_UPPER_NANO_USD = _key("workflow.cost.upper_nano_usd", "int", "cost, and at most that of these calls", "nano-USD")
 UNPRICED_CALLS = _key("workflow.cost.unpriced_calls", "int", "model calls whose cost is unknown")
 WASTE_NANO_USD = _key("workflow.cost.waste_nano_usd", "int", "cost of calls that bought nothing", "nano-USD")
 MODEL_CALLS = _key("workflow.model_calls", "int", "provider attempts")
@@ -167,6 +174,9 @@ TOOLS_LIMIT_REACHED = _key("workflow.tools.limit_reached", "boolean", "some call
 VARIABLE_OPERATION = _key("workflow.variable.operation", "string", "set, get, append, increment, decrement")
 VARIABLE_NAME = _key("workflow.variable.name", "string", "name of the variable")
 VARIABLE_TYPE = _key("workflow.variable.type", "string", "JSON type of the value; never the value")
+
+APPROVAL_ID = _key("workflow.approval.id", "string", "the question that a person is asked")
+APPROVAL_CHOICE = _key("workflow.approval.choice", "string", "the answer that was chosen")
 
 # Leaf spans.
 PROVIDER = _key("gen_ai.provider.name", "string", "openai, anthropic, gcp.gemini, …")
