@@ -67,6 +67,13 @@ EVERYTHING = graph(
     variables={"n": 0},
     record_level="nodes",
 )
+RESCUED = graph(
+    [
+        {"id": "ask", "type": "model", "retry": {"max_attempts": 1}, "on_error": {"policy": "route"}},
+        {"id": "rescue", "type": "error_handler", "config": {"retry_count": 1}},
+    ],
+    ["start -> ask", "ask -> end", "ask -error-> rescue", "rescue -retry-> ask", "rescue -fallback-> end"],
+)
 ALL_TOKENS = Usage(
     input_tokens=50, output_tokens=9, cache_read_tokens=20, cache_write_tokens=10, reasoning_tokens=4, total_tokens=59
 )
@@ -105,6 +112,7 @@ async def say_everything(shop: Workshop) -> None:
     budget = {"limits": {"budget_nano_usd": 1}}
     await shop.engine([], tools).execute(request(definition, "clock", overrides=budget))
     await shop.engine([Fail("auth")]).execute(request({"kind": "template", "template": "universal_chat"}))
+    await shop.engine([Fail("auth"), Say("fine")]).execute(request({"kind": "graph", "graph": RESCUED}))
     await cancelled(shop)
 
 
