@@ -22,6 +22,7 @@ class EventType(StrEnum):
     """The types of `ExecutionEvent`; the grammar is in workflow.md section 9."""
 
     STARTED = "started"
+    RESUMED = "resumed"
     NODE_STARTED = "node_started"
     NODE_COMPLETED = "node_completed"
     NODE_FAILED = "node_failed"
@@ -29,10 +30,12 @@ class EventType(StrEnum):
     TOKEN = "token"
     TOOL_CALL = "tool_call"
     TOOL_RESULT = "tool_result"
+    APPROVAL_REQUESTED = "approval_requested"
     GAP = "gap"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    PAUSED = "paused"
 
     @property
     def is_closing(self) -> bool:
@@ -40,7 +43,7 @@ class EventType(StrEnum):
         return self in _CLOSING
 
 
-_CLOSING = frozenset({EventType.COMPLETED, EventType.FAILED, EventType.CANCELLED})
+_CLOSING = frozenset({EventType.COMPLETED, EventType.FAILED, EventType.CANCELLED, EventType.PAUSED})
 
 
 @dataclass(slots=True)

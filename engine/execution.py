@@ -17,6 +17,7 @@ from opentelemetry.trace import TracerProvider
 from uuid_utils.compat import uuid7
 
 from engine.budget import Budget
+from engine.checkpoints import Checkpoints
 from engine.compiler import CompiledWorkflow
 from engine.context import ExecutionContext
 from engine.errors import Draining, Failure, NoEnd, Refusal, RunTimeout, SpanloomError, Unavailable
@@ -39,6 +40,7 @@ CLOSING_EVENT = {
     Status.COMPLETED: EventType.COMPLETED,
     Status.FAILED: EventType.FAILED,
     Status.CANCELLED: EventType.CANCELLED,
+    Status.PAUSED: EventType.PAUSED,
 }
 CLIENT_LEFT = "the client left"
 SHUTDOWN = "the engine is shutting down"
@@ -118,11 +120,13 @@ class ExecutionEngine:
         ledger: Ledger | None = None,
         tracer_provider: TracerProvider | None = None,
         logger_provider: LoggerProvider | None = None,
+        checkpoints: Checkpoints | None = None,
         disconnect_seconds: float = 0,
     ) -> None:
         self._resources = resources
         self._ledger = ledger or NullLedger()
         self._tracing = Tracing.over(tracer_provider, logger_provider)
+        self._checkpoints = checkpoints
         self._loader = Loader(resources)
         self._disconnect_seconds = disconnect_seconds
         self._executions: dict[str, Execution] = {}
@@ -139,7 +143,7 @@ class ExecutionEngine:
     async def stream(
         self, request: ExecutionRequest, caller: Caller | None = None
     ) -> AsyncGenerator[ExecutionEvent, None]:
-        """Run and give every event, closed by exactly one of completed, failed, cancelled.
+        """Run and give every event, closed by exactly one of completed, failed, cancelled, paused.
 
         Raises a `Refusal` before the first event if nothing was accepted.
         """
@@ -307,14 +311,18 @@ class ExecutionEngine:
         compiled.plan.check_input(execution.request.input)
         try:
             async with asyncio.timeout(max(0.0, context.seconds_left)):
-                await compiled.run(context)
+                paused = await compiled.run(context, checkpoints=self._checkpoints, resume=None)
         except TimeoutError as error:
             raise RunTimeout(f"the execution took longer than {context.limits.run_seconds:g} s") from error
+        if paused is not None:
+            return Outcome(Status.PAUSED, paused=paused)
         if context.state["end"] is None:
             raise NoEnd
         return COMPLETED
 
     async def _finish(self, execution: Execution, status: Status, result: JsonObject) -> None:
+        if not status.is_terminal:
+            return
         context, history = execution.context, execution.resolved.history
         completed = status is Status.COMPLETED and history is not None
         finish = Finish(
@@ -346,6 +354,9 @@ def _close_trace(tracker: WorkflowTracker, outcome: Outcome) -> None:
     match outcome.status:
         case Status.COMPLETED:
             tracker.complete()
+        case Status.PAUSED:
+            assert outcome.paused is not None
+            tracker.pause(outcome.paused)
         case Status.CANCELLED:
             tracker.cancel(outcome.cancel_reason)
         case _:

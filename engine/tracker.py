@@ -32,6 +32,7 @@ from uuid_utils.compat import uuid5
 
 from engine import semconv
 from engine.graph import JsonObject, RecordLevel
+from engine.pause import Paused
 from engine.redaction import error_text, redact
 from engine.request import Trigger
 from engine.resources import ChatModel, ModelReply, ModelRequest, Price, Prices
@@ -167,6 +168,14 @@ class WorkflowTracker:
         """The execution was cancelled, which is no failure: end the root span and say so."""
         extra: Attributes = {} if reason is None else {semconv.CANCEL_REASON: error_text(reason)}
         self._close(ExecutionStatus.CANCELLED, Event.CANCELLED, extra)
+
+    def pause(self, paused: Paused) -> None:
+        """The execution waits for an answer or a time, and nobody works on it: end the root span and say so."""
+        extra: Attributes = {semconv.DUE_AT: round(paused.due_at.timestamp() * 1e9)}
+        if paused.approvals:
+            approval = paused.approvals[0]
+            extra |= {semconv.APPROVAL_ID: approval.approval_id, semconv.NODE_ID: approval.node_id}
+        self._close(ExecutionStatus.PAUSED, Event.PAUSED, extra)
 
     @property
     def trace_id(self) -> str | None:
@@ -352,6 +361,10 @@ class NodeSpan:
     def cancel(self) -> None:
         """The attempt was cut off."""
         self._end(NodeStatus.CANCELLED)
+
+    def pause(self) -> None:
+        """The node waits for an answer or a time; the visit goes on with another attempt."""
+        self._end(NodeStatus.PAUSED)
 
     def model_call(self, model: ChatModel, request: ModelRequest) -> "ModelCall":
         """Begin the span of one provider attempt."""
