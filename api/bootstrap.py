@@ -107,6 +107,7 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
         )
         runtime = Runtime(settings, database, telemetry, metrics, receiver, journal, resources, engine)
         journal.listen_for_cancel(runtime.cancel)
+        journal.listen_for_fencing(engine.fence_off)
         stack.push_async_callback(engine.close)
         yield runtime
 

@@ -16,7 +16,9 @@ from langgraph.runtime import get_runtime
 from langsmith.run_helpers import tracing_context
 from langsmith.utils import tracing_is_enabled
 
+from engine.checkpoints import Checkpoints
 from engine.context import ExecutionContext
+from engine.pause import Paused, Resume
 from engine.plan import Plan
 from engine.state import WorkflowState
 from engine.walker import Walker
@@ -31,8 +33,10 @@ class CompiledWorkflow:
     plan: Plan
     app: Pregel[Any, ExecutionContext, Any, Any]
 
-    async def run(self, context: ExecutionContext) -> None:
-        """Run to an end; `context.state` is what it leaves. Raises as the walker does.
+    async def run(
+        self, context: ExecutionContext, *, checkpoints: Checkpoints | None, resume: Resume | None
+    ) -> Paused | None:
+        """Run to an end (null) or to a pause; `context.state` is what it leaves. Raises as the walker does.
 
         To be called in a task of its own: a caller inside a LangGraph keeps its checkpointer and callbacks to itself.
         """
@@ -43,6 +47,7 @@ class CompiledWorkflow:
                 config={"recursion_limit": context.limits.max_node_executions + 1},
                 context=context,
             )
+        return None
 
 
 def compile_plan(plan: Plan) -> CompiledWorkflow:

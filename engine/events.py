@@ -30,6 +30,7 @@ class EventType(StrEnum):
     TOKEN = "token"
     TOOL_CALL = "tool_call"
     TOOL_RESULT = "tool_result"
+    APPROVAL_REQUESTED = "approval_requested"
     GAP = "gap"
     COMPLETED = "completed"
     FAILED = "failed"

@@ -29,6 +29,7 @@ from uuid_utils.compat import uuid7
 
 from engine import semconv
 from engine.budget import Budget
+from engine.checkpoints import Checkpoints
 from engine.compiler import CompiledWorkflow
 from engine.context import ExecutionContext
 from engine.errors import (
@@ -51,11 +52,13 @@ from engine.ledger import (
     Idempotency,
     Ledger,
     NullLedger,
+    Pause,
     Release,
     Root,
 )
 from engine.loading import Loader
 from engine.outcome import COMPLETED, HANDED_OVER, Outcome, make_result, new_messages, new_summary
+from engine.pause import Answer, Paused, Resume
 from engine.request import Caller, ExecutionRequest, digest
 from engine.resources import History, Message, Resources, as_json
 from engine.result import ExecutionResult, Status
@@ -186,11 +189,13 @@ class ExecutionEngine:
         ledger: Ledger | None = None,
         tracer_provider: TracerProvider | None = None,
         logger_provider: LoggerProvider | None = None,
+        checkpoints: Checkpoints | None = None,
         disconnect_seconds: float = 0,
     ) -> None:
         self._resources = resources
         self._ledger = ledger or NullLedger()
         self._tracing = Tracing.over(tracer_provider, logger_provider)
+        self._checkpoints = checkpoints
         self._loader = Loader(resources)
         self._disconnect_seconds = disconnect_seconds
         self._executions: dict[str, Execution] = {}
@@ -209,7 +214,7 @@ class ExecutionEngine:
     async def stream(
         self, request: ExecutionRequest, caller: Caller | None = None
     ) -> AsyncGenerator[ExecutionEvent, None]:
-        """Run and give every event, closed by exactly one of completed, failed, cancelled.
+        """Run and give every event, closed by exactly one of completed, failed, cancelled, paused.
 
         Raises a `Refusal` before the first event if nothing was accepted.
         """
@@ -494,9 +499,11 @@ class ExecutionEngine:
         compiled.plan.check_input(execution.request.input)
         try:
             async with asyncio.timeout(max(0.0, context.seconds_left)):
-                await compiled.run(context)
+                paused = await compiled.run(context, checkpoints=self._checkpoints, resume=_resume(execution))
         except TimeoutError as error:
             raise RunTimeout(f"the execution took longer than {context.limits.run_seconds:g} s") from error
+        if paused is not None:
+            return Outcome(Status.PAUSED, paused=paused)
         if context.state["end"] is None:
             raise NoEnd
         return COMPLETED
@@ -504,6 +511,9 @@ class ExecutionEngine:
     async def _finish(self, execution: Execution, outcome: Outcome, result: JsonObject) -> None:
         """Write the end down. Raises `Fenced` if another attempt owns the execution, or `Unavailable`."""
         context, history = execution.context, execution.history
+        if outcome.paused is not None:
+            await self._pause(execution, outcome.paused, result)
+            return
         completed = outcome.status is Status.COMPLETED and history is not None
         finish = Finish(
             execution_id=execution.id,
@@ -516,6 +526,18 @@ class ExecutionEngine:
             last_seq=context.events.last_seq + 1,
         )
         if not await self._ledger.finish(finish):
+            raise Fenced
+
+    async def _pause(self, execution: Execution, paused: Paused, result: JsonObject) -> None:
+        pause = Pause(
+            execution_id=execution.id,
+            attempt=execution.context.attempt,
+            result=result,
+            approvals=paused.approvals,
+            due_at=paused.due_at,
+            last_seq=execution.context.events.last_seq + 1,
+        )
+        if not await self._ledger.pause(pause):
             raise Fenced
 
     async def _release(self, execution: Execution) -> NoReturn:
@@ -547,6 +569,9 @@ def _close_trace(tracker: WorkflowTracker, outcome: Outcome) -> None:
     match outcome.status:
         case Status.COMPLETED:
             tracker.complete()
+        case Status.PAUSED:
+            assert outcome.paused is not None
+            tracker.pause(outcome.paused)
         case Status.CANCELLED:
             tracker.cancel(outcome.cancel_reason)
         case _:
@@ -616,6 +641,16 @@ def _asked(request: JsonObject, graph: bytes | None) -> ExecutionRequest:
     if isinstance(source, dict) and source.get("kind") == "graph" and "graph" not in source:
         source = {**source, "graph": {} if graph is None else orjson.loads(graph)}
     return ExecutionRequest.model_validate({**request, "source": source})
+
+
+def _resume(execution: Execution) -> Resume | None:
+    """Where a later attempt goes on; one that is retried begins at the input."""
+    claim, attempt = execution.claim, execution.context.attempt
+    if claim is None or attempt == 1 or (claim.on_lost == "retry" and claim.reason in ("crash", "shutdown")):
+        return None
+    given = claim.answer if claim.reason == "answer" else None
+    answer = Answer(given.choice, given.data, given.answered_by) if given else None
+    return Resume(list(range(attempt - 1, 0, -1)), answer, is_due=claim.reason == "timer")
 
 
 def _first_beginning(caller: Caller) -> Beginning:

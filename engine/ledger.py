@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
-from engine.graph import JsonObject, OnLost
+from engine.graph import Json, JsonObject, OnLost
 from engine.result import Approval, Status
 from engine.subject import Subject
 from engine.totals import Carried
@@ -133,7 +133,7 @@ class GivenAnswer:
 
     approval_id: str
     choice: str
-    data: JsonObject | None
+    data: Json
     answered_by: str
 
 

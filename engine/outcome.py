@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from engine.context import ExecutionContext
 from engine.graph import JsonObject
+from engine.pause import Paused
 from engine.redaction import error_text
 from engine.resources import Message, as_json
 from engine.result import ExecutionResult, ResultMetadata, Status
@@ -13,13 +14,15 @@ from engine.subject import Subject
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A terminal status and why."""
+    """How an attempt ended and why."""
 
     status: Status
     error_type: str | None = None
     error_message: str | None = None
     error_node_id: str | None = None
     cancel_reason: str | None = None
+    paused: Paused | None = None
+    """What a paused execution waits for."""
 
 
 COMPLETED = Outcome(Status.COMPLETED)
@@ -50,6 +53,7 @@ def make_result(context: ExecutionContext, subject: Subject, outcome: Outcome) -
         tool_calls=totals.tool_calls,
         node_executions=totals.nodes_total,
         errors=context.errors,
+        approvals=list(outcome.paused.approvals) if outcome.paused else [],
         metadata=_metadata(context, subject, outcome),
     )
 

@@ -1,9 +1,8 @@
 """What comes back from an execution: the result, its usage and its errors. Made in one place, for every status."""
 
-from datetime import datetime
 from enum import StrEnum
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from engine.graph import Document, Json, JsonObject
 
@@ -57,16 +56,17 @@ class ErrorInfo(Document):
 
 
 class Approval(Document):
-    """A question that a paused execution waits for an answer to."""
+    """An open question of a paused execution: what is asked, what may be answered, and until when."""
 
     approval_id: str
+    """The same however often a run comes back to the question."""
     node_id: str
     path: str
     prompt: str
     payload: Json = None
     choices: list[str]
     response_schema: JsonObject | None = None
-    expires_at: datetime
+    expires_at: AwareDatetime
 
 
 class ResultMetadata(Document):
@@ -103,10 +103,10 @@ class ExecutionResult(Document):
     model_calls: int = 0
     tool_calls: int = 0
     node_executions: int = 0
-    errors: list[ErrorInfo] = Field(default_factory=list)
     unfinished_calls: int = 0
     """Model calls that were in flight when an attempt's process died."""
     cost_upper_nano_usd: int | None = None
     """The cost, and what those calls may have cost at most; null if that is not known."""
+    errors: list[ErrorInfo] = Field(default_factory=list)
     approvals: list[Approval] = Field(default_factory=list)
     metadata: ResultMetadata

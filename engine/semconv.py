@@ -23,11 +23,11 @@ class Event(StrEnum):
 
     QUEUED = "workflow.execution.queued"
     STARTED = "workflow.execution.started"
-    PAUSED = "workflow.execution.paused"
-    RESUMED = "workflow.execution.resumed"
     COMPLETED = "workflow.execution.completed"
     FAILED = "workflow.execution.failed"
     CANCELLED = "workflow.execution.cancelled"
+    PAUSED = "workflow.execution.paused"
+    RESUMED = "workflow.execution.resumed"
     BUDGET_WARNING = "workflow.budget.warning"
     BUDGET_EXCEEDED = "workflow.budget.exceeded"
     NODE_RETRYING = "workflow.node.retrying"
@@ -49,6 +49,7 @@ class NodeStatus(StrEnum):
     FAILED = "failed"
     RETRYING = "retrying"
     CANCELLED = "cancelled"
+    PAUSED = "paused"
 
 
 class CostSource(StrEnum):
@@ -152,7 +153,7 @@ NODE_ID = _key("workflow.node.id", "string", "id of the node")
 NODE_TYPE = _key("workflow.node.type", "string", "type of the node")
 NODE_VISIT = _key("workflow.node.visit", "int", "visit of the node, from 1")
 NODE_ATTEMPT = _key("workflow.node.attempt", "int", "attempt within the visit, from 1")
-NODE_STATUS = _key("workflow.node.status", "string", "completed, failed, retrying, cancelled")
+NODE_STATUS = _key("workflow.node.status", "string", "completed, failed, retrying, cancelled, paused")
 NODE_PATH = _key("workflow.node.path", "string", "id behind those of the nodes around it")
 NODE_LABEL = _key("workflow.node.label", "string", "label the node gave")
 NODE_DEGRADED = _key("workflow.node.degraded", "boolean", "the node went on after a failure")
@@ -171,12 +172,18 @@ MODEL_CALLS_DROPPED = _key("workflow.model.calls_dropped", "int", "tool calls re
 TOOLS_CALLS = _key("workflow.tools.calls", "int", "tool calls taken up by the node")
 TOOLS_FAILED = _key("workflow.tools.failed", "int", "of those, failed")
 TOOLS_LIMIT_REACHED = _key("workflow.tools.limit_reached", "boolean", "some calls were not executed")
+HANDLER_SOURCE = _key("workflow.error_handler.source", "string", "node whose failure led to the handler")
+HANDLER_ERROR_TYPE = _key("workflow.error_handler.error_type", "string", "why that node failed")
+HANDLER_RETRY = _key("workflow.error_handler.retry", "int", "how often in a row it was sent back, this time included")
+HANDLER_ACTION = _key("workflow.error_handler.action", "string", "retry, continue, clear_errors, stop")
+DELAY_SECONDS = _key("workflow.delay.seconds", "double", "how long the node waits", "s")
+DELAY_PARKED = _key("workflow.delay.parked", "boolean", "the execution pauses meanwhile")
+APPROVAL_ID = _key("workflow.approval.id", "string", "UUIDv5 of execution id, node path and visit")
+APPROVAL_CHOICE = _key("workflow.approval.choice", "string", "what was answered, or the label of the timeout")
+APPROVAL_WAIT = _key("workflow.approval.wait_seconds", "double", "from the question to its answer", "s")
 VARIABLE_OPERATION = _key("workflow.variable.operation", "string", "set, get, append, increment, decrement")
 VARIABLE_NAME = _key("workflow.variable.name", "string", "name of the variable")
 VARIABLE_TYPE = _key("workflow.variable.type", "string", "JSON type of the value; never the value")
-
-APPROVAL_ID = _key("workflow.approval.id", "string", "the question that a person is asked")
-APPROVAL_CHOICE = _key("workflow.approval.choice", "string", "the answer that was chosen")
 
 # Leaf spans.
 PROVIDER = _key("gen_ai.provider.name", "string", "openai, anthropic, gcp.gemini, …")
@@ -206,6 +213,7 @@ INPUT_MESSAGES = _key("gen_ai.input.messages", "string", "content, only where th
 OUTPUT_MESSAGES = _key("gen_ai.output.messages", "string", "content, only where the capture setting allows it")
 
 # Events.
+DUE_AT = _key("workflow.due_at", "int", "when a pause ends by itself", "ns since the epoch")
 EVENT_ID = _key("workflow.event.id", "string", "UUIDv5 of execution id, attempt, event name and sequence")
 EVENT_SEQ = _key("workflow.event.seq", "int", "order within the attempt, from 1")
 RETRY_DELAY_MS = _key("workflow.retry.delay_ms", "int", "wait before the next attempt", "ms")

@@ -34,6 +34,7 @@ from uuid_utils.compat import uuid5
 
 from engine import semconv
 from engine.ledger import Root
+from engine.pause import Paused
 from engine.redaction import error_text, redact
 from engine.resources import ChatModel, ModelReply, ModelRequest, Price, Prices
 from engine.result import Status as ExecutionStatus
@@ -139,8 +140,12 @@ class WorkflowTracker:
         extra: Attributes = {} if reason is None else {semconv.CANCEL_REASON: error_text(reason)}
         self._close(ExecutionStatus.CANCELLED, Event.CANCELLED, extra)
 
-    def pause(self, extra: Attributes) -> None:
-        """The execution waits: end this attempt's root span and say so, with what it waits for."""
+    def pause(self, paused: Paused) -> None:
+        """The execution waits for an answer or a time, and nobody works on it: end the root span and say so."""
+        extra: Attributes = {semconv.DUE_AT: round(paused.due_at.timestamp() * 1e9)}
+        if paused.approvals:
+            approval = paused.approvals[0]
+            extra |= {semconv.APPROVAL_ID: approval.approval_id, semconv.NODE_ID: approval.node_id}
         self._close(ExecutionStatus.PAUSED, Event.PAUSED, extra)
 
     def give_up(self, reason: str) -> None:
@@ -329,6 +334,10 @@ class NodeSpan:
     def cancel(self) -> None:
         """The attempt was cut off."""
         self._end(NodeStatus.CANCELLED)
+
+    def pause(self) -> None:
+        """The node waits for an answer or a time; the visit goes on with another attempt."""
+        self._end(NodeStatus.PAUSED)
 
     def model_call(self, model: ChatModel, request: ModelRequest) -> "ModelCall":
         """Begin the span of one provider attempt."""

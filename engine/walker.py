@@ -26,7 +26,7 @@ from engine.nodes.base import NodeResult
 from engine.plan import Plan, PlannedNode, Way
 from engine.redaction import error_text
 from engine.result import ErrorInfo
-from engine.state import NO_CHANGE, Change, WorkflowState, branch, merge
+from engine.state import NO_CHANGE, Change, WorkflowState, branch, merge, note_error, note_success
 from engine.tracker import NodeSpan
 from engine.view import View
 from engine.visit import Arrival, Visit, is_being_cancelled
@@ -84,7 +84,10 @@ class _Scope:
 
     def apply(self, node_id: str, output: Json, change: Change, error: JsonObject | None) -> None:
         merge(self.state, node_id, output, change)
-        _note_error(self.state, node_id, error)
+        if error is None:
+            note_success(self.state, node_id)
+        else:
+            note_error(self.state, node_id, error)
         if self.nodes is not None:
             self.log.append(_Entry(node_id, output, change, error))
 
@@ -96,14 +99,6 @@ class _Scope:
             self.at_most_bytes = len(orjson.dumps(self.state))
             if self.at_most_bytes > limit:
                 raise LimitExceeded(f"the state is larger than {limit} bytes")
-
-
-def _note_error(state: WorkflowState, node_id: str, error: JsonObject | None) -> None:
-    if error is not None:
-        state["error_state"].pop(node_id, None)
-        state["error_state"][node_id] = error
-    elif state["error_state"]:
-        state["error_state"].pop(node_id, None)
 
 
 class _Leaves(Exception):

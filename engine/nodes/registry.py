@@ -5,6 +5,7 @@ from typing import Any
 from engine.nodes.base import NodeBase
 from engine.nodes.conditional import ConditionalNode
 from engine.nodes.end import EndNode
+from engine.nodes.error_handler import ErrorHandlerNode
 from engine.nodes.loop import LoopNode
 from engine.nodes.memory import MemoryNode
 from engine.nodes.model import ModelNode
@@ -25,5 +26,6 @@ NODE_TYPES: dict[str, type[NodeBase[Any]]] = {
         ConditionalNode,
         LoopNode,
         VariableNode,
+        ErrorHandlerNode,
     )
 }

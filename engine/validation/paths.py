@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from engine.graph import Edge
+from engine.nodes.base import NodeConfig
+from engine.nodes.error_handler import ErrorHandlerConfig
 from engine.nodes.loop import LoopNode
 from engine.nodes.model import ModelConfig, ModelNode
 from engine.nodes.tools import ToolsConfig, ToolsNode
@@ -13,7 +15,7 @@ from engine.validation.rules import Finding
 from engine.validation.subject import Subject
 
 MAX_BRANCHES = 32
-BOUNDED_TYPES = frozenset({"loop", "tools"})
+BOUNDED_TYPES = frozenset({"loop", "tools", "error_handler"})
 """A cycle through one of these ends by that node's own count."""
 
 
@@ -107,11 +109,17 @@ def _writes(subject: Subject, branch: Branch) -> set[str]:
         config = subject.configs[node_id]
         if isinstance(config, VariableConfig) and config.operation == "set":
             found.add(f"sets the variable `{config.variable_name}`")
-        elif isinstance(config, ModelConfig) and config.append_to_messages:
+        elif _appends_messages(config):
             found.add("appends assistant messages")
         elif subject.nodes[node_id].type == "memory":
             found.add("holds a memory node")
     return found
+
+
+def _appends_messages(config: NodeConfig) -> bool:
+    if isinstance(config, ModelConfig):
+        return config.append_to_messages
+    return isinstance(config, ErrorHandlerConfig) and config.message is not None
 
 
 def endless_cycle(subject: Subject, topology: Topology) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from engine.expressions import BadExpression, Expression
 from engine.graph import ERROR_LABEL, ContinuePolicy, JsonObject, RoutePolicy
 from engine.nodes.conditional import ConditionalConfig
+from engine.nodes.error_handler import ErrorHandlerNode
 from engine.validation.rules import Finding, Near
 from engine.validation.schema import MAX_EDGES, MAX_EXPRESSIONS_CHARACTERS, MAX_NODES
 from engine.validation.subject import PlacedEdge, Subject
@@ -181,6 +182,14 @@ def continue_label(subject: Subject) -> Iterator[Finding]:
             yield subject.at_node("structure.continue_label", node_id, message, place="/on_error")
 
 
+def handler_unused(subject: Subject) -> Iterator[Finding]:
+    """An error handler that no error edge leads to."""
+    routed = {placed.edge.target for placed in subject.edges if placed.edge.when == ERROR_LABEL}
+    for node_id, node in subject.nodes.items():
+        if node.type == ErrorHandlerNode.type and node_id not in routed:
+            yield subject.at_node("structure.handler_unused", node_id, "No error edge leads to the handler.")
+
+
 def bad_expression(subject: Subject) -> Iterator[Finding]:
     """CEL that does not parse or breaks the guard."""
     for placed in subject.expressions:
@@ -251,6 +260,7 @@ CHECKS: dict[str, Callable[[Subject], Iterator[Finding]]] = {
     "structure.dead_condition": dead_condition,
     "structure.error_edge": error_edge,
     "structure.continue_label": continue_label,
+    "structure.handler_unused": handler_unused,
     "structure.bad_expression": bad_expression,
     "structure.expression_type": expression_type,
     "structure.durability": durability,

@@ -161,6 +161,7 @@ RULES: dict[str, Rule] = {
             'Give on_error the policy "route" and exactly one edge `when: "error"`, or neither.',
         ),
         Rule("structure.continue_label", _E, "Continue without a label", "Name a label that has an edge in on_error."),
+        Rule("structure.handler_unused", _W, "Error handler without errors", "Lead an error edge to it, or remove it."),
         Rule("structure.fork_without_join", _E, "Fork without a join", "Let all branches lead to one common node."),
         Rule("structure.branches_overlap", _E, "Branches overlap", "Give each branch nodes of its own."),
         Rule("structure.branch_entered", _E, "Branch entered from outside", "Enter a branch through its fork only."),

@@ -1,5 +1,6 @@
 """What the tests of the bookkeeper share: executions told by the real tracker, and a journal that hears them."""
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,8 @@ from engine.result import Status, Usage
 from engine.semconv import Waste
 from engine.store.database import Database
 from engine.testing import PerTokenPrices, ScriptedModel
-from engine.tracker import Attributes, NodeSpan, Subject, Tracing, WorkflowTracker
+from engine.subject import Subject
+from engine.tracker import Attributes, NodeSpan, Tracing, WorkflowTracker
 from telemetry.journal import Journal
 from telemetry.pipeline import Consumer, Pipeline
 from telemetry.records import Records
@@ -44,6 +46,8 @@ def subject(**changes: object) -> Subject:
         source="template",
         trigger="api",
         streaming=False,
+        queued_ns=(now := time.time_ns()),
+        started_ns=now,
         correlation_id="c-1",
         template_id="t-1",
         template_version=3,
@@ -95,22 +99,13 @@ class Story:
 
     def acceptance(self) -> Acceptance:
         """What the engine hands to the ledger at the start."""
-        said = self.subject
         return Acceptance(
-            execution_id=said.execution_id,
-            owner=said.owner,
-            attempt=said.attempt,
+            subject=self.subject,
+            status=Status.RUNNING,
             request={},
-            source=said.source,
-            workflow_name=said.workflow_name,
-            graph_hash=said.graph_hash,
             graph=b"{}",
-            conversation_id=said.conversation_id,
             user_message=None,
-            correlation_id=said.correlation_id or "",
-            trace_id=self.tracker.trace_id,
-            root_span_id=self.tracker.root_span_id,
-            root_started_at=self.tracker.started_at,
+            root=self.tracker.root,
             on_lost="fail",
         )
 

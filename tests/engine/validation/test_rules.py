@@ -228,6 +228,15 @@ CASES: dict[str, list[Case]] = {
             ),
         ),
     ],
+    "structure.handler_unused": [
+        Case(
+            document("start>h h>x:fallback x>end", {"h": ("error_handler", {"retry_count": 0})}),
+            document(
+                f"{CHAT} ask>h:error h>ask:retry h>end:fallback",
+                {"ask": node("model", on_error={"policy": "route"}), "h": "error_handler"},
+            ),
+        ),
+    ],
     "structure.fork_without_join": [
         Case(document("start>a start>b a>end b>stop", {"stop": "end"}), document("start>a start>b a>end b>end")),
         Case(
@@ -275,6 +284,16 @@ CASES: dict[str, list[Case]] = {
     ],
     "structure.cycle_bound": [
         Case(document("start>a a>b b>a?message_count>1 b>end"), document(LOOP, {"again": "loop"})),
+        Case(
+            document(
+                f"{CHAT} ask>x:error x>ask?message_count>1 x>end",
+                {"ask": node("model", on_error={"policy": "route"})},
+            ),
+            document(
+                f"{CHAT} ask>h:error h>ask:retry h>end:fallback",
+                {"ask": node("model", on_error={"policy": "route"}), "h": "error_handler"},
+            ),
+        ),
     ],
     "structure.loop_without_body": [
         Case(

@@ -1,0 +1,38 @@
+"""A run that waits without a worker: what it waits for, the answer that ends the wait, and where it goes on from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from engine.graph import Json
+from engine.result import Approval
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was answered to an approval; `data` fits its `response_schema`."""
+
+    choice: str
+    data: Json = None
+    answered_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """How a run stopped that goes on later: the open approvals (none: a delay), and when it goes on by itself."""
+
+    approvals: Sequence[Approval]
+    due_at: datetime
+    """UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Where an attempt goes on: at the newest checkpoint of these earlier attempts, else from the input."""
+
+    from_attempts: Sequence[int]
+    """Newest first."""
+    answer: Answer | None = None
+    """Ends the wait for an approval; null after a crash, or if the time is up."""
+    is_due: bool = False
+    """The time of the pause is up, by the clock of whoever resumes; else the worker looks at its own."""
