@@ -176,6 +176,11 @@ class WorkflowTracker:
         return format_trace_id(context.trace_id) if context.is_valid else None
 
     @property
+    def root_span_id(self) -> str | None:
+        """Hex, or null where nothing is recorded."""
+        return root.span_id if (root := self.root) else None
+
+    @property
     def started_at(self) -> datetime:
         """When the root span began, UTC."""
         return datetime.fromtimestamp(self._root_ns / 1e9, UTC)

@@ -240,8 +240,7 @@ def _paused(event: EventRecord, common: Common) -> PausedData:
 
 def _resumed(event: EventRecord, common: Common) -> ResumedData:
     return ResumedData.model_validate(
-        common
-        | {"approval_id": event.text(semconv.APPROVAL_ID), "choice": event.text(semconv.APPROVAL_CHOICE)}
+        common | {"approval_id": event.text(semconv.APPROVAL_ID), "choice": event.text(semconv.APPROVAL_CHOICE)}
     )
 
 

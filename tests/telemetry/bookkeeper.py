@@ -16,11 +16,12 @@ from engine.ledger import Acceptance, Finish
 from engine.resources import ModelReply, ModelRequest
 from engine.result import Status, Usage
 from engine.semconv import Waste
+from engine.store.control import Lease
 from engine.store.database import Database
-from engine.testing import PerTokenPrices, ScriptedModel
 from engine.subject import Subject
+from engine.testing import PerTokenPrices, ScriptedModel
 from engine.tracker import Attributes, NodeSpan, Tracing, WorkflowTracker
-from telemetry.journal import Journal
+from telemetry.journal import FLUSH_SECONDS, POLL_SECONDS, RETRY_SECONDS, Journal
 from telemetry.pipeline import Consumer, Pipeline
 from telemetry.records import Records
 from telemetry.sdk import Telemetry, build_telemetry
@@ -147,12 +148,27 @@ def begin(telemetry: Telemetry, **changes: object) -> Story:
 
 @asynccontextmanager
 async def bookkeeper(
-    database: Database, consumers: Sequence[Consumer] | None = None, **settings: float
+    database: Database,
+    consumers: Sequence[Consumer] | None = None,
+    *,
+    timeout_seconds: float = 10.0,
+    lease: Lease | None = None,
+    flush_seconds: float = FLUSH_SECONDS,
+    poll_seconds: float = POLL_SECONDS,
+    retry_seconds: float = RETRY_SECONDS,
 ) -> AsyncIterator[Bookkeeper]:
     """A running bookkeeper; the records are kept unless other consumers are given."""
-    pipeline = Pipeline([Records()] if consumers is None else consumers, timeout_seconds=settings.pop("timeout", 10.0))
+    pipeline = Pipeline([Records()] if consumers is None else consumers, timeout_seconds=timeout_seconds)
     telemetry = build_telemetry()
-    async with Journal(database, pipeline, **settings) as journal:
+    journal = Journal(
+        database,
+        pipeline,
+        lease=lease,
+        flush_seconds=flush_seconds,
+        poll_seconds=poll_seconds,
+        retry_seconds=retry_seconds,
+    )
+    async with journal:
         telemetry.add(journal.spans, journal.events)
         yield Bookkeeper(database, telemetry, journal)
     telemetry.shutdown()
