@@ -37,9 +37,13 @@ NOT_YET = {
     semconv.APPROVAL_CHOICE,
     semconv.APPROVAL_WAIT,
     semconv.DUE_AT,
+    semconv.RESUME_REASON,
+    semconv.RETRY_OF,
+    semconv.UNFINISHED_CALLS,
+    semconv.COST_UPPER_NANO_USD,
 }
-"""What only executions that pause say."""
-NOT_SAID_YET = {semconv.Event.PAUSED.value, semconv.Event.RESUMED.value}
+"""What only executions that pause, crash or are run again say."""
+NOT_SAID_YET = {semconv.Event.QUEUED.value, semconv.Event.PAUSED.value, semconv.Event.RESUMED.value}
 
 RETRY: JsonObject = {"max_attempts": 2, "initial_delay_seconds": 0}
 EVERYTHING = graph(

@@ -184,7 +184,7 @@ async def test_a_later_attempt_links_to_the_one_before_and_carries_on_its_books(
 async def test_the_budget_of_a_later_attempt_is_what_is_left() -> None:
     harness = Harness([Say("fine")])
     ledger = durable(harness)
-    limited = {**ASK, "limits": {"budget_nano_usd": 10_000_000}}
+    limited: JsonObject = {**ASK, "limits": {"budget_nano_usd": 10_000_000}}
     await harness.engine.execute(graph_request(limited))
     [acceptance] = ledger.accepted
     carried = Carried(Totals(priced_nano_usd=5_000_000), [], Unfinished(1, 4_999_999))

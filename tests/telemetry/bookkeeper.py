@@ -189,6 +189,11 @@ class Listener:
         """Start telling of an execution."""
         return begin(self.telemetry, **changes)
 
+    def queue(self, **changes: object) -> None:
+        """An execution that waits for a process."""
+        tracing = Tracing.over(self.telemetry.tracer_provider, self.telemetry.logger_provider)
+        WorkflowTracker(tracing, PerTokenPrices()).queue(subject(**changes))
+
     def signals(self) -> list[Signal]:
         """What was said, events first, each in order."""
         return [

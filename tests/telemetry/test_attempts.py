@@ -18,6 +18,7 @@ from engine.testing import ScriptedModel
 from engine.totals import Carried, Totals
 from engine.tracker import seal_hash
 from telemetry.queries import get_execution, get_trace
+from telemetry.signals import SpanRecord
 from telemetry.tally import totals_of
 from tests.telemetry.bookkeeper import REQUEST, Bookkeeper, Listener, Story, bookkeeper
 
@@ -231,10 +232,10 @@ def test_a_tally_counts_as_the_tracker_does() -> None:
     story.cancelled_call()
     story.tool()
     story.node("model").fail("no_route", "nothing fits", unhandled=None)
-    spans = [signal for signal in listener.signals() if hasattr(signal, "kind")]
+    spans = [signal for signal in listener.signals() if isinstance(signal, SpanRecord)]
     tally = totals_of(spans)
     assert comparable(tally) == comparable(story.tracker.totals)
     story.tracker.complete()
     assert seal_hash(story.tracker._span_ids) == seal_hash(
-        [int(span.span_id, 16) for span in listener.signals() if hasattr(span, "kind")]
+        [int(span.span_id, 16) for span in listener.signals() if isinstance(span, SpanRecord)]
     )
