@@ -82,6 +82,8 @@ CLOSING_EVENT = {
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 CLIENT_LEFT = "the client left"
 SHUTDOWN = "the engine is shutting down"
+HAND_OVER_SECONDS = 3.0
+"""How long an execution may take to stop once it is handed over."""
 _KEPT_BY_HASH = {"source": {"graph"}}
 """Part of a request that is not stored with it, since the graph that runs is kept by its hash."""
 _KEPT_RINGS = 128
@@ -202,6 +204,7 @@ class ExecutionEngine:
         self._ended: OrderedDict[str, EventRing] = OrderedDict()
         """What happened in the executions that ended last: their readers may have lost the connection."""
         self._draining = False
+        self._left_behind: set[str] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -301,6 +304,9 @@ class ExecutionEngine:
         return execution
 
     def _begin(self, execution: Execution, caller: Caller) -> None:
+        older = self._executions.get(execution.id)
+        if older is not None:
+            older.fence_off()
         self._executions[execution.id] = execution
         execution.task = asyncio.create_task(self._run(execution, caller), name=f"execution {execution.id}")
         execution.task.add_done_callback(lambda task: self._forget(execution, task))
@@ -339,16 +345,26 @@ class ExecutionEngine:
         return len(self._executions)
 
     async def close(self, drain_seconds: float = 0) -> None:
-        """Take no more executions and let the running ones end; those that do not in time are handed over."""
+        """Take no more executions and let the running ones end; those that do not in time are handed over.
+
+        What does not let go then (a node that ignores its cancellation, a database that is gone) is left behind: with
+        its process the lease runs out, and the execution is found.
+        """
         self._draining = True
-        tasks = [execution.task for execution in self._executions.values() if execution.task]
-        if not tasks:
-            return
         if drain_seconds > 0:
-            await asyncio.wait(tasks, timeout=drain_seconds)
+            await self._wait(drain_seconds)
         for execution in list(self._executions.values()):
             execution.hand_over()
-        await asyncio.wait(tasks)
+        for execution in await self._wait(HAND_OVER_SECONDS):
+            log.error("execution %s did not stop in time and is left behind", execution.id)
+            self._left_behind.add(execution.id)
+
+    async def _wait(self, seconds: float) -> list[Execution]:
+        """Those that are still running then."""
+        waited = [execution for id_, execution in self._executions.items() if id_ not in self._left_behind]
+        tasks = {execution.task: execution for execution in waited if execution.task}
+        late = (await asyncio.wait(tasks, timeout=seconds))[1] if tasks else ()
+        return [tasks[task] for task in late]
 
     def _prepare(
         self, request: ExecutionRequest, caller: Caller, resolved: Resolved, queued_ns: int, *, streaming: bool
@@ -442,6 +458,10 @@ class ExecutionEngine:
             result = make_result(context, execution.subject, outcome)
             document = result.model_dump(mode="json")
             await self._finish(execution, outcome, document)
+        except Fenced:
+            self._ledger.abandon(execution.id, context.attempt)
+            context.events.close()
+            raise
         except BaseException:
             context.events.close()
             raise
@@ -477,13 +497,11 @@ class ExecutionEngine:
             return Outcome(Status.FAILED, failure.error_type, failure.message, stopped.info.node_id)
         except Failure as failure:
             return Outcome(Status.FAILED, failure.error_type, failure.message)
+        except Fenced:
+            raise
         except asyncio.CancelledError:
             _swallow_cancellation()
-            if execution.stop == "fence off":
-                raise Fenced from None
-            if execution.stop == "hand over":
-                return HANDED_OVER
-            return Outcome(Status.CANCELLED, cancel_reason=execution.cancel_reason or SHUTDOWN)
+            return _stopped(execution)
         except Exception as error:
             log.exception("execution %s failed inside the engine", execution.id)
             return Outcome(Status.FAILED, SpanloomError.code, f"{type(error).__name__} inside the engine")
@@ -491,8 +509,8 @@ class ExecutionEngine:
     async def _walk(self, execution: Execution) -> Outcome:
         """Run the compiled graph under the run's timeout."""
         context, compiled = execution.context, execution.compiled
-        if execution.cancel_reason is not None:
-            return Outcome(Status.CANCELLED, cancel_reason=execution.cancel_reason)
+        if execution.stop is not None:
+            return _stopped(execution)
         if execution.failure is not None:
             raise execution.failure
         assert compiled is not None
@@ -547,7 +565,8 @@ class ExecutionEngine:
         raise Draining("the service is stopping; the execution goes on in another process")
 
     def _forget(self, execution: Execution, task: asyncio.Task[ExecutionResult]) -> None:
-        self._executions.pop(execution.id, None)
+        if self._executions.get(execution.id) is execution:
+            del self._executions[execution.id]
         self._ended[execution.id] = execution.context.events
         while len(self._ended) > _KEPT_RINGS:
             self._ended.popitem(last=False)
@@ -556,6 +575,15 @@ class ExecutionEngine:
             return
         if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, Refusal):
             log.error("execution %s could not be closed: %s", execution.id, error)
+
+
+def _stopped(execution: Execution) -> Outcome:
+    """What becomes of a walk that was stopped. Raises `Fenced`."""
+    if execution.stop == "fence off":
+        raise Fenced
+    if execution.stop == "hand over":
+        return HANDED_OVER
+    return Outcome(Status.CANCELLED, cancel_reason=execution.cancel_reason or SHUTDOWN)
 
 
 def _swallow_cancellation() -> None:

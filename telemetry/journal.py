@@ -134,6 +134,8 @@ class Journal(Ledger):
         self._admission = admission or Admission()
         self._running: dict[str, _Run] = {}
         self._asked: set[str] = set()
+        self._ending: set[Attempt] = set()
+        """Attempts that have said their last word: it is made durable with its decision, and not before."""
         self._on_cancel: OnCancel | None = None
         self._on_fenced: OnFenced | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -183,6 +185,7 @@ class Journal(Ledger):
     def abandon(self, execution_id: str, attempt: int = 1) -> None:
         """Forget what an attempt said that was not accepted, or is fenced off."""
         self._buffers.take((execution_id, attempt))
+        self._ending.discard((execution_id, attempt))
         self._forget((execution_id, attempt))
 
     async def claim(self, limit: int) -> list[Claim]:
@@ -200,22 +203,34 @@ class Journal(Ledger):
 
     async def pause(self, pause: Pause) -> bool:
         """Let the execution wait. Raises `Unavailable` after a bounded wait; false if fenced off."""
-        return await self._insist(pause)
+        return await self._end(pause)
 
     async def release(self, release: Release) -> bool:
         """Give the lease back. Raises `Unavailable` after a bounded wait; false if fenced off."""
-        return await self._insist(release)
+        return await self._end(release)
 
     async def finish(self, finish: Finish) -> bool:
         """Compare-and-set to a terminal status, with all remaining signals. Raises `Unavailable` after a bounded wait.
 
         False: another attempt owns the execution, and nothing more of this one is stored.
         """
-        return await self._insist(finish)
+        return await self._end(finish)
 
     async def check(self, attempts: Iterable[Attempt]) -> None:
         """Find out whether attempts that run here still own their executions; who does not is told so."""
         await self._flush(attempts)
+
+    async def _end(self, item: Pause | Release | Finish) -> bool:
+        """The attempt is over here, whatever becomes of the decision: where it cannot be made, the lease runs out."""
+        attempt = item.execution_id, item.attempt
+        self._ending.add(attempt)
+        try:
+            decided = await self._insist(item)
+        except _TROUBLE:
+            self.abandon(*attempt)
+            raise
+        self._ending.discard(attempt)
+        return decided
 
     async def _insist(self, item: Item) -> bool:
         """Decide, again and again while the database has trouble, each time a little later."""
@@ -401,6 +416,8 @@ class Journal(Ledger):
 
     def _load(self, decision: _Decision) -> None:
         """Take what the attempt said and read it."""
+        if isinstance(decision.item, Checkpoint) and decision.attempt in self._ending:
+            return
         decision.taken = self._buffers.take(decision.attempt)
         if decision.taken is None:
             return
@@ -431,7 +448,7 @@ class Journal(Ledger):
 
     async def _flush(self, attempts: Iterable[Attempt]) -> bool:
         """Make durable what these attempts said, if they run here. False if the database has trouble."""
-        here = set(self.running())
+        here = set(self.running()) - self._ending
         decisions = [_decision(Checkpoint(*attempt)) for attempt in attempts if attempt in here]
         outcomes = await asyncio.gather(*map(self._decide, decisions), return_exceptions=True)
         errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]

@@ -55,7 +55,10 @@ class ControlRow:
     attempt: int
     conversation_id: str | None
     correlation_id: str
+    trace_id: str | None
+    """Of the attempt that runs, or ran last."""
     root: Root | None
+    """The same attempt's root span; null where it has not begun."""
     subject: Subject
     source: str
     workflow_name: str
@@ -74,11 +77,6 @@ class ControlRow:
     paused_at: datetime | None
     paused_seconds: float
     finished_at: datetime | None
-
-    @property
-    def trace_id(self) -> str | None:
-        """Of the attempt that runs, or ran last."""
-        return self.root.trace_id if self.root else None
 
 
 async def accept_many(
@@ -199,14 +197,11 @@ async def claim_many(connection: AsyncConnection, lease: Lease, limit: int) -> l
 
 async def renew(connection: AsyncConnection, lease: Lease, execution_ids: Collection[str]) -> frozenset[str]:
     """Prolong the lease of those of these executions that still have it; gives their ids."""
-    rows = await connection.execute(
-        update(execution_control)
-        .where(_control.execution_id.in_(execution_ids), _control.lease_owner == lease.owner)
-        .where(_control.status == Status.RUNNING)
-        .values(lease_until=later_sql(lease.seconds))
-        .returning(_control.execution_id)
-    )
-    return frozenset(rows.scalars())
+    leased = sorted(await owned(connection, execution_ids, lease.owner))
+    if leased:
+        prolonged = update(execution_control).where(_control.execution_id.in_(leased))
+        await connection.execute(prolonged.values(lease_until=later_sql(lease.seconds)))
+    return frozenset(leased)
 
 
 async def expired(connection: AsyncConnection, limit: int) -> list[ControlRow]:
@@ -617,6 +612,7 @@ def _read(row: Row[Any]) -> ControlRow:
         attempt=row.attempt,
         conversation_id=row.conversation_id,
         correlation_id=row.correlation_id,
+        trace_id=row.trace_id,
         root=_root(row),
         subject=_subject(row, attempt=row.attempt),
         source=row.source,
@@ -646,7 +642,7 @@ def _root(row: Row[Any]) -> Root | None:
 
 
 def _subject(row: Row[Any], *, attempt: int) -> Subject:
-    """As it was kept; a row of an older program has only its columns."""
+    """As it was kept; a row of an older program has only its columns, one of a newer may say more than is known."""
     kept: dict[str, Any] = row.subject or {
         "execution_id": row.execution_id,
         "owner": row.owner_id,
@@ -660,7 +656,8 @@ def _subject(row: Row[Any], *, attempt: int) -> Subject:
         "graph_hash": row.graph_hash,
         "conversation_id": row.conversation_id,
     }
-    return Subject(**kept | {"attempt": attempt})
+    known = {name: value for name, value in kept.items() if name in Subject.__dataclass_fields__}
+    return Subject(**known | {"attempt": attempt})
 
 
 def _ns(at: datetime) -> int:
