@@ -283,12 +283,12 @@ class Journal(Ledger):
             if len(group) == 1 and not isinstance(error, ConsumerHung):
                 self._give_back(group[0], error)
                 return
+            hung = frozenset({error.consumer}) if isinstance(error, ConsumerHung) else frozenset[str]()
             for decision in group:
-                await self._commit_alone(decision)
+                await self._commit_alone(decision, hung)
 
-    async def _commit_alone(self, decision: _Decision) -> None:
+    async def _commit_alone(self, decision: _Decision, hung: frozenset[str]) -> None:
         decision.repeated = True
-        hung: frozenset[str] = frozenset()
         while True:
             try:
                 await self._transact([decision], hung)

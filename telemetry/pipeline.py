@@ -3,15 +3,15 @@
 One consumer's failure reaches neither another consumer nor the decision that the transaction holds.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncTransaction
 
 from engine.redaction import redact
+from engine.store.time_limit import is_in_transaction, within
 from telemetry.dead_letters import DeadLetters, Unreadable
 from telemetry.health import Health
 from telemetry.signals import Batch, Signal
@@ -40,6 +40,13 @@ class ConsumerHung(Exception):
     def __init__(self, consumer: str) -> None:
         super().__init__(f"the consumer {consumer} took too long")
         self.consumer = consumer
+
+
+class SavepointLeft(Exception):
+    """A consumer did not say whether something is to be kept."""
+
+    def __init__(self) -> None:
+        super().__init__("the consumer has left a savepoint of its own open")
 
 
 class Pipeline:
@@ -96,17 +103,17 @@ class Pipeline:
         """Why the consumer could not store the batch; null if it did."""
         savepoint = await connection.begin_nested()
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                await consumer.apply(connection, batch)
+            await within(connection, self._timeout_seconds, consumer.apply(connection, batch))
+            _check_savepoint(connection, savepoint)
+            await savepoint.commit()
         except Exception as error:
-            if connection.invalidated and isinstance(error, TimeoutError):
-                raise ConsumerHung(consumer.name) from error
-            if connection.invalidated:
+            if not is_in_transaction(connection):
+                if isinstance(error, TimeoutError):
+                    raise ConsumerHung(consumer.name) from error
                 raise
             # Where the transaction is lost this fails too, and the whole of it is tried again.
-            await savepoint.rollback()
+            await _roll_back(connection, savepoint)
             return error
-        await savepoint.commit()
         return None
 
     async def _divide(self, connection: AsyncConnection, consumer: Consumer, batch: Batch, error: Exception) -> None:
@@ -126,6 +133,19 @@ class Pipeline:
                 else:
                     failures += 1
                     open_parts.append((half, failed))
+
+
+def _check_savepoint(connection: AsyncConnection, savepoint: AsyncTransaction) -> None:
+    innermost = connection.get_nested_transaction()
+    if innermost is None or innermost.sync_transaction is not savepoint.sync_transaction:
+        raise SavepointLeft
+
+
+async def _roll_back(connection: AsyncConnection, savepoint: AsyncTransaction) -> None:
+    """Back to the savepoint, and out of those that were left open in it."""
+    while (inner := connection.get_nested_transaction()) and inner.sync_transaction is not savepoint.sync_transaction:
+        await inner.rollback()
+    await savepoint.rollback()
 
 
 def reason(error: Exception) -> str:

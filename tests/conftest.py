@@ -31,7 +31,7 @@ from tests.services.prometheus.server import JsonDocument, Prometheus, Promtool
 T = TypeVar("T")
 
 REQUIRE_ALL = os.environ.get("SPANLOOM_REQUIRE_ALL") == "1"
-_OURS = {"SPANLOOM_REQUIRE_ALL", "SPANLOOM_TEST_DATABASE_URL"}
+_OURS = {"SPANLOOM_FAULTS", "SPANLOOM_FAULTS_SEED", "SPANLOOM_REQUIRE_ALL", "SPANLOOM_TEST_DATABASE_URL"}
 _PROVIDERS = ("ANTHROPIC_", "AZURE_", "GEMINI_", "GOOGLE_", "LANGCHAIN_", "LANGSMITH_", "OPENAI_", "OTEL_", "SPANLOOM_")
 _FIXED = {
     "ANTHROPIC_OPEN_TELEMETRY": "false",

@@ -76,7 +76,7 @@ def test_a_script_is_executable_and_parses(script: str) -> None:
 
 def test_dev_explains_itself_and_refuses_what_it_does_not_know() -> None:
     known = subprocess.run([ROOT / "dev", "help"], capture_output=True, text=True, check=True).stdout
-    for command in ("demo", "serve", "test", "check", "fix", "lock", "bench", "services"):
+    for command in ("demo", "serve", "test", "faults", "check", "fix", "lock", "bench", "services"):
         assert f"./dev {command}" in known
     unknown = subprocess.run([ROOT / "dev", "nonsense"], capture_output=True, text=True, check=False)
     assert (unknown.returncode, unknown.stdout) == (2, "")

@@ -15,7 +15,7 @@ from telemetry.books import check_books
 from telemetry.pipeline import Pipeline
 from telemetry.records import Records
 from telemetry.signals import Batch, EventRecord, Signal, SpanRecord
-from telemetry.tables import dead_letter, spans
+from telemetry.tables import dead_letter, executions, spans
 from tests.telemetry.bookkeeper import Listener
 
 
@@ -109,6 +109,24 @@ async def test_a_broken_consumer_is_given_up_on_early(database: Database) -> Non
     assert broken.calls < 60
     assert len(await letters(database)) == len(signals)
     assert await check_books(database) == []
+
+
+async def test_a_consumer_that_leaves_a_savepoint_open_is_undone(database: Database) -> None:
+    class Leaking:
+        name = "leaking"
+
+        async def apply(self, connection: AsyncConnection, batch: Batch) -> None:
+            await connection.begin_nested()
+            await connection.execute(executions.delete())
+
+    signals = told(1)
+    await apply(database, Pipeline([Records(), Leaking()]), signals)
+    assert await check_books(database) == []
+    found = await letters(database)
+    assert {(consumer, reason) for consumer, reason, _ in found} == {
+        ("leaking", "SavepointLeft: the consumer has left a savepoint of its own open")
+    }
+    assert len(found) == len(signals)
 
 
 @pytest.mark.postgres

@@ -4,11 +4,12 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
@@ -54,6 +55,82 @@ def fetch() -> Path:
     return _binaries()
 
 
+@dataclass(slots=True)
+class Cluster:
+    """A temporary cluster on a port that it keeps; it can be stopped hard or gently, and started again."""
+
+    binaries: Path
+    folder: Path
+    user: pwd.struct_passwd | None
+    data: Path
+    settings: Mapping[str, str]
+    port: int = field(default_factory=free_port)
+    starts: int = 0
+    _running: ExitStack = field(default_factory=ExitStack)
+    _process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def server(self) -> PostgresServer:
+        """The right to create databases on it."""
+        return PostgresServer(f"postgresql://{_ROLE}@127.0.0.1:{self.port}/postgres")
+
+    def start(self) -> None:
+        """Start, or start again over the same data, and wait until it takes connections."""
+        self.starts += 1
+        settings = {
+            "port": str(self.port),
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": str(self.folder),
+            "max_connections": "200",
+            **self.settings,
+        }
+        options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+        check = [str(self.binaries / "pg_isready"), "--quiet", "--host=127.0.0.1", f"--port={self.port}"]
+        self._process = self._running.enter_context(
+            running(
+                [str(self.binaries / "postgres"), "-D", str(self.data), *options],
+                log=self.folder / f"log-{self.starts}",
+                ready=lambda: subprocess.run(check, check=False).returncode == 0,
+                environment={"PATH": os.defpath, "LC_ALL": "C"},
+                user=self.user and self.user.pw_uid,
+                group=self.user and self.user.pw_gid,
+            )
+        )
+
+    def crash(self) -> None:
+        """Stop as `pg_ctl stop -m immediate` does: connections are cut, nothing is flushed, the start recovers."""
+        self._end(signal.SIGQUIT)
+
+    def stop(self) -> None:
+        """Stop as `pg_ctl stop -m fast` does: transactions are rolled back."""
+        self._end(signal.SIGINT)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(60)
+        self._running.close()
+        self._process = None
+
+
+@contextmanager
+def cluster(*, durable: bool = True) -> Iterator[Cluster]:
+    """A cluster of the caller's own until the block ends; not the one that the environment names.
+
+    It does not wait for the disk unless `durable`. Raises `ServiceMissing` where there is none.
+    """
+    binaries = _binaries()
+    with tempfile.TemporaryDirectory(prefix="spanloom-postgres-", ignore_cleanup_errors=True) as folder:
+        user = _unprivileged(Path(folder))
+        data = _initialise(binaries, Path(folder), user)
+        made = Cluster(binaries, Path(folder), user, data, {} if durable else _UNSAFE_BUT_FAST)
+        try:
+            made.start()
+            yield made
+        finally:
+            made.stop()
+
+
 @contextmanager
 def serve(*, durable: bool = False) -> Iterator[PostgresServer]:
     """The server of SPANLOOM_TEST_DATABASE_URL, else a new cluster on a free port until the block ends.
@@ -64,29 +141,8 @@ def serve(*, durable: bool = False) -> Iterator[PostgresServer]:
     if given:
         yield PostgresServer(given)
         return
-    binaries = _binaries()
-    with tempfile.TemporaryDirectory(prefix="spanloom-postgres-", ignore_cleanup_errors=True) as folder:
-        user = _unprivileged(Path(folder))
-        data = _initialise(binaries, Path(folder), user)
-        port = free_port()
-        settings = {
-            "port": str(port),
-            "listen_addresses": "127.0.0.1",
-            "unix_socket_directories": folder,
-            "max_connections": "200",
-            **({} if durable else _UNSAFE_BUT_FAST),
-        }
-        options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-        check = [str(binaries / "pg_isready"), "--quiet", "--host=127.0.0.1", f"--port={port}"]
-        with running(
-            [str(binaries / "postgres"), "-D", str(data), *options],
-            log=Path(folder) / "log",
-            ready=lambda: subprocess.run(check, check=False).returncode == 0,
-            environment={"PATH": os.defpath, "LC_ALL": "C"},
-            user=user and user.pw_uid,
-            group=user and user.pw_gid,
-        ):
-            yield PostgresServer(f"postgresql://{_ROLE}@127.0.0.1:{port}/postgres")
+    with cluster(durable=durable) as made:
+        yield made.server
 
 
 def _binaries() -> Path:

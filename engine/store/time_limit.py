@@ -1,0 +1,101 @@
+"""A time limit for work on a connection that reaches the statement which runs there, and not only who waits for it.
+
+A cancelled statement of PostgreSQL takes its connection along, and one of SQLite goes on in its thread with the write
+lock held. So the statement is interrupted first, where it runs; then it fails like any other, and the connection lives.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import aiosqlite
+import asyncpg  # type: ignore[import-untyped]  # asyncpg ships no types
+from sqlalchemy import func, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+GRACE_SECONDS = 1.0
+"""How long an interrupted statement may take to end, before the connection is given up."""
+
+_AGAIN_SECONDS = 0.05
+"""An interruption that comes just before a statement begins is lost."""
+
+
+async def within(connection: AsyncConnection, seconds: float, work: Awaitable[None]) -> None:
+    """Do the work. Raises `TimeoutError`; see `is_in_transaction` for what is left of the connection then."""
+    interruption = _Interruption(connection)
+    timer = asyncio.get_running_loop().call_later(seconds, interruption.begin)
+    try:
+        async with asyncio.timeout(seconds + GRACE_SECONDS):
+            await work
+    except DBAPIError as error:
+        if interruption.task is not None and not connection.invalidated:
+            raise TimeoutError(f"a statement took longer than {seconds:g} s") from error
+        raise
+    finally:
+        timer.cancel()
+        await interruption.over()
+
+
+def is_in_transaction(connection: AsyncConnection) -> bool:
+    """Whether the transaction goes on. SQLite rolls it back where a statement that writes is interrupted."""
+    if connection.invalidated:
+        return False
+    return connection.dialect.name != "sqlite" or _sqlite(connection).in_transaction
+
+
+@dataclass(slots=True)
+class _Interruption:
+    """Ends what runs on a connection, statement by statement, until the work is over."""
+
+    connection: AsyncConnection
+    task: "asyncio.Task[None] | None" = None
+    _is_over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def begin(self) -> None:
+        interrupt = self._on_sqlite if self.connection.dialect.name == "sqlite" else self._on_postgres
+        self.task = asyncio.create_task(interrupt(), name="interrupt a statement")
+
+    async def over(self) -> None:
+        """The last interruption has arrived: none will reach a later statement."""
+        self._is_over.set()
+        if self.task is not None:
+            await asyncio.gather(self.task, return_exceptions=True)
+
+    async def _on_sqlite(self) -> None:
+        driver = _sqlite(self.connection)
+        while not self._is_over.is_set():
+            await driver.interrupt()
+            await self._pause()
+
+    async def _on_postgres(self) -> None:
+        cancel = select(func.pg_cancel_backend(_server_pid(self.connection)))
+        async with asyncio.timeout(2 * GRACE_SECONDS), self.connection.engine.connect() as another:
+            while not self._is_over.is_set():
+                await another.execute(cancel)
+                await self._pause()
+
+    async def _pause(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_AGAIN_SECONDS):
+                await self._is_over.wait()
+
+
+def _sqlite(connection: AsyncConnection) -> aiosqlite.Connection:
+    driver = _driver(connection)
+    assert isinstance(driver, aiosqlite.Connection)
+    return driver
+
+
+def _server_pid(connection: AsyncConnection) -> int:
+    driver = _driver(connection)
+    assert isinstance(driver, asyncpg.Connection)
+    pid: int = driver.get_server_pid()
+    return pid
+
+
+def _driver(connection: AsyncConnection) -> object:
+    sync_connection = connection.sync_connection
+    assert sync_connection is not None
+    return sync_connection.connection.driver_connection
