@@ -218,7 +218,7 @@ def _expected_of(sums: Subquery) -> dict[str, ColumnElement[Any]]:
         "waste_nano_usd": func.coalesce(sums.c.waste, 0),
         **{name: sums.c[name] for name in TOKEN_COLUMNS},
         "spans_stored": stored,
-        _SEALED: stored,
+        "spans_expected": stored,
     }
 
 
