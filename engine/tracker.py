@@ -54,6 +54,9 @@ FREE_REFUSALS = frozenset(
 SHUTDOWN_ERROR = "shutdown"
 """`error.type` of the root span of an attempt whose process stopped before the execution ended."""
 
+LOST_ERROR = "engine_lost"
+"""`error.type` of an attempt whose process is gone; the execution's own where nobody goes on with it."""
+
 EVENT_NAMESPACE = uuid5(NAMESPACE_URL, "urn:spanloom:event")
 
 
