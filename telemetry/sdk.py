@@ -33,9 +33,8 @@ from opentelemetry.util.re import parse_env_headers
 from opentelemetry.util.types import Attributes as ApiAttributes
 
 from telemetry.recording import RecordingLogger, RecordingTracer
-from telemetry.signals import Attributes, is_ours, sanitize
+from telemetry.signals import MAX_ATTRIBUTES, Attributes, is_ours, sanitize
 
-MAX_ATTRIBUTES = 256
 EXPORT_DELAY_MILLIS = 250
 """A trace is to be in its backend one second after the execution ended; `OTEL_BSP_SCHEDULE_DELAY` overrides."""
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from functools import lru_cache
+from itertools import islice
 from types import MappingProxyType
 from typing import Self, cast
 
@@ -25,6 +26,12 @@ MAX_DOCUMENT_BYTES = 64 * 1024
 """For attributes that hold JSON: tags and parameters."""
 
 MAX_INTEGER = (1 << 63) - 1
+MAX_COUNT = (1 << 53) - 1
+"""For fields: they are summed up, and a sum that has no room would spoil what is added to it later."""
+
+MAX_ATTRIBUTES = 256
+LEFT_OUT = "*"
+"""In `workflow.sanitized`: some attributes were left out."""
 
 Value = str | int | float | bool | list[str | int | float | bool]
 Attributes = dict[str, Value]
@@ -438,6 +445,9 @@ def _split(attributes: Mapping[str, AnyValue]) -> tuple[Attributes, Attributes]:
     fields: Attributes = {}
     rest: Attributes = {}
     repaired: list[str | int | float | bool] = []
+    if len(attributes) > MAX_ATTRIBUTES:
+        attributes = _fewer(attributes)
+        repaired.append(LEFT_OUT)
     for key, value in attributes.items():
         place = _PLACES.get(key)
         if place is None:
@@ -453,6 +463,8 @@ def _split(attributes: Mapping[str, AnyValue]) -> tuple[Attributes, Attributes]:
         if place is _REST:
             rest[key] = clean
         elif clean.__class__ is (str if place is _TEXT else int):
+            if place is _INTEGER and not 0 <= cast(int, clean) <= MAX_COUNT:
+                raise BadSignal(f"{key} is no count")
             fields[key] = clean
         else:
             raise BadSignal(f"{key} is no {'text' if place is _TEXT else 'whole number'}")
@@ -461,7 +473,14 @@ def _split(attributes: Mapping[str, AnyValue]) -> tuple[Attributes, Attributes]:
     return fields, rest
 
 
-_TEXT, _REST, _NOWHERE = _Place.TEXT, _Place.REST, _Place.NOWHERE
+def _fewer(attributes: Mapping[str, AnyValue]) -> Mapping[str, AnyValue]:
+    """The attributes of ours, and as many others as there is room for."""
+    ours = {key: value for key, value in attributes.items() if key in _PLACES}
+    others = ((key, value) for key, value in attributes.items() if key not in _PLACES)
+    return ours | dict(islice(others, max(0, MAX_ATTRIBUTES - len(ours))))
+
+
+_TEXT, _INTEGER, _REST, _NOWHERE = _Place
 
 
 def _identity(fields: Attributes) -> Identity:

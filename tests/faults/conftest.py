@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.books import books_agree, books_left_open
+from tests.endtoend.conftest import documents
 from tests.faults.figures import IS_LONG, commit_of_tree, figures, reported, table
 
-__all__ = ["books_agree", "books_left_open", "figures"]
+__all__ = ["books_agree", "books_left_open", "documents", "figures"]
 
 LONG_SECONDS = 3_600
 """How long a test of the long form may take."""

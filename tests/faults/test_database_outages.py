@@ -119,8 +119,8 @@ async def test_a_database_that_crashes_and_loses_answers_holds_no_wrong_row(clus
     async with Database(url) as database:
         await add_endpoint(database)
         with figures("F9", crashes=CRASHES, outages=OUTAGES, lost_answers=LEAST_LOST) as figure:
-            with losing_answers(figure.chance("commits"), LOST_SHARE) as lost:
-                async with loaded(url) as load:
+            async with loaded(url) as load:
+                with losing_answers(figure.chance("commits"), LOST_SHARE) as lost:
                     for _ in range(CRASHES):
                         await load.more(BETWEEN)
                         before = load.failed_commits

@@ -16,7 +16,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from engine import semconv
 from telemetry import sdk
-from telemetry.sdk import MAX_ATTRIBUTES, ExportSettingInvalid, Telemetry, build_telemetry
+from telemetry.sdk import ExportSettingInvalid, Telemetry, build_telemetry
+from telemetry.signals import MAX_ATTRIBUTES
 from tests.telemetry.bookkeeper import Listener, begin
 
 

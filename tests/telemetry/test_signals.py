@@ -2,14 +2,46 @@
 
 import math
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.util.types import AnyValue
 
 from engine import semconv
-from telemetry.signals import MAX_VALUE_BYTES, BadSignal, EventRecord, Kind, SpanRecord, sanitize, span_record
+from telemetry.signals import (
+    LEFT_OUT,
+    MAX_ATTRIBUTES,
+    MAX_VALUE_BYTES,
+    BadSignal,
+    EventRecord,
+    Kind,
+    SpanRecord,
+    make_span,
+    sanitize,
+    span_record,
+)
 from tests.telemetry.bookkeeper import Listener
+
+NAMED: dict[str, Any] = {
+    "trace_id": "0" * 31 + "1",
+    "span_id": "0" * 15 + "1",
+    "parent_span_id": None,
+    "name": "chat small",
+    "start_ns": 1,
+    "end_ns": 2,
+    "failed": False,
+    "description": None,
+}
+IDENTIFIED: dict[str, AnyValue] = {
+    semconv.EXECUTION_ID: "01a21f4b-e7c4-75b2-b423-f815e23ebb2c",
+    semconv.EXECUTION_ATTEMPT: 1,
+    semconv.OWNER_ID: "default",
+    semconv.WORKFLOW_NAME: "answer",
+    semconv.WORKFLOW_SOURCE: "template",
+    semconv.OPERATION: "chat",
+}
 
 
 @pytest.mark.parametrize(
@@ -42,6 +74,20 @@ def test_a_long_text_is_cut_at_whole_characters() -> None:
     assert changed
     assert len(stored.encode()) <= MAX_VALUE_BYTES
     assert stored.endswith("ü…")
+
+
+@pytest.mark.parametrize("count", [-1, 2**53, 2**63])
+def test_a_number_that_no_sum_has_room_for_is_no_count(count: int) -> None:
+    with pytest.raises(BadSignal, match="is no count"):
+        make_span(**NAMED, attributes=IDENTIFIED | {semconv.GENAI_INPUT: count})
+
+
+def test_of_too_many_attributes_ours_are_kept_and_it_is_said() -> None:
+    many = {f"own.{number}": number for number in range(10_000)}
+    span = make_span(**NAMED, attributes=many | IDENTIFIED | {semconv.GENAI_INPUT: 5})
+    assert len(span.fields) + len(span.attributes) <= MAX_ATTRIBUTES + 1
+    assert (span.attributes["own.0"], span.integer(semconv.GENAI_INPUT)) == (0, 5)
+    assert span.attributes[semconv.SANITIZED] == [LEFT_OUT]
 
 
 def test_a_long_list_is_cut() -> None:

@@ -1,7 +1,7 @@
 """The receiver in a process of its own, with a database that fails by chance: `SHARE` of its transactions,
 chosen by `SEED`.
 
-`python -m tests.endtoend.unlucky_receiver SHARE SEED`; the rest is said as for `spanloom serve --role ingest`.
+`python -m tests.faults.unlucky_receiver SHARE SEED`; the rest is said as for `spanloom serve --role ingest`.
 """
 
 import asyncio
