@@ -1,6 +1,7 @@
 """The limits of model calls: how many, how many tokens, how much money. Reserved before a call, settled after it."""
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 from engine.errors import BudgetExceeded, LimitExceeded, UnpricedModel
 from engine.graph import Limits
@@ -22,6 +23,15 @@ class Reservation:
     def plus(self, other: "Reservation") -> "Reservation":
         """Both together."""
         return Reservation(self.tokens + other.tokens, self.nano_usd + other.nano_usd)
+
+
+class Spent(TypedDict):
+    """What the calls that ended have used, as it stands in a snapshot."""
+
+    calls: int
+    tokens: int
+    nano_usd: int
+    warned: list[str]
 
 
 class Budget:
@@ -64,6 +74,17 @@ class Budget:
         )
         self._warn("tokens", self._spent.tokens, self._limits.budget_tokens)
         self._warn("nano_usd", self._spent.nano_usd, self._limits.budget_nano_usd)
+
+    def spent(self) -> Spent:
+        """What was used so far."""
+        tokens, nano_usd = self._spent.tokens, self._spent.nano_usd
+        return Spent(calls=self._calls, tokens=tokens, nano_usd=nano_usd, warned=sorted(self._warned))
+
+    def go_on(self, spent: Spent) -> None:
+        """Count on from what an earlier attempt has used."""
+        self._calls = spent["calls"]
+        self._spent = Reservation(spent["tokens"], spent["nano_usd"])
+        self._warned = set(spent["warned"])
 
     def _estimate(self, model: ChatModel, request: ModelRequest) -> Reservation:
         limits = self._limits

@@ -4,9 +4,12 @@ import time
 from dataclasses import dataclass, field
 
 from engine.budget import Budget
+from engine.checkpoints import Checkpoints
 from engine.errors import LimitExceeded
 from engine.events import EventRing, EventType, ExecutionEvent
 from engine.graph import JsonObject, Limits, WorkflowGraph
+from engine.pause import Resume
+from engine.position import Position
 from engine.resources import Resources
 from engine.result import ErrorInfo
 from engine.state import WorkflowState
@@ -32,6 +35,16 @@ class ExecutionContext:
     events: EventRing
     budget: Budget
     state: WorkflowState
+    state_bytes: int = 0
+    """The size of the state, or more: the sum of what was added since it was measured."""
+    position: Position | None = None
+    """Where the walk stands between two nodes; null before it begins."""
+    checkpoints: Checkpoints | None = None
+    """Where the run is kept behind every step; null if it is not."""
+    steps: int = 0
+    """Steps of the graph runtime that this attempt has made."""
+    resume: Resume | None = None
+    """How the attempt came to go on; null for one that begins."""
     errors: list[ErrorInfo] = field(default_factory=list)
     degraded: list[str] = field(default_factory=list)
     node_visits: int = 0
@@ -42,6 +55,17 @@ class ExecutionContext:
     def seconds_left(self) -> float:
         """Until the run's own timeout."""
         return max(0.0, self.deadline - time.monotonic())
+
+    @property
+    def standing(self) -> Position:
+        """Where the walk stands, once it has begun."""
+        assert self.position is not None
+        return self.position
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """The run's time so far, of all attempts together, pauses not counted."""
+        return self.limits.run_seconds - (self.deadline - time.monotonic())
 
     def count_visit(self) -> None:
         """Raises `LimitExceeded` for one visit more than `max_node_executions`."""

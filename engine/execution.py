@@ -17,10 +17,10 @@ from opentelemetry.trace import TracerProvider
 from uuid_utils.compat import uuid7
 
 from engine.budget import Budget
-from engine.checkpoints import Checkpoints
+from engine.checkpoints import Checkpoints, in_memory
 from engine.compiler import CompiledWorkflow
 from engine.context import ExecutionContext
-from engine.errors import Draining, Failure, NoEnd, Refusal, RunTimeout, SpanloomError, Unavailable
+from engine.errors import Draining, Failure, NoEnd, Refusal, SpanloomError, Unavailable
 from engine.events import EventRing, EventType, ExecutionEvent
 from engine.graph import JsonObject, WorkflowGraph
 from engine.ledger import Acceptance, Finish, Ledger, NullLedger
@@ -126,7 +126,7 @@ class ExecutionEngine:
         self._resources = resources
         self._ledger = ledger or NullLedger()
         self._tracing = Tracing.over(tracer_provider, logger_provider)
-        self._checkpoints = checkpoints
+        self._checkpoints = checkpoints or in_memory()
         self._loader = Loader(resources)
         self._disconnect_seconds = disconnect_seconds
         self._executions: dict[str, Execution] = {}
@@ -268,6 +268,7 @@ class ExecutionEngine:
             context.events.close()
             raise
         context.emit(CLOSING_EVENT[result.status], document)
+        await self._forget_run(execution, result.status)
         return result
 
     async def _accept(self, execution: Execution, started_ns: int) -> None:
@@ -301,7 +302,7 @@ class ExecutionEngine:
             return Outcome(Status.FAILED, SpanloomError.code, f"{type(error).__name__} inside the engine")
 
     async def _walk(self, execution: Execution) -> Outcome:
-        """Run the compiled graph under the run's timeout."""
+        """Run the compiled graph."""
         context, compiled = execution.context, execution.compiled
         if execution.cancel_reason is not None:
             return Outcome(Status.CANCELLED, cancel_reason=execution.cancel_reason)
@@ -309,11 +310,7 @@ class ExecutionEngine:
             raise execution.failure
         assert compiled is not None
         compiled.plan.check_input(execution.request.input)
-        try:
-            async with asyncio.timeout(max(0.0, context.seconds_left)):
-                paused = await compiled.run(context, checkpoints=self._checkpoints, resume=None)
-        except TimeoutError as error:
-            raise RunTimeout(f"the execution took longer than {context.limits.run_seconds:g} s") from error
+        paused = await compiled.run(context, checkpoints=self._checkpoints, resume=None)
         if paused is not None:
             return Outcome(Status.PAUSED, paused=paused)
         if context.state["end"] is None:
@@ -336,6 +333,16 @@ class ExecutionEngine:
         )
         if not await self._ledger.finish(finish):
             raise Unavailable("another attempt owns this execution now")
+
+    async def _forget_run(self, execution: Execution, status: Status) -> None:
+        """Drop the checkpoints of an execution that has ended. What is left is harmless, so nothing fails by it."""
+        compiled, attempt = execution.compiled, execution.context.attempt
+        if compiled is None or compiled.plan.durability == "none" or not status.is_terminal:
+            return
+        try:
+            await self._checkpoints.delete_thread(execution.id, range(1, attempt + 1))
+        except Exception as error:
+            log.warning("checkpoints of execution %s were not dropped: %s", execution.id, error)
 
     def _forget(self, execution: Execution, task: asyncio.Task[ExecutionResult]) -> None:
         self._executions.pop(execution.id, None)

@@ -30,7 +30,7 @@ COMPLETED = Outcome(Status.COMPLETED)
 
 def make_result(context: ExecutionContext, subject: Subject, outcome: Outcome) -> ExecutionResult:
     """The result of an execution that has ended; call it once the tracker has closed."""
-    totals = context.tracker.totals
+    totals = context.tracker.overall
     end = context.state["end"] if outcome.status is Status.COMPLETED else None
     return ExecutionResult(
         execution_id=context.execution_id,

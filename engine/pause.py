@@ -15,6 +15,8 @@ class Answer:
     choice: str
     data: Json = None
     answered_by: str | None = None
+    approval_id: str | None = None
+    """The question it answers: no other is ever answered by it. Null: the one at which the run stands."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import hashlib
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TypedDict
 from uuid import NAMESPACE_URL
 
 import orjson
@@ -93,6 +94,21 @@ class Subject:
     params: JsonObject = field(default_factory=dict)
 
 
+class TotalsDocument(TypedDict):
+    """Totals as they stand in a snapshot."""
+
+    usage: JsonObject
+    priced_nano_usd: int
+    priced_calls: int
+    unpriced_calls: int
+    waste_nano_usd: int
+    model_calls: int
+    tool_calls: int
+    nodes_total: int
+    nodes_failed: int
+    nodes_retried: int
+
+
 @dataclass(slots=True)
 class Totals:
     """What the execution used so far; the sum of its spans."""
@@ -114,6 +130,53 @@ class Totals:
         """Null if calls were made and none was priced: 0 would be a claim."""
         return None if self.unpriced_calls and not self.priced_calls else self.priced_nano_usd
 
+    def __add__(self, other: "Totals") -> "Totals":
+        """Both together; the first token is this one's."""
+        return Totals(
+            self.usage + other.usage,
+            self.priced_nano_usd + other.priced_nano_usd,
+            self.priced_calls + other.priced_calls,
+            self.unpriced_calls + other.unpriced_calls,
+            self.waste_nano_usd + other.waste_nano_usd,
+            self.model_calls + other.model_calls,
+            self.tool_calls + other.tool_calls,
+            self.nodes_total + other.nodes_total,
+            self.nodes_failed + other.nodes_failed,
+            self.nodes_retried + other.nodes_retried,
+            self.first_token_seconds,
+        )
+
+    def document(self) -> TotalsDocument:
+        """The totals as JSON."""
+        return TotalsDocument(
+            usage=self.usage.model_dump(),
+            priced_nano_usd=self.priced_nano_usd,
+            priced_calls=self.priced_calls,
+            unpriced_calls=self.unpriced_calls,
+            waste_nano_usd=self.waste_nano_usd,
+            model_calls=self.model_calls,
+            tool_calls=self.tool_calls,
+            nodes_total=self.nodes_total,
+            nodes_failed=self.nodes_failed,
+            nodes_retried=self.nodes_retried,
+        )
+
+    @classmethod
+    def read(cls, document: TotalsDocument) -> "Totals":
+        """The totals of a document."""
+        return cls(
+            Usage.model_validate(document["usage"]),
+            document["priced_nano_usd"],
+            document["priced_calls"],
+            document["unpriced_calls"],
+            document["waste_nano_usd"],
+            document["model_calls"],
+            document["tool_calls"],
+            document["nodes_total"],
+            document["nodes_failed"],
+            document["nodes_retried"],
+        )
+
 
 class WorkflowTracker:
     """The books of one attempt of one execution."""
@@ -122,6 +185,9 @@ class WorkflowTracker:
         self._tracing = tracing
         self._prices = prices
         self.totals = Totals()
+        """Of this attempt; what the root span says."""
+        self.earlier = Totals()
+        """Of the attempts that this one goes on from."""
         self.time = TimeLedger()
         self.duration_seconds = 0.0
         """Fixed when the execution ends."""
@@ -176,6 +242,11 @@ class WorkflowTracker:
             approval = paused.approvals[0]
             extra |= {semconv.APPROVAL_ID: approval.approval_id, semconv.NODE_ID: approval.node_id}
         self._close(ExecutionStatus.PAUSED, Event.PAUSED, extra)
+
+    @property
+    def overall(self) -> Totals:
+        """What the execution used so far, all attempts together."""
+        return self.totals + self.earlier
 
     @property
     def trace_id(self) -> str | None:

@@ -62,7 +62,7 @@ class View(Mapping[str, Json]):
         return {"count": len(by_node), "last": last, "by_node": by_node}
 
     def _usage(self) -> JsonObject:
-        totals = self._context.tracker.totals
+        totals = self._context.tracker.overall
         usage: JsonObject = {name: count or 0 for name, count in totals.usage.model_dump().items()}
         return {**usage, "cost_nano_usd": totals.cost_nano_usd, "model_calls": totals.model_calls}
 
@@ -73,7 +73,7 @@ class View(Mapping[str, Json]):
             "attempt": context.attempt,
             "source": context.source,
             "conversation_id": context.conversation_id,
-            "elapsed_seconds": context.tracker.elapsed_seconds(),
+            "elapsed_seconds": context.elapsed_seconds,
         }
 
     def _loop_counts(self) -> JsonObject:

@@ -12,6 +12,7 @@ from engine.graph import (
     ERROR_LABEL,
     RESERVED_IDS,
     ContinuePolicy,
+    Durability,
     Json,
     JsonObject,
     Node,
@@ -77,7 +78,7 @@ def parse(document: JsonObject) -> Parsed:
 def normalise(graph: WorkflowGraph, configs: Mapping[int, NodeConfig]) -> WorkflowGraph:
     """The graph with every default written in, so that later defaults do not change it."""
     defaults = graph.model_defaults
-    durability = graph.durability or "none"
+    durability = graph.durability or _default_durability(graph, configs)
     return graph.model_copy(
         update={
             "nodes": [_normal_node(node, configs[index]) for index, node in enumerate(graph.nodes)],
@@ -90,6 +91,12 @@ def normalise(graph: WorkflowGraph, configs: Mapping[int, NodeConfig]) -> Workfl
             "on_lost": graph.on_lost or ("resume" if durability == "step" else "fail"),
         }
     )
+
+
+def _default_durability(graph: WorkflowGraph, configs: Mapping[int, NodeConfig]) -> Durability:
+    """A run that may wait without a worker has to be kept."""
+    parks = any(NODE_TYPES[node.type].may_park(configs[index]) for index, node in enumerate(graph.nodes))
+    return "step" if parks else "none"
 
 
 def _normal_node(node: Node, config: NodeConfig) -> Node:

@@ -460,7 +460,15 @@ CASES: dict[str, list[Case]] = {
             document(CHAT, {"ask": node("model", timeout_seconds=3_600)}),
         ),
     ],
-    "capability.no_checkpointer": [Case(document(durability="exit"), document(durability="none"))],
+    "capability.no_checkpointer": [
+        Case(document(durability="exit"), document(durability="exit"), on=resources(checkpoints=False)),
+        Case(
+            document(durability="step"),
+            document(),
+            on=resources(checkpoints=False),
+            not_on=resources(checkpoints=False),
+        ),
+    ],
     "capability.budget_too_small": [
         Case(
             document(CHAT, {"ask": model(max_tokens=100)}, limits={"budget_tokens": 99}),
