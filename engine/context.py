@@ -63,6 +63,11 @@ class ExecutionContext:
         return self.position
 
     @property
+    def may_park(self) -> bool:
+        """A visit may wait without a worker, since what it goes on with is kept."""
+        return self.graph.durability != "none"
+
+    @property
     def elapsed_seconds(self) -> float:
         """The run's time so far, of all attempts together, pauses not counted."""
         return self.limits.run_seconds - (self.deadline - time.monotonic())
