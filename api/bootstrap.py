@@ -86,6 +86,7 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
     Raises a `SpanloomError` that says what to do.
     """
     prepare_process(settings)
+    from engine.checkpoints import open_checkpoints, problem
     from engine.execution import ExecutionEngine
     from telemetry.health import Health
     from telemetry.journal import Journal
@@ -110,15 +111,24 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
         lease = Lease(str(uuid4()), settings.lease_seconds)
         journal = await enter_within(stack, CLOSE_SECONDS, "the journal", Journal(database, make_sink(), lease=lease))
         telemetry.add(journal.spans, journal.events)
+        checkpoints = None
+        if problem(settings.database_url) is None:
+            opened = open_checkpoints(settings.database_url)
+            checkpoints = await enter_within(stack, CLOSE_SECONDS, "the checkpoints", opened)
         engine = ExecutionEngine(
             resources,
             ledger=journal,
+            checkpoints=checkpoints,
             tracer_provider=telemetry.tracer_provider,
             logger_provider=telemetry.logger_provider,
             disconnect_seconds=settings.disconnect_seconds,
         )
         orphans = Orphans(
-            database, make_sink(), lease_seconds=settings.lease_seconds, sweep_seconds=settings.sweep_seconds
+            database,
+            make_sink(),
+            lease_seconds=settings.lease_seconds,
+            sweep_seconds=settings.sweep_seconds,
+            on_ended=engine.forget_checkpoints,
         )
         runtime = Runtime(settings, database, telemetry, metrics, receiver, journal, resources, engine, orphans)
         journal.listen_for_cancel(runtime.cancel)
@@ -207,6 +217,7 @@ async def _check_schema(url: str) -> None:
 
 def _resources(settings: Settings, database: Database, models: "Models | None", stack: AsyncExitStack) -> "Resources":
     from api.folders import ConfiguredFolders
+    from engine.checkpoints import problem
     from engine.files import FilesRetriever
     from engine.pricing import GenaiPrices
     from engine.providers import LangChainModels
@@ -229,6 +240,7 @@ def _resources(settings: Settings, database: Database, models: "Models | None", 
         templates=StoredTemplates(database),
         definitions=StoredDefinitions(database),
         conversations=StoredConversations(database),
+        no_checkpoints=problem(settings.database_url),
     )
 
 

@@ -275,6 +275,12 @@ class IterationLimit(NodeFailure):
     code = "limit_exceeded"
 
 
+class ApprovalTimeout(NodeFailure):
+    """Nobody answered the approval in time, and it says no `on_timeout`."""
+
+    code = "approval_timeout"
+
+
 class ToolFailed(NodeFailure):
     """A tool failed and the node says `on_tool_error: fail`."""
 

@@ -29,7 +29,7 @@ from uuid_utils.compat import uuid7
 
 from engine import semconv
 from engine.budget import Budget
-from engine.checkpoints import Checkpoints
+from engine.checkpoints import Checkpoints, in_memory
 from engine.compiler import CompiledWorkflow
 from engine.context import ExecutionContext
 from engine.errors import (
@@ -39,7 +39,6 @@ from engine.errors import (
     NoEnd,
     Refusal,
     ResourceMissing,
-    RunTimeout,
     SpanloomError,
 )
 from engine.events import EventRing, EventType, ExecutionEvent
@@ -160,7 +159,7 @@ class Execution:
         """What becomes of the execution when its process is gone."""
         if self.claim is not None:
             return self.claim.on_lost
-        return (self.compiled.plan.graph.on_lost if self.compiled else None) or "fail"
+        return self.compiled.plan.on_lost if self.compiled else "fail"
 
     def _end_walk(self, why: "_Stop") -> None:
         if self._stop is None or why == "fence off":
@@ -197,7 +196,7 @@ class ExecutionEngine:
         self._resources = resources
         self._ledger = ledger or NullLedger()
         self._tracing = Tracing.over(tracer_provider, logger_provider)
-        self._checkpoints = checkpoints
+        self._checkpoints = checkpoints or in_memory()
         self._loader = Loader(resources)
         self._disconnect_seconds = disconnect_seconds
         self._executions: dict[str, Execution] = {}
@@ -466,6 +465,7 @@ class ExecutionEngine:
             context.events.close()
             raise
         context.emit(CLOSING_EVENT[result.status], document)
+        await self._forget_run(execution, result.status)
         return result
 
     async def _open(self, execution: Execution, caller: Caller) -> None:
@@ -507,7 +507,7 @@ class ExecutionEngine:
             return Outcome(Status.FAILED, SpanloomError.code, f"{type(error).__name__} inside the engine")
 
     async def _walk(self, execution: Execution) -> Outcome:
-        """Run the compiled graph under the run's timeout."""
+        """Run the compiled graph."""
         context, compiled = execution.context, execution.compiled
         if execution.stop is not None:
             return _stopped(execution)
@@ -515,11 +515,7 @@ class ExecutionEngine:
             raise execution.failure
         assert compiled is not None
         compiled.plan.check_input(execution.request.input)
-        try:
-            async with asyncio.timeout(max(0.0, context.seconds_left)):
-                paused = await compiled.run(context, checkpoints=self._checkpoints, resume=_resume(execution))
-        except TimeoutError as error:
-            raise RunTimeout(f"the execution took longer than {context.limits.run_seconds:g} s") from error
+        paused = await compiled.run(context, checkpoints=self._checkpoints, resume=_resume(execution))
         if paused is not None:
             return Outcome(Status.PAUSED, paused=paused)
         if context.state["end"] is None:
@@ -563,6 +559,18 @@ class ExecutionEngine:
         execution.context.tracker.give_up(SHUTDOWN)
         await self._ledger.release(Release(execution.id, execution.context.attempt))
         raise Draining("the service is stopping; the execution goes on in another process")
+
+    async def _forget_run(self, execution: Execution, status: Status) -> None:
+        compiled = execution.compiled
+        if compiled is not None and compiled.plan.durability != "none" and status.is_terminal:
+            await self.forget_checkpoints(execution.id, execution.context.attempt)
+
+    async def forget_checkpoints(self, execution_id: str, attempts: int) -> None:
+        """Drop what is kept of an execution that has ended. What is left is harmless, so nothing fails by it."""
+        try:
+            await self._checkpoints.delete_thread(execution_id, range(1, attempts + 1))
+        except Exception as error:
+            log.warning("checkpoints of execution %s were not dropped: %s", execution_id, error)
 
     def _forget(self, execution: Execution, task: asyncio.Task[ExecutionResult]) -> None:
         if self._executions.get(execution.id) is execution:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from engine.graph import Json
+from engine.json_schema import validator
 from engine.result import Approval
 
 
@@ -15,6 +16,22 @@ class Answer:
     choice: str
     data: Json = None
     answered_by: str | None = None
+    approval_id: str | None = None
+    """The question it answers: no other is ever answered by it. Null: the one at which the run stands."""
+
+
+def answer_problem(approval: Approval, choice: str, data: Json) -> str | None:
+    """Why this cannot be the answer, without a value of it; null if it can."""
+    if choice not in approval.choices:
+        return f"the choice is none of {', '.join(approval.choices)}"
+    if approval.response_schema is None:
+        return None
+    error = next(iter(validator(approval.response_schema).iter_errors(data)), None)
+    if error is None:
+        return None
+    place = "/".join(str(step) for step in error.instance_path)
+    rule = "/".join(str(step) for step in error.schema_path)
+    return f"the data at /{place} does not fit the approval's response_schema (rule {rule})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -290,3 +290,5 @@ class Resources:
     templates: Templates
     definitions: Definitions
     conversations: Conversations
+    no_checkpoints: str | None = None
+    """Why no checkpoints can be kept here, as a sentence with what to do; null if they can."""

@@ -58,6 +58,7 @@ class _Found:
     """Its process died in the midst of an attempt."""
 
 
+OnEnded = Callable[[str, int], Awaitable[None]]
 _Find = Callable[[AsyncConnection], Awaitable[list[_Found]]]
 
 
@@ -71,7 +72,10 @@ class Orphans:
         *,
         lease_seconds: float = LEASE_SECONDS,
         sweep_seconds: float = SWEEP_SECONDS,
+        on_ended: OnEnded | None = None,
     ) -> None:
+        """`on_ended` is told the id of each execution that is ended here, and the number of its attempts."""
+        self._on_ended = on_ended
         self._database = database
         self._sink = sink
         self._lease_seconds = lease_seconds
@@ -139,6 +143,10 @@ class Orphans:
             if not is_committed:
                 self._sink.rolled_back()
         self._sink.committed(batch)
+        if self._on_ended is not None:
+            for one in left:
+                if one.end is not None:
+                    await self._on_ended(one.row.execution_id, one.row.attempt)
         return self._count(left)
 
     async def _write(self, connection: AsyncConnection, left: list[Left], hung: frozenset[str]) -> Batch:

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from engine.nodes.approval import ApprovalNode
 from engine.nodes.base import NodeBase
 from engine.nodes.conditional import ConditionalNode
+from engine.nodes.delay import DelayNode
 from engine.nodes.end import EndNode
 from engine.nodes.error_handler import ErrorHandlerNode
 from engine.nodes.loop import LoopNode
@@ -27,5 +29,7 @@ NODE_TYPES: dict[str, type[NodeBase[Any]]] = {
         LoopNode,
         VariableNode,
         ErrorHandlerNode,
+        DelayNode,
+        ApprovalNode,
     )
 }

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from engine.expressions import BadExpression, Expression
 from engine.graph import ERROR_LABEL, ContinuePolicy, JsonObject, RoutePolicy
+from engine.nodes.approval import ApprovalConfig
 from engine.nodes.conditional import ConditionalConfig
 from engine.nodes.error_handler import ErrorHandlerNode
 from engine.validation.rules import Finding, Near
@@ -218,7 +219,12 @@ def expression_type(subject: Subject) -> Iterator[Finding]:
 
 
 def durability(subject: Subject) -> Iterator[Finding]:
-    """`on_lost: resume` without the checkpoints to resume from."""
+    """An approval without the checkpoint to go on from, or `on_lost: resume` without those to resume from."""
+    if subject.graph.durability == "none":
+        for node_id in subject.of(ApprovalConfig):
+            message = "Without checkpoints the execution cannot wait for an answer."
+            hint = "Use the durability `step` or `exit`, or leave it out."
+            yield subject.at_node("structure.durability", node_id, message, hint=hint)
     if subject.graph.on_lost == "resume" and subject.graph.durability != "step":
         yield Finding("structure.durability", "/on_lost", "Without `step` there is nothing to resume from.")
 

@@ -168,6 +168,12 @@ RULES: dict[str, Rule] = {
         Rule("structure.too_many_branches", _E, "Too many branches", "Keep at most 32 branches."),
         Rule("structure.empty_branch", _W, "Empty branch", "Remove the edge from the fork straight to the join."),
         Rule("structure.parallel_set", _W, "Branches write the same thing", "Check that the order of edges is meant."),
+        Rule(
+            "structure.pause_in_branch",
+            _E,
+            "Pause in a branch",
+            "Move it before the fork or behind the join, or let the delay last at most 60 s.",
+        ),
         Rule("structure.endless_cycle", _E, "Endless cycle", "Add a normal edge that leads out of the cycle."),
         Rule("structure.cycle_bound", _W, "Cycle that only limits end", "Put a loop node into the cycle."),
         Rule("structure.loop_without_body", _E, "Loop without a body", "Lead the body back to the loop node."),

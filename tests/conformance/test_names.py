@@ -31,8 +31,6 @@ TYPES: Mapping[str, type | tuple[type, ...]] = {
 NOT_FROM_HERE = {semconv.SANITIZED, semconv.SERVER_ADDRESS, semconv.INPUT_MESSAGES, semconv.OUTPUT_MESSAGES}
 """What the bookkeeper says of values it repaired, what needs a real provider, and content."""
 NOT_YET = {
-    semconv.DELAY_SECONDS,
-    semconv.DELAY_PARKED,
     semconv.APPROVAL_ID,
     semconv.APPROVAL_CHOICE,
     semconv.APPROVAL_WAIT,
@@ -85,8 +83,16 @@ RESCUED = graph(
     [
         {"id": "ask", "type": "model", "retry": {"max_attempts": 1}, "on_error": {"policy": "route"}},
         {"id": "rescue", "type": "error_handler", "config": {"retry_count": 1}},
+        {"id": "wait", "type": "delay", "config": {"duration_seconds": 0}},
     ],
-    ["start -> ask", "ask -> end", "ask -error-> rescue", "rescue -retry-> ask", "rescue -fallback-> end"],
+    [
+        "start -> wait",
+        "wait -> ask",
+        "ask -> end",
+        "ask -error-> rescue",
+        "rescue -retry-> ask",
+        "rescue -fallback-> end",
+    ],
 )
 ALL_TOKENS = Usage(
     input_tokens=50, output_tokens=9, cache_read_tokens=20, cache_write_tokens=10, reasoning_tokens=4, total_tokens=59

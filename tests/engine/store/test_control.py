@@ -135,6 +135,7 @@ async def test_an_accepted_execution_is_there_with_all_that_was_said(database: D
         attempt=1,
         conversation_id="c1",
         correlation_id="r1",
+        trace_id="t1",
         root=ROOT,
         subject=SUBJECT,
         workflow_name="chat",
