@@ -178,7 +178,8 @@ async def test_a_later_attempt_links_to_the_one_before_and_carries_on_its_books(
     assert (root.attributes or {})["workflow.spans"] == 1 + len(ours)
     assert (root.attributes or {})["workflow.spans.hash"] == seal_hash([0xAA, *(s.context.span_id for s in ours)])
     assert (await anext(second.events())).type is EventType.RESUMED
-    await first.result()
+    with pytest.raises(Fenced):
+        await first.result()
 
 
 async def test_the_budget_of_a_later_attempt_is_what_is_left() -> None:
