@@ -181,6 +181,19 @@ async def test_an_error_at_hand_is_at_hand_after_a_crash() -> None:
     assert second.state["variables"]["log"] == ["auth"]
 
 
+@pytest.mark.parametrize("write", [3, 4, 5, 6, 7])
+async def test_a_loop_counts_on(write: int) -> None:
+    nodes: list[JsonObject] = [{"id": "again", "type": "loop", "config": {"max_iterations": 2}}, append("body", 1)]
+    edges = ["start -> again", "again -continue-> body", "again -exit-> end", "body -> again"]
+    runs = Runs.of(graph(nodes, edges, durability="step"))
+    async with losing(runs.checkpoints, write, after=True):
+        with pytest.raises(Lost):
+            await runs.attempt()
+    second = await runs.attempt(2, RESUME)
+    assert second.state["variables"]["log"] == [1, 1]
+    assert second.state["loop_state"]["again"] == {"iteration": 2, "total": 2}
+
+
 async def test_run_time_goes_on_where_it_stood() -> None:
     runs = Runs.of(chain(limits={"run_seconds": 100}))
     compiled = runs.compiled()
