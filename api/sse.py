@@ -15,7 +15,7 @@ from engine.errors import SpanloomError
 from engine.events import ExecutionEvent
 
 if TYPE_CHECKING:
-    from engine.execution import Execution
+    from engine.running import Execution
 
 PING_SECONDS = 15.0
 SLOW_SECONDS = 30.0

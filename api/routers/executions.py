@@ -28,7 +28,7 @@ from engine.store import control
 from telemetry import queries
 
 if TYPE_CHECKING:
-    from engine.execution import Execution
+    from engine.running import Execution
 
 CLIENT_CLOSED_REQUEST = 499
 """What the log says of an answer that nobody was there to read."""

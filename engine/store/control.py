@@ -174,6 +174,7 @@ async def claim_many(connection: AsyncConnection, lease: Lease, limit: int) -> l
     waited = {row.execution_id: _seconds_paused(row) for row in rows}
     await connection.execute(_claim_statement(lease), [_claim_values(row, waited[row.execution_id]) for row in rows])
     ids = [row.execution_id for row in rows]
+    await approvals.forget_expired(connection, [row.execution_id for row in rows if row.status == Status.PAUSED])
     carried = await unfinished.carried(connection, ids)
     answers = await approvals.answers(connection, ids)
     return [
@@ -188,7 +189,7 @@ async def claim_many(connection: AsyncConnection, lease: Lease, limit: int) -> l
             on_lost=row.on_lost,
             any_folder=row.any_folder,
             caller_trace=row.caller_trace,
-            answer=answers.get(row.execution_id),
+            answers=answers[row.execution_id],
             paused_seconds=row.paused_seconds + waited[row.execution_id],
         )
         for row in rows
