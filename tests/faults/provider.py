@@ -37,6 +37,8 @@ class Answer:
     """What the model says, word by word, or the HTTP status by which it refuses; `tool` calls one instead."""
 
     words: int = 5
+    text: str | None = None
+    """Said in one piece instead."""
     tool: tuple[str, JsonObject] | None = None
     refused: int | None = None
 
@@ -199,8 +201,8 @@ class _Made:
         if self.answer.tool:
             yield {"tool_calls": [{"index": 0, **self._tool_call()}]}
             return
-        for number in range(self.answer.words):
-            yield {"content": f"word{number} "}
+        for piece in self._pieces():
+            yield {"content": piece}
 
     def chunk(self, delta: JsonObject, finish: str | None = None) -> JsonObject:
         return self._document("chat.completion.chunk", [{"index": 0, "delta": delta, "finish_reason": finish}])
@@ -211,10 +213,15 @@ class _Made:
     def whole(self) -> JsonObject:
         message: JsonObject = {"role": "assistant", "content": None, "tool_calls": [self._tool_call()]}
         if not self.answer.tool:
-            text = "".join(f"word{number} " for number in range(self.answer.words))
-            message = {"role": "assistant", "content": text}
+            message = {"role": "assistant", "content": "".join(self._pieces())}
         choice: JsonObject = {"index": 0, "message": message, "finish_reason": self.finish_reason}
         return {**self._document("chat.completion", [choice]), "usage": self.usage()}
+
+    def _pieces(self) -> Iterator[str]:
+        if self.answer.text is not None:
+            yield self.answer.text
+            return
+        yield from (f"word{number} " for number in range(self.answer.words))
 
     def _tool_call(self) -> JsonObject:
         assert self.answer.tool is not None

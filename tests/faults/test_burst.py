@@ -16,7 +16,7 @@ from tests.engine.harness import graph
 from tests.faults.figures import Figures, short_or_long
 from tests.faults.invariants import violations
 
-EXECUTIONS = short_or_long(2_000, 10_000)
+EXECUTIONS = short_or_long(500, 2_000)
 SPANS = 10
 """Of each execution: the root, eight nodes and a model call."""
 
