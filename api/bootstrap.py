@@ -1,6 +1,7 @@
 """Builds everything that lives long, in order, and takes it down again. Nothing else in the project does.
 
-What costs time to import is imported where it is used: commands that only read import no LangGraph.
+What costs time or memory to import is imported where it is used: commands that only read import no LangGraph, and what
+answers the Collector imports no engine.
 """
 
 import asyncio
@@ -18,8 +19,6 @@ from engine.errors import Unavailable
 from engine.store import migrations
 from engine.store.control import Lease
 from engine.store.database import Database
-from engine.store.templates import StoredTemplates, sync_builtin
-from engine.templates import load_builtin
 
 if TYPE_CHECKING:
     from engine.execution import ExecutionEngine
@@ -88,6 +87,8 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
     prepare_process(settings)
     from engine.checkpoints import open_checkpoints, problem
     from engine.execution import ExecutionEngine
+    from engine.store.templates import sync_builtin
+    from engine.templates import load_builtin
     from telemetry.health import Health
     from telemetry.journal import Journal
     from telemetry.leases import Leases
@@ -224,6 +225,7 @@ def _resources(settings: Settings, database: Database, models: "Models | None", 
     from engine.resources import Resources
     from engine.store.conversations import StoredConversations
     from engine.store.definitions import StoredDefinitions
+    from engine.store.templates import StoredTemplates
     from engine.tools import builtin_tools
 
     if models is None:

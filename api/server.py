@@ -1,4 +1,7 @@
-"""Runs the HTTP application until a signal: then it is not ready, lets executions end, and stops."""
+"""Runs the HTTP application until a signal: then it is not ready, lets executions end, and stops.
+
+What only one role needs is imported where it is used: the role `ingest` is to be small.
+"""
 
 import asyncio
 import logging
@@ -13,10 +16,8 @@ from typing import Literal
 import uvicorn
 from starlette.types import ASGIApp
 
-from api.app import create_app
 from api.bootstrap import Ingest, Runtime, open_ingest, open_runtime
 from api.ingest import create_ingest_app
-from api.keeper import keeping
 from api.settings import Settings, check_bind, check_ingest
 from engine.errors import SpanloomError
 
@@ -64,6 +65,8 @@ async def serve(
             over = ingest_of(runtime) if runtime else await stack.enter_async_context(open_ingest(settings))
             await stack.enter_async_context(receiving(over, ingest))
         if runtime is not None and "keeper" in roles:
+            from api.keeper import keeping
+
             await stack.enter_async_context(keeping(runtime))
         if runtime is not None and api is not None:
             await serve_runtime(runtime, api, on_ready, on_signal)
@@ -120,6 +123,8 @@ def make_server(
     on_signal: Callable[[], None] = lambda: None,
 ) -> uvicorn.Server:
     """The server, not yet started; setting its `should_exit` is what a signal does."""
+    from api.app import create_app
+
     return _Server(_config(create_app(runtime)), runtime, listener, on_ready, on_signal)
 
 
