@@ -296,7 +296,7 @@ class ExecutionEngine:
 
     async def take_on(self, claim: Claim) -> Execution:
         """Run an attempt of an execution that this process has claimed."""
-        execution = await self._restore(claim.subject, claim.request, claim.graph, claim.carried)
+        execution = await self._restore(_begun(claim), claim.request, claim.graph, claim.carried)
         execution.claim = claim
         self._begin(execution, Caller(owner=claim.subject.owner, any_folder=claim.any_folder))
         await asyncio.wait({execution.accepted})
@@ -427,7 +427,7 @@ class ExecutionEngine:
             deadline=time.monotonic() + graph.limits.run_seconds,
             resources=self._resources,
             tracker=tracker,
-            events=EventRing(),
+            events=EventRing(subject.attempt),
             budget=Budget(graph.limits, self._resources.prices, tracker),
             state=initial_state(
                 input=request.input,
@@ -667,8 +667,22 @@ def _acceptance(execution: Execution, caller: Caller, status: Status) -> Accepta
         on_lost=execution.on_lost,
         any_folder=caller.any_folder,
         caller_trace=_traceparent(caller) if status is Status.QUEUED else None,
-        idempotency=Idempotency(caller.idempotency_key, digest(execution.request)) if caller.idempotency_key else None,
+        idempotency=_idempotency(caller, execution),
     )
+
+
+def _idempotency(caller: Caller, execution: Execution) -> Idempotency | None:
+    if caller.idempotency_key is None:
+        return None
+    return Idempotency(caller.idempotency_key, digest(execution.request, retry_of=execution.subject.retry_of))
+
+
+def _begun(claim: Claim) -> Subject:
+    """A queued execution begins now: it has waited for as long as the database's clock says."""
+    if claim.reason != "queued":
+        return claim.subject
+    waited_ns = max(1, round(claim.age_seconds * 1e9))
+    return replace(claim.subject, started_ns=claim.subject.queued_ns + waited_ns)
 
 
 def _asked(request: JsonObject, graph: bytes | None) -> ExecutionRequest:
@@ -734,17 +748,7 @@ def _parent_of(traceparent: str | None) -> Context | None:
 
 def _started_data(execution: Execution) -> JsonObject:
     subject, claim = execution.subject, execution.claim
-    data: JsonObject = {
-        "source": subject.source,
-        "workflow_name": subject.workflow_name,
-        "template_id": subject.template_id,
-        "template_version": subject.template_version,
-        "definition_id": subject.definition_id,
-        "graph_hash": subject.graph_hash,
-        "conversation_id": subject.conversation_id,
-        "correlation_id": subject.correlation_id,
-        "trace_id": execution.context.tracker.trace_id,
-    }
+    data = subject.told(execution.context.tracker.trace_id)
     return (
         data if subject.attempt == 1 or claim is None else data | {"attempt": subject.attempt, "reason": claim.reason}
     )
