@@ -19,14 +19,16 @@ from starlette.types import ASGIApp
 from api.bootstrap import Ingest, Runtime, open_ingest, open_runtime
 from api.ingest import create_ingest_app
 from api.settings import Settings, check_bind, check_ingest
+from api.worker import working
 from engine.errors import SpanloomError
 
 GRACE_SECONDS = 3
 """How long answers may take to be read once all executions have ended."""
 
-Role = Literal["api", "keeper", "ingest"]
-ROLES: tuple[Role, ...] = ("api", "keeper", "ingest")
-"""What a process does: answer the API and run workflows, keep house, take signals back from the Collector."""
+Role = Literal["api", "worker", "keeper", "ingest"]
+ROLES: tuple[Role, ...] = ("api", "worker", "keeper", "ingest")
+"""What a process does: answer the API and run what is waited for or streamed; run what was queued, answered or left by
+another process; keep house; take signals back from the Collector."""
 
 _BACKLOG = 2_048
 
@@ -68,16 +70,20 @@ async def serve(
             from api.keeper import keeping
 
             await stack.enter_async_context(keeping(runtime))
+        if runtime is not None and "worker" in roles:
+            await stack.enter_async_context(working(runtime))
         if runtime is not None and api is not None:
             await serve_runtime(runtime, api, on_ready, on_signal)
-        else:
-            await _signal()
-            on_signal()
+            return
+        await _signal()
+        on_signal()
+        if runtime is not None:
+            await runtime.drain()
 
 
 def default_roles(settings: Settings) -> frozenset[Role]:
     """Everything that one process can do."""
-    return frozenset(ROLES if settings.pipeline == "collector" else ("api", "keeper"))
+    return frozenset(ROLES if settings.pipeline == "collector" else ("api", "worker", "keeper"))
 
 
 async def _signal() -> None:

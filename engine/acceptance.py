@@ -67,8 +67,14 @@ def acceptance_of(execution: Execution, caller: Caller, status: Status) -> Accep
         on_lost=execution.on_lost,
         any_folder=caller.any_folder,
         caller_trace=traceparent(caller) if status is Status.QUEUED else None,
-        idempotency=Idempotency(caller.idempotency_key, digest(execution.request)) if caller.idempotency_key else None,
+        idempotency=_idempotency(caller, execution),
     )
+
+
+def _idempotency(caller: Caller, execution: Execution) -> Idempotency | None:
+    if caller.idempotency_key is None:
+        return None
+    return Idempotency(caller.idempotency_key, digest(execution.request, retry_of=execution.subject.retry_of))
 
 
 def request_of(request: JsonObject, graph: bytes | None) -> ExecutionRequest:

@@ -1,5 +1,7 @@
 """How attempts begin: in which trace, linked to what, and where the run goes on."""
 
+from dataclasses import replace
+
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, get_current_span, set_span_in_context
 
@@ -7,9 +9,18 @@ from engine import semconv
 from engine.ledger import Claim, Root
 from engine.pause import Answer, Resume
 from engine.request import Caller
+from engine.subject import Subject
 from engine.tracker import Attributes, Beginning
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+
+
+def begun(claim: Claim) -> Subject:
+    """A queued execution begins now: it has waited for as long as the database's clock says."""
+    if claim.reason != "queued":
+        return claim.subject
+    waited_ns = max(1, round(claim.age_seconds * 1e9))
+    return replace(claim.subject, started_ns=claim.subject.queued_ns + waited_ns)
 
 
 def first_beginning(caller: Caller) -> Beginning:

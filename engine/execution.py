@@ -19,7 +19,7 @@ from opentelemetry.trace import TracerProvider
 from uuid_utils.compat import uuid7
 
 from engine.acceptance import acceptance_of, request_of, subject_of, user_message_of
-from engine.beginnings import first_beginning, later_beginning, resume_of
+from engine.beginnings import begun, first_beginning, later_beginning, resume_of
 from engine.budget import Budget
 from engine.checkpoints import Checkpoints, in_memory
 from engine.compiler import CompiledWorkflow
@@ -169,10 +169,7 @@ class ExecutionEngine:
 
     async def take_on(self, claim: Claim) -> Execution:
         """Run an attempt of an execution that this process has claimed."""
-        subject = claim.subject
-        if claim.reason == "queued":
-            subject = replace(subject, started_ns=subject.queued_ns + int(claim.age_seconds * 1e9))
-        execution = await self._restore(subject, claim.request, claim.graph, claim.carried)
+        execution = await self._restore(begun(claim), claim.request, claim.graph, claim.carried)
         execution.claim = claim
         self._begin(execution, Caller(owner=claim.subject.owner, any_folder=claim.any_folder))
         await asyncio.wait({execution.accepted})
@@ -303,7 +300,7 @@ class ExecutionEngine:
             deadline=time.monotonic() + graph.limits.run_seconds,
             resources=self._resources,
             tracker=tracker,
-            events=EventRing(),
+            events=EventRing(subject.attempt),
             budget=Budget(graph.limits, self._resources.prices, tracker),
             state=initial_state(
                 input=request.input,
@@ -492,17 +489,7 @@ def _close_trace(tracker: WorkflowTracker, outcome: Outcome) -> None:
 
 def _started_data(execution: Execution) -> JsonObject:
     subject, claim = execution.subject, execution.claim
-    data: JsonObject = {
-        "source": subject.source,
-        "workflow_name": subject.workflow_name,
-        "template_id": subject.template_id,
-        "template_version": subject.template_version,
-        "definition_id": subject.definition_id,
-        "graph_hash": subject.graph_hash,
-        "conversation_id": subject.conversation_id,
-        "correlation_id": subject.correlation_id,
-        "trace_id": execution.context.tracker.trace_id,
-    }
+    data = subject.told(execution.context.tracker.trace_id)
     return (
         data if subject.attempt == 1 or claim is None else data | {"attempt": subject.attempt, "reason": claim.reason}
     )
