@@ -63,9 +63,11 @@ class Leases:
         self._stop.set()
         with suppress(RuntimeError):  # the thread has ended by itself
             self._cancel()
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(_STOP_SECONDS):
                 await self._ended.wait()
+        except TimeoutError:
+            log.warning("the renewal of leases did not stop in %g s", _STOP_SECONDS)
         if self._check is not None:
             await asyncio.gather(self._check, return_exceptions=True)
 

