@@ -19,7 +19,7 @@ from tests.services.jaeger.server import Jaeger
 
 pytestmark = [pytest.mark.collector, pytest.mark.jaeger, pytest.mark.slow]
 
-EXECUTIONS = 400
+EXECUTIONS = 500
 SAMPLE = 50
 
 ROOT = "invoke_workflow"

@@ -1,12 +1,14 @@
 """Starting a real program for the tests, waiting until it answers, and stopping it."""
 
+import os
+import signal
 import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _POLL_SECONDS = 0.05
@@ -83,3 +85,6 @@ def _stop(process: subprocess.Popen[bytes], *, seconds: float) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    # What it started and left behind has its session, and its session's number.
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
