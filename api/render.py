@@ -190,7 +190,8 @@ def _problem(row: _Row) -> Text:
         return Text()
     guides = row.guides.replace("├", "│").replace("└", " ")
     sentence = f"{span.status}: {span.error_type}" if span.error_type else span.status
-    return Text.assemble((guides, "dim"), (f"✗ {sentence}\n", STATUS_STYLES.get(span.status, "red")))
+    mark = "‖" if span.status == "paused" else "✗"
+    return Text.assemble((guides, "dim"), (f"{mark} {sentence}\n", STATUS_STYLES.get(span.status, "red")))
 
 
 def _style(span: TraceSpan) -> str:
