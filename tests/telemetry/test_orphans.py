@@ -31,8 +31,10 @@ from telemetry.last_words import LAST_SEQ
 from telemetry.metrics import Metrics
 from telemetry.orphans import PAGE, Orphans, Swept
 from telemetry.pipeline import Pipeline
+from telemetry.receiver import Receiver
 from telemetry.records import Records
 from telemetry.signals import Batch
+from telemetry.sinks import OutboxSink
 from telemetry.tables import executions, spans
 from tests.telemetry.bookkeeper import Bookkeeper, Story, bookkeeper, subject
 
@@ -164,6 +166,23 @@ async def test_a_lost_execution_fails_with_its_root_span_and_everything_it_had_u
     assert (result.status, result.error_type, result.cost_nano_usd) == ("failed", "engine_lost", record.cost_nano_usd)
     assert (result.unfinished_calls, result.cost_upper_nano_usd) == (1, record.cost_upper_nano_usd)
     assert await scene.left_overs() == 0
+
+
+async def test_what_is_said_of_a_lost_execution_goes_through_the_outbox_too(scene: Scene) -> None:
+    story = await scene.accepted()
+    story.answer()
+    await scene.checkpoint(story)
+    shipped: list[None] = []
+    sink = OutboxSink(["records"], health=scene.health, on_commit=lambda: shipped.append(None))
+    scene.orphans = Orphans(scene.database, sink)
+    assert await scene.lost() == Swept(failed=[story.subject.execution_id])
+    assert (await scene.control(story)).status is Status.FAILED
+    assert ((await scene.record(story)).status, len(shipped)) == ("running", 1), "its events are on their way"
+    await Receiver(scene.database, [Records()], scene.health).serve_all()
+    record, [span] = await scene.record(story), await scene.roots(story)
+    assert (record.status, record.error_type, span.error_type) == ("failed", "engine_lost", "engine_lost")
+    assert record.spans_expected == record.spans_stored == 3
+    assert await check_books(scene.database) == []
 
 
 async def test_the_children_of_a_lost_attempt_keep_their_parent(scene: Scene) -> None:
