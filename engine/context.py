@@ -4,9 +4,9 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from engine.budget import Budget
-from engine.checkpoints import Checkpoints
 from engine.errors import BooksClosed, Fenced, LimitExceeded, Unavailable
 from engine.events import EventRing, EventType, ExecutionEvent
 from engine.graph import JsonObject, Limits, WorkflowGraph
@@ -17,6 +17,9 @@ from engine.resources import Resources
 from engine.result import ErrorInfo
 from engine.state import WorkflowState
 from engine.tracker import WorkflowTracker
+
+if TYPE_CHECKING:
+    from engine.checkpoints import Checkpoints
 
 
 @dataclass(slots=True)
@@ -45,7 +48,7 @@ class ExecutionContext:
     """The size of the state, or more: the sum of what was added since it was measured."""
     position: Position | None = None
     """Where the walk stands between two nodes; null before it begins."""
-    checkpoints: Checkpoints | None = None
+    checkpoints: "Checkpoints | None" = None
     """Where the run is kept behind every step; null if it is not."""
     steps: int = 0
     """Steps of the graph runtime that this attempt has made."""

@@ -264,7 +264,7 @@ async def test_checkpoints_that_could_run_code_are_not_opened(monkeypatch: pytes
     monkeypatch.setattr("langgraph.checkpoint.serde._msgpack.STRICT_MSGPACK_ENABLED", False)
     with pytest.raises(LenientCheckpoints, match="LANGGRAPH_STRICT_MSGPACK"):
         async with open_checkpoints(f"sqlite:///{tmp_path / 'runs.db'}"):
-            pass
+            raise AssertionError("it was opened")
 
 
 async def test_a_missing_extra_is_said_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +272,7 @@ async def test_a_missing_extra_is_said_with_the_command_that_installs_it(monkeyp
     assert problem("sqlite:///x.db") is None
     with pytest.raises(MissingExtra, match=r"pip install 'spanloom\[postgres-checkpoints\]'"):
         async with open_checkpoints("postgresql://somebody@localhost/nothing"):
-            pass
+            raise AssertionError("it was opened")
 
 
 async def test_without_a_database_the_run_is_the_same() -> None:
