@@ -69,13 +69,16 @@ async def follow(
 def summary(followed: Followed, *, hint: bool = True) -> Text:
     """The end of an execution in one line, with a `hint` where to look next."""
     result = followed.result
-    style = {Status.COMPLETED: "green", Status.CANCELLED: "yellow"}.get(result.status, "bold red")
+    style = {Status.COMPLETED: "green", Status.CANCELLED: "yellow", Status.PAUSED: "yellow"}.get(
+        result.status, "bold red"
+    )
     text = Text(f"{result.status} ", style=style)
     parts = [f"in {duration(result.duration_ms)}"]
     if result.model_calls:
         parts += _used(followed)
     if hint:
-        parts.append(f"spanloom trace {result.execution_id}")
+        look = "executions show" if result.status is Status.PAUSED else "trace"
+        parts.append(f"spanloom {look} {result.execution_id}")
     text.append(" · ".join(parts), style="not bold")
     return text
 

@@ -92,7 +92,7 @@ def _tell(followed: Followed, *, quiet: bool) -> None:
 def _exit_code(followed: Followed) -> int:
     if followed.was_interrupted and followed.result.status is Status.CANCELLED:
         return INTERRUPTED
-    return DONE if followed.result.status is Status.COMPLETED else BAD_NEWS
+    return DONE if followed.result.status in (Status.COMPLETED, Status.PAUSED) else BAD_NEWS
 
 
 def _request(document: JsonObject) -> ExecutionRequest:

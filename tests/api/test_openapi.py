@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import jsonschema_rs
 import pytest
@@ -71,6 +71,15 @@ async def test_an_unfinished_execution_is_what_the_description_says(migrated_sql
         fits(answer.json(), "Execution")
         service.model.release.set()
         await asyncio.wait_for(service.ended(answer.json()["id"]), 10)
+
+
+def test_every_example_of_a_body_is_one() -> None:
+    bodies = [cast("Any", operation["requestBody"]) for _, operation in operations() if "requestBody" in operation]
+    contents = [body["content"]["application/json"] for body in bodies]
+    examples = [(content["schema"], each) for content in contents for each in content.get("examples", {}).values()]
+    assert examples
+    for schema, example in examples:
+        jsonschema_rs.validator_for({**schema, "components": COMPONENTS}).validate(example["value"])
 
 
 def test_the_requests_of_these_tests_are_what_the_description_says() -> None:

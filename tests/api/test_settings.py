@@ -81,6 +81,10 @@ def test_a_misspelt_variable_is_named_with_the_right_one(monkeypatch: pytest.Mon
         ("SPANLOOM_WEBHOOK_SCHEDULE", "0,-1", "SPANLOOM_WEBHOOK_SCHEDULE: Input should be greater than or equal to 0"),
         ("SPANLOOM_WEBHOOK_TIMEOUT_SECONDS", "0", "SPANLOOM_WEBHOOK_TIMEOUT_SECONDS: Input should be greater than 0"),
         ("SPANLOOM_EGRESS_ALLOW", "sk-canary-1234", "SPANLOOM_EGRESS_ALLOW: lists networks as in 10.1.0.0/16"),
+        ("SPANLOOM_WORKER_SLOTS", "0", "SPANLOOM_WORKER_SLOTS: Input should be greater than or equal to 1"),
+        ("SPANLOOM_MAX_QUEUED", "0", "SPANLOOM_MAX_QUEUED: Input should be greater than or equal to 1"),
+        ("SPANLOOM_LEASE_SECONDS", "20", "SPANLOOM_LEASE_RENEW_SECONDS is less than half of SPANLOOM_LEASE_SECONDS"),
+        ("SPANLOOM_IDEMPOTENCY_HOURS", "0", "SPANLOOM_IDEMPOTENCY_HOURS: Input should be greater than 0"),
         ("SPANLOOM_EGRESS_PORTS", "https", "SPANLOOM_EGRESS_PORTS: Input should be a valid integer"),
     ],
 )

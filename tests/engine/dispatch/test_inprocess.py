@@ -133,14 +133,14 @@ async def test_what_others_queue_is_found_without_a_wake() -> None:
     async with dispatching(queue, engine, poll_seconds=0.01):
         await queue.claimed.wait()
         queue.waiting = [claim(7)]
-        await engine.next()
+        assert (await engine.next()).id == "e-7"
 
 
 async def test_trouble_with_the_database_is_logged_and_it_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     queue, engine = Queue(1), Engine()
     queue.trouble = 2
     async with dispatching(queue, engine, poll_seconds=0.01):
-        await engine.next()
+        assert (await engine.next()).id == "e-0"
     assert caplog.text.count("executions could not be claimed") == 2
 
 
