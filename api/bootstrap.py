@@ -10,10 +10,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
+from api.closing import enter_within, within
 from api.settings import Settings, prepare_process
 from engine.errors import Unavailable
 from engine.store import migrations
+from engine.store.control import Lease
 from engine.store.database import Database
 from engine.store.templates import StoredTemplates, sync_builtin
 from engine.templates import load_builtin
@@ -23,13 +26,17 @@ if TYPE_CHECKING:
     from engine.resources import Models, Resources
     from telemetry.journal import Journal
     from telemetry.metrics import Metrics
+    from telemetry.orphans import Orphans
     from telemetry.pipeline import Consumer
     from telemetry.receiver import Receiver
     from telemetry.sdk import Telemetry
     from telemetry.sinks import Sink
 
-EXPORT_SECONDS = 5.0
+EXPORT_SECONDS = 2.0
 """How long the last traces may take to leave for a backend that may hang."""
+
+CLOSE_SECONDS = 1.0
+"""How long anything else may take that is closed at the end."""
 
 CANCELLED_FROM_OUTSIDE = "asked to stop"
 
@@ -48,6 +55,8 @@ class Runtime:
     journal: "Journal"
     resources: "Resources"
     engine: "ExecutionEngine"
+    orphans: "Orphans"
+    """Speaks for executions that no process runs."""
     is_draining: bool = False
     """No new executions are taken; the running ones may end."""
 
@@ -56,7 +65,7 @@ class Runtime:
         self.engine.cancel(execution_id, reason or CANCELLED_FROM_OUTSIDE)
 
     async def drain(self) -> None:
-        """Take no more executions and let the running ones end, for `SPANLOOM_DRAIN_SECONDS`; then cancel them."""
+        """Take no more executions and let the running ones end, for `SPANLOOM_DRAIN_SECONDS`; then hand them over."""
         self.is_draining = True
         await self.engine.close(self.settings.drain_seconds)
 
@@ -77,15 +86,18 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
     Raises a `SpanloomError` that says what to do.
     """
     prepare_process(settings)
+    from engine.checkpoints import open_checkpoints, problem
     from engine.execution import ExecutionEngine
     from telemetry.health import Health
     from telemetry.journal import Journal
+    from telemetry.leases import Leases
     from telemetry.metrics import Metrics
+    from telemetry.orphans import Orphans
     from telemetry.receiver import Receiver
     from telemetry.sdk import build_telemetry
 
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(open_database(settings))
+        database = await enter_within(stack, CLOSE_SECONDS, "the database", open_database(settings))
         async with database.begin() as connection:
             await sync_builtin(connection, load_builtin())
         resources = _resources(settings, database, models, stack)
@@ -95,18 +107,35 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
         metrics = Metrics(database, health)
         receiver = Receiver(database, _consumers(settings), health)
         open_sink = _SINKS[settings.pipeline]
-        sink = await stack.enter_async_context(open_sink(settings, database, telemetry, metrics, receiver))
-        journal = await stack.enter_async_context(Journal(database, sink))
+        make_sink = await stack.enter_async_context(open_sink(settings, database, telemetry, metrics, receiver))
+        lease = Lease(str(uuid4()), settings.lease_seconds)
+        journal = await enter_within(stack, CLOSE_SECONDS, "the journal", Journal(database, make_sink(), lease=lease))
         telemetry.add(journal.spans, journal.events)
+        checkpoints = None
+        if problem(settings.database_url) is None:
+            opened = open_checkpoints(settings.database_url)
+            checkpoints = await enter_within(stack, CLOSE_SECONDS, "the checkpoints", opened)
         engine = ExecutionEngine(
             resources,
             ledger=journal,
+            checkpoints=checkpoints,
             tracer_provider=telemetry.tracer_provider,
             logger_provider=telemetry.logger_provider,
             disconnect_seconds=settings.disconnect_seconds,
         )
-        runtime = Runtime(settings, database, telemetry, metrics, receiver, journal, resources, engine)
+        orphans = Orphans(
+            database,
+            make_sink(),
+            lease_seconds=settings.lease_seconds,
+            sweep_seconds=settings.sweep_seconds,
+            on_ended=engine.forget_checkpoints,
+        )
+        runtime = Runtime(settings, database, telemetry, metrics, receiver, journal, resources, engine, orphans)
         journal.listen_for_cancel(runtime.cancel)
+        journal.listen_for_fencing(engine.fence_off)
+        await stack.enter_async_context(
+            Leases(journal, lambda: _database(settings), renew_seconds=settings.lease_renew_seconds)
+        )
         stack.push_async_callback(engine.close)
         yield runtime
 
@@ -133,18 +162,18 @@ def _consumers(settings: Settings) -> list["Consumer"]:
 @asynccontextmanager
 async def _embedded(
     settings: Settings, database: Database, telemetry: "Telemetry", metrics: "Metrics", receiver: "Receiver"
-) -> AsyncIterator["Sink"]:
+) -> AsyncIterator[Callable[[], "Sink"]]:
     """Signals go straight to the consumers, in the transaction that decides."""
     from telemetry.pipeline import Pipeline
 
     await receiver.serve_all()
-    yield Pipeline(_consumers(settings), health=receiver.health, after_commit=metrics.feed)
+    yield lambda: Pipeline(_consumers(settings), health=receiver.health, after_commit=metrics.feed)
 
 
 @asynccontextmanager
 async def _by_collector(
     settings: Settings, database: Database, telemetry: "Telemetry", metrics: "Metrics", receiver: "Receiver"
-) -> AsyncIterator["Sink"]:
+) -> AsyncIterator[Callable[[], "Sink"]]:
     """Signals go into the outbox, from there to the Collector, and come back to the receiver."""
     from telemetry.receiver import Unconfirmed
     from telemetry.sdk import find_collector
@@ -155,11 +184,11 @@ async def _by_collector(
     shipper = Shipper(database, find_collector(), resource=telemetry.resource, health=health.outbox)
     async with shipper, Unconfirmed(receiver, after_seconds=settings.outbox_confirm_seconds):
         names = [intake.name for intake in receiver.intakes]
-        yield OutboxSink(names, health=health, on_commit=shipper.wake)
+        yield lambda: OutboxSink(names, health=health, on_commit=shipper.wake)
 
 
 _SINKS = {"embedded": _embedded, "collector": _by_collector}
-"""`SPANLOOM_PIPELINE`, and the one thing that it decides: where the journal puts signals."""
+"""`SPANLOOM_PIPELINE`, and the one thing that it decides: where signals are put, by a sink for each who puts them."""
 
 
 @asynccontextmanager
@@ -169,8 +198,12 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
     A SQLite file is brought up to date; PostgreSQL is not touched. Raises `Unavailable` with what to do.
     """
     await _check_schema(settings.database_url)
-    async with Database(settings.database_url, synchronous=settings.sqlite_synchronous) as database:
+    async with _database(settings) as database:
         yield database
+
+
+def _database(settings: Settings) -> Database:
+    return Database(settings.database_url, synchronous=settings.sqlite_synchronous)
 
 
 async def _check_schema(url: str) -> None:
@@ -184,6 +217,7 @@ async def _check_schema(url: str) -> None:
 
 def _resources(settings: Settings, database: Database, models: "Models | None", stack: AsyncExitStack) -> "Resources":
     from api.folders import ConfiguredFolders
+    from engine.checkpoints import problem
     from engine.files import FilesRetriever
     from engine.pricing import GenaiPrices
     from engine.providers import LangChainModels
@@ -194,7 +228,7 @@ def _resources(settings: Settings, database: Database, models: "Models | None", 
 
     if models is None:
         models = providers = LangChainModels(settings.providers, settings.model)
-        stack.push_async_callback(providers.aclose)
+        stack.push_async_callback(within, CLOSE_SECONDS, "the providers' clients", providers.aclose)
     files = FilesRetriever(settings.files_roots)
     stack.callback(files.close)
     default = {"default": ConfiguredFolders(files, settings.files_roots)} if settings.files_roots else {}
@@ -206,6 +240,7 @@ def _resources(settings: Settings, database: Database, models: "Models | None", 
         templates=StoredTemplates(database),
         definitions=StoredDefinitions(database),
         conversations=StoredConversations(database),
+        no_checkpoints=problem(settings.database_url),
     )
 
 

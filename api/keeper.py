@@ -10,23 +10,25 @@ from api.outgoing import sender_of
 from telemetry.reconcile_runs import ReconcileJob
 
 RESTART_SECONDS = 5.0
+STOP_SECONDS = 1.0
+"""How long work may take to let go when the service stops."""
 
 log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
 async def keeping(runtime: Runtime) -> AsyncIterator[None]:
-    """Send webhooks, and compare the books once an hour, while the block runs."""
+    """Find executions without a process, send webhooks, and compare the books once an hour, while the block runs."""
     job = ReconcileJob(runtime.database, runtime.settings.prometheus_url)
     sender = sender_of(runtime.settings, runtime.database, runtime.receiver.health.deliveries)
-    work = {"reconcile": job.run, "deliveries": sender.run}
+    work = {"orphans": runtime.orphans.run, "reconcile": job.run, "deliveries": sender.run}
     tasks = [asyncio.create_task(_supervise(name, run), name=name) for name, run in work.items()]
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait(tasks, timeout=STOP_SECONDS)
 
 
 async def _supervise(name: str, run: Callable[[], Awaitable[None]]) -> None:

@@ -38,10 +38,16 @@ class CannotListen(SpanloomError):
     code = "cannot_listen"
 
 
-async def serve(settings: Settings, roles: AbstractSet[Role], on_ready: Callable[[str], None] | None = None) -> None:
+async def serve(
+    settings: Settings,
+    roles: AbstractSet[Role],
+    on_ready: Callable[[str], None] | None = None,
+    *,
+    on_signal: Callable[[], None] = lambda: None,
+) -> None:
     """The service in some of its roles, from start to stop; `on_ready` is told the URL of the API.
 
-    Raises a `SpanloomError` that says what to do.
+    `on_signal` is told when it begins to stop. Raises a `SpanloomError` that says what to do.
     """
     async with AsyncExitStack() as stack:
         api = ingest = None
@@ -60,9 +66,10 @@ async def serve(settings: Settings, roles: AbstractSet[Role], on_ready: Callable
         if runtime is not None and "keeper" in roles:
             await stack.enter_async_context(keeping(runtime))
         if runtime is not None and api is not None:
-            await serve_runtime(runtime, api, on_ready)
+            await serve_runtime(runtime, api, on_ready, on_signal)
         else:
             await _signal()
+            on_signal()
 
 
 def default_roles(settings: Settings) -> frozenset[Role]:
@@ -97,17 +104,23 @@ def ingest_of(runtime: Runtime) -> Ingest:
 
 
 async def serve_runtime(
-    runtime: Runtime, listener: socket.socket, on_ready: Callable[[str], None] | None = None
+    runtime: Runtime,
+    listener: socket.socket,
+    on_ready: Callable[[str], None] | None = None,
+    on_signal: Callable[[], None] = lambda: None,
 ) -> None:
     """Answer requests at `listener` over what already runs, until SIGTERM or SIGINT."""
-    await make_server(runtime, listener, on_ready).serve([listener])
+    await make_server(runtime, listener, on_ready, on_signal).serve([listener])
 
 
 def make_server(
-    runtime: Runtime, listener: socket.socket, on_ready: Callable[[str], None] | None = None
+    runtime: Runtime,
+    listener: socket.socket,
+    on_ready: Callable[[str], None] | None = None,
+    on_signal: Callable[[], None] = lambda: None,
 ) -> uvicorn.Server:
     """The server, not yet started; setting its `should_exit` is what a signal does."""
-    return _Server(_config(create_app(runtime)), runtime, listener, on_ready)
+    return _Server(_config(create_app(runtime)), runtime, listener, on_ready, on_signal)
 
 
 def _config(app: ASGIApp) -> uvicorn.Config:
@@ -165,11 +178,13 @@ class _Server(uvicorn.Server):
         runtime: Runtime,
         listener: socket.socket,
         on_ready: Callable[[str], None] | None,
+        on_signal: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self._runtime = runtime
         self._url = url_of(listener)
         self._on_ready = on_ready
+        self._on_signal = on_signal
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -179,6 +194,7 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The second Ctrl-C does not wait. Signals are not raised again: what lives long is still to be closed."""
+        self._on_signal()
         self.force_exit = self.force_exit or (self.should_exit and sig == signal.SIGINT)
         self.should_exit = True
 

@@ -23,9 +23,7 @@ PREFIX = "SPANLOOM_"
 MIN_SECRET_KEY = 32
 """Characters."""
 
-_OF_TESTS = frozenset(
-    {"SPANLOOM_FAULTS", "SPANLOOM_FAULTS_SEED", "SPANLOOM_REQUIRE_ALL", "SPANLOOM_TEST_DATABASE_URL"}
-)
+_OF_TESTS = frozenset({"SPANLOOM_FAULTS", "SPANLOOM_FAULTS_SEED", "SPANLOOM_REQUIRE_ALL", "SPANLOOM_TEST_DATABASE_URL"})
 
 
 class SettingsInvalid(SpanloomError):
@@ -163,6 +161,15 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(1_048_576, ge=1, description="Largest body of a request")
     disconnect_seconds: Seconds = Field(
         5.0, description="How long after its last client left an execution that nobody waits for is cancelled"
+    )
+    lease_seconds: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
+        30.0, description="How long an execution is left to its process without a sign of life"
+    )
+    lease_renew_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        10.0, description="How often a process says that its executions run; a third of LEASE_SECONDS or less"
+    )
+    sweep_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        5.0, description="How often executions are looked for whose process is gone"
     )
     drain_seconds: Seconds = Field(20.0, description="How long running executions may go on after SIGTERM")
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(

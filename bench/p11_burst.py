@@ -26,7 +26,8 @@ from engine.pricing import GenaiPrices
 from engine.result import Status
 from engine.store import migrations
 from engine.store.database import Database
-from engine.tracker import Attributes, Subject, Tracing, WorkflowTracker
+from engine.subject import Subject
+from engine.tracker import Attributes, Tracing, WorkflowTracker
 from telemetry.books import check_books
 from telemetry.journal import Journal
 from telemetry.pipeline import Pipeline
@@ -44,7 +45,8 @@ _STATIC: Attributes = {semconv.NODE_ID: "n", semconv.NODE_TYPE: "variable", semc
 def _begin(telemetry: Telemetry) -> WorkflowTracker:
     tracing = Tracing.over(telemetry.tracer_provider, telemetry.logger_provider)
     tracker = WorkflowTracker(tracing, GenaiPrices())
-    tracker.start(Subject(str(uuid7()), 1, "default", "burst", "graph", "api", False))
+    now = time.time_ns()
+    tracker.start(Subject(str(uuid7()), 1, "default", "burst", "graph", "api", False, now, now))
     return tracker
 
 
@@ -88,22 +90,13 @@ async def _journal() -> AsyncIterator[Runner]:
 
 
 def _acceptance(tracker: WorkflowTracker) -> Acceptance:
-    said = tracker.subject
     return Acceptance(
-        execution_id=said.execution_id,
-        owner=said.owner,
-        attempt=said.attempt,
+        subject=tracker.subject,
+        status=Status.RUNNING,
         request={},
-        source=said.source,
-        workflow_name=said.workflow_name,
-        graph_hash=None,
         graph=None,
-        conversation_id=None,
         user_message=None,
-        correlation_id=said.execution_id,
-        trace_id=tracker.trace_id,
-        root_span_id=tracker.root_span_id,
-        root_started_at=tracker.started_at,
+        root=tracker.root,
         on_lost="fail",
     )
 

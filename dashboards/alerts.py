@@ -115,7 +115,7 @@ def _burn(options: Options, name: str, severity: str, long: str, short: str, fac
 
 
 def _executions(options: Options) -> Group:
-    lost = f'traces_span_metrics_calls_total{{{ROOT},error_type="engine_lost"}}'
+    lost = f'traces_span_metrics_calls_total{{{ROOT},error_type="engine_lost",workflow_execution_status="failed"}}'
     duration = f'traces_span_metrics_duration_seconds_bucket{{{ROOT},workflow_execution_status="completed"}}'
     window = options.time("15m")
     alerts = [

@@ -25,14 +25,17 @@ class Reservation:
 
 
 class Budget:
-    """One sum for the whole execution, drawn on by all of its branches."""
+    """One sum for the whole execution, drawn on by all of its branches; it goes on where earlier attempts stood."""
 
     def __init__(self, limits: Limits, prices: Prices, tracker: WorkflowTracker) -> None:
         self._limits = limits
         self._prices = prices
         self._tracker = tracker
-        self._calls = 0
-        self._spent = Reservation(0, 0)
+        used = tracker.totals
+        self._calls = used.model_calls
+        self._spent = Reservation(
+            used.usage.total_tokens or 0, used.priced_nano_usd + (tracker.unfinished.upper_nano_usd or 0)
+        )
         self._reserved = Reservation(0, 0)
         """What the calls that run now may use; not spent, but not to be had either."""
         self._warned: set[str] = set()
@@ -65,18 +68,21 @@ class Budget:
         self._warn("tokens", self._spent.tokens, self._limits.budget_tokens)
         self._warn("nano_usd", self._spent.nano_usd, self._limits.budget_nano_usd)
 
+    def upper(self, model: ChatModel, request: ModelRequest) -> tuple[int, int | None]:
+        """What a call may use at most: tokens, and nano-USD or null where the price is not known."""
+        inputs, outputs = model.estimate_input_tokens(request), request.settings.max_tokens
+        return inputs + outputs, self._prices.upper_nano_usd(model.provider, model.model, inputs, outputs)
+
     def _estimate(self, model: ChatModel, request: ModelRequest) -> Reservation:
         limits = self._limits
         if limits.budget_tokens is None and limits.budget_nano_usd is None:
             return Reservation(0, 0)
-        inputs = model.estimate_input_tokens(request)
-        outputs = request.settings.max_tokens
         if limits.budget_nano_usd is None:
-            return Reservation(inputs + outputs, 0)
-        upper = self._prices.upper_nano_usd(model.provider, model.model, inputs, outputs)
-        if upper is None:
+            return Reservation(model.estimate_input_tokens(request) + request.settings.max_tokens, 0)
+        tokens, nano_usd = self.upper(model, request)
+        if nano_usd is None:
             raise UnpricedModel
-        return Reservation(inputs + outputs, upper)
+        return Reservation(tokens, nano_usd)
 
     def _check(self, unit: str, reserved: int, spent: int, limit: int | None) -> None:
         if limit is not None and spent + reserved > limit:

@@ -11,6 +11,7 @@ from engine.errors import Failure, ModelFailure, NodeTimeout, OutputInvalid, Res
 from engine.events import EventType
 from engine.graph import Json, JsonObject
 from engine.json_schema import validator as schema_validator
+from engine.ledger import CallReservation
 from engine.redaction import error_text
 from engine.resources import (
     ChatModel,
@@ -41,17 +42,32 @@ async def call_model(visit: Visit, model: ChatModel, request: ModelRequest, *, s
     reservation = visit.context.budget.reserve(model, request)
     call = visit.span.model_call(model, request)
     try:
+        await _write_down(visit, call, model, request)
+    except BaseException:
+        visit.settle(reservation, None, call.withdraw())
+        raise
+    try:
         reply = await (model.invoke(request) if stream_as is None else _stream(visit, call, model, request, stream_as))
     except ModelFailure as failure:
         waste = Waste.RETRIED if visit.can_retry(failure) else Waste.FAILED
         price = call.fail(failure.error_type, failure.message, failure.usage, waste)
         visit.settle(reservation, failure.usage, price)
+        await visit.context.checkpoint()
         raise
     except (Exception, asyncio.CancelledError) as error:
         visit.settle(reservation, None, _broken_off(visit, call, error))
         raise
     visit.settle(reservation, reply.usage, call.complete(reply))
+    await visit.context.checkpoint()
     return reply
+
+
+async def _write_down(visit: Visit, call: ModelCall, model: ChatModel, request: ModelRequest) -> None:
+    """What is spent must survive a crash: before a call is made, what it may cost at most is durable."""
+    context = visit.context
+    if context.ledger.is_durable:
+        tokens, nano_usd = context.budget.upper(model, request)
+        await context.checkpoint(CallReservation(call.id, model.provider, model.model, tokens, nano_usd))
 
 
 def _broken_off(visit: Visit, call: ModelCall, error: BaseException) -> Price:

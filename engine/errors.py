@@ -3,11 +3,15 @@
     SpanloomError
     ├── Refusal                 nothing was accepted; the caller is told and nothing is recorded
     │   ├── InvalidRequest      ├── NotFound        ├── ConversationBusy    ├── AlreadyFinished
-    │   ├── MalformedWorkflow   ├── MissingExtra    ├── Unavailable         └── Draining
+    │   ├── MalformedWorkflow   ├── MissingExtra    ├── Unavailable         ├── Draining
+    │   ├── QueueFull           ├── NotFinished     ├── IdempotencyMismatch ├── Replayed
+    │   └── NotPaused           ├── AlreadyAnswered ├── InvalidAnswer       └── InputGone
+    ├── Fenced                  a newer attempt owns the execution
     └── Failure                 an accepted execution fails; `error_type` goes on span, event and record
         ├── ExecutionFailure    nothing inside the graph can catch it
         │   ├── InvalidWorkflow ├── InvalidParams   ├── InvalidInput        ├── NoEnd
-        │   └── RunTimeout      ├── LimitExceeded   ├── BudgetExceeded      └── AuthorFailure
+        │   ├── RunTimeout      ├── LimitExceeded   ├── BudgetExceeded      ├── AuthorFailure
+        │   └── BooksClosed
         └── NodeFailure         the node's `on_error` policy may catch it
             ├── NoRoute         ├── ExpressionError ├── TemplateError       ├── NodeTimeout
             └── ModelFailure    ├── ToolFailed      ├── ResourceMissing     └── TypeMismatch …
@@ -59,6 +63,58 @@ class ConversationBusy(Refusal):
     code = "conversation_busy"
 
 
+class QueueFull(Refusal):
+    """Too many executions are queued; try again when some of them have begun."""
+
+    code = "queue_full"
+
+
+class IdempotencyMismatch(Refusal):
+    """This Idempotency-Key was used for a request that asks to run something else; use another key."""
+
+    code = "idempotency_mismatch"
+
+
+class Replayed(Refusal):
+    """This Idempotency-Key has started an execution before; it is not started again."""
+
+    code = "replayed"
+
+    def __init__(self, execution_id: str) -> None:
+        super().__init__()
+        self.execution_id = execution_id
+
+
+class NotFinished(Refusal):
+    """The execution has not ended yet."""
+
+    code = "not_finished"
+
+
+class NotPaused(Refusal):
+    """The execution is not waiting for an answer."""
+
+    code = "not_paused"
+
+
+class AlreadyAnswered(Refusal):
+    """The question has been answered before; the first answer counts."""
+
+    code = "already_answered"
+
+
+class InvalidAnswer(Refusal):
+    """The answer is none of the choices, or its data does not fit the question's schema."""
+
+    code = "invalid_answer"
+
+
+class InputGone(Refusal):
+    """What the execution was asked to run is not kept any more."""
+
+    code = "input_gone"
+
+
 class AlreadyFinished(Refusal):
     """The execution has already ended."""
 
@@ -91,6 +147,12 @@ class MalformedWorkflow(Refusal):
     def __init__(self, report: ValidationReport) -> None:
         super().__init__(report.summary())
         self.report = report
+
+
+class Fenced(SpanloomError):
+    """A newer attempt owns the execution, or it has ended: this attempt says nothing more."""
+
+    code = "fenced"
 
 
 class Failure(SpanloomError):
@@ -152,6 +214,12 @@ class BudgetExceeded(ExecutionFailure):
     code = "budget_exceeded"
 
 
+class BooksClosed(ExecutionFailure):
+    """The database took nothing more, and what is not written down is not run."""
+
+    code = "internal_error"
+
+
 class UnpricedModel(ExecutionFailure):
     """A model without a known price cannot be called under a cost budget."""
 
@@ -205,6 +273,12 @@ class IterationLimit(NodeFailure):
     """The loop reached `max_iterations` and says `on_limit: fail`."""
 
     code = "limit_exceeded"
+
+
+class ApprovalTimeout(NodeFailure):
+    """Nobody answered the approval in time, and it says no `on_timeout`."""
+
+    code = "approval_timeout"
 
 
 class ToolFailed(NodeFailure):

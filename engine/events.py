@@ -22,6 +22,7 @@ class EventType(StrEnum):
     """The types of `ExecutionEvent`; the grammar is in workflow.md section 9."""
 
     STARTED = "started"
+    RESUMED = "resumed"
     NODE_STARTED = "node_started"
     NODE_COMPLETED = "node_completed"
     NODE_FAILED = "node_failed"
@@ -29,10 +30,12 @@ class EventType(StrEnum):
     TOKEN = "token"
     TOOL_CALL = "tool_call"
     TOOL_RESULT = "tool_result"
+    APPROVAL_REQUESTED = "approval_requested"
     GAP = "gap"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    PAUSED = "paused"
 
     @property
     def is_closing(self) -> bool:
@@ -40,7 +43,7 @@ class EventType(StrEnum):
         return self in _CLOSING
 
 
-_CLOSING = frozenset({EventType.COMPLETED, EventType.FAILED, EventType.CANCELLED})
+_CLOSING = frozenset({EventType.COMPLETED, EventType.FAILED, EventType.CANCELLED, EventType.PAUSED})
 
 
 @dataclass(slots=True)
@@ -85,14 +88,20 @@ class EventRing:
 
     def __init__(self, size: int = RING_EVENTS) -> None:
         self._events: deque[ExecutionEvent] = deque(maxlen=size)
-        self._numbers = itertools.count(1)
+        self._last = 0
         self._news = asyncio.Event()
         self._appended_since_breath = 0
         self.closed = False
 
     def next_seq(self) -> int:
         """The number of the event that is appended next."""
-        return next(self._numbers)
+        self._last += 1
+        return self._last
+
+    @property
+    def last_seq(self) -> int:
+        """The number that was given out last."""
+        return self._last
 
     def append(self, event: ExecutionEvent) -> None:
         """Add an event; a closing one is the last."""

@@ -25,6 +25,8 @@ class NoDefinitions:
 class NoConversations:
     """`engine.resources.Conversations` without a store: every chat is a new one."""
 
-    async def history(self, conversation_id: str, owner: str, limit: int) -> History | None:
+    async def history(
+        self, conversation_id: str, owner: str, limit: int, *, before: str | None = None
+    ) -> History | None:
         """Nothing is stored."""
         return None

@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from engine.compiler import CompiledWorkflow, compile_plan
 from engine.errors import InvalidWorkflow, MalformedWorkflow
-from engine.graph import JsonObject, read_canonical
+from engine.graph import JsonObject, content_hash, read_canonical
 from engine.plan import make_plan
 from engine.resources import Resources
 from engine.validation.validator import WorkflowValidator
@@ -33,6 +33,10 @@ class Loader:
         assert validation.canonical is not None
         assert validation.content_hash is not None
         return self._compile(validation.canonical, validation.content_hash)
+
+    def load_kept(self, canonical: bytes) -> CompiledWorkflow:
+        """The compiled workflow of a graph that was validated when its execution was accepted."""
+        return self._compile(canonical, content_hash(canonical))
 
     def _compile(self, canonical: bytes, content_hash: str) -> CompiledWorkflow:
         compiled = self._compiled.get(content_hash)

@@ -4,25 +4,30 @@ from dataclasses import dataclass
 
 from engine.context import ExecutionContext
 from engine.graph import JsonObject
+from engine.pause import Paused
 from engine.redaction import error_text
 from engine.resources import Message, as_json
 from engine.result import ExecutionResult, ResultMetadata, Status
 from engine.state import text_of
-from engine.tracker import Subject
+from engine.subject import Subject
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A terminal status and why."""
+    """How an attempt ended and why."""
 
     status: Status
     error_type: str | None = None
     error_message: str | None = None
     error_node_id: str | None = None
     cancel_reason: str | None = None
+    paused: Paused | None = None
+    """What a paused execution waits for."""
 
 
 COMPLETED = Outcome(Status.COMPLETED)
+HANDED_OVER = Outcome(Status.RUNNING)
+"""The process stops, and another one goes on with the execution."""
 
 
 def make_result(context: ExecutionContext, subject: Subject, outcome: Outcome) -> ExecutionResult:
@@ -42,10 +47,13 @@ def make_result(context: ExecutionContext, subject: Subject, outcome: Outcome) -
         cost_nano_usd=totals.cost_nano_usd,
         unpriced_calls=totals.unpriced_calls,
         waste_nano_usd=totals.waste_nano_usd,
+        unfinished_calls=context.tracker.unfinished.calls,
+        cost_upper_nano_usd=context.tracker.unfinished.upper_cost_nano_usd(totals.cost_nano_usd),
         model_calls=totals.model_calls,
         tool_calls=totals.tool_calls,
         node_executions=totals.nodes_total,
         errors=context.errors,
+        approvals=list(outcome.paused.approvals) if outcome.paused else [],
         metadata=_metadata(context, subject, outcome),
     )
 

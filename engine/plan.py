@@ -13,9 +13,11 @@ from engine.expressions import parse as parse_expression
 from engine.graph import (
     ERROR_LABEL,
     ContinuePolicy,
+    Durability,
     Edge,
     JsonObject,
     Node,
+    OnLost,
     Retry,
     WorkflowGraph,
 )
@@ -96,6 +98,16 @@ class Plan:
     bounded_span_names: dict[str, str]
     """For ad-hoc graphs, by node type: names of spans must be bounded by what is stored."""
     input_validator: jsonschema_rs.Draft202012Validator
+
+    @property
+    def durability(self) -> Durability:
+        """When the run is checkpointed; the validator has written it in."""
+        return self.graph.durability or "none"
+
+    @property
+    def on_lost(self) -> OnLost:
+        """What becomes of an execution whose worker is lost."""
+        return self.graph.on_lost or ("resume" if self.durability == "step" else "fail")
 
     def check_input(self, value: JsonObject) -> None:
         """Raises `InvalidInput` naming the place, never the value."""

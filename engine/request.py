@@ -1,12 +1,15 @@
 """What a caller asks for: an `ExecutionRequest` with its source, a union of four kinds."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import orjson
 from opentelemetry.context import Context
 from pydantic import Field, JsonValue
 
 from engine.graph import Document, Durability, JsonObject, OnLost, RecordLevel
+from engine.subject import Trigger
 
 Key = Annotated[str, Field(min_length=1, max_length=255)]
 Version = Annotated[int, Field(ge=1)]
@@ -71,13 +74,16 @@ class ExecutionRequest(Document):
     source: Source
     input: JsonObject = Field(default_factory=dict)
     overrides: Overrides = Overrides()
-    mode: Literal["wait", "stream"] = "wait"
+    mode: Literal["wait", "stream", "async"] = "wait"
     """How an answer over HTTP is given; the library has `execute()` and `stream()`."""
     on_disconnect: Disconnect | None = None
     tags: dict[Tag, Tag] = Field(default_factory=dict, max_length=16)
 
 
-Trigger = Literal["api", "chat", "cli", "resume", "retry", "parent", "schedule"]
+def digest(request: ExecutionRequest) -> str:
+    """What a request asks to run, in 64 hex digits: source, input and overrides; how it is answered does not count."""
+    asked = request.model_dump(mode="json", include={"source", "input", "overrides"})
+    return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,8 @@ class Caller:
     """The caller's trace, which the execution's root span joins."""
     trace_link: Context | None = None
     """The trace of a caller that is not trusted to be joined: the root span links to it."""
+    idempotency_key: str | None = None
+    """A request repeated under the same key starts nothing again, for `SPANLOOM_IDEMPOTENCY_HOURS`, per owner."""
     any_folder: bool = False
     """Whoever has the shell may let the `files` retriever read any folder; a request over HTTP may not."""
 
@@ -105,5 +113,5 @@ __all__ = [
     "Overrides",
     "Source",
     "TemplateSource",
-    "Trigger",
+    "digest",
 ]

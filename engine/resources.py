@@ -270,8 +270,13 @@ class Definitions(Protocol):
 class Conversations(Protocol):
     """Stored conversations."""
 
-    async def history(self, conversation_id: str, owner: str, limit: int) -> History | None:
-        """At most `limit` messages; null if there is no such conversation of this owner."""
+    async def history(
+        self, conversation_id: str, owner: str, limit: int, *, before: str | None = None
+    ) -> History | None:
+        """At most `limit` messages; null if there is no such conversation of this owner.
+
+        `before`: an execution whose own messages are left out.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,3 +290,5 @@ class Resources:
     templates: Templates
     definitions: Definitions
     conversations: Conversations
+    no_checkpoints: str | None = None
+    """Why no checkpoints can be kept here, as a sentence with what to do; null if they can."""

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from engine.graph import Document, Json, JsonObject
 
@@ -55,6 +55,20 @@ class ErrorInfo(Document):
     handled: bool = False
 
 
+class Approval(Document):
+    """An open question of a paused execution: what is asked, what may be answered, and until when."""
+
+    approval_id: str
+    """The same however often a run comes back to the question."""
+    node_id: str
+    path: str
+    prompt: str
+    payload: Json = None
+    choices: list[str]
+    response_schema: JsonObject | None = None
+    expires_at: AwareDatetime
+
+
 class ResultMetadata(Document):
     """Where the result came from and what to look it up by."""
 
@@ -89,6 +103,10 @@ class ExecutionResult(Document):
     model_calls: int = 0
     tool_calls: int = 0
     node_executions: int = 0
+    unfinished_calls: int = 0
+    """Model calls that were in flight when an attempt's process died."""
+    cost_upper_nano_usd: int | None = None
+    """The cost, and what those calls may have cost at most; null if that is not known."""
     errors: list[ErrorInfo] = Field(default_factory=list)
-    approvals: list[JsonObject] = Field(default_factory=list)
+    approvals: list[Approval] = Field(default_factory=list)
     metadata: ResultMetadata

@@ -21,10 +21,13 @@ SPAN_RETRIEVAL = "retrieval"
 class Event(StrEnum):
     """Names of the log records we emit, in the context of their span."""
 
+    QUEUED = "workflow.execution.queued"
     STARTED = "workflow.execution.started"
     COMPLETED = "workflow.execution.completed"
     FAILED = "workflow.execution.failed"
     CANCELLED = "workflow.execution.cancelled"
+    PAUSED = "workflow.execution.paused"
+    RESUMED = "workflow.execution.resumed"
     BUDGET_WARNING = "workflow.budget.warning"
     BUDGET_EXCEEDED = "workflow.budget.exceeded"
     NODE_RETRYING = "workflow.node.retrying"
@@ -46,6 +49,7 @@ class NodeStatus(StrEnum):
     FAILED = "failed"
     RETRYING = "retrying"
     CANCELLED = "cancelled"
+    PAUSED = "paused"
 
 
 class CostSource(StrEnum):
@@ -105,6 +109,8 @@ TRIGGER = _key("workflow.trigger", "string", "api, chat, cli, resume, retry, par
 CORRELATION_ID = _key("workflow.correlation.id", "string", "id the caller joins its own logs by")
 NESTED = _key("workflow.nested", "boolean", "a workflow inside another execution")
 OPENINFERENCE_KIND = _key("openinference.span.kind", "string", "CHAIN on the root, for Langfuse and Phoenix")
+RETRY_OF = _key("workflow.execution.retry_of", "string", "finished execution that this one runs again")
+RESUME_REASON = _key("workflow.resume.reason", "string", "why an attempt goes on: answer, timer, crash, shutdown")
 TAGS = _key("workflow.tags", "string", "the request's tags as JSON")
 PARAMS = _key("workflow.params", "string", "the template's parameters as JSON, secrets redacted")
 QUEUED_AT = _key("workflow.queued_at", "int", "when the execution was accepted", "ns since the epoch")
@@ -123,6 +129,8 @@ USAGE_CACHE_READ = _key("workflow.usage.cache_read_tokens", "int", "sum over mod
 USAGE_CACHE_WRITE = _key("workflow.usage.cache_write_tokens", "int", "sum over model calls", "{token}")
 USAGE_REASONING = _key("workflow.usage.reasoning_tokens", "int", "sum over model calls", "{token}")
 COST_NANO_USD = _key("workflow.cost.nano_usd", "int", "cost of the call; on the root the sum of its calls", "nano-USD")
+UNFINISHED_CALLS = _key("workflow.unfinished_calls", "int", "model calls that a crash cut off: their cost is unknown")
+COST_UPPER_NANO_USD = _key("workflow.cost.upper_nano_usd", "int", "cost, and at most that of these calls", "nano-USD")
 UNPRICED_CALLS = _key("workflow.cost.unpriced_calls", "int", "model calls whose cost is unknown")
 WASTE_NANO_USD = _key("workflow.cost.waste_nano_usd", "int", "cost of calls that bought nothing", "nano-USD")
 MODEL_CALLS = _key("workflow.model_calls", "int", "provider attempts")
@@ -145,7 +153,7 @@ NODE_ID = _key("workflow.node.id", "string", "id of the node")
 NODE_TYPE = _key("workflow.node.type", "string", "type of the node")
 NODE_VISIT = _key("workflow.node.visit", "int", "visit of the node, from 1")
 NODE_ATTEMPT = _key("workflow.node.attempt", "int", "attempt within the visit, from 1")
-NODE_STATUS = _key("workflow.node.status", "string", "completed, failed, retrying, cancelled")
+NODE_STATUS = _key("workflow.node.status", "string", "completed, failed, retrying, cancelled, paused")
 NODE_PATH = _key("workflow.node.path", "string", "id behind those of the nodes around it")
 NODE_LABEL = _key("workflow.node.label", "string", "label the node gave")
 NODE_DEGRADED = _key("workflow.node.degraded", "boolean", "the node went on after a failure")
@@ -164,6 +172,15 @@ MODEL_CALLS_DROPPED = _key("workflow.model.calls_dropped", "int", "tool calls re
 TOOLS_CALLS = _key("workflow.tools.calls", "int", "tool calls taken up by the node")
 TOOLS_FAILED = _key("workflow.tools.failed", "int", "of those, failed")
 TOOLS_LIMIT_REACHED = _key("workflow.tools.limit_reached", "boolean", "some calls were not executed")
+HANDLER_SOURCE = _key("workflow.error_handler.source", "string", "node whose failure led to the handler")
+HANDLER_ERROR_TYPE = _key("workflow.error_handler.error_type", "string", "why that node failed")
+HANDLER_RETRY = _key("workflow.error_handler.retry", "int", "how often in a row it was sent back, this time included")
+HANDLER_ACTION = _key("workflow.error_handler.action", "string", "retry, continue, clear_errors, stop")
+DELAY_SECONDS = _key("workflow.delay.seconds", "double", "how long the node waits", "s")
+DELAY_PARKED = _key("workflow.delay.parked", "boolean", "the execution pauses meanwhile")
+APPROVAL_ID = _key("workflow.approval.id", "string", "UUIDv5 of execution id, node path and visit")
+APPROVAL_CHOICE = _key("workflow.approval.choice", "string", "what was answered, or the label of the timeout")
+APPROVAL_WAIT = _key("workflow.approval.wait_seconds", "double", "from the question to its answer", "s")
 VARIABLE_OPERATION = _key("workflow.variable.operation", "string", "set, get, append, increment, decrement")
 VARIABLE_NAME = _key("workflow.variable.name", "string", "name of the variable")
 VARIABLE_TYPE = _key("workflow.variable.type", "string", "JSON type of the value; never the value")
@@ -196,6 +213,7 @@ INPUT_MESSAGES = _key("gen_ai.input.messages", "string", "content, only where th
 OUTPUT_MESSAGES = _key("gen_ai.output.messages", "string", "content, only where the capture setting allows it")
 
 # Events.
+DUE_AT = _key("workflow.due_at", "int", "when a pause ends by itself", "ns since the epoch")
 EVENT_ID = _key("workflow.event.id", "string", "UUIDv5 of execution id, attempt, event name and sequence")
 EVENT_SEQ = _key("workflow.event.seq", "int", "order within the attempt, from 1")
 RETRY_DELAY_MS = _key("workflow.retry.delay_ms", "int", "wait before the next attempt", "ms")

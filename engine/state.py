@@ -29,6 +29,14 @@ class LoopState(TypedDict):
     total: int
 
 
+class SentBack(TypedDict):
+    """How often in a row an error handler sent a failed node back, and the error that began the row."""
+
+    count: int
+    error_type: str
+    message: str
+
+
 class EndState(TypedDict):
     """What the end node that was reached said."""
 
@@ -51,6 +59,8 @@ class WorkflowState(TypedDict):
     conditional_results: dict[str, str]
     error_state: dict[str, JsonObject]
     visits: dict[str, int]
+    sent_back: dict[str, dict[str, SentBack]]
+    """By the node that failed, then by the handler; forgotten when the node succeeds."""
     new_message_ids: list[str]
     removed_new_messages: dict[str, Message]
     """Written in this execution and removed again: the models no longer see them, but they were said."""
@@ -64,6 +74,17 @@ class VariableOperation:
     name: str
     operation: Literal["set", "append", "increment"]
     value: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What an error handler does about a failed node; null: about none."""
+
+    node_id: str | None
+    sent_back: SentBack | None = None
+    output: Json = None
+    """Stands in for the output of the failed node; null changes nothing."""
+    clears_errors: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +102,7 @@ class Change:
     tool_calls: int = 0
     loop: LoopState | None = None
     result: str | None = None
+    recovery: Recovery | None = None
     end: EndState | None = None
 
 
@@ -103,6 +125,7 @@ def initial_state(
         conditional_results={},
         error_state={},
         visits={},
+        sent_back={},
         new_message_ids=[],
         removed_new_messages={},
         end=None,
@@ -123,6 +146,7 @@ def branch(state: WorkflowState) -> WorkflowState:
         conditional_results=dict(state["conditional_results"]),
         error_state=dict(state["error_state"]),
         visits=state["visits"],
+        sent_back=dict(state["sent_back"]),
         new_message_ids=list(state["new_message_ids"]),
         removed_new_messages=dict(state["removed_new_messages"]),
         end=None,
@@ -149,8 +173,36 @@ def merge(state: WorkflowState, node_id: str, output: Json, change: Change) -> N
         state["loop_state"][node_id] = change.loop
     if change.result is not None:
         state["conditional_results"][node_id] = change.result
+    if change.recovery is not None:
+        _recover(state, node_id, change.recovery)
     if change.end is not None:
         state["end"] = change.end
+
+
+def note_success(state: WorkflowState, node_id: str) -> None:
+    """The node did its work: its earlier error is gone, and handlers begin to count anew."""
+    if state["error_state"]:
+        state["error_state"].pop(node_id, None)
+    if state["sent_back"]:
+        state["sent_back"].pop(node_id, None)
+
+
+def note_error(state: WorkflowState, node_id: str, error: JsonObject) -> None:
+    """The node failed; its error is the newest."""
+    state["error_state"].pop(node_id, None)
+    state["error_state"][node_id] = error
+
+
+def _recover(state: WorkflowState, handler_id: str, recovery: Recovery) -> None:
+    if recovery.clears_errors:
+        state["error_state"] = {}
+    if recovery.node_id is None:
+        return
+    if recovery.sent_back is not None:
+        known = state["sent_back"].get(recovery.node_id, {})
+        state["sent_back"][recovery.node_id] = {**known, handler_id: recovery.sent_back}
+    if recovery.output is not None:
+        state["outputs"][recovery.node_id] = recovery.output
 
 
 def _remove_messages(state: WorkflowState, ids: set[str]) -> None:

@@ -6,6 +6,7 @@ and cost are recorded once, on the span of the model call; everything above is a
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import NAMESPACE_URL
@@ -17,6 +18,7 @@ from opentelemetry.trace import (
     Link,
     NoOpTracerProvider,
     Span,
+    SpanContext,
     SpanKind,
     Status,
     StatusCode,
@@ -31,14 +33,16 @@ from opentelemetry.util.types import AttributeValue
 from uuid_utils.compat import uuid5
 
 from engine import semconv
-from engine.graph import JsonObject, RecordLevel
+from engine.ledger import Root
+from engine.pause import Paused
 from engine.redaction import error_text, redact
-from engine.request import Trigger
 from engine.resources import ChatModel, ModelReply, ModelRequest, Price, Prices
 from engine.result import Status as ExecutionStatus
 from engine.result import Usage
 from engine.semconv import CostSource, Event, NodeStatus, Operation, Waste
+from engine.subject import Subject
 from engine.time_ledger import Phase, TimeLedger
+from engine.totals import Carried, Totals, Unfinished
 
 Attributes = dict[str, AttributeValue]
 
@@ -46,6 +50,12 @@ FREE_REFUSALS = frozenset(
     {"rate_limited", "overloaded", "auth", "bad_request", "context_too_long", "model_not_found", "resource_missing"}
 )
 """Errors with which a provider refuses a call before doing any work: the call cost nothing."""
+
+SHUTDOWN_ERROR = "shutdown"
+"""`error.type` of the root span of an attempt whose process stopped before the execution ended."""
+
+LOST_ERROR = "engine_lost"
+"""`error.type` of an attempt whose process is gone; the execution's own where nobody goes on with it."""
 
 EVENT_NAMESPACE = uuid5(NAMESPACE_URL, "urn:spanloom:event")
 
@@ -70,86 +80,51 @@ class Tracing:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """Whose trace it is: everything known when the execution starts."""
-
-    execution_id: str
-    attempt: int
-    owner: str
-    workflow_name: str
-    source: str
-    trigger: Trigger
-    streaming: bool
-    correlation_id: str | None = None
-    template_id: str | None = None
-    template_version: int | None = None
-    definition_id: str | None = None
-    graph_hash: str | None = None
-    conversation_id: str | None = None
-    record_level: RecordLevel = "full"
-    tags: JsonObject = field(default_factory=dict)
-    params: JsonObject = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Totals:
-    """What the execution used so far; the sum of its spans."""
-
-    usage: Usage = Usage()
-    priced_nano_usd: int = 0
-    priced_calls: int = 0
-    unpriced_calls: int = 0
-    waste_nano_usd: int = 0
-    model_calls: int = 0
-    tool_calls: int = 0
-    nodes_total: int = 0
-    nodes_failed: int = 0
-    nodes_retried: int = 0
-    first_token_seconds: float | None = None
-
-    @property
-    def cost_nano_usd(self) -> int | None:
-        """Null if calls were made and none was priced: 0 would be a claim."""
-        return None if self.unpriced_calls and not self.priced_calls else self.priced_nano_usd
-
-
 class WorkflowTracker:
     """The books of one attempt of one execution."""
 
-    def __init__(self, tracing: Tracing, prices: Prices) -> None:
+    def __init__(self, tracing: Tracing, prices: Prices, carried: Carried | None = None) -> None:
+        """`carried`: what earlier attempts have used and said; totals and seal are of all attempts."""
+        carried = carried or Carried()
         self._tracing = tracing
         self._prices = prices
-        self.totals = Totals()
+        self.totals = carried.totals
+        self.unfinished = carried.unfinished
         self.time = TimeLedger()
         self.duration_seconds = 0.0
         """Fixed when the execution ends."""
-        self._span_ids: list[int] = []
+        self._span_ids = list(carried.span_ids)
         self._event_seq = 0
 
-    def start(
-        self,
-        subject: Subject,
-        *,
-        parent: Context | None = None,
-        link: Context | None = None,
-        started_ns: int | None = None,
-    ) -> None:
-        """Begin the root span and say `started`. `started_ns`: ns since the epoch, if it began before this call."""
+    def queue(self, subject: Subject) -> None:
+        """Say that the execution was accepted and waits for a process."""
         self.subject = subject
-        self._started_ns = started_ns or time.time_ns()
-        self._started = time.perf_counter() - (time.time_ns() - self._started_ns) / 1e9
+        self._inside = Context()
+        self._say(Event.QUEUED, identity(subject))
+
+    def start(self, subject: Subject, beginning: "Beginning | None" = None) -> None:
+        """Begin the root span and say `started`, or of a later attempt `resumed`."""
+        beginning = beginning or Beginning()
+        first, was_queued = subject.attempt == 1, subject.started_ns != subject.queued_ns
+        self.subject = subject
+        self._began, self._began_ns = time.perf_counter(), time.time_ns()
+        age = beginning.age_seconds
+        self._accepted = self._began - ((self._began_ns - subject.queued_ns) / 1e9 if age is None else age)
+        self._root_ns = min(subject.queued_ns, self._began_ns) if first else self._began_ns
+        self._paused_seconds = beginning.paused_seconds
         self._common = _common(subject)
-        self._identity = _identity(subject, self._started_ns)
+        self._identity = identity(subject)
+        self._parent = beginning.parent
         self._root = self._tracing.engine.start_span(
             f"{semconv.SPAN_WORKFLOW} {subject.workflow_name}",
-            context=parent if parent is not None else Context(),
+            context=beginning.parent if beginning.parent is not None else Context(),
             attributes=self._identity,
-            links=None if link is None else [Link(get_current_span(link).get_span_context())],
-            start_time=self._started_ns,
+            links=[Link(context) for context in beginning.links] or None,
+            start_time=self._root_ns,
         )
         self._inside = set_span_in_context(self._root, Context())
-        self._say(Event.STARTED, self._identity)
+        self._event_seq = 1 if first and was_queued else 0
+        self._say(Event.STARTED if first else Event.RESUMED, self._identity | beginning.extra)
 
     def complete(self) -> None:
         """The execution completed: end the root span and say so."""
@@ -168,6 +143,35 @@ class WorkflowTracker:
         extra: Attributes = {} if reason is None else {semconv.CANCEL_REASON: error_text(reason)}
         self._close(ExecutionStatus.CANCELLED, Event.CANCELLED, extra)
 
+    def pause(self, paused: Paused) -> None:
+        """The execution waits for an answer or a time, and nobody works on it: end the root span and say so."""
+        extra: Attributes = {semconv.DUE_AT: round(paused.due_at.timestamp() * 1e9)}
+        if paused.approvals:
+            approval = paused.approvals[0]
+            extra |= {semconv.APPROVAL_ID: approval.approval_id, semconv.NODE_ID: approval.node_id}
+        self._close(ExecutionStatus.PAUSED, Event.PAUSED, extra)
+
+    def give_up(self, reason: str) -> None:
+        """This process stops and another goes on: end the root span as an error; the execution has not ended."""
+        self._ended(self._root, always_kept=True)
+        self._root.set_status(Status(StatusCode.ERROR, reason))
+        self._root.set_attribute(semconv.ERROR_TYPE, SHUTDOWN_ERROR)
+        self._end_root()
+
+    @property
+    def root(self) -> Root | None:
+        """The root span of this attempt; null where nothing is recorded."""
+        context = self._root.get_span_context()
+        if not context.is_valid:
+            return None
+        parent = get_current_span(self._parent).get_span_context() if self._parent is not None else None
+        return Root(
+            format_trace_id(context.trace_id),
+            format_span_id(context.span_id),
+            format_span_id(parent.span_id) if parent is not None and parent.is_valid else None,
+            self.started_at,
+        )
+
     @property
     def trace_id(self) -> str | None:
         """Hex, or null where nothing is recorded."""
@@ -177,17 +181,16 @@ class WorkflowTracker:
     @property
     def root_span_id(self) -> str | None:
         """Hex, or null where nothing is recorded."""
-        context = self._root.get_span_context()
-        return format_span_id(context.span_id) if context.is_valid else None
+        return root.span_id if (root := self.root) else None
 
     @property
     def started_at(self) -> datetime:
         """When the root span began, UTC."""
-        return datetime.fromtimestamp(self._started_ns / 1e9, UTC)
+        return datetime.fromtimestamp(self._root_ns / 1e9, UTC)
 
     def elapsed_seconds(self) -> float:
-        """Since the root span began, by the monotonic clock."""
-        return max(0.0, time.perf_counter() - self._started)
+        """Since the execution was accepted, by the monotonic clock."""
+        return max(0.0, time.perf_counter() - self._accepted)
 
     def start_node(self, name: str, static: Attributes, visit: int, attempt: int) -> "NodeSpan":
         """Begin the span of one attempt of a visit; `static` is what the plan knows of the node."""
@@ -229,39 +232,26 @@ class WorkflowTracker:
         attributes = {semconv.EXECUTION_STATUS: status.value, **extra, **self._sums(duration)}
         self._root.set_attributes(attributes)
         self._say(event, {**self._identity, **attributes})
-        self._root.end(self._started_ns + int(duration * 1e9))
+        self._end_root()
+
+    def _end_root(self) -> None:
+        self._root.end(max(self._root_ns, self._began_ns + int((time.perf_counter() - self._began) * 1e9)))
 
     def _sums(self, duration_seconds: float) -> Attributes:
-        totals, parts = self.totals, self.time.settle()
-        waited = parts[Phase.MODEL] + parts[Phase.TOOL] + parts[Phase.RETRY]
-        sums: Attributes = {
-            semconv.DURATION_MS: round(duration_seconds * 1000),
-            semconv.UNPRICED_CALLS: totals.unpriced_calls,
-            semconv.WASTE_NANO_USD: totals.waste_nano_usd,
-            semconv.MODEL_CALLS: totals.model_calls,
-            semconv.TOOL_CALLS: totals.tool_calls,
-            semconv.NODES_TOTAL: totals.nodes_total,
-            semconv.NODES_FAILED: totals.nodes_failed,
-            semconv.NODES_RETRIED: totals.nodes_retried,
-            semconv.TIME_QUEUE: 0.0,
-            semconv.TIME_MODEL: parts[Phase.MODEL],
-            semconv.TIME_TOOL: parts[Phase.TOOL],
+        parts, totals, subject = self.time.settle(), self.totals, self.subject
+        known = {
+            semconv.TIME_QUEUE: (subject.started_ns - subject.queued_ns) / 1e9,
+            semconv.TIME_MODEL: parts[Phase.MODEL] + totals.model_seconds,
+            semconv.TIME_TOOL: parts[Phase.TOOL] + totals.tool_seconds,
             semconv.TIME_RETRY: parts[Phase.RETRY],
-            semconv.TIME_HUMAN: 0.0,
-            semconv.TIME_ENGINE: max(0.0, duration_seconds - waited),
-            semconv.SPANS: len(self._span_ids),
-            semconv.SPANS_HASH: seal_hash(self._span_ids),
+            semconv.TIME_HUMAN: self._paused_seconds,
         }
-        if totals.cost_nano_usd is not None:
-            sums[semconv.COST_NANO_USD] = totals.cost_nano_usd
-        if totals.first_token_seconds is not None:
-            sums[semconv.TIME_TO_FIRST_TOKEN] = totals.first_token_seconds
-        return sums | _usage(totals.usage, _ROOT_USAGE)
+        engine = max(0.0, duration_seconds - sum(known.values()))
+        return sums(totals, self.unfinished, self._span_ids, duration_seconds) | known | {semconv.TIME_ENGINE: engine}
 
     def _say(self, event: Event, attributes: Attributes, span: Span | None = None) -> None:
         self._event_seq += 1
         subject = self.subject
-        name = f"{subject.execution_id}/{subject.attempt}/{event}/{self._event_seq}"
         self._tracing.events.emit(
             LogRecord(
                 timestamp=time.time_ns(),
@@ -270,7 +260,7 @@ class WorkflowTracker:
                 event_name=event.value,
                 attributes={
                     **attributes,
-                    semconv.EVENT_ID: str(uuid5(EVENT_NAMESPACE, name)),
+                    semconv.EVENT_ID: event_id(subject.execution_id, subject.attempt, event, self._event_seq),
                     semconv.EVENT_SEQ: self._event_seq,
                 },
             )
@@ -353,6 +343,10 @@ class NodeSpan:
         """The attempt was cut off."""
         self._end(NodeStatus.CANCELLED)
 
+    def pause(self) -> None:
+        """The node waits for an answer or a time; the visit goes on with another attempt."""
+        self._end(NodeStatus.PAUSED)
+
     def model_call(self, model: ChatModel, request: ModelRequest) -> "ModelCall":
         """Begin the span of one provider attempt."""
         return ModelCall(self._tracker, self, model, request)
@@ -431,6 +425,11 @@ class ModelCall:
             _request_attributes(model, request),
         )
 
+    @property
+    def id(self) -> str:
+        """Hex id of the span; zeros where nothing is recorded."""
+        return format_span_id(self._span.get_span_context().span_id)
+
     def first_chunk(self) -> None:
         """The first piece of a streamed answer arrived."""
         self._extra[semconv.TIME_TO_FIRST_CHUNK] = time.perf_counter() - self._began
@@ -456,6 +455,10 @@ class ModelCall:
     def cancel(self) -> Price:
         """The call was cut off: what it used is unknown."""
         return self._end(None, Price(None, CostSource.NONE), Waste.CANCELLED)
+
+    def withdraw(self) -> Price:
+        """The call was not made after all, and cost nothing."""
+        return self._end(None, Price(0, CostSource.NONE), Waste.CANCELLED)
 
     def _price(self, usage: Usage | None) -> Price:
         return self._tracker._prices.price(self._model.provider, self._model.model, usage, self._at)
@@ -483,6 +486,52 @@ class ModelCall:
         self._tracker._ended(self._span, always_kept=True)
         self._span.end()
         return price
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """How an attempt begins."""
+
+    parent: Context | None = None
+    """The caller's trace, which the root span joins."""
+    links: Sequence[SpanContext] = ()
+    """A caller that is not joined, or the root of the attempt before."""
+    age_seconds: float | None = None
+    """Since acceptance, by the database's clock; null: by this machine's."""
+    paused_seconds: float = 0.0
+    extra: Attributes = field(default_factory=dict)
+    """What `resumed` says beside who it is about."""
+
+
+def sums(totals: Totals, unfinished: Unfinished, span_ids: list[int], duration_seconds: float) -> Attributes:
+    """What the end of an execution says it used, with its seal; the time ledger comes beside it."""
+    said: Attributes = {
+        semconv.DURATION_MS: round(duration_seconds * 1000),
+        semconv.UNPRICED_CALLS: totals.unpriced_calls,
+        semconv.WASTE_NANO_USD: totals.waste_nano_usd,
+        semconv.MODEL_CALLS: totals.model_calls,
+        semconv.TOOL_CALLS: totals.tool_calls,
+        semconv.NODES_TOTAL: totals.nodes_total,
+        semconv.NODES_FAILED: totals.nodes_failed,
+        semconv.NODES_RETRIED: totals.nodes_retried,
+        semconv.SPANS: len(span_ids),
+        semconv.SPANS_HASH: seal_hash(span_ids),
+    }
+    if totals.cost_nano_usd is not None:
+        said[semconv.COST_NANO_USD] = totals.cost_nano_usd
+    if unfinished.calls:
+        said[semconv.UNFINISHED_CALLS] = unfinished.calls
+        upper = unfinished.upper_cost_nano_usd(totals.cost_nano_usd)
+        if upper is not None:
+            said[semconv.COST_UPPER_NANO_USD] = upper
+    if totals.first_token_seconds is not None:
+        said[semconv.TIME_TO_FIRST_TOKEN] = totals.first_token_seconds
+    return said | _usage(totals.usage, _ROOT_USAGE)
+
+
+def event_id(execution_id: str, attempt: int, event: str, seq: int) -> str:
+    """The same fact said again has the same id."""
+    return str(uuid5(EVENT_NAMESPACE, f"{execution_id}/{attempt}/{event}/{seq}"))
 
 
 def seal_hash(span_ids: list[int]) -> str:
@@ -531,9 +580,9 @@ def _common(subject: Subject) -> Attributes:
     return common
 
 
-def _identity(subject: Subject, started_ns: int) -> Attributes:
+def identity(subject: Subject) -> Attributes:
     """What the root span and the events of the execution say from the start."""
-    identity: Attributes = {
+    always: Attributes = {
         **_common(subject),
         semconv.OPERATION: Operation.WORKFLOW.value,
         semconv.GENAI_WORKFLOW_NAME: subject.workflow_name,
@@ -541,18 +590,19 @@ def _identity(subject: Subject, started_ns: int) -> Attributes:
         semconv.STREAMING: subject.streaming,
         semconv.TRIGGER: subject.trigger,
         semconv.NESTED: False,
-        semconv.QUEUED_AT: started_ns,
-        semconv.STARTED_AT: started_ns,
+        semconv.QUEUED_AT: subject.queued_ns,
+        semconv.STARTED_AT: subject.started_ns,
     }
     optional: dict[str, str | None] = {
         semconv.DEFINITION_ID: subject.definition_id,
         semconv.GRAPH_HASH: subject.graph_hash,
         semconv.CORRELATION_ID: subject.correlation_id,
         semconv.CONVERSATION_ID: subject.conversation_id,
+        semconv.RETRY_OF: subject.retry_of,
         semconv.TAGS: orjson.dumps(subject.tags).decode() if subject.tags else None,
         semconv.PARAMS: redact(orjson.dumps(subject.params).decode()) if subject.params else None,
     }
-    return identity | {key: value for key, value in optional.items() if value is not None}
+    return always | {key: value for key, value in optional.items() if value is not None}
 
 
 def _request_attributes(model: ChatModel, request: ModelRequest) -> Attributes:

@@ -73,7 +73,7 @@ class View(Mapping[str, Json]):
             "attempt": context.attempt,
             "source": context.source,
             "conversation_id": context.conversation_id,
-            "elapsed_seconds": context.tracker.elapsed_seconds(),
+            "elapsed_seconds": context.elapsed_seconds,
         }
 
     def _loop_counts(self) -> JsonObject:

@@ -10,22 +10,16 @@ from engine.context import ExecutionContext
 from engine.errors import NodeFailure
 from engine.events import EventType, ExecutionEvent
 from engine.graph import JsonObject, Retry
+from engine.pause import Answer
+from engine.position import Arrival, Parked
 from engine.resources import Price
-from engine.result import ErrorInfo, Usage
+from engine.result import Usage
 from engine.time_ledger import Phase
 from engine.tracker import NodeSpan
 from engine.view import View
 
 LONGEST_RETRY_AFTER_SECONDS = 60
 """A provider that asks for more fails the node now."""
-
-
-@dataclass(slots=True)
-class Arrival:
-    """How a run came to a node: from which node, and with which error if it was routed here by one."""
-
-    source: str | None = None
-    error: ErrorInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +55,8 @@ class Visit:
     view: View
     span: NodeSpan
     attempt: int = 1
+    parked: Parked | None = None
+    """The visit has begun in an earlier attempt of the execution, and waited; null for one that begins now."""
     timeout: asyncio.Timeout | None = None
     usage: Usage | None = None
     """What the visit's model calls used, all attempts together; null without a call that reported it."""
@@ -86,6 +82,23 @@ class Visit:
     def idempotency_key(self) -> str:
         """The same on every attempt and after every crash."""
         return f"{self.context.execution_id}:{self.path}:{self.number}"
+
+    @property
+    def answer(self) -> Answer | None:
+        """What was answered to the question with which the visit parked; null if nothing was."""
+        resume, question = self.context.resume, self.parked["approval"] if self.parked else None
+        if resume is None or resume.answer is None or question is None:
+            return None
+        asked = resume.answer.approval_id
+        return resume.answer if asked is None or asked == question["approval_id"] else None
+
+    @property
+    def is_due(self) -> bool:
+        """The time for which the visit parked is up."""
+        if self.parked is None:
+            return False
+        told = self.context.resume is not None and self.context.resume.is_due
+        return told or self.parked["due_at"] <= time.time()
 
     @property
     def is_out_of_time(self) -> bool:

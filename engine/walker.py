@@ -22,14 +22,15 @@ from engine.errors import (
 )
 from engine.events import EventType
 from engine.graph import Json, JsonObject
-from engine.nodes.base import NodeResult
+from engine.nodes.base import NodeResult, Park
 from engine.plan import Plan, PlannedNode, Way
+from engine.position import Arrival, Parked, Position
 from engine.redaction import error_text
 from engine.result import ErrorInfo
-from engine.state import NO_CHANGE, Change, WorkflowState, branch, merge
+from engine.state import NO_CHANGE, Change, WorkflowState, branch, merge, note_error, note_success
 from engine.tracker import NodeSpan
 from engine.view import View
-from engine.visit import Arrival, Visit, is_being_cancelled
+from engine.visit import Visit, is_being_cancelled
 
 MAX_OUTPUT_BYTES = 262_144
 CLEANUP_SECONDS = 5
@@ -84,7 +85,10 @@ class _Scope:
 
     def apply(self, node_id: str, output: Json, change: Change, error: JsonObject | None) -> None:
         merge(self.state, node_id, output, change)
-        _note_error(self.state, node_id, error)
+        if error is None:
+            note_success(self.state, node_id)
+        else:
+            note_error(self.state, node_id, error)
         if self.nodes is not None:
             self.log.append(_Entry(node_id, output, change, error))
 
@@ -98,81 +102,84 @@ class _Scope:
                 raise LimitExceeded(f"the state is larger than {limit} bytes")
 
 
-def _note_error(state: WorkflowState, node_id: str, error: JsonObject | None) -> None:
-    if error is not None:
-        state["error_state"].pop(node_id, None)
-        state["error_state"][node_id] = error
-    elif state["error_state"]:
-        state["error_state"].pop(node_id, None)
-
-
 class _Leaves(Exception):
     """An error edge leads out of a branch: its section ends and the run goes on at the target."""
 
-    def __init__(self, target: str, arrival: Arrival) -> None:
-        super().__init__(target)
-        self.target = target
-        self.arrival = arrival
-
-
-@dataclass(slots=True)
-class _Step:
-    """Where the walk goes on; a null target is the end."""
-
-    target: str | None
-    arrival: Arrival
+    def __init__(self, position: Position) -> None:
+        super().__init__(position.at)
+        self.position = position
 
 
 class Walker:
-    """Walks one plan for one execution."""
+    """Walks one plan for one execution, from where its context stands."""
 
     def __init__(self, plan: Plan, context: ExecutionContext) -> None:
         self._plan = plan
         self._context = context
         self._names = plan.span_names if context.source != "graph" else plan.bounded_span_names
 
-    async def run(self, state: WorkflowState) -> None:
-        """From the start to an end. Raises `Stopped`, or an `ExecutionFailure` of the whole execution."""
-        await self._walk(_Scope(state), self._plan.start, Arrival())
+    async def run(self) -> None:
+        """To an end, or until a visit parks. Raises `Stopped`, or an `ExecutionFailure` of the whole execution."""
+        scope = self._scope()
+        position = self._context.standing
+        while position.at is not None:
+            position = await self._advance(scope, position)
+            if position.parked is not None:
+                break
+        self._stand(scope, position)
 
-    async def _walk(self, scope: _Scope, at: str, arrival: Arrival) -> None:
-        """Visit node after node until the scope's stop or an end node."""
-        nodes = self._plan.nodes
-        while at != scope.stop:
-            planned = nodes[at]
-            step = await self._visit(planned, scope, arrival)
-            if step.target is None:
-                return
-            if planned.fork is not None and step.arrival.error is None:
-                step = await self._fork(planned, scope)
-            if step.target is None:
-                return
-            if not scope.holds(step.target):
-                raise _Leaves(step.target, step.arrival)
-            at, arrival = step.target, step.arrival
+    async def step(self) -> None:
+        """Over one node, or over a fork with its branches to the join. Raises as `run` does."""
+        scope = self._scope()
+        self._stand(scope, await self._advance(scope, self._context.standing))
 
-    async def _fork(self, planned: PlannedNode, scope: _Scope) -> _Step:
+    def _scope(self) -> _Scope:
+        return _Scope(self._context.state, at_most_bytes=self._context.state_bytes)
+
+    def _stand(self, scope: _Scope, position: Position) -> None:
+        self._context.position = position
+        self._context.state_bytes = scope.at_most_bytes
+
+    async def _walk(self, scope: _Scope, position: Position) -> None:
+        """Visit node after node until the scope's stop."""
+        while position.at is not None and position.at != scope.stop:
+            position = await self._advance(scope, position)
+            if position.at is not None and not scope.holds(position.at):
+                raise _Leaves(position)
+
+    async def _advance(self, scope: _Scope, position: Position) -> Position:
+        """Visit the node at which the walk stands; if it forks, run its branches to the join too."""
+        assert position.at is not None
+        planned = self._plan.nodes[position.at]
+        after = await self._visit(planned, scope, position)
+        if planned.fork is not None and after.parked is None and after.arrival.error is None:
+            return await self._fork(planned, scope)
+        return after
+
+    async def _fork(self, planned: PlannedNode, scope: _Scope) -> Position:
         """Run the branches side by side, then merge them in the order of their edges."""
         fork = planned.fork
         assert fork is not None
         assert fork.join is not None
-        arrival = Arrival(planned.id)
         scopes = [
             _Scope(branch(scope.state), fork.join, each.nodes, at_most_bytes=scope.at_most_bytes)
             for each in fork.branches
         ]
         tasks = [
-            asyncio.create_task(self._walk(inner, each.first, arrival), name=f"branch {planned.id} -> {each.first}")
+            asyncio.create_task(
+                self._walk(inner, Position(each.first, Arrival(planned.id))),
+                name=f"branch {planned.id} -> {each.first}",
+            )
             for each, inner in zip(fork.branches, scopes, strict=True)
         ]
         left = await _all_or_first_error(tasks)
         if left is None:
             for inner in scopes:
                 self._merge(inner, scope)
-            return _Step(fork.join, arrival)
+            return Position(fork.join, Arrival(planned.id))
         index, leaves = left
         self._merge(scopes[index], scope)
-        return _Step(leaves.target, leaves.arrival)
+        return leaves.position
 
     def _merge(self, inner: _Scope, scope: _Scope) -> None:
         """Make the changes of a branch again. The next visit measures the state if it may be too large now."""
@@ -184,20 +191,16 @@ class Walker:
         scope.added_bytes += inner.added_bytes
         scope.at_most_bytes += inner.added_bytes
 
-    async def _visit(self, planned: PlannedNode, scope: _Scope, arrival: Arrival) -> _Step:
-        """One visit with all its attempts."""
-        context = self._context
+    async def _visit(self, planned: PlannedNode, scope: _Scope, position: Position) -> Position:
+        """One visit with all its attempts; one that has parked goes on with its next attempt."""
+        context, arrival, parked = self._context, position.arrival, position.parked
         await context.events.breathe()
         if is_being_cancelled():
             raise asyncio.CancelledError
-        try:
-            context.count_visit()
-        except LimitExceeded as failure:
-            raise self._stopped(_info(planned.id, failure, 1), failure) from failure
-        number = scope.state["visits"].get(planned.id, 0) + 1
-        scope.state["visits"][planned.id] = number
+        number = self._count(planned, scope) if parked is None else parked["visit"]
+        attempt = 1 if parked is None else parked["attempt"] + 1
         view = View(scope.state, context, arrival.error)
-        visit = Visit(context, planned, number, arrival, view, self._span(planned, number, 1))
+        visit = Visit(context, planned, number, arrival, view, self._span(planned, number, attempt), attempt, parked)
         visit.emit(EventType.NODE_STARTED, {"name": planned.node.node.name})
         began = monotonic()
         while True:
@@ -207,16 +210,28 @@ class Walker:
             visit.attempt += 1
             visit.span = self._span(planned, number, visit.attempt)
 
+    def _count(self, planned: PlannedNode, scope: _Scope) -> int:
+        """The number of a visit that begins. Raises `Stopped` if it is one too many."""
+        try:
+            self._context.count_visit()
+        except LimitExceeded as failure:
+            raise self._stopped(_info(planned.id, failure, 1), failure) from failure
+        number = scope.state["visits"].get(planned.id, 0) + 1
+        scope.state["visits"][planned.id] = number
+        return number
+
     def _planned(self, visit: Visit) -> PlannedNode:
         return self._plan.nodes[visit.node.id]
 
     def _span(self, planned: PlannedNode, number: int, attempt: int) -> NodeSpan:
         return self._context.tracker.start_node(self._names[planned.id], planned.static, number, attempt)
 
-    async def _attempt(self, visit: Visit, scope: _Scope, began: float) -> _Step | None:
+    async def _attempt(self, visit: Visit, scope: _Scope, began: float) -> Position | None:
         """One attempt; null: it failed, the wait is over, and it is to be repeated. The home of broad catching."""
         try:
             result = await self._work(visit, scope.state)
+            if result.park is not None:
+                return self._parked(visit, result.park)
             size = self._check_output(result)
         except NodeFailure as failure:
             instead = self._instead(visit, scope.state, failure)
@@ -264,7 +279,7 @@ class Walker:
 
     async def _succeeded(
         self, visit: Visit, scope: _Scope, result: NodeResult, size: int, began: float
-    ) -> _Step | None:
+    ) -> Position | None:
         planned, context = self._planned(visit), self._context
         try:
             scope.apply(planned.id, result.output, result.change, None)
@@ -287,7 +302,22 @@ class Walker:
                 "cost_nano_usd": visit.cost_nano_usd,
             },
         )
-        return _Step(way.target if way else None, Arrival(planned.id))
+        return Position(way.target if way else None, Arrival(planned.id))
+
+    def _parked(self, visit: Visit, park: Park) -> Position:
+        """The visit goes on later: the walk stands still at its node."""
+        visit.span.pause()
+        return Position(
+            visit.node.id,
+            visit.arrival,
+            Parked(
+                visit=visit.number,
+                attempt=visit.attempt,
+                since=park.since,
+                due_at=park.due_at,
+                approval=park.approval,
+            ),
+        )
 
     def _route(self, visit: Visit, label: str | None) -> Way | None:
         planned = self._planned(visit)
@@ -305,7 +335,7 @@ class Walker:
         *,
         may_continue: bool,
         cause: BaseException | None = None,
-    ) -> _Step | None:
+    ) -> Position | None:
         """Repeat the attempt (null), follow the node's `on_error`, or end the execution with `Stopped`.
 
         Whatever a node raises while it is being cancelled is a cancellation.
@@ -339,7 +369,7 @@ class Walker:
         edges = way.edge if way else None
         visit.span.fail(info.error_type, info.message, unhandled=None, edges=edges, degraded=arrival.error is None)
         self._emit_failed(visit, handled)
-        return _Step(way.target if way else None, arrival)
+        return Position(way.target if way else None, arrival)
 
     async def _retry(self, visit: Visit, failure: NodeFailure) -> None:
         delay = visit.delay_seconds(visit.attempt, failure.retry_after_seconds)

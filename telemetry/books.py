@@ -1,4 +1,7 @@
-"""Do the books agree? Record totals = sums of the model-call spans = what the roll-ups hold, for every execution."""
+"""Do the books agree? Record totals = sums of the model-call spans = what the roll-ups hold, for every execution.
+
+And an execution that has ended has left nothing behind: no lease, no question, no call in flight.
+"""
 
 import hashlib
 from collections.abc import Iterable
@@ -9,6 +12,7 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.store.database import Database
+from engine.store.tables import approvals, call_reservations, execution_control, journalled
 from telemetry.rollups import Deltas, from_records
 from telemetry.tables import (
     ROLLUP_KEYS,
@@ -28,6 +32,7 @@ async def check_books(database: Database) -> list[str]:
         deltas = await from_records(connection)
         return [
             *await _check_records(connection),
+            *await _check_left_overs(connection),
             *await _check_rollups(connection, execution_rollups, "bucket_hour", deltas),
             *await _check_rollups(connection, execution_rollups_daily, "bucket_day", deltas.by_day()),
         ]
@@ -75,15 +80,31 @@ class _Calls:
 
 
 async def _check_records(connection: AsyncConnection) -> list[str]:
-    """Ended executions against their spans. Several attempts seal more than the last one says: those are left out."""
+    """Ended executions against their spans, those of all attempts together."""
     by_execution: dict[str, _Calls] = {}
     for span in (await connection.execute(select(spans))).mappings():
         by_execution.setdefault(span["execution_id"], _Calls()).add(span)
-    ended = select(executions).where(executions.c.completed_at.is_not(None), executions.c.attempt == 1)
+    ended = select(executions).where(executions.c.completed_at.is_not(None))
     records = (await connection.execute(ended)).mappings().all()
     return [
         difference for record in records for difference in _compare(record, by_execution.get(record["id"], _Calls()))
     ]
+
+
+async def _check_left_overs(connection: AsyncConnection) -> list[str]:
+    """What only an unfinished execution may have."""
+    control = execution_control.c
+    leased = await connection.execute(
+        select(control.execution_id).where(control.finished_at.is_not(None), control.lease_owner.is_not(None))
+    )
+    found = [f"execution {id_} has ended and is leased" for id_ in sorted(leased.scalars())]
+    for table in (journalled, call_reservations, approvals):
+        unfinished = select(control.execution_id).where(control.finished_at.is_(None))
+        ids = await connection.execute(
+            select(table.c.execution_id).where(table.c.execution_id.not_in(unfinished)).distinct()
+        )
+        found += [f"execution {id_} has ended and left rows in {table.name}" for id_ in sorted(ids.scalars())]
+    return found
 
 
 def _compare(record: RowMapping, calls: _Calls) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""Spans and events that have been said and are not durable yet, by execution."""
+"""Spans and events that have been said and are not durable yet, by attempt of an execution."""
 
 import threading
 import time
@@ -8,12 +8,12 @@ from opentelemetry.context import Context
 from opentelemetry.sdk._logs import LogRecordProcessor, ReadWriteLogRecord
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
-from telemetry.signals import execution_of, is_ours
+from telemetry.signals import Attempt, attempt_of, is_ours
 
 
 @dataclass(slots=True)
 class Buffer:
-    """What one execution said since `since` (monotonic seconds)."""
+    """What one attempt said since `since` (monotonic seconds)."""
 
     since: float
     spans: list[ReadableSpan] = field(default_factory=list)
@@ -24,10 +24,10 @@ class Buffer:
 
 
 class Buffers:
-    """One buffer per execution. Signals may come from any thread."""
+    """One buffer per attempt: what one says is never written down for another. Signals may come from any thread."""
 
     def __init__(self) -> None:
-        self._buffers: dict[str, Buffer] = {}
+        self._buffers: dict[Attempt, Buffer] = {}
         self._lock = threading.Lock()
 
     def add_span(self, span: ReadableSpan) -> None:
@@ -35,45 +35,45 @@ class Buffers:
         scope = span.instrumentation_scope
         if scope is None or not is_ours(scope.name):
             return
-        execution_id = execution_of(span.attributes)
-        if execution_id is not None:
+        attempt = attempt_of(span.attributes)
+        if attempt is not None:
             with self._lock:
-                self._of(execution_id).spans.append(span)
+                self._of(attempt).spans.append(span)
 
     def add_event(self, event: ReadWriteLogRecord) -> None:
         """Keep an event of ours."""
         scope = event.instrumentation_scope
         if scope is None or not is_ours(scope.name) or event.log_record.event_name is None:
             return
-        execution_id = execution_of(event.log_record.attributes)
-        if execution_id is not None:
+        attempt = attempt_of(event.log_record.attributes)
+        if attempt is not None:
             with self._lock:
-                self._of(execution_id).events.append(event)
+                self._of(attempt).events.append(event)
 
-    def take(self, execution_id: str) -> Buffer | None:
-        """Everything the execution said since the last time; null if nothing."""
+    def take(self, attempt: Attempt) -> Buffer | None:
+        """Everything the attempt said since the last time; null if nothing."""
         with self._lock:
-            return self._buffers.pop(execution_id, None)
+            return self._buffers.pop(attempt, None)
 
-    def put_back(self, execution_id: str, taken: Buffer) -> None:
+    def put_back(self, attempt: Attempt, taken: Buffer) -> None:
         """What could not be made durable, in front of what came since."""
         with self._lock:
-            since = self._buffers.get(execution_id)
+            since = self._buffers.get(attempt)
             if since is not None:
                 taken.spans.extend(since.spans)
                 taken.events.extend(since.events)
-            self._buffers[execution_id] = taken
+            self._buffers[attempt] = taken
 
-    def older_than(self, seconds: float) -> list[str]:
-        """Executions whose first signal waits for that long."""
+    def older_than(self, seconds: float) -> list[Attempt]:
+        """Attempts whose first signal waits for that long."""
         before = time.monotonic() - seconds
         with self._lock:
-            return [id_ for id_, buffer in self._buffers.items() if buffer.since <= before]
+            return [attempt for attempt, buffer in self._buffers.items() if buffer.since <= before]
 
-    def _of(self, execution_id: str) -> Buffer:
-        buffer = self._buffers.get(execution_id)
+    def _of(self, attempt: Attempt) -> Buffer:
+        buffer = self._buffers.get(attempt)
         if buffer is None:
-            buffer = self._buffers[execution_id] = Buffer(time.monotonic())
+            buffer = self._buffers[attempt] = Buffer(time.monotonic())
         return buffer
 
 

@@ -1,5 +1,6 @@
 """How the bookkeeping itself is doing, as plain numbers that `/metrics` and the readiness check read."""
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -36,6 +37,25 @@ class DeliveryHealth:
 
 
 @dataclass(slots=True)
+class LeaseHealth:
+    """Whether this process keeps what it runs, and what it found that others had lost."""
+
+    renewals: int = 0
+    failed_renewals: int = 0
+    renewed_at: float | None = None
+    """When the leases of all that runs here were renewed last, by the monotonic clock."""
+    missing: int = 0
+    """Leases that could not be renewed because another process had taken them away."""
+    lost: Counter[str] = field(default_factory=Counter)
+    """Attempts without a process that this one found, by what became of their executions."""
+
+    @property
+    def age_seconds(self) -> float:
+        """Since the last renewal; 0 before the first."""
+        return 0.0 if self.renewed_at is None else time.monotonic() - self.renewed_at
+
+
+@dataclass(slots=True)
 class Health:
     """Counters since the start, and what is going on now."""
 
@@ -60,3 +80,4 @@ class Health:
     """Signals kept aside, by the consumer that could not store them."""
     outbox: OutboxHealth = field(default_factory=OutboxHealth)
     deliveries: DeliveryHealth = field(default_factory=DeliveryHealth)
+    leases: LeaseHealth = field(default_factory=LeaseHealth)

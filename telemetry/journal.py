@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+from uuid import uuid4
 
 import anyio
 import stamina
@@ -22,17 +23,31 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from engine.errors import ConversationBusy, SpanloomError, Unavailable
+from engine.errors import Fenced, Refusal, SpanloomError, Unavailable
 from engine.graph import JsonObject
-from engine.ledger import Acceptance, Finish, Ledger
+from engine.ledger import Acceptance, Checkpoint, Claim, Finish, Ledger, Pause, Release
+from engine.result import Status
+from engine.store import unfinished
 from engine.store.base import storable
-from engine.store.control import accept_many, cancel_requests, finish_many
+from engine.store.control import (
+    Admission,
+    Lease,
+    accept_many,
+    begin_roots,
+    cancel_requests,
+    claim_many,
+    finish_many,
+    owned,
+    pause_many,
+    release_many,
+)
 from engine.store.database import Database
 from engine.store.tables import execution_control
 from telemetry.buffers import Buffer, Buffers, EventIntake, SpanIntake
 from telemetry.pipeline import ConsumerHung
-from telemetry.signals import BadSignal, Batch, event_record, span_record
+from telemetry.signals import Attempt, BadSignal, Batch, Kind, event_record, span_record
 from telemetry.sinks import Sink
+from telemetry.tally import is_kept, totals_of
 
 FLUSH_SECONDS = 0.2
 POLL_SECONDS = 1.0
@@ -52,32 +67,59 @@ log = logging.getLogger(__name__)
 OnCancel = Callable[[str, str | None], None]
 
 
+OnFenced = Callable[[str, int], None]
+
+Item = Acceptance | Checkpoint | Pause | Release | Finish
+
+
 @dataclass(slots=True, eq=False)
 class _Decision:
-    """What one caller waits for: an acceptance, a finish, or neither (a checkpoint)."""
+    """What one caller waits for, with what its attempt said since the last commit."""
 
-    execution_id: str
+    item: Item
     done: "asyncio.Future[bool]"
-    acceptance: Acceptance | None = None
-    finish: Finish | None = None
     repeated: bool = False
     """An earlier commit of this decision seemed to fail, so it may be there already."""
     taken: Buffer | None = None
     batch: Batch = field(default_factory=lambda: Batch([], []))
     unreadable: list[tuple[str | None, JsonObject]] = field(default_factory=list)
 
+    @property
+    def attempt(self) -> Attempt:
+        """Whose decision it is."""
+        item = self.item
+        if isinstance(item, Acceptance):
+            return item.subject.execution_id, item.subject.attempt
+        return item.execution_id, item.attempt
+
+
+@dataclass(slots=True)
+class _Run:
+    """An attempt that runs here."""
+
+    attempt: int
+    parts: int = 0
+    """Commits with spans since it began."""
+    leaves_traces: bool = False
+    """It keeps something beside its control row, which its end has to drop."""
+
 
 class Journal(Ledger):
     """The durable ledger of the executions that run in this process.
 
-    `spans` and `events` are to be added to the providers that the engine's tracers and loggers come from.
+    `spans` and `events` are to be added to the providers that the engine's tracers and loggers come from. What this
+    process accepts or claims is leased to it; whoever keeps the journal open renews the lease (`telemetry.leases`).
     """
+
+    is_durable = True
 
     def __init__(
         self,
         database: Database,
         sink: Sink,
         *,
+        lease: Lease | None = None,
+        admission: Admission | None = None,
         flush_seconds: float = FLUSH_SECONDS,
         poll_seconds: float = POLL_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
@@ -88,9 +130,14 @@ class Journal(Ledger):
         self._poll_seconds = poll_seconds
         self._retry_seconds = retry_seconds
         self._buffers = Buffers()
-        self._running: set[str] = set()
+        self.lease = lease or Lease(str(uuid4()))
+        self._admission = admission or Admission()
+        self._running: dict[str, _Run] = {}
         self._asked: set[str] = set()
+        self._ending: set[Attempt] = set()
+        """Attempts that have said their last word: it is made durable with its decision, and not before."""
         self._on_cancel: OnCancel | None = None
+        self._on_fenced: OnFenced | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.spans: SpanProcessor = SpanIntake(self._buffers)
         self.events: LogRecordProcessor = EventIntake(self._buffers)
@@ -112,7 +159,7 @@ class Journal(Ledger):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._flush(self._running)
+        await self._flush(self.running())
         self._send.close()
         await self._writer
 
@@ -120,45 +167,79 @@ class Journal(Ledger):
         """Whom to tell, by id and reason, that an execution running here is asked to stop; each once."""
         self._on_cancel = on_cancel
 
+    def listen_for_fencing(self, on_fenced: OnFenced) -> None:
+        """Whom to tell, by id and attempt, that an attempt running here owns its execution no more."""
+        self._on_fenced = on_fenced
+
+    def running(self) -> list[Attempt]:
+        """The attempts that run here; may be asked from any thread."""
+        return [(id_, run.attempt) for id_, run in list(self._running.items())]
+
     async def accept(self, acceptance: Acceptance) -> None:
-        """Make the execution durable with its signals so far. Raises `Unavailable` or `ConversationBusy`."""
-        decision = self._decision(acceptance.execution_id)
-        decision.acceptance = acceptance
+        """Make the execution durable with its signals so far. Raises `Unavailable` or why it is refused."""
         try:
-            await self._decide(decision)
+            await self._decide(_decision(acceptance))
         except (SQLAlchemyError, ConsumerHung, OSError) as error:
             raise Unavailable from error
 
-    def abandon(self, execution_id: str) -> None:
-        """Forget the buffered signals of an execution whose acceptance was refused."""
-        self._buffers.take(execution_id)
-        self._running.discard(execution_id)
+    def abandon(self, execution_id: str, attempt: int = 1) -> None:
+        """Forget what an attempt said that was not accepted, or is fenced off."""
+        self._buffers.take((execution_id, attempt))
+        self._ending.discard((execution_id, attempt))
+        self._forget((execution_id, attempt))
 
-    async def checkpoint(self, execution_id: str) -> None:
-        """Make the signals since the last commit durable. Raises `Unavailable` after a bounded wait."""
-        await self._insist(lambda: self._decision(execution_id))
+    async def claim(self, limit: int) -> list[Claim]:
+        """Take on executions that wait for a process. Raises `Unavailable`."""
+        async with self._database.begin() as connection:
+            claims = await claim_many(connection, self.lease, limit)
+        for claim in claims:
+            self._running[claim.subject.execution_id] = _Run(claim.subject.attempt, leaves_traces=True)
+        return claims
+
+    async def checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Make the signals since the last commit durable. Raises `Fenced`, or `Unavailable` after a bounded wait."""
+        if not await self._insist(checkpoint):
+            raise Fenced
+
+    async def pause(self, pause: Pause) -> bool:
+        """Let the execution wait. Raises `Unavailable` after a bounded wait; false if fenced off."""
+        return await self._end(pause)
+
+    async def release(self, release: Release) -> bool:
+        """Give the lease back. Raises `Unavailable` after a bounded wait; false if fenced off."""
+        return await self._end(release)
 
     async def finish(self, finish: Finish) -> bool:
         """Compare-and-set to a terminal status, with all remaining signals. Raises `Unavailable` after a bounded wait.
 
         False: another attempt owns the execution, and nothing more of this one is stored.
         """
-        return await self._insist(lambda: self._decision(finish.execution_id), finish)
+        return await self._end(finish)
 
-    def _decision(self, execution_id: str) -> _Decision:
-        return _Decision(execution_id, asyncio.get_running_loop().create_future())
+    async def check(self, attempts: Iterable[Attempt]) -> None:
+        """Find out whether attempts that run here still own their executions; who does not is told so."""
+        await self._flush(attempts)
 
-    async def _insist(self, make: Callable[[], _Decision], finish: Finish | None = None) -> bool:
+    async def _end(self, item: Pause | Release | Finish) -> bool:
+        """The attempt is over here, whatever becomes of the decision: where it cannot be made, the lease runs out."""
+        attempt = item.execution_id, item.attempt
+        self._ending.add(attempt)
+        try:
+            decided = await self._insist(item)
+        except _TROUBLE:
+            self.abandon(*attempt)
+            raise
+        self._ending.discard(attempt)
+        return decided
+
+    async def _insist(self, item: Item) -> bool:
         """Decide, again and again while the database has trouble, each time a little later."""
         try:
             async for attempt in stamina.retry_context(
                 on=_PASSING, attempts=None, timeout=self._retry_seconds, wait_initial=0.1, wait_max=2.0
             ):
                 with attempt:
-                    decision = make()
-                    decision.finish = finish
-                    decision.repeated = attempt.num > 1
-                    return await self._decide(decision)
+                    return await self._decide(_decision(item, repeated=attempt.num > 1))
         except (ConsumerHung, OSError) as error:
             raise Unavailable from error
         raise Unavailable
@@ -224,14 +305,21 @@ class Journal(Ledger):
         began = time.perf_counter()
         try:
             async with self._database.begin() as connection:
-                busy = await accept_many(connection, [item.acceptance for item in group if item.acceptance])
-                fenced = await self._finish(connection, group)
-                kept = [item for item in group if item.execution_id not in busy | fenced]
+                refused = await accept_many(
+                    connection,
+                    [item.item for item in group if isinstance(item.item, Acceptance)],
+                    self.lease,
+                    self._admission,
+                )
+                fenced = await self._fenced(connection, group)
+                kept = [item for item in group if item.attempt[0] not in refused and item not in fenced]
                 batch = _joined(kept)
+                await self._before_signals(connection, kept)
                 if batch.spans or batch.events:
                     await self._sink.apply(connection, batch, hung)
                 for item in kept:
                     await self._sink.keep_aside(connection, "journal", item.unreadable, _UNREADABLE)
+                await self._after_signals(connection, kept)
         except _TROUBLE:
             self.health.failed_commits += 1
             self.health.is_writable = False
@@ -239,58 +327,114 @@ class Journal(Ledger):
             raise
         finally:
             self.health.commit_seconds += time.perf_counter() - began
-        self._settle(group, busy, fenced)
-        self._count(group, batch, fenced)
+        self._settle(group, refused, fenced)
+        self._count(group, batch, len(fenced))
         self._sink.committed(batch)
 
-    async def _finish(self, connection: AsyncConnection, group: list[_Decision]) -> frozenset[str]:
-        """Decide the finishes; the executions that were fenced off."""
-        fenced = await finish_many(connection, [item.finish for item in group if item.finish])
-        repeated = [item.finish for item in group if item.finish and item.repeated and item.execution_id in fenced]
-        return fenced - await _decided_by(connection, repeated) if repeated else fenced
+    async def _fenced(self, connection: AsyncConnection, group: list[_Decision]) -> list[_Decision]:
+        """The decisions of attempts that own their execution no more; one that was decided before is none of them."""
+        asked = [item for item in group if not isinstance(item.item, Acceptance)]
+        own = await owned(connection, {item.attempt[0] for item in asked}, self.lease.owner)
+        fenced = [item for item in asked if own.get(item.attempt[0]) != item.attempt[1]]
+        repeated = [item for item in fenced if item.repeated]
+        decided = await _decided_by(connection, repeated) if repeated else []
+        return [item for item in fenced if item not in decided]
 
-    def _settle(self, group: list[_Decision], busy: frozenset[str], fenced: frozenset[str]) -> None:
+    async def _before_signals(self, connection: AsyncConnection, kept: list[_Decision]) -> None:
+        """What a signal of the same commit may refer to."""
+        checkpoints = [item.item for item in kept if isinstance(item.item, Checkpoint)]
+        await begin_roots(connection, [(c.subject, c.root) for c in checkpoints if c.subject and c.root])
+        await unfinished.reserve(connection, [(c.execution_id, c.attempt, c.begins) for c in checkpoints if c.begins])
+
+    async def _after_signals(self, connection: AsyncConnection, kept: list[_Decision]) -> None:
+        """Keep what unfinished executions have said, then let executions pause, go elsewhere and end."""
+        going_on = [item for item in kept if isinstance(item.item, Checkpoint | Pause | Release) and item.batch.spans]
+        await unfinished.keep(connection, [self._part(item) for item in going_on])
+        await unfinished.settle(connection, [call for item in going_on for call in _ended_calls(item.batch)])
+        await pause_many(connection, [item.item for item in kept if isinstance(item.item, Pause)])
+        await release_many(connection, [item.item for item in kept if isinstance(item.item, Release)])
+        finishes = [item.item for item in kept if isinstance(item.item, Finish)]
+        await finish_many(connection, finishes, with_traces=self._with_traces(finishes))
+
+    def _part(self, decision: _Decision) -> unfinished.Part:
+        execution_id, attempt = decision.attempt
+        run = self._running.get(execution_id)
+        kept = [span.span_id for span in decision.batch.spans if is_kept(span)]
+        number = run.parts + 1 if run is not None and run.attempt == attempt else 1
+        return unfinished.Part(execution_id, attempt, number, kept, totals_of(decision.batch.spans))
+
+    def _with_traces(self, finishes: Iterable[Finish]) -> list[str]:
+        """Those of which something is kept beside the control row; where that is not known, it is looked for."""
+        return [
+            item.execution_id
+            for item in finishes
+            if (run := self._running.get(item.execution_id)) is None or run.leaves_traces
+        ]
+
+    def _settle(self, group: list[_Decision], refused: dict[str, Refusal], fenced: list[_Decision]) -> None:
         """Tell the callers what was decided."""
-        for item in group:
-            item.taken = None
-            if item.acceptance and item.execution_id in busy:
-                _refuse(item, ConversationBusy())
-                continue
-            if item.acceptance:
-                self._running.add(item.execution_id)
-            if item.finish:
-                self._running.discard(item.execution_id)
-                self._asked.discard(item.execution_id)
-            if not item.done.done():
-                item.done.set_result(item.execution_id not in fenced)
+        for decision in group:
+            decision.taken = None
+            execution_id, attempt = decision.attempt
+            match decision.item:
+                case Acceptance() as item:
+                    if execution_id in refused:
+                        _refuse(decision, refused[execution_id])
+                    elif item.status is Status.RUNNING:
+                        self._running.setdefault(execution_id, _Run(attempt))
+                case Checkpoint() as item if decision not in fenced:
+                    self._note(decision)
+                case _:
+                    self._forget(decision.attempt)
+            if decision in fenced and self._on_fenced is not None:
+                self._on_fenced(execution_id, attempt)
+            if not decision.done.done():
+                decision.done.set_result(decision not in fenced)
 
-    def _count(self, group: list[_Decision], batch: Batch, fenced: frozenset[str]) -> None:
+    def _note(self, decision: _Decision) -> None:
+        """A checkpoint is durable: the next one is another part."""
+        run = self._running.get(decision.attempt[0])
+        if run is not None and run.attempt == decision.attempt[1]:
+            run.parts += bool(decision.batch.spans)
+            reserves = isinstance(decision.item, Checkpoint) and decision.item.begins is not None
+            run.leaves_traces = run.leaves_traces or bool(decision.batch.spans) or reserves
+
+    def _forget(self, attempt: Attempt) -> None:
+        """The attempt does not run here any more."""
+        run = self._running.get(attempt[0])
+        if run is not None and run.attempt == attempt[1]:
+            del self._running[attempt[0]]
+            self._asked.discard(attempt[0])
+
+    def _count(self, group: list[_Decision], batch: Batch, fenced: int) -> None:
         self.health.is_writable = True
         self.health.commits += 1
         self.health.decisions += len(group)
         self.health.signals += len(batch.spans) + len(batch.events)
-        self.health.fenced += len(fenced)
+        self.health.fenced += fenced
         self.health.running = len(self._running)
 
     def _load(self, decision: _Decision) -> None:
-        """Take what the execution said and read it."""
-        decision.taken = self._buffers.take(decision.execution_id)
+        """Take what the attempt said and read it."""
+        if isinstance(decision.item, Checkpoint) and decision.attempt in self._ending:
+            return
+        decision.taken = self._buffers.take(decision.attempt)
         if decision.taken is None:
             return
         for span in decision.taken.spans:
             try:
                 decision.batch.spans.append(span_record(span))
             except BadSignal as bad:
-                decision.unreadable.append((decision.execution_id, _bad_span(span, bad)))
+                decision.unreadable.append((decision.attempt[0], _bad_span(span, bad)))
         for event in decision.taken.events:
             try:
                 decision.batch.events.append(event_record(event))
             except BadSignal as bad:
-                decision.unreadable.append((decision.execution_id, _bad_event(event, bad)))
+                decision.unreadable.append((decision.attempt[0], _bad_event(event, bad)))
 
     def _give_back(self, decision: _Decision, error: Exception) -> None:
         if decision.taken is not None:
-            self._buffers.put_back(decision.execution_id, decision.taken)
+            self._buffers.put_back(decision.attempt, decision.taken)
             decision.taken = None
         _refuse(decision, error)
 
@@ -302,9 +446,10 @@ class Journal(Ledger):
             pause = self._flush_seconds if written else min(2 * pause, 5.0)
             self._forget_stale()
 
-    async def _flush(self, execution_ids: Iterable[str]) -> bool:
-        """Make durable what these executions said, if they run here. False if the database has trouble."""
-        decisions = [self._decision(id_) for id_ in execution_ids if id_ in self._running]
+    async def _flush(self, attempts: Iterable[Attempt]) -> bool:
+        """Make durable what these attempts said, if they run here. False if the database has trouble."""
+        here = set(self.running()) - self._ending
+        decisions = [_decision(Checkpoint(*attempt)) for attempt in attempts if attempt in here]
         outcomes = await asyncio.gather(*map(self._decide, decisions), return_exceptions=True)
         errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         if errors:
@@ -312,11 +457,12 @@ class Journal(Ledger):
         return not errors
 
     def _forget_stale(self) -> None:
-        for execution_id in self._buffers.older_than(STALE_SECONDS):
-            if execution_id not in self._running and (stale := self._buffers.take(execution_id)):
+        here = set(self.running())
+        for attempt in self._buffers.older_than(STALE_SECONDS):
+            if attempt not in here and (stale := self._buffers.take(attempt)):
                 self.health.late_signals += len(stale)
                 log.warning(
-                    "signals of no running execution", extra={"execution_id": execution_id, "signals": len(stale)}
+                    "signals of no running execution", extra={"execution_id": attempt[0], "signals": len(stale)}
                 )
 
     async def _poll_often(self) -> None:
@@ -331,7 +477,7 @@ class Journal(Ledger):
 
     async def _poll(self, on_cancel: OnCancel) -> None:
         async with self._database.read() as connection:
-            requests = await cancel_requests(connection, sorted(self._running - self._asked))
+            requests = await cancel_requests(connection, sorted(self._running.keys() - self._asked))
         for execution_id, reason in requests.items():
             self._asked.add(execution_id)
             on_cancel(execution_id, reason)
@@ -345,20 +491,38 @@ def _joined(group: Iterable[_Decision]) -> Batch:
     return batch
 
 
-async def _decided_by(connection: AsyncConnection, finishes: list[Finish]) -> frozenset[str]:
-    """Which of these finishes an earlier commit, whose answer was lost, has already decided."""
+async def _decided_by(connection: AsyncConnection, repeated: list[_Decision]) -> list[_Decision]:
+    """Which of these decisions an earlier commit, whose answer was lost, has already made."""
     control = execution_control.c
     rows = await connection.execute(
-        select(control.execution_id, control.attempt, control.status, control.result).where(
-            control.execution_id.in_([item.execution_id for item in finishes])
+        select(control.execution_id, control.attempt, control.status, control.result, control.claim_reason).where(
+            control.execution_id.in_([item.attempt[0] for item in repeated])
         )
     )
-    decided = {row.execution_id: (row.attempt, row.status, row.result) for row in rows}
-    return frozenset(
-        item.execution_id
-        for item in finishes
-        if decided.get(item.execution_id) == (item.attempt, item.status, storable(item.result))
-    )
+    decided = {(row.execution_id, row.attempt): row for row in rows}
+    return [item for item in repeated if _is_decided(item.item, decided.get(item.attempt))]
+
+
+def _is_decided(item: Item, row: Any) -> bool:
+    if row is None:
+        return False
+    match item:
+        case Finish():
+            return bool(row.status == item.status and row.result == storable(item.result))
+        case Pause():
+            return bool(row.status == Status.PAUSED and row.result == storable(item.result))
+        case Release():
+            return bool(row.claim_reason == "shutdown")
+        case _:
+            return False
+
+
+def _decision(item: Item, *, repeated: bool = False) -> _Decision:
+    return _Decision(item, asyncio.get_running_loop().create_future(), repeated)
+
+
+def _ended_calls(batch: Batch) -> Iterator[tuple[str, str]]:
+    return ((span.identity.execution_id, span.span_id) for span in batch.spans if span.kind is Kind.MODEL)
 
 
 def _refuse(decision: _Decision, error: Exception) -> None:

@@ -21,7 +21,7 @@ from engine.result import Status
 from engine.store.database import Database
 from engine.store.tables import execution_control, workflow_templates
 from telemetry.delivery_queue import QueueState, read_queue
-from telemetry.health import DeliveryHealth, Health, OutboxHealth
+from telemetry.health import DeliveryHealth, Health, LeaseHealth, OutboxHealth
 from telemetry.outbox import RECORDS, WEBHOOKS, Backlog, read_backlog
 from telemetry.signals import Attributes, Batch, Kind, SpanRecord
 from telemetry.tables import TOKEN_COLUMNS, execution_rollups_daily, reconcile_runs
@@ -118,6 +118,7 @@ class Metrics:
         self._registry.register(self._outbox)
         self._deliveries = _DeliveryCollector(health.deliveries)
         self._registry.register(self._deliveries)
+        self._registry.register(_LeaseCollector(health.leases))
 
     def feed(self, batch: Batch) -> None:
         """Count signals that have become durable."""
@@ -181,7 +182,7 @@ class Metrics:
             span.identity.workflow_source,
             _string(attributes, semconv.NESTED),
             self._cap("node_type", span.text(semconv.NODE_TYPE) or ""),
-            span.status if is_root else "",
+            _string(attributes, semconv.EXECUTION_STATUS) if is_root else "",
             self._cap("model", span.text(semconv.REQUEST_MODEL) or ""),
             self._cap("tool", _string(attributes, semconv.TOOL_NAME)),
             self._cap("error_type", span.text(semconv.ERROR_TYPE) or ""),
@@ -407,6 +408,30 @@ class _DeliveryCollector(Collector):
         yield CounterMetricFamily("spanloom_deliveries_given_up", "Webhooks that were given up", value=health.failed)
         disabled = "Endpoints that were disabled because of their answers"
         yield CounterMetricFamily("spanloom_deliveries_endpoints_disabled", disabled, value=health.endpoints_disabled)
+
+
+class _LeaseCollector(Collector):
+    """Whether executions keep their process, and what became of those that did not."""
+
+    def __init__(self, health: LeaseHealth) -> None:
+        self._health = health
+
+    def collect(self) -> Iterable[Metric]:
+        health = self._health
+        yield GaugeMetricFamily(
+            "spanloom_leases_age_seconds",
+            "How long ago the leases of what runs in this process were renewed",
+            value=health.age_seconds,
+        )
+        counters = {
+            "spanloom_leases_renewals": ("Renewals of the leases of this process", health.renewals),
+            "spanloom_leases_failed_renewals": ("Renewals that failed", health.failed_renewals),
+            "spanloom_leases_missing": ("Leases that another process had taken away", health.missing),
+        }
+        for name, (meaning, value) in counters.items():
+            yield CounterMetricFamily(name, meaning, value=value)
+        lost: Counts = {(outcome,): health.lost.get(outcome, 0) for outcome in ("failed", "cancelled", "retried")}
+        yield _family("spanloom_executions_lost", "Attempts whose process was gone", ("outcome",), lost)
 
 
 class _HealthCollector(Collector):

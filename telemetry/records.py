@@ -20,6 +20,7 @@ from telemetry.bulk import BulkInsert, Cell
 from telemetry.rollups import EPOCH, CallDelta, Deltas, EndDelta, Subject, accepted_at
 from telemetry.signals import BadSignal, Batch, EventRecord, Identity, Kind, SpanRecord
 from telemetry.tables import TIME_LEDGER_COLUMNS, TOKEN_COLUMNS, executions, spans
+from telemetry.tally import is_kept
 
 _RANK_QUEUED, _RANK_RUNNING, _RANK_TERMINAL = 0, 1, 2
 
@@ -31,7 +32,10 @@ class _State:
 
 
 _STATES = {
+    Event.QUEUED.value: _State("queued", _RANK_QUEUED),
     Event.STARTED.value: _State("running", _RANK_RUNNING),
+    Event.PAUSED.value: _State("paused", _RANK_RUNNING),
+    Event.RESUMED.value: _State("running", _RANK_RUNNING),
     Event.COMPLETED.value: _State("completed", _RANK_TERMINAL),
     Event.FAILED.value: _State("failed", _RANK_TERMINAL),
     Event.CANCELLED.value: _State("cancelled", _RANK_TERMINAL),
@@ -56,11 +60,7 @@ class Records:
 
 def _kept(batch: Iterable[SpanRecord]) -> dict[tuple[str, str], SpanRecord]:
     """The spans that the record level keeps, each once."""
-    return {
-        (span.identity.execution_id, span.span_id): span
-        for span in batch
-        if span.identity.record_level != "summary" or span.kind in (Kind.WORKFLOW, Kind.MODEL)
-    }
+    return {(span.identity.execution_id, span.span_id): span for span in batch if is_kept(span)}
 
 
 async def _store_spans(
@@ -285,6 +285,7 @@ _TEXTS = {
     "error_message": semconv.ERROR_MESSAGE,
     "error_node_id": semconv.ERROR_NODE_ID,
     "cancel_reason": semconv.CANCEL_REASON,
+    "retry_of": semconv.RETRY_OF,
     "seal": semconv.SPANS_HASH,
 }
 _EXECUTION_COLUMNS = (
@@ -333,6 +334,7 @@ def _execution_row(event: EventRecord, spans_stored: int) -> tuple[Cell, ...]:
     ended = state.rank == _RANK_TERMINAL
     duration_ms = event.integer(semconv.DURATION_MS)
     cost = event.integer(semconv.COST_NANO_USD)
+    unfinished = event.integer(semconv.UNFINISHED_CALLS) or 0
     return (
         identity.execution_id,
         identity.owner,
@@ -349,13 +351,13 @@ def _execution_row(event: EventRecord, spans_stored: int) -> tuple[Cell, ...]:
         event.span_id,
         event.attributes.get(semconv.STREAMING),
         _time(event.integer(semconv.QUEUED_AT) or event.at_ns),
-        _time(event.integer(semconv.STARTED_AT) or event.at_ns),
+        _time(event.integer(semconv.STARTED_AT) or event.at_ns) if state.rank > _RANK_QUEUED else None,
         _time(event.at_ns) if ended else None,
         duration_ms,
         _ms(event.number(semconv.TIME_TO_FIRST_TOKEN)),
         cost,
-        cost,
-        0,
+        event.integer(semconv.COST_UPPER_NANO_USD) if unfinished else cost,
+        unfinished,
         event.integer(semconv.SPANS),
         spans_stored,
         _document(event, semconv.TAGS),

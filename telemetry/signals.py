@@ -237,10 +237,16 @@ def is_ours(scope: str | None) -> bool:
     return scope is not None and scope.startswith(semconv.SCOPE_PREFIX)
 
 
-def execution_of(attributes: Mapping[str, AnyValue] | None) -> str | None:
-    """The execution that a span or event names; null if it names none."""
-    value = (attributes or {}).get(semconv.EXECUTION_ID)
-    return value if isinstance(value, str) else None
+Attempt = tuple[str, int]
+"""An execution's id, and the number of the attempt."""
+
+
+def attempt_of(attributes: Mapping[str, AnyValue] | None) -> Attempt | None:
+    """The attempt that a span or event names; null if it names none."""
+    if attributes is None:
+        return None
+    execution_id, attempt = attributes.get(semconv.EXECUTION_ID), attributes.get(semconv.EXECUTION_ATTEMPT)
+    return (execution_id, attempt) if isinstance(execution_id, str) and isinstance(attempt, int) else None
 
 
 def span_record(span: ReadableSpan) -> SpanRecord:

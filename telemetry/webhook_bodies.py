@@ -41,7 +41,7 @@ class ExecutionData(_Data):
     owner: str
     attempt: int
     seq: int
-    status: Literal["running", "completed", "failed", "cancelled"]
+    status: Literal["queued", "running", "paused", "completed", "failed", "cancelled"]
     """Of the execution, as of this event."""
     workflow_name: str
     source: str
@@ -54,6 +54,27 @@ class ExecutionData(_Data):
     trace_id: str
     trace_url: str | None
     retry_of: str | None
+
+
+class QueuedData(ExecutionData):
+    """The execution was accepted and waits for a process."""
+
+    queued_at: datetime
+
+
+class PausedData(ExecutionData):
+    """The execution waits: for an answer until `expires_at`, or without an approval until then."""
+
+    approval_id: str | None
+    node_id: str | None
+    expires_at: datetime | None
+
+
+class ResumedData(ExecutionData):
+    """The execution goes on: after an answer, or without one after a delay, a crash or a restart."""
+
+    approval_id: str | None
+    choice: str | None
 
 
 class StartedData(ExecutionData):
@@ -188,15 +209,39 @@ def _common(event: EventRecord, trace_link: TraceLink) -> Common:
         "conversation_id": event.text(semconv.CONVERSATION_ID),
         "trace_id": event.trace_id,
         "trace_url": trace_link(event.trace_id),
-        "retry_of": None,
+        "retry_of": event.text(semconv.RETRY_OF),
     }
 
 
 _STATUS = {
+    Event.QUEUED.value: "queued",
+    Event.PAUSED.value: "paused",
     Event.COMPLETED.value: "completed",
     Event.FAILED.value: "failed",
     Event.CANCELLED.value: "cancelled",
 }
+
+
+def _queued(event: EventRecord, common: Common) -> QueuedData:
+    return QueuedData.model_validate(common | {"queued_at": _time(event.integer(semconv.QUEUED_AT) or event.at_ns)})
+
+
+def _paused(event: EventRecord, common: Common) -> PausedData:
+    due = event.integer(semconv.DUE_AT)
+    return PausedData.model_validate(
+        common
+        | {
+            "approval_id": event.text(semconv.APPROVAL_ID),
+            "node_id": event.text(semconv.NODE_ID),
+            "expires_at": None if due is None else _time(due),
+        }
+    )
+
+
+def _resumed(event: EventRecord, common: Common) -> ResumedData:
+    return ResumedData.model_validate(
+        common | {"approval_id": event.text(semconv.APPROVAL_ID), "choice": event.text(semconv.APPROVAL_CHOICE)}
+    )
 
 
 def _started(event: EventRecord, common: Common) -> StartedData:
@@ -293,7 +338,10 @@ def _retrying(event: EventRecord, common: Common) -> RetryingData:
 
 
 _DATA: dict[str, tuple[type[ExecutionData], Callable[[EventRecord, Common], ExecutionData]]] = {
+    Event.QUEUED.value: (QueuedData, _queued),
     Event.STARTED.value: (StartedData, _started),
+    Event.PAUSED.value: (PausedData, _paused),
+    Event.RESUMED.value: (ResumedData, _resumed),
     Event.COMPLETED.value: (CompletedData, _completed),
     Event.FAILED.value: (FailedData, _failed),
     Event.CANCELLED.value: (CancelledData, _cancelled),

@@ -15,6 +15,7 @@ from api.bootstrap import Ingest
 from api.server import listen, receiving, url_of
 from api.settings import Settings
 from engine.errors import Unavailable
+from engine.ledger import Checkpoint
 from engine.result import Status
 from engine.store.database import Database
 from telemetry.health import Health
@@ -143,7 +144,7 @@ class BothWays:
         tell(story, number)
         if number % 5 == 0:
             for journal in journals:
-                await journal.checkpoint(story.subject.execution_id)
+                await journal.checkpoint(Checkpoint(story.subject.execution_id, 1))
         status = end(story, number)
         for journal in journals:
             assert await journal.finish(story.finish(status))

@@ -22,7 +22,7 @@ from engine.events import EventType, ExecutionEvent
 from engine.request import Caller, ExecutionRequest
 from engine.result import ExecutionResult, Status
 from engine.semconv import CostSource
-from engine.tracker import Totals
+from engine.totals import Totals
 from telemetry.queries import get_trace
 
 CALLER = Caller(trigger="cli", any_folder=True)

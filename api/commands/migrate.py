@@ -14,7 +14,13 @@ from engine.store.database import Database, parse_url, safe_name
 from engine.store.tables import execution_control
 from telemetry.tables import executions
 
-_COMPARED = {"compare_type": True, "compare_server_default": True}
+_OF_CHECKPOINTS = frozenset({"checkpoints", "checkpoint_blobs", "checkpoint_writes", "checkpoint_migrations", "writes"})
+"""Tables that LangGraph's savers make and change by themselves."""
+_COMPARED = {
+    "compare_type": True,
+    "compare_server_default": True,
+    "include_name": lambda name, kind, parents: kind != "table" or name not in _OF_CHECKPOINTS,
+}
 
 
 def run_migration(*, check: bool, sql: bool, as_json: bool) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 
 from api import server
+from api.closing import LastResort
 from api.commands.failing import DONE
 from api.logs import configure_logs
 from api.settings import SettingsInvalid, read_settings
@@ -13,7 +14,7 @@ def run_service(roles: str | None) -> int:
     settings = read_settings()
     configure_logs(settings)
     chosen = server.default_roles(settings) if roles is None else _chosen(roles)
-    asyncio.run(server.serve(settings, chosen))
+    asyncio.run(server.serve(settings, chosen, on_signal=LastResort().arm))
     return DONE
 
 

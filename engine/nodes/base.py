@@ -65,6 +65,16 @@ def placed_texts(config: BaseModel, pointer: str = "") -> Iterator[PlacedText]:
                     yield from placed_texts(item, f"{here}/{index}")
 
 
+@dataclass(frozen=True, slots=True)
+class Park:
+    """A visit ends for now and goes on later, without a worker meanwhile. Times in seconds since the epoch."""
+
+    since: float
+    due_at: float
+    approval: JsonObject | None = None
+    """The question that is asked, as an `Approval`; null for a delay."""
+
+
 @dataclass(slots=True)
 class NodeResult:
     """What a visit gives back: an output, a label to route by, and a change of the state."""
@@ -73,6 +83,8 @@ class NodeResult:
     label: str | None = None
     change: Change = NO_CHANGE
     degraded: bool = False
+    park: Park | None = None
+    """The visit has not ended but waits; nothing else counts then."""
 
 
 C = TypeVar("C", bound=NodeConfig)
@@ -103,6 +115,9 @@ class NodeBase(Generic[C]):
     must_route: ClassVar[bool] = False
     """Its edges must be labelled."""
 
+    pauses: ClassVar[bool] = False
+    """A visit may park."""
+
     def __init__(self, node: Node, config: C) -> None:
         self.node = node
         self.id = node.id
@@ -112,6 +127,11 @@ class NodeBase(Generic[C]):
     def labels(cls, config: NodeConfig) -> tuple[str, ...]:
         """Every label a node with this config can give, in a fixed order."""
         return ()
+
+    @classmethod
+    def may_park(cls, config: NodeConfig) -> bool:
+        """A visit of a node with this config may park, unless the durability is `none`."""
+        return False
 
     async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
         """Do the node's work for one attempt of one visit. The state must not be changed in place."""

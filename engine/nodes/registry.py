@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from engine.nodes.approval import ApprovalNode
 from engine.nodes.base import NodeBase
 from engine.nodes.conditional import ConditionalNode
+from engine.nodes.delay import DelayNode
 from engine.nodes.end import EndNode
+from engine.nodes.error_handler import ErrorHandlerNode
 from engine.nodes.loop import LoopNode
 from engine.nodes.memory import MemoryNode
 from engine.nodes.model import ModelNode
@@ -25,5 +28,8 @@ NODE_TYPES: dict[str, type[NodeBase[Any]]] = {
         ConditionalNode,
         LoopNode,
         VariableNode,
+        ErrorHandlerNode,
+        DelayNode,
+        ApprovalNode,
     )
 }

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Dialect, MetaData, Table
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Dialect, Float, MetaData, Table, literal
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
@@ -67,6 +67,27 @@ def _now_on_postgres(element: now_sql, compiler: SQLCompiler, **kw: Any) -> str:
 @compiles(now_sql, "sqlite")
 def _now_on_sqlite(element: now_sql, compiler: SQLCompiler, **kw: Any) -> str:
     return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+
+
+class later_sql(FunctionElement[datetime]):
+    """The database's clock plus so many seconds (a bound parameter, a float)."""
+
+    type = UtcTime()
+    inherit_cache = True
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(literal(seconds, Float()))
+
+
+@compiles(later_sql, "postgresql")
+def _later_on_postgres(element: later_sql, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"(statement_timestamp() + {compiler.process(element.clauses, **kw)} * interval '1 second')"
+
+
+@compiles(later_sql, "sqlite")
+def _later_on_sqlite(element: later_sql, compiler: SQLCompiler, **kw: Any) -> str:
+    seconds = compiler.process(element.clauses, **kw)
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', printf('%+.3f seconds', {seconds}))"
 
 
 def json_text(value: object) -> str:

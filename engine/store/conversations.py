@@ -31,14 +31,21 @@ class StoredConversations:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def history(self, conversation_id: str, owner: str, limit: int) -> History | None:
+    async def history(
+        self, conversation_id: str, owner: str, limit: int, *, before: str | None = None
+    ) -> History | None:
         """The summary and the newest messages behind it; null if this owner has no such conversation."""
         async with self._database.read() as connection:
-            return await history(connection, conversation_id, owner, limit)
+            return await history(connection, conversation_id, owner, limit, before)
 
 
-async def history(connection: AsyncConnection, conversation_id: str, owner: str, limit: int) -> History | None:
-    """At most `limit` messages, oldest first; they never begin with a tool's answer whose call is cut off."""
+async def history(
+    connection: AsyncConnection, conversation_id: str, owner: str, limit: int, before: str | None = None
+) -> History | None:
+    """At most `limit` messages, oldest first; they never begin with a tool's answer whose call is cut off.
+
+    `before`: an execution whose own messages are left out.
+    """
     found = await connection.execute(
         select(conversations.c.summary).where(
             conversations.c.conversation_id == conversation_id, conversations.c.owner_id == owner
@@ -48,7 +55,7 @@ async def history(connection: AsyncConnection, conversation_id: str, owner: str,
     if row is None:
         return None
     covers = row.summary.get("covers") if row.summary else None
-    messages = await _newest(connection, conversation_id, covers, limit)
+    messages = await _newest(connection, conversation_id, covers, limit, before)
     return History(conversation_id, row.summary, messages)
 
 
@@ -120,7 +127,9 @@ def _message_values(item: NewMessages, position: int, message: JsonObject) -> di
     }
 
 
-async def _newest(connection: AsyncConnection, conversation_id: str, covers: str | None, limit: int) -> list[Message]:
+async def _newest(
+    connection: AsyncConnection, conversation_id: str, covers: str | None, limit: int, before: str | None
+) -> list[Message]:
     table = conversation_messages
     query = select(table).where(table.c.conversation_id == conversation_id)
     if covers is not None:
@@ -128,6 +137,8 @@ async def _newest(connection: AsyncConnection, conversation_id: str, covers: str
             table.c.conversation_id == conversation_id, table.c.message_id == covers
         )
         query = query.where(table.c.position > func.coalesce(covered.scalar_subquery(), 0))
+    if before is not None:
+        query = query.where(table.c.execution_id != before)
     rows = await connection.execute(query.order_by(table.c.position.desc()).limit(limit))
     messages = [_read(row) for row in reversed(rows.all())]
     first = next((index for index, message in enumerate(messages) if message["role"] != "tool"), len(messages))

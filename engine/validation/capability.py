@@ -90,9 +90,9 @@ def above_cap(subject: Subject, resources: Resources) -> Iterator[Finding]:
 
 def no_checkpointer(subject: Subject, resources: Resources) -> Iterator[Finding]:
     """Durability `exit` or `step` where nothing keeps checkpoints."""
-    if subject.graph.durability != "none":
-        message = "Checkpoints are not available here yet."
-        yield Finding("capability.no_checkpointer", "/durability", message)
+    if subject.graph.durability != "none" and resources.no_checkpoints is not None:
+        message = f"The durability `{subject.graph.durability}` needs checkpoints, and none can be kept here."
+        yield Finding("capability.no_checkpointer", "/durability", message, hint=resources.no_checkpoints)
 
 
 def budget_too_small(subject: Subject, resources: Resources) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from engine.graph import ContinuePolicy, Json
+from engine.nodes.approval import ApprovalConfig
 from engine.nodes.conditional import ConditionalNode
 from engine.nodes.loop import LoopNode
 from engine.nodes.model import ModelConfig
@@ -80,6 +81,8 @@ def _output_schema(subject: Subject, node_id: str) -> Json:
     if isinstance(config, ModelConfig) and isinstance(properties, dict):
         data: Json = config.response_schema if config.response_schema is not None else {"properties": {}}
         return {**schema, "properties": {**properties, "data": data}}
+    if isinstance(config, ApprovalConfig) and isinstance(properties, dict) and config.response_schema is not None:
+        return {**schema, "properties": {**properties, "data": config.response_schema}}
     return schema
 
 

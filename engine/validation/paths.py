@@ -4,6 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from engine.graph import Edge
+from engine.nodes.approval import ApprovalConfig
+from engine.nodes.base import NodeConfig
+from engine.nodes.error_handler import ErrorHandlerConfig
 from engine.nodes.loop import LoopNode
 from engine.nodes.model import ModelConfig, ModelNode
 from engine.nodes.tools import ToolsConfig, ToolsNode
@@ -13,7 +16,7 @@ from engine.validation.rules import Finding
 from engine.validation.subject import Subject
 
 MAX_BRANCHES = 32
-BOUNDED_TYPES = frozenset({"loop", "tools"})
+BOUNDED_TYPES = frozenset({"loop", "tools", "error_handler", "approval"})
 """A cycle through one of these ends by that node's own count."""
 
 
@@ -107,11 +110,29 @@ def _writes(subject: Subject, branch: Branch) -> set[str]:
         config = subject.configs[node_id]
         if isinstance(config, VariableConfig) and config.operation == "set":
             found.add(f"sets the variable `{config.variable_name}`")
-        elif isinstance(config, ModelConfig) and config.append_to_messages:
+        elif _appends_messages(config):
             found.add("appends assistant messages")
         elif subject.nodes[node_id].type == "memory":
             found.add("holds a memory node")
     return found
+
+
+def _appends_messages(config: NodeConfig) -> bool:
+    if isinstance(config, ModelConfig):
+        return config.append_to_messages
+    return isinstance(config, ErrorHandlerConfig) and config.message is not None
+
+
+def pause_in_branch(subject: Subject, topology: Topology) -> Iterator[Finding]:
+    """An approval, or a delay that may park, in a branch of a fork: only a whole run can be kept."""
+    inside = {node_id for fork in topology.forks.values() for branch in fork.branches for node_id in branch.nodes}
+    for node_id in subject.nodes:
+        config = subject.configs[node_id]
+        if node_id not in inside or not subject.type_of(node_id).may_park(config):
+            continue
+        if isinstance(config, ApprovalConfig) or subject.graph.durability != "none":
+            message = "The execution cannot pause here while other branches run."
+            yield subject.at_node("structure.pause_in_branch", node_id, message)
 
 
 def endless_cycle(subject: Subject, topology: Topology) -> Iterator[Finding]:
@@ -190,6 +211,7 @@ CHECKS: dict[str, Callable[[Subject, Topology], Iterator[Finding]]] = {
     "structure.too_many_branches": too_many_branches,
     "structure.empty_branch": empty_branch,
     "structure.parallel_set": parallel_set,
+    "structure.pause_in_branch": pause_in_branch,
     "structure.endless_cycle": endless_cycle,
     "structure.cycle_bound": cycle_bound,
     "structure.loop_without_body": loop_without_body,

@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 
 from engine.expressions import BadExpression, Expression
 from engine.graph import ERROR_LABEL, ContinuePolicy, JsonObject, RoutePolicy
+from engine.nodes.approval import ApprovalConfig
 from engine.nodes.conditional import ConditionalConfig
+from engine.nodes.error_handler import ErrorHandlerNode
 from engine.validation.rules import Finding, Near
 from engine.validation.schema import MAX_EDGES, MAX_EXPRESSIONS_CHARACTERS, MAX_NODES
 from engine.validation.subject import PlacedEdge, Subject
@@ -181,6 +183,14 @@ def continue_label(subject: Subject) -> Iterator[Finding]:
             yield subject.at_node("structure.continue_label", node_id, message, place="/on_error")
 
 
+def handler_unused(subject: Subject) -> Iterator[Finding]:
+    """An error handler that no error edge leads to."""
+    routed = {placed.edge.target for placed in subject.edges if placed.edge.when == ERROR_LABEL}
+    for node_id, node in subject.nodes.items():
+        if node.type == ErrorHandlerNode.type and node_id not in routed:
+            yield subject.at_node("structure.handler_unused", node_id, "No error edge leads to the handler.")
+
+
 def bad_expression(subject: Subject) -> Iterator[Finding]:
     """CEL that does not parse or breaks the guard."""
     for placed in subject.expressions:
@@ -209,7 +219,12 @@ def expression_type(subject: Subject) -> Iterator[Finding]:
 
 
 def durability(subject: Subject) -> Iterator[Finding]:
-    """`on_lost: resume` without the checkpoints to resume from."""
+    """An approval without the checkpoint to go on from, or `on_lost: resume` without those to resume from."""
+    if subject.graph.durability == "none":
+        for node_id in subject.of(ApprovalConfig):
+            message = "Without checkpoints the execution cannot wait for an answer."
+            hint = "Use the durability `step` or `exit`, or leave it out."
+            yield subject.at_node("structure.durability", node_id, message, hint=hint)
     if subject.graph.on_lost == "resume" and subject.graph.durability != "step":
         yield Finding("structure.durability", "/on_lost", "Without `step` there is nothing to resume from.")
 
@@ -251,6 +266,7 @@ CHECKS: dict[str, Callable[[Subject], Iterator[Finding]]] = {
     "structure.dead_condition": dead_condition,
     "structure.error_edge": error_edge,
     "structure.continue_label": continue_label,
+    "structure.handler_unused": handler_unused,
     "structure.bad_expression": bad_expression,
     "structure.expression_type": expression_type,
     "structure.durability": durability,

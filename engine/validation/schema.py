@@ -12,13 +12,16 @@ from engine.graph import (
     ERROR_LABEL,
     RESERVED_IDS,
     ContinuePolicy,
+    Durability,
     Json,
     JsonObject,
     Node,
     WorkflowGraph,
 )
+from engine.nodes.approval import ApprovalConfig
 from engine.nodes.base import TRANSIENT, NodeConfig, placed_texts
 from engine.nodes.conditional import ConditionalConfig
+from engine.nodes.delay import DelayConfig
 from engine.nodes.memory import MemoryConfig
 from engine.nodes.model import DEFAULT_MAX_TOKENS, ModelConfig
 from engine.nodes.registry import NODE_TYPES
@@ -77,7 +80,7 @@ def parse(document: JsonObject) -> Parsed:
 def normalise(graph: WorkflowGraph, configs: Mapping[int, NodeConfig]) -> WorkflowGraph:
     """The graph with every default written in, so that later defaults do not change it."""
     defaults = graph.model_defaults
-    durability = graph.durability or "none"
+    durability = graph.durability or _default_durability(graph, configs)
     return graph.model_copy(
         update={
             "nodes": [_normal_node(node, configs[index]) for index, node in enumerate(graph.nodes)],
@@ -90,6 +93,12 @@ def normalise(graph: WorkflowGraph, configs: Mapping[int, NodeConfig]) -> Workfl
             "on_lost": graph.on_lost or ("resume" if durability == "step" else "fail"),
         }
     )
+
+
+def _default_durability(graph: WorkflowGraph, configs: Mapping[int, NodeConfig]) -> Durability:
+    """A run that may wait without a worker has to be kept."""
+    parks = any(NODE_TYPES[node.type].may_park(configs[index]) for index, node in enumerate(graph.nodes))
+    return "step" if parks else "none"
 
 
 def _normal_node(node: Node, config: NodeConfig) -> Node:
@@ -169,16 +178,20 @@ def ids(parsed: Parsed) -> Iterator[Finding]:
         if isinstance(config, VariableConfig) and config.variable_name in RESERVED_IDS:
             pointer = f"/nodes/{index}/config/variable_name"
             yield Finding("schema.bad_id", pointer, "The variable's name is a reserved word.")
-        elif isinstance(config, ConditionalConfig):
-            yield from _own_labels(config, f"/nodes/{index}/config")
+        for label, place in _own_labels(config, f"/nodes/{index}/config"):
+            if label == ERROR_LABEL:
+                yield Finding("schema.not_allowed_here", place, "The label `error` is reserved for failures.")
 
 
-def _own_labels(config: ConditionalConfig, pointer: str) -> Iterator[Finding]:
-    own = [(case.label, f"{pointer}/cases/{index}/label") for index, case in enumerate(config.cases or [])]
-    own += [(config.default, f"{pointer}/default")] if config.default is not None else []
-    for label, place in own:
-        if label == ERROR_LABEL:
-            yield Finding("schema.not_allowed_here", place, "The label `error` is reserved for failures.")
+def _own_labels(config: NodeConfig, pointer: str) -> list[tuple[str | None, str]]:
+    """The labels that the author made up, and where they stand."""
+    if isinstance(config, ConditionalConfig):
+        cases = [(case.label, f"{pointer}/cases/{index}/label") for index, case in enumerate(config.cases or [])]
+        return [*cases, (config.default, f"{pointer}/default")]
+    if isinstance(config, ApprovalConfig):
+        choices = [(choice, f"{pointer}/choices/{index}") for index, choice in enumerate(config.choices)]
+        return [*choices, (config.on_timeout, f"{pointer}/on_timeout")]
+    return []
 
 
 def duplicate_ids(parsed: Parsed) -> Iterator[Finding]:
@@ -224,6 +237,13 @@ def inconsistent(parsed: Parsed) -> Iterator[Finding]:
             yield from _inconsistent_cases(config, pointer)
         elif isinstance(config, VariableConfig):
             yield from _inconsistent_variable(config, pointer)
+        elif isinstance(config, DelayConfig):
+            most = config.max_duration_seconds
+            if most is not None and most < config.duration_seconds:
+                message = "The maximum is below the duration."
+                yield Finding("schema.inconsistent", f"{pointer}/max_duration_seconds", message)
+        elif isinstance(config, ApprovalConfig):
+            yield from _inconsistent_choices(config, pointer)
         elif isinstance(config, MemoryConfig):
             threshold = config.summarization_threshold
             if threshold is not None and threshold < config.memory_window:
@@ -241,6 +261,12 @@ def _inconsistent_cases(config: ConditionalConfig, pointer: str) -> Iterator[Fin
         yield Finding("schema.inconsistent", f"{pointer}/default", "The default is also the label of a case.")
     if config.default is not None and config.condition is not None:
         yield Finding("schema.inconsistent", f"{pointer}/default", "A single condition has no default.")
+
+
+def _inconsistent_choices(config: ApprovalConfig, pointer: str) -> Iterator[Finding]:
+    for index, choice in enumerate(config.choices):
+        if choice in config.choices[:index]:
+            yield Finding("schema.inconsistent", f"{pointer}/choices/{index}", "Two choices are the same.")
 
 
 def _inconsistent_variable(config: VariableConfig, pointer: str) -> Iterator[Finding]:
@@ -281,7 +307,7 @@ def json_schemas(parsed: Parsed) -> Iterator[Finding]:
     if isinstance(own, dict) and own != DEFAULT_INPUT_SCHEMA:
         found.append(("/input_schema", own))
     for index, config in parsed.configs.items():
-        if isinstance(config, ModelConfig) and config.response_schema is not None:
+        if isinstance(config, ModelConfig | ApprovalConfig) and config.response_schema is not None:
             found.append((f"/nodes/{index}/config/response_schema", config.response_schema))
     for pointer, schema in found:
         yield from _over(schema, MAX_JSON_SCHEMA_BYTES, pointer, "The JSON Schema")

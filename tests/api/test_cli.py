@@ -1,5 +1,6 @@
 """The command line on a SQLite file of its own: in this process, and in one of its own where signals matter."""
 
+import asyncio
 import io
 import json
 import os
@@ -17,6 +18,7 @@ import pytest
 
 from api import cli
 from api.commands import cost as cost_command
+from engine.checkpoints import open_checkpoints
 
 SPANLOOM = Path(sys.executable).parent / "spanloom"
 SECONDS = 60
@@ -279,10 +281,21 @@ def test_an_execution_that_has_ended_cannot_be_cancelled(shell: Shell) -> None:
     assert "has already ended: completed" in done.stderr
 
 
+def make_checkpoint_tables(url: str) -> None:
+    """As the first run with checkpoints does."""
+
+    async def make() -> None:
+        async with open_checkpoints(url) as checkpoints:
+            await checkpoints.setup()
+
+    asyncio.run(make())
+
+
 def test_migrate_brings_the_schema_and_check_compares_it(shell: Shell) -> None:
     waiting = shell.run("migrate", "--check")
     assert (waiting.returncode, "run `spanloom migrate`" in waiting.stdout) == (1, True)
     assert shell.run("migrate").returncode == 0
+    make_checkpoint_tables(f"sqlite:///{shell.folder / 'spanloom.db'}")
     assert shell.run("migrate", "--check").returncode == 0
     with sqlite3.connect(shell.folder / "spanloom.db") as database:
         database.execute("ALTER TABLE executions ADD COLUMN stray TEXT")

@@ -10,7 +10,7 @@ from engine.tools import function_tool
 from tests.engine.harness import graph
 from tests.workshop import WatchedEngine
 
-RUN_SECONDS = 0.4
+RUN_SECONDS = 1.0
 KEY = "case"
 """The key of the template and the slug of the definition that a cell runs."""
 

@@ -16,7 +16,7 @@ from engine import semconv
 from engine.events import EventType, ExecutionEvent
 from engine.execution import ExecutionEngine
 from engine.graph import Json, JsonObject
-from engine.ledger import Acceptance, Finish
+from engine.ledger import Acceptance, Finish, NullLedger
 from engine.library import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.request import Caller, ExecutionRequest
 from engine.resources import Prices, Resources, Retriever, Tool
@@ -28,7 +28,7 @@ END: JsonObject = {"id": "end", "type": "end"}
 
 
 @dataclass
-class NotedLedger:
+class NotedLedger(NullLedger):
     """Accepts everything and keeps it for the test to look at."""
 
     accepted: list[Acceptance] = field(default_factory=list)
@@ -38,11 +38,8 @@ class NotedLedger:
     async def accept(self, acceptance: Acceptance) -> None:
         self.accepted.append(acceptance)
 
-    def abandon(self, execution_id: str) -> None:
-        self.accepted = [each for each in self.accepted if each.execution_id != execution_id]
-
-    async def checkpoint(self, execution_id: str) -> None:
-        assert execution_id
+    def abandon(self, execution_id: str, attempt: int = 1) -> None:
+        self.accepted = [each for each in self.accepted if each.subject.execution_id != execution_id]
 
     async def finish(self, finish: Finish) -> bool:
         self.finished.append(finish)

@@ -137,7 +137,7 @@ def _value(kind: TypeEngine[Any]) -> object:
 
 
 async def test_nothing_is_pending_after_an_upgrade(database_url: str) -> None:
-    assert await migrations.pending(database_url) == ["0001", "0002", "0003", "0004"]
+    assert await migrations.pending(database_url) == ["0001", "0002", "0003", "0004", "0005"]
     await migrations.upgrade(database_url)
     await migrations.upgrade(database_url)
     assert await migrations.pending(database_url) == []

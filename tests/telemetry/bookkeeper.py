@@ -1,5 +1,6 @@
 """What the tests of the bookkeeper share: executions told by the real tracker, and a journal that hears them."""
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -15,10 +16,12 @@ from engine.ledger import Acceptance, Finish
 from engine.resources import ModelReply, ModelRequest
 from engine.result import Status, Usage
 from engine.semconv import Waste
+from engine.store.control import Lease
 from engine.store.database import Database
+from engine.subject import Subject
 from engine.testing import PerTokenPrices, ScriptedModel
-from engine.tracker import Attributes, NodeSpan, Subject, Tracing, WorkflowTracker
-from telemetry.journal import Journal
+from engine.tracker import Attributes, NodeSpan, Tracing, WorkflowTracker
+from telemetry.journal import FLUSH_SECONDS, POLL_SECONDS, RETRY_SECONDS, Journal
 from telemetry.pipeline import Consumer, Pipeline
 from telemetry.records import Records
 from telemetry.sdk import Telemetry, build_telemetry
@@ -44,6 +47,8 @@ def subject(**changes: object) -> Subject:
         source="template",
         trigger="api",
         streaming=False,
+        queued_ns=(now := time.time_ns()),
+        started_ns=now,
         correlation_id="c-1",
         template_id="t-1",
         template_version=3,
@@ -95,22 +100,13 @@ class Story:
 
     def acceptance(self) -> Acceptance:
         """What the engine hands to the ledger at the start."""
-        said = self.subject
         return Acceptance(
-            execution_id=said.execution_id,
-            owner=said.owner,
-            attempt=said.attempt,
+            subject=self.subject,
+            status=Status.RUNNING,
             request={},
-            source=said.source,
-            workflow_name=said.workflow_name,
-            graph_hash=said.graph_hash,
             graph=b"{}",
-            conversation_id=said.conversation_id,
             user_message=None,
-            correlation_id=said.correlation_id or "",
-            trace_id=self.tracker.trace_id,
-            root_span_id=self.tracker.root_span_id,
-            root_started_at=self.tracker.started_at,
+            root=self.tracker.root,
             on_lost="fail",
         )
 
@@ -152,12 +148,27 @@ def begin(telemetry: Telemetry, **changes: object) -> Story:
 
 @asynccontextmanager
 async def bookkeeper(
-    database: Database, consumers: Sequence[Consumer] | None = None, **settings: float
+    database: Database,
+    consumers: Sequence[Consumer] | None = None,
+    *,
+    timeout_seconds: float = 10.0,
+    lease: Lease | None = None,
+    flush_seconds: float = FLUSH_SECONDS,
+    poll_seconds: float = POLL_SECONDS,
+    retry_seconds: float = RETRY_SECONDS,
 ) -> AsyncIterator[Bookkeeper]:
     """A running bookkeeper; the records are kept unless other consumers are given."""
-    pipeline = Pipeline([Records()] if consumers is None else consumers, timeout_seconds=settings.pop("timeout", 10.0))
+    pipeline = Pipeline([Records()] if consumers is None else consumers, timeout_seconds=timeout_seconds)
     telemetry = build_telemetry()
-    async with Journal(database, pipeline, **settings) as journal:
+    journal = Journal(
+        database,
+        pipeline,
+        lease=lease,
+        flush_seconds=flush_seconds,
+        poll_seconds=poll_seconds,
+        retry_seconds=retry_seconds,
+    )
+    async with journal:
         telemetry.add(journal.spans, journal.events)
         yield Bookkeeper(database, telemetry, journal)
     telemetry.shutdown()
@@ -177,6 +188,11 @@ class Listener:
     def begin(self, **changes: object) -> Story:
         """Start telling of an execution."""
         return begin(self.telemetry, **changes)
+
+    def queue(self, **changes: object) -> None:
+        """An execution that waits for a process."""
+        tracing = Tracing.over(self.telemetry.tracer_provider, self.telemetry.logger_provider)
+        WorkflowTracker(tracing, PerTokenPrices()).queue(subject(**changes))
 
     def signals(self) -> list[Signal]:
         """What was said, events first, each in order."""

@@ -10,6 +10,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.errors import ConversationBusy, Unavailable
+from engine.ledger import Checkpoint
 from engine.result import Status
 from engine.store import migrations
 from engine.store.control import request_cancel
@@ -93,7 +94,7 @@ async def test_a_checkpoint_makes_ended_spans_durable(keeper: Bookkeeper) -> Non
     story = keeper.begin()
     await keeper.journal.accept(story.acceptance())
     story.answer()
-    await keeper.journal.checkpoint(story.subject.execution_id)
+    await keeper.journal.checkpoint(Checkpoint(story.subject.execution_id, 1))
     assert await stored_spans(keeper.database) == 2
 
 
@@ -293,7 +294,7 @@ class Hanging:
 
 async def decision_stands_beside(hanging: Hanging, database: Database) -> None:
     """An execution is booked, and what the hanging consumer missed is kept aside."""
-    async with bookkeeper(database, [hanging, Records()], timeout=0.2) as keeper:
+    async with bookkeeper(database, [hanging, Records()], timeout_seconds=0.2) as keeper:
         story = await keeper.completed()
     assert await statuses(database) == {story.subject.execution_id: "completed"}
     assert await check_books(database) == []

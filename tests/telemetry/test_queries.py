@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import delete, update
 
+from engine.ledger import Checkpoint
 from engine.store.database import Database
 from engine.store.tables import execution_control
 from telemetry.queries import (
@@ -142,7 +143,7 @@ async def test_the_trace_of_a_running_execution_begins_with_its_open_root(keeper
     story = keeper.begin()
     await keeper.journal.accept(story.acceptance())
     story.answer()
-    await keeper.journal.checkpoint(story.subject.execution_id)
+    await keeper.journal.checkpoint(Checkpoint(story.subject.execution_id, 1))
 
     async with keeper.database.read() as connection:
         trace = await get_trace(connection, story.subject.execution_id, "default")
@@ -161,7 +162,7 @@ async def test_a_span_whose_parent_still_runs_stands_under_the_root(keeper: Book
     await keeper.journal.accept(story.acceptance())
     node = story.node("tools")
     node.retrieval("files").complete()
-    await keeper.journal.checkpoint(story.subject.execution_id)
+    await keeper.journal.checkpoint(Checkpoint(story.subject.execution_id, 1))
     assert await tree(keeper.database, story) == "invoke_workflow answer running\n  retrieval files completed"
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from engine import semconv
 from engine.graph import JsonObject
+from engine.pause import Paused
 from engine.redaction import MAX_MESSAGE_BYTES
 from engine.sealing import Sealer
 from engine.semconv import Event
@@ -71,6 +72,9 @@ def everything() -> list[Signal]:
     story.tracker.complete()
     _told(listener).tracker.fail("timeout", "it took too long", "n1")
     _told(listener).tracker.cancel("no longer wanted")
+    _told(listener).tracker.pause(Paused([], datetime(2026, 11, 24, tzinfo=UTC)))
+    listener.begin(attempt=2)
+    listener.queue()
     return listener.signals()
 
 

@@ -102,7 +102,7 @@ class NoPrices:
         return None
 
 
-def resources(*, models: bool = True, prices: bool = True) -> Resources:
+def resources(*, models: bool = True, prices: bool = True, checkpoints: bool = True) -> Resources:
     """What a server has: a model with a price, one tool, one retriever."""
     return Resources(
         models=ScriptedModels(*[ScriptedModel([Say("hello")])] if models else []),
@@ -112,6 +112,7 @@ def resources(*, models: bool = True, prices: bool = True) -> Resources:
         templates=BuiltinTemplates(),
         definitions=NoDefinitions(),
         conversations=NoConversations(),
+        no_checkpoints=None if checkpoints else "install something",
     )
 
 

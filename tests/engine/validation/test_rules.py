@@ -38,6 +38,21 @@ def variable(**config: Json) -> Json:
     return document("start>v v>end", {"v": ("variable", {"variable_name": "v", **config})})
 
 
+def delay(seconds: float, **config: Json) -> tuple[str, dict[str, Json]]:
+    return "delay", {"duration_seconds": seconds, **config}
+
+
+ASK: tuple[str, dict[str, Json]] = ("approval", {"prompt": "Shall it go on?"})
+
+
+def approval(top: dict[str, Json] | None = None, **config: Json) -> Json:
+    """An approval all of whose choices lead to the end."""
+    labels = config.get("choices", ["approved", "rejected"])
+    assert isinstance(labels, list)
+    drawn = " ".join(f"a>end:{label}" for label in labels)
+    return document(f"start>a {drawn}", {"a": ("approval", {"prompt": "Go on?", **config})}, **(top or {}))
+
+
 def choose(*, drawing: str = "start>c c>end:one c>end:two", **config: Json) -> Json:
     return document(drawing, {"c": ("conditional", config)})
 
@@ -130,6 +145,11 @@ CASES: dict[str, list[Case]] = {
     ],
     "schema.inconsistent": [
         Case(
+            document("start>d d>end", {"d": delay(2, max_duration_seconds=1)}),
+            document("start>d d>end", {"d": delay(2, max_duration_seconds=2)}),
+        ),
+        Case(approval(choices=["one", "one"]), approval(choices=["one", "two"])),
+        Case(
             document("start>m m>end", {"m": ("memory", {"memory_window": 5, "summarization_threshold": 4})}),
             document("start>m m>end", {"m": ("memory", {"memory_window": 5, "summarization_threshold": 5})}),
         ),
@@ -145,11 +165,14 @@ CASES: dict[str, list[Case]] = {
         Case(document(nodes={"x": node("tools", timeout_seconds=5)}), document(nodes={"x": node("tools")})),
         Case(document(nodes={"x": node("tools", stream=True)}), document(nodes={"x": node("tools", stream=False)})),
         Case(choose(cases=[of("error")]), choose(cases=[of("errors")])),
+        Case(approval(choices=["approved", "error"]), approval(choices=["approved", "wrong"])),
+        Case(document("start>d d>end", {"d": node("delay", on_error={"policy": "continue"})}), approval()),
     ],
     "schema.bad_json_schema": [
         Case(document(input_schema={"type": "objekt"}), document(input_schema={"type": "object"})),
         Case(document(input_schema={"$ref": "https://example.com/s"}), document(input_schema={"$ref": "#"})),
         Case(chat(response_schema={"pattern": "(?=a)b"}), chat(response_schema={"pattern": "(a+)+$"})),
+        Case(approval(response_schema={"type": "objekt"}), approval(response_schema={"type": "object"})),
     ],
     "schema.bad_prompt": [Case(chat(prompt="{{ input.message | upper }}"), chat(prompt="{{ input.message | json }}"))],
     "structure.start_count": [
@@ -228,6 +251,15 @@ CASES: dict[str, list[Case]] = {
             ),
         ),
     ],
+    "structure.handler_unused": [
+        Case(
+            document("start>h h>x:fallback x>end", {"h": ("error_handler", {"retry_count": 0})}),
+            document(
+                f"{CHAT} ask>h:error h>ask:retry h>end:fallback",
+                {"ask": node("model", on_error={"policy": "route"}), "h": "error_handler"},
+            ),
+        ),
+    ],
     "structure.fork_without_join": [
         Case(document("start>a start>b a>end b>stop", {"stop": "end"}), document("start>a start>b a>end b>end")),
         Case(
@@ -270,11 +302,35 @@ CASES: dict[str, list[Case]] = {
         ),
         Case(document(FORK, {"a": "memory", "b": "memory"}), document(FORK, {"a": "memory"})),
     ],
+    "structure.pause_in_branch": [
+        Case(
+            document("start>f f>a f>b a>end:approved a>end:rejected b>end", {"a": ASK}),
+            document("start>f f>x f>b x>a b>a a>end:approved a>end:rejected", {"a": ASK}),
+        ),
+        Case(document(FORK, {"a": delay(61)}), document(FORK, {"a": delay(60)})),
+        Case(
+            document(FORK, {"a": delay(31, delay_type="random")}), document(FORK, {"a": delay(61)}, durability="none")
+        ),
+        Case(
+            document(FORK, {"a": delay(1, delay_type="exponential")}),
+            document(FORK, {"a": delay(1, delay_type="exponential", max_duration_seconds=60)}),
+        ),
+    ],
     "structure.endless_cycle": [
         Case(document("start>a a>b b>a"), document("start>a a>b b>a?message_count>1 b>end")),
     ],
     "structure.cycle_bound": [
         Case(document("start>a a>b b>a?message_count>1 b>end"), document(LOOP, {"again": "loop"})),
+        Case(
+            document(
+                f"{CHAT} ask>x:error x>ask?message_count>1 x>end",
+                {"ask": node("model", on_error={"policy": "route"})},
+            ),
+            document(
+                f"{CHAT} ask>h:error h>ask:retry h>end:fallback",
+                {"ask": node("model", on_error={"policy": "route"}), "h": "error_handler"},
+            ),
+        ),
     ],
     "structure.loop_without_body": [
         Case(
@@ -373,7 +429,10 @@ CASES: dict[str, list[Case]] = {
             ),
         ),
     ],
-    "structure.durability": [Case(document(on_lost="resume"), document(on_lost="resume", durability="step"))],
+    "structure.durability": [
+        Case(document(on_lost="resume"), document(on_lost="resume", durability="step")),
+        Case(approval(top={"durability": "none"}), approval(top={"durability": "exit"})),
+    ],
     "structure.nothing_streams": [Case(chat(), document(CHAT, {"ask": node("model", stream=True)}))],
     "structure.large": [Case(chain(161), chain(160))],
     "security.secret_value": [
@@ -441,7 +500,15 @@ CASES: dict[str, list[Case]] = {
             document(CHAT, {"ask": node("model", timeout_seconds=3_600)}),
         ),
     ],
-    "capability.no_checkpointer": [Case(document(durability="exit"), document(durability="none"))],
+    "capability.no_checkpointer": [
+        Case(document(durability="exit"), document(durability="exit"), on=resources(checkpoints=False)),
+        Case(
+            document(durability="step"),
+            document(),
+            on=resources(checkpoints=False),
+            not_on=resources(checkpoints=False),
+        ),
+    ],
     "capability.budget_too_small": [
         Case(
             document(CHAT, {"ask": model(max_tokens=100)}, limits={"budget_tokens": 99}),

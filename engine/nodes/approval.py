@@ -1,0 +1,112 @@
+"""approval: asks a person, and goes on with the first answer."""
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+from uuid import NAMESPACE_URL
+
+from pydantic import Field
+from uuid_utils.compat import uuid5
+
+from engine import semconv
+from engine.errors import ApprovalTimeout
+from engine.events import EventType
+from engine.graph import Id, Json, JsonObject, Node
+from engine.nodes.base import JSON_PROMPT, PROMPT, NodeBase, NodeConfig, NodeResult, Park
+from engine.pause import Answer
+from engine.prompts import parse as parse_prompt
+from engine.prompts import parse_json
+from engine.result import Approval
+from engine.state import WorkflowState
+
+if TYPE_CHECKING:
+    from engine.visit import Visit
+
+APPROVAL_NAMESPACE = uuid5(NAMESPACE_URL, "urn:spanloom:approval")
+
+
+class ApprovalConfig(NodeConfig):
+    """`response_schema` is of the answer's `data`; `on_timeout` null fails the node when nobody answers in time."""
+
+    prompt: Annotated[str, PROMPT]
+    payload: Annotated[Json, JSON_PROMPT] = None
+    choices: list[Id] = Field(default_factory=lambda: ["approved", "rejected"], min_length=2, max_length=8)
+    response_schema: JsonObject | None = None
+    answer_within_seconds: float = Field(default=86_400, ge=1, le=2_592_000)
+    on_timeout: Id | None = None
+
+
+class ApprovalNode(NodeBase[ApprovalConfig]):
+    """Parks with a question; the visit goes on with the answer, or when the time is up."""
+
+    type = "approval"
+    title = "Approval"
+    description = "Asks, and pauses the execution until it is answered. Labels: the choices and `on_timeout`."
+    category = "flow"
+    Config = ApprovalConfig
+    must_route = True
+    pauses = True
+    output_schema = {
+        "type": "object",
+        "properties": {"choice": {"type": "string"}, "data": {}, "answered_by": {"type": ["string", "null"]}},
+    }
+
+    def __init__(self, node: Node, config: ApprovalConfig) -> None:
+        super().__init__(node, config)
+        self._prompt = parse_prompt(config.prompt)
+        self._payload = parse_json(config.payload) if config.payload is not None else None
+
+    @classmethod
+    def labels(cls, config: NodeConfig) -> tuple[str, ...]:
+        assert isinstance(config, ApprovalConfig)
+        timeout = [] if config.on_timeout is None else [config.on_timeout]
+        return tuple(dict.fromkeys([*config.choices, *timeout]))
+
+    @classmethod
+    def may_park(cls, config: NodeConfig) -> bool:
+        return True
+
+    async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
+        visit.span[semconv.APPROVAL_ID] = approval_id(visit)
+        if visit.parked is None:
+            return self._ask(time.time(), self._approval(visit), visit)
+        waited = time.time() - visit.parked["since"]
+        if visit.answer is not None:
+            return _answered(visit.answer, waited, visit)
+        if not visit.is_due:
+            question = Approval.model_validate(visit.parked["approval"], strict=False)
+            return self._ask(visit.parked["since"], question, visit)
+        if self.config.on_timeout is None:
+            raise ApprovalTimeout
+        return _answered(Answer(self.config.on_timeout), waited, visit)
+
+    def _approval(self, visit: "Visit") -> Approval:
+        return Approval(
+            approval_id=approval_id(visit),
+            node_id=self.id,
+            path=visit.path,
+            prompt=self._prompt.render(visit.view),
+            payload=self._payload.render(visit.view) if self._payload is not None else None,
+            choices=self.config.choices,
+            response_schema=self.config.response_schema,
+            expires_at=datetime.fromtimestamp(time.time() + self.config.answer_within_seconds, UTC),
+        )
+
+    @staticmethod
+    def _ask(since: float, approval: Approval, visit: "Visit") -> NodeResult:
+        document = approval.model_dump(mode="json")
+        asked = {key: value for key, value in document.items() if key not in ("node_id", "path")}
+        visit.emit(EventType.APPROVAL_REQUESTED, asked)
+        return NodeResult(output={}, park=Park(since, approval.expires_at.timestamp(), document))
+
+
+def approval_id(visit: "Visit") -> str:
+    """The same on every attempt and after every crash, so that asking twice is one question."""
+    return str(uuid5(APPROVAL_NAMESPACE, f"{visit.context.execution_id}/{visit.path}/{visit.number}"))
+
+
+def _answered(answer: Answer, waited: float, visit: "Visit") -> NodeResult:
+    visit.span.update({semconv.APPROVAL_CHOICE: answer.choice, semconv.APPROVAL_WAIT: max(0.0, waited)})
+    return NodeResult(
+        output={"choice": answer.choice, "data": answer.data, "answered_by": answer.answered_by}, label=answer.choice
+    )

@@ -1,0 +1,91 @@
+"""delay: waits; a long wait is a pause of the execution, and holds no worker."""
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from engine import semconv
+from engine.nodes.base import NodeBase, NodeConfig, NodeResult, Park
+from engine.state import WorkflowState
+
+if TYPE_CHECKING:
+    from engine.visit import Visit
+
+LONGEST_SECONDS = 86_400
+PARKS_ABOVE_SECONDS = 60
+
+
+class DelayConfig(NodeConfig):
+    """`max_duration_seconds` null: twice the duration if it is random, else a day."""
+
+    delay_type: Literal["fixed", "random", "exponential"] = "fixed"
+    duration_seconds: float = Field(default=1, ge=0, le=LONGEST_SECONDS)
+    max_duration_seconds: float | None = Field(default=None, ge=0, le=LONGEST_SECONDS)
+
+    @property
+    def longest_seconds(self) -> float:
+        """The longest wait that a visit can have."""
+        duration, most = self.duration_seconds, self.max_duration_seconds
+        if self.delay_type == "fixed" or duration == 0:
+            return duration
+        if most is not None:
+            return most
+        return min(2 * duration, LONGEST_SECONDS) if self.delay_type == "random" else LONGEST_SECONDS
+
+
+class DelayNode(NodeBase[DelayConfig]):
+    """Over a minute it parks, unless the durability is `none`; what it goes on with after a crash is the same time."""
+
+    type = "delay"
+    title = "Delay"
+    description = "Waits a fixed, random or exponentially growing time. Over 60 s the execution pauses meanwhile."
+    category = "flow"
+    Config = DelayConfig
+    catches = False
+    pauses = True
+    output_schema = {"type": "object", "properties": {"seconds": {"type": "number"}, "parked": {"type": "boolean"}}}
+
+    @classmethod
+    def may_park(cls, config: NodeConfig) -> bool:
+        assert isinstance(config, DelayConfig)
+        return config.longest_seconds > PARKS_ABOVE_SECONDS
+
+    async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
+        if visit.parked is not None:
+            return self._go_on(visit.parked["since"], visit.parked["due_at"], visit)
+        seconds = self._seconds(visit.number)
+        if visit.context.may_park and seconds > PARKS_ABOVE_SECONDS:
+            now = time.time()
+            return self._park(now, now + seconds, visit)
+        _describe(visit, seconds, parked=False)
+        await asyncio.sleep(seconds)
+        return NodeResult(output={"seconds": seconds, "parked": False})
+
+    def _go_on(self, since: float, due_at: float, visit: "Visit") -> NodeResult:
+        if not visit.is_due:
+            return self._park(since, due_at, visit)
+        _describe(visit, due_at - since, parked=True)
+        return NodeResult(output={"seconds": due_at - since, "parked": True})
+
+    @staticmethod
+    def _park(since: float, due_at: float, visit: "Visit") -> NodeResult:
+        _describe(visit, due_at - since, parked=True)
+        return NodeResult(output={}, park=Park(since, due_at))
+
+    def _seconds(self, visit_number: int) -> float:
+        config = self.config
+        match config.delay_type:
+            case "fixed":
+                return config.duration_seconds
+            case "random":
+                return random.uniform(config.duration_seconds, config.longest_seconds)
+            case "exponential":
+                doublings = min(visit_number - 1, 64)
+                return min(config.duration_seconds * 2.0**doublings, config.longest_seconds)
+
+
+def _describe(visit: "Visit", seconds: float, *, parked: bool) -> None:
+    visit.span.update({semconv.DELAY_SECONDS: float(seconds), semconv.DELAY_PARKED: parked})

@@ -1,0 +1,118 @@
+"""What unfinished executions have made durable so far, and the model calls that are in flight.
+
+Works in the caller's transaction. A later attempt goes on from it; of an execution whose process died it is what can be
+said. All of it goes when the execution ends.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import bindparam, delete, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from engine.ledger import CallReservation
+from engine.store.base import insert, now_sql
+from engine.store.tables import call_reservations, journalled
+from engine.totals import Carried, Totals
+
+_ID_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one commit of an attempt added; `number` rises within the attempt."""
+
+    execution_id: str
+    attempt: int
+    number: int
+    span_ids: Sequence[str]
+    """Hex ids of spans that the record level keeps."""
+    totals: Totals
+
+
+async def keep(connection: AsyncConnection, parts: Sequence[Part]) -> None:
+    """Keep parts. One that is there already (a commit that seemed to fail) is replaced: it can only have grown."""
+    if not parts:
+        return
+    statement = insert(connection.dialect, journalled)
+    await connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["execution_id", "attempt", "number"],
+            set_={"span_ids": statement.excluded.span_ids, "totals": statement.excluded.totals},
+        ),
+        [
+            {
+                "execution_id": part.execution_id,
+                "attempt": part.attempt,
+                "number": part.number,
+                "span_ids": "".join(part.span_ids),
+                "totals": part.totals.as_json(),
+            }
+            for part in parts
+        ],
+    )
+
+
+async def reserve(connection: AsyncConnection, calls: Sequence[tuple[str, int, CallReservation]]) -> None:
+    """Keep what calls that are about to be made may use at most, each with its execution and attempt."""
+    if calls:
+        await connection.execute(
+            insert(connection.dialect, call_reservations).values(at=now_sql()).on_conflict_do_nothing(),
+            [
+                {
+                    "execution_id": execution_id,
+                    "attempt": attempt,
+                    "call_id": call.call_id,
+                    "provider": call.provider,
+                    "model": call.model,
+                    "upper_tokens": call.upper_tokens,
+                    "upper_nano_usd": call.upper_nano_usd,
+                }
+                for execution_id, attempt, call in calls
+            ],
+        )
+
+
+async def settle(connection: AsyncConnection, calls: Collection[tuple[str, str]]) -> None:
+    """Drop the reservations of calls (execution and call id) whose spans have become durable."""
+    if calls:
+        await connection.execute(
+            delete(call_reservations).where(
+                call_reservations.c.execution_id == bindparam("of_execution"),
+                call_reservations.c.call_id == bindparam("of_call"),
+            ),
+            [{"of_execution": execution_id, "of_call": call_id} for execution_id, call_id in sorted(calls)],
+        )
+
+
+async def carried(connection: AsyncConnection, execution_ids: Collection[str]) -> dict[str, Carried]:
+    """What each execution has made durable in all of its attempts, and the calls that dead attempts left open."""
+    found = {execution_id: Carried() for execution_id in execution_ids}
+    rows = await connection.execute(
+        select(journalled)
+        .where(journalled.c.execution_id.in_(found))
+        .order_by(journalled.c.execution_id, journalled.c.attempt, journalled.c.number)
+    )
+    for row in rows:
+        one = found[row.execution_id]
+        one.totals = one.totals + Totals.from_json(row.totals)
+        one.span_ids += _ids(row.span_ids)
+    calls = await connection.execute(
+        select(call_reservations.c.execution_id, call_reservations.c.upper_nano_usd).where(
+            call_reservations.c.execution_id.in_(found)
+        )
+    )
+    for row in calls:
+        one = found[row.execution_id]
+        one.unfinished = one.unfinished.plus(row.upper_nano_usd)
+    return found
+
+
+async def forget(connection: AsyncConnection, execution_ids: Collection[str]) -> None:
+    """Drop everything about ended executions."""
+    for table in (journalled, call_reservations):
+        await connection.execute(delete(table).where(table.c.execution_id.in_(execution_ids)))
+
+
+def _ids(span_ids: str) -> list[int]:
+    return [int(span_ids[at : at + _ID_DIGITS], 16) for at in range(0, len(span_ids), _ID_DIGITS)]

@@ -1,0 +1,147 @@
+"""Runs compiled workflows attempt by attempt, as the engine does, and lets an attempt be lost at any step."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+from engine.budget import Budget
+from engine.checkpoints import Checkpoints, in_memory
+from engine.compiler import CompiledWorkflow
+from engine.context import ExecutionContext
+from engine.events import EventRing, ExecutionEvent
+from engine.graph import JsonObject
+from engine.library import BuiltinTemplates, NoConversations, NoDefinitions
+from engine.loading import Loader
+from engine.pause import Paused, Resume
+from engine.resources import Resources, Tool
+from engine.state import WorkflowState, initial_state
+from engine.subject import Subject
+from engine.testing import PerTokenPrices, Script, ScriptedModel, ScriptedModels
+from engine.tracker import Tracing, WorkflowTracker
+
+
+class Lost(Exception):
+    """The worker died."""
+
+
+class Losing:
+    """A saver that lets the worker die: before a checkpoint is written, or behind it."""
+
+    def __init__(self, checkpoints: Checkpoints, *, at_write: int, after: bool) -> None:
+        self.checkpoints = checkpoints
+        self._left = at_write
+        self._after = after
+        self._put: Callable[..., Any] = checkpoints.saver.aput
+
+    async def put(self, *arguments: Any) -> Any:
+        """What the saver's `aput` becomes."""
+        self._left -= 1
+        if self._left == 0 and not self._after:
+            raise Lost
+        put = await self._put(*arguments)
+        if self._left == 0:
+            raise Lost
+        return put
+
+
+@asynccontextmanager
+async def losing(checkpoints: Checkpoints, at_write: int, *, after: bool) -> AsyncIterator[None]:
+    """The worker dies with this write of a checkpoint, counted from 1 (the input's)."""
+    saver: Any = checkpoints.saver
+    saver.aput = Losing(checkpoints, at_write=at_write, after=after).put
+    try:
+        yield
+    finally:
+        del saver.aput
+
+
+@dataclass
+class Attempt:
+    """One attempt as a test sees it."""
+
+    context: ExecutionContext
+    paused: Paused | None
+    spans: list[ReadableSpan]
+
+    @property
+    def state(self) -> WorkflowState:
+        return self.context.state
+
+    def events(self) -> list[ExecutionEvent]:
+        """Everything that its readers were told."""
+        return list(self.context.events._events)
+
+
+@dataclass
+class Runs:
+    """One execution of a graph over several attempts, and the checkpoints between them."""
+
+    graph: JsonObject
+    model: ScriptedModel
+    tools: list[Tool] = field(default_factory=list)
+    checkpoints: Checkpoints = field(default_factory=in_memory)
+    execution_id: str = "01900000-0000-7000-8000-000000000000"
+    input: JsonObject = field(default_factory=lambda: {"message": "hello"})
+    exporter: InMemorySpanExporter = field(default_factory=InMemorySpanExporter)
+
+    @classmethod
+    def of(cls, graph: JsonObject, script: Script = (), **more: Any) -> "Runs":
+        """Over a model that follows a script."""
+        return cls(graph, ScriptedModel(script), **more)
+
+    @property
+    def resources(self) -> Resources:
+        """What every attempt brings along."""
+        return Resources(
+            models=ScriptedModels(self.model),
+            prices=PerTokenPrices(),
+            tools={tool.spec.name: tool for tool in self.tools},
+            retrievers={},
+            templates=BuiltinTemplates(),
+            definitions=NoDefinitions(),
+            conversations=NoConversations(),
+        )
+
+    def compiled(self) -> CompiledWorkflow:
+        """The graph, loaded as any other."""
+        return Loader(self.resources).load(self.graph, "owner", refuse_shape=False)
+
+    def context(self, compiled: CompiledWorkflow, attempt: int) -> ExecutionContext:
+        """A new context, as every attempt has one."""
+        graph = compiled.plan.graph
+        tracers = TracerProvider(sampler=ALWAYS_ON)
+        tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
+        tracker = WorkflowTracker(Tracing.over(tracers, None), self.resources.prices)
+        now = time.time_ns()
+        tracker.start(Subject(self.execution_id, attempt, "owner", "test", "definition", "api", False, now, now))
+        return ExecutionContext(
+            execution_id=self.execution_id,
+            attempt=attempt,
+            owner="owner",
+            conversation_id=None,
+            source="definition",
+            any_folder=False,
+            graph=graph,
+            limits=graph.limits,
+            deadline=time.monotonic() + graph.limits.run_seconds,
+            resources=self.resources,
+            tracker=tracker,
+            events=EventRing(10_000),
+            budget=Budget(graph.limits, self.resources.prices, tracker),
+            state=initial_state(input=self.input, variables=graph.variables, messages=[], summary=None),
+        )
+
+    async def attempt(self, number: int = 1, resume: Resume | None = None) -> Attempt:
+        """Run one attempt to its end or to a pause. Raises what the walker raises."""
+        self.exporter.clear()
+        compiled = self.compiled()
+        context = self.context(compiled, number)
+        paused = await compiled.run(context, checkpoints=self.checkpoints, resume=resume)
+        return Attempt(context, paused, list(self.exporter.get_finished_spans()))

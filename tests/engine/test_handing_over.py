@@ -1,0 +1,81 @@
+"""A process that stops hands its executions over, and waits for none that does not let go."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from engine.errors import Draining
+from engine.ledger import Acceptance
+from engine.resources import ModelReply, ModelRequest
+from engine.testing import Hold
+from tests.engine.harness import Harness, graph, graph_request, span_tree
+
+ASK = graph([{"id": "ask", "type": "model"}], ["start -> ask", "ask -> end"])
+
+
+async def test_a_node_that_ignores_its_cancellation_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("engine.execution.HAND_OVER_SECONDS", 0.1)
+    harness = Harness([Hold()])
+    invoke = harness.model.invoke
+
+    async def deaf(asked: ModelRequest) -> ModelReply:
+        waiting = asyncio.ensure_future(invoke(asked))
+        while not waiting.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(waiting)
+        return await waiting
+
+    monkeypatch.setattr(harness.model, "invoke", deaf)
+    execution = await harness.engine.start(graph_request(ASK), streaming=False)
+    await harness.model.entered.wait()
+    async with asyncio.timeout(10):
+        await harness.engine.close()
+        await harness.engine.close()
+    assert f"execution {execution.id} did not stop in time" in caplog.text
+    harness.model.release.set()
+    assert (await execution.result()).status == "cancelled"
+
+
+async def test_an_execution_handed_over_while_it_is_accepted_does_not_run() -> None:
+    harness = Harness([])
+    entered, gate, accept = asyncio.Event(), asyncio.Event(), harness.ledger.accept
+
+    async def slow(acceptance: Acceptance) -> None:
+        entered.set()
+        await gate.wait()
+        await accept(acceptance)
+
+    harness.ledger.accept = slow  # type: ignore[method-assign]  # a database that takes its time
+    starting = asyncio.create_task(
+        harness.engine.start(graph_request({**ASK, "on_lost": "retry"}), streaming=False), name="start"
+    )
+    await entered.wait()
+    closing = asyncio.create_task(harness.engine.close(), name="close")
+    await asyncio.sleep(0)
+    gate.set()
+    execution = await starting
+    await closing
+    with pytest.raises(Draining, match="goes on in another process"):
+        await execution.result()
+    assert harness.ledger.finished == []
+
+
+async def test_the_spans_of_an_attempt_that_is_handed_over_are_ended() -> None:
+    harness = Harness([Hold()])
+    execution = await harness.engine.start(graph_request({**ASK, "on_lost": "retry"}), streaming=False)
+    await harness.model.entered.wait()
+    await harness.engine.close()
+    with pytest.raises(Draining):
+        await execution.result()
+    assert (
+        span_tree(harness.spans())
+        == """
+invoke_workflow custom  shutdown
+  execute_node start
+  execute_node model  cancelled
+    chat scripted-1
+"""
+    )
