@@ -1,11 +1,15 @@
 """How routes answer: JSON from a model, and what OpenAPI says of it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import Request, Response
 from pydantic import BaseModel
 
 from api.problems import TITLES
+from engine.graph import JsonObject
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
 
 Answers = dict[int | str, dict[str, Any]]
 """Status to what OpenAPI says of the answer."""
@@ -26,10 +30,26 @@ def next_link(request: Request, cursor: str | None) -> dict[str, str]:
     return {"Link": f'<{url.path}?{url.query}>; rel="next"'}
 
 
-def takes_body(model: str, *, required: bool = True) -> dict[str, object]:
-    """What OpenAPI says of a body that the route reads itself."""
-    schema = {"$ref": f"#/components/schemas/{model}"}
-    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+def takes_body(
+    model: str, *, required: bool = True, key: bool = False, examples: Mapping[str, JsonObject] | None = None
+) -> dict[str, object]:
+    """What OpenAPI says of a body that the route reads itself; `key`: it may come under an Idempotency-Key."""
+    content: dict[str, object] = {"schema": {"$ref": f"#/components/schemas/{model}"}}
+    if examples:
+        content["examples"] = examples
+    body: dict[str, object] = {"requestBody": {"required": required, "content": {"application/json": content}}}
+    return body | takes_key() if key else body
+
+
+def takes_key() -> dict[str, object]:
+    """What OpenAPI says of a route that may be called under an Idempotency-Key."""
+    meaning = "Repeated under the same key, a request starts nothing again. Visible ASCII, unique per owner."
+    schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
+    return {
+        "parameters": [
+            {"name": IDEMPOTENCY_KEY, "in": "header", "required": False, "description": meaning, "schema": schema}
+        ]
+    }
 
 
 def answers(good: Answers, *codes: str) -> Answers:

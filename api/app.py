@@ -18,7 +18,7 @@ from api.deps import LINKED_TRACE
 from api.edge import Edge, ids_of
 from api.openapi import describe
 from api.problems import Problem
-from api.routers import analytics, executions, operations, reconcile, webhooks
+from api.routers import analytics, decisions, events, executions, operations, reconcile, webhooks
 
 UNTRACED = frozenset({"/healthz", "/readyz", "/metrics"})
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -81,8 +81,8 @@ def _bare(**settings: Any) -> Service:
     )
     app.add_exception_handler(HTTPException, _routing_problem)
     app.add_exception_handler(RequestValidationError, _parameter_problem)
-    for router in (executions.router, analytics.router, webhooks.router, reconcile.router, operations.router):
-        app.include_router(router)
+    for routes in (executions, events, decisions, analytics, webhooks, reconcile, operations):
+        app.include_router(routes.router)
     return app
 
 

@@ -1,14 +1,16 @@
 """Builds everything that lives long, in order, and takes it down again. Nothing else in the project does.
 
-What costs time to import is imported where it is used: commands that only read import no LangGraph.
+What costs time or memory to import is imported where it is used: commands that only read import no LangGraph, and what
+answers the Collector imports no engine.
 """
 
 import asyncio
 import logging
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -16,12 +18,11 @@ from api.closing import enter_within, within
 from api.settings import Settings, prepare_process
 from engine.errors import Unavailable
 from engine.store import migrations
-from engine.store.control import Lease
+from engine.store.control import Admission, Lease
 from engine.store.database import Database
-from engine.store.templates import StoredTemplates, sync_builtin
-from engine.templates import load_builtin
 
 if TYPE_CHECKING:
+    from engine.dispatch.inprocess import Dispatcher
     from engine.execution import ExecutionEngine
     from engine.resources import Models, Resources
     from telemetry.journal import Journal
@@ -55,8 +56,11 @@ class Runtime:
     journal: "Journal"
     resources: "Resources"
     engine: "ExecutionEngine"
+    dispatcher: "Dispatcher"
     orphans: "Orphans"
     """Speaks for executions that no process runs."""
+    readers: Counter[str] = field(default_factory=Counter)
+    """How many follow each execution, apart from the call that started it."""
     is_draining: bool = False
     """No new executions are taken; the running ones may end."""
 
@@ -67,6 +71,7 @@ class Runtime:
     async def drain(self) -> None:
         """Take no more executions and let the running ones end, for `SPANLOOM_DRAIN_SECONDS`; then hand them over."""
         self.is_draining = True
+        await self.dispatcher.stop()
         await self.engine.close(self.settings.drain_seconds)
 
 
@@ -87,7 +92,10 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
     """
     prepare_process(settings)
     from engine.checkpoints import open_checkpoints, problem
+    from engine.dispatch.inprocess import Dispatcher
     from engine.execution import ExecutionEngine
+    from engine.store.templates import sync_builtin
+    from engine.templates import load_builtin
     from telemetry.health import Health
     from telemetry.journal import Journal
     from telemetry.leases import Leases
@@ -108,8 +116,13 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
         receiver = Receiver(database, _consumers(settings), health)
         open_sink = _SINKS[settings.pipeline]
         make_sink = await stack.enter_async_context(open_sink(settings, database, telemetry, metrics, receiver))
-        lease = Lease(str(uuid4()), settings.lease_seconds)
-        journal = await enter_within(stack, CLOSE_SECONDS, "the journal", Journal(database, make_sink(), lease=lease))
+        books = Journal(
+            database,
+            make_sink(),
+            lease=Lease(str(uuid4()), settings.lease_seconds),
+            admission=Admission(settings.max_queued, settings.idempotency_hours),
+        )
+        journal = await enter_within(stack, CLOSE_SECONDS, "the journal", books)
         telemetry.add(journal.spans, journal.events)
         checkpoints = None
         if problem(settings.database_url) is None:
@@ -130,7 +143,10 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
             sweep_seconds=settings.sweep_seconds,
             on_ended=engine.forget_checkpoints,
         )
-        runtime = Runtime(settings, database, telemetry, metrics, receiver, journal, resources, engine, orphans)
+        dispatcher = Dispatcher(engine, journal, slots=settings.worker_slots)
+        runtime = Runtime(
+            settings, database, telemetry, metrics, receiver, journal, resources, engine, dispatcher, orphans
+        )
         journal.listen_for_cancel(runtime.cancel)
         journal.listen_for_fencing(engine.fence_off)
         await stack.enter_async_context(
@@ -150,6 +166,22 @@ async def open_ingest(settings: Settings) -> AsyncIterator[Ingest]:
     async with open_database(settings) as database:
         health = Health()
         yield Ingest(settings, Metrics(database, health), Receiver(database, _consumers(settings), health))
+
+
+@asynccontextmanager
+async def open_orphans(settings: Settings, database: Database) -> AsyncIterator["Orphans"]:
+    """What ends executions that no process runs, without an engine; a running service sends what comes of it."""
+    from telemetry.health import Health
+    from telemetry.orphans import Orphans
+    from telemetry.outbox import RECORDS, WEBHOOKS
+    from telemetry.pipeline import Pipeline
+    from telemetry.sinks import OutboxSink
+
+    health = Health()
+    if settings.pipeline == "collector":
+        yield Orphans(database, OutboxSink([RECORDS, WEBHOOKS], health=health, on_commit=lambda: None))
+    else:
+        yield Orphans(database, Pipeline(_consumers(settings), health=health))
 
 
 def _consumers(settings: Settings) -> list["Consumer"]:
@@ -224,6 +256,7 @@ def _resources(settings: Settings, database: Database, models: "Models | None", 
     from engine.resources import Resources
     from engine.store.conversations import StoredConversations
     from engine.store.definitions import StoredDefinitions
+    from engine.store.templates import StoredTemplates
     from engine.tools import builtin_tools
 
     if models is None:

@@ -22,7 +22,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 executions_app = typer.Typer(
-    help="List executions, newest first; show or cancel one.", rich_markup_mode=None, invoke_without_command=True
+    help="List executions, newest first; show, cancel, resume or retry one.",
+    rich_markup_mode=None,
+    invoke_without_command=True,
 )
 app.add_typer(executions_app, name="executions")
 webhooks_app = typer.Typer(
@@ -94,14 +96,16 @@ def serve(
         typer.Option(
             "--role",
             metavar="ROLE,…",
-            help="What this process does: api, keeper, and with SPANLOOM_PIPELINE=collector ingest. All, if not given.",
+            help="What this process does: api, worker, keeper, and with SPANLOOM_PIPELINE=collector ingest. All, if "
+            "not given.",
         ),
     ] = None,
 ) -> None:
     """Serve the HTTP API.
 
     On 127.0.0.1:8000, unless SPANLOOM_BIND or PORT says otherwise; the first Ctrl-C lets executions end. Beside it
-    the keeper compares the books and sends webhooks, and the Collector is listened to where signals go through it.
+    the worker runs what was queued, the keeper compares the books and sends webhooks, and the Collector is listened
+    to where signals go through it.
     """
     from api.commands.serve import run_service
 
@@ -122,6 +126,9 @@ def run(
         str | None, typer.Option("--message", "-m", metavar="TEXT", help="Short for --input '{\"message\": TEXT}'.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the answer and errors.")] = False,
+    is_async: Annotated[
+        bool, typer.Option("--async", help="Leave it to `spanloom serve` over the same database, and print its id.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of the answer.")] = False,
 ) -> None:
     """Run a workflow, watch it, and get its answer.
@@ -130,8 +137,10 @@ def run(
 
     spanloom run document_qa --param path=./docs -m 'How do I start?'
     """
-    from api.commands.run import run_workflow
+    from api.commands.run import queue_workflow, run_workflow
 
+    if is_async:
+        raise typer.Exit(queue_workflow(workflow, param or [], input, message, as_json=json))
     raise typer.Exit(run_workflow(workflow, param or [], input, message, quiet=quiet, as_json=json))
 
 
@@ -161,7 +170,7 @@ def executions(
     limit: Annotated[int, typer.Option(min=1, max=1_000, help="Most executions to list.")] = 20,
     json: Json = False,
 ) -> None:
-    """List executions, newest first; show or cancel one."""
+    """List executions, newest first; show, cancel, resume or retry one."""
     if context.invoked_subcommand is not None:
         return
     from api.commands.executions import Filters, list_all
@@ -184,21 +193,49 @@ def cancel(
     reason: Annotated[str | None, typer.Option(help="Kept with the execution.")] = None,
     json: Json = False,
 ) -> None:
-    """Ask a running execution to stop, and wait a little for it."""
+    """Ask an execution to stop, and wait a little for it; one that is queued or paused ends at once."""
     from api.commands.executions import cancel_one
 
     raise typer.Exit(cancel_one(id, reason, as_json=json))
 
 
+@executions_app.command()
+def resume(
+    id: ExecutionId,
+    choice: Annotated[str, typer.Option(help="One of the choices.")],
+    approval: Annotated[
+        str | None, typer.Option(metavar="ID", help="Which question, where it asks more than one.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="JSON", help="What belongs to the answer.")] = None,
+    json: Json = False,
+) -> None:
+    """Answer what a paused execution asks; `show` tells what that is."""
+    from api.commands.executions import resume_one
+
+    raise typer.Exit(resume_one(id, choice, approval, data, as_json=json))
+
+
+@executions_app.command()
+def retry(id: ExecutionId, json: Json = False) -> None:
+    """Queue a finished execution anew, with the same graph and input, and print the new id."""
+    from api.commands.executions import retry_one
+
+    raise typer.Exit(retry_one(id, as_json=json))
+
+
 @app.command()
-def trace(id: ExecutionId = "last", json: Json = False) -> None:
+def trace(
+    id: ExecutionId = "last",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay until it has ended; exit 1 if badly.")] = False,
+    json: Json = False,
+) -> None:
     """Show the span tree of an execution.
 
     With time, tokens, cost, errors, and whether all spans are here. Without an id, of the last one.
     """
-    from api.commands.trace import show_trace
+    from api.commands.trace import follow_trace, show_trace
 
-    raise typer.Exit(show_trace(id, as_json=json))
+    raise typer.Exit(follow_trace(id, as_json=json) if follow else show_trace(id, as_json=json))
 
 
 @app.command()

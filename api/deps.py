@@ -1,5 +1,6 @@
 """What routes are given: the running service, and who asks."""
 
+import re
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
@@ -7,12 +8,16 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from pydantic import BaseModel, ConfigDict
 
+from api.answers import IDEMPOTENCY_KEY
 from api.bootstrap import Runtime
 from api.edge import ids_of
+from api.problems import Problem
 from engine.request import Caller
 
 OWNER = "default"
 """Whoever reaches a service without keys."""
+
+_KEY = re.compile(r"[!-~]{1,255}")
 
 LINKED_TRACE = "spanloom.linked_trace"
 """Where the scope of a request holds the trace of a caller whom executions link to."""
@@ -45,6 +50,16 @@ def _caller(request: Request) -> Caller:
     )
 
 
+def _idempotency_key(request: Request) -> str | None:
+    keys = request.headers.getlist(IDEMPOTENCY_KEY)
+    if not keys:
+        return None
+    if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
+        raise Problem("invalid_header", f"{IDEMPOTENCY_KEY} is one value of 1 to 255 visible ASCII characters.")
+    return keys[0]
+
+
 RuntimeDep = Annotated[Runtime, Depends(_runtime)]
+IdempotencyKeyDep = Annotated[str | None, Depends(_idempotency_key)]
 CallerDep = Annotated[Caller, Depends(_caller)]
 NoQueryDep = Annotated[NoQuery, Query()]

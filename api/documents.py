@@ -1,5 +1,6 @@
 """The documents that the service answers with, made from records. Every field is always there, null when unknown."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -7,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.settings import Settings
 from engine.graph import JsonObject
-from engine.result import ExecutionResult, Status, Usage
+from engine.result import Approval, ExecutionResult, Status, Usage
 from engine.store.control import ControlRow
 from telemetry.cost import CostReport, CostRow, Sums
 from telemetry.queries import ExecutionRecord, Seal, Trace, TraceSpan
@@ -102,11 +103,13 @@ class ExecutionSummary(Answer):
 
 
 class Execution(ExecutionSummary):
-    """An execution with what control knows of it: its result, and whether it was asked to stop."""
+    """An execution with what control knows of it: its result, what it asks, and whether it was asked to stop."""
 
     cancel_requested_at: datetime | None
-    approvals: list[JsonObject]
+    approvals: list[Approval]
+    """What it asks while it is paused."""
     result: ExecutionResult | None
+    """Once it has ended; of a paused one, how far it is."""
     content: Content
 
 
@@ -177,13 +180,16 @@ def summary(record: ExecutionRecord, settings: Settings) -> ExecutionSummary:
     return ExecutionSummary.model_validate(_of_record(record, settings))
 
 
-def execution(record: ExecutionRecord, control: ControlRow | None, settings: Settings) -> Execution:
+def execution(
+    record: ExecutionRecord, control: ControlRow | None, approvals: Sequence[Approval], settings: Settings
+) -> Execution:
     """The record with what control knows; the result is there as long as control keeps it."""
+    result = _result(control)
     of_control: dict[str, object] = {
         "cancel_requested_at": control.cancel_requested_at if control else None,
-        "approvals": [],
-        "result": ExecutionResult.model_validate(control.result, strict=False) if control and control.result else None,
-        "content": _content(control),
+        "approvals": list(approvals),
+        "result": result,
+        "content": "expired" if control is None else "not_stored" if result is None else "shown",
     }
     return Execution.model_validate(_of_record(record, settings) | of_control)
 
@@ -246,10 +252,12 @@ def _usage(record: ExecutionRecord) -> Usage:
     )
 
 
-def _content(control: ControlRow | None) -> Content:
-    if control is None:
-        return "expired"
-    return "not_stored" if control.result is None else "shown"
+def _result(control: ControlRow | None) -> ExecutionResult | None:
+    """That of an earlier pause is none while it runs again."""
+    if control is None or control.result is None:
+        return None
+    is_told = control.status.is_terminal or control.status is Status.PAUSED
+    return ExecutionResult.model_validate(control.result, strict=False) if is_told else None
 
 
 def _seal(seal: Seal) -> SealAnswer:

@@ -7,8 +7,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from api.answering import ResumeBody
 from api.problems import ProblemDocument
-from api.routers.executions import CancelBody
+from api.routers.decisions import CancelBody
 from api.webhook_documents import EndpointBody, EndpointChange, RedeliverBody, RotateBody
 from engine.events import EventType
 from engine.request import ExecutionRequest
@@ -20,6 +21,7 @@ _STOCK = ("HTTPValidationError", "ValidationError")
 _BODIES: tuple[type[BaseModel], ...] = (
     ExecutionRequest,
     CancelBody,
+    ResumeBody,
     EndpointBody,
     EndpointChange,
     RotateBody,

@@ -14,6 +14,7 @@ from rich.text import Text
 from api.render import STATUS_STYLES
 from api.render_text import UNKNOWN, count, duration, moment, percent, plural, short_ids, tokens, usd
 from engine.report import Issue, Severity, ValidationReport
+from engine.result import Approval
 from telemetry.cost import CostReport, GroupValue, Sums
 from telemetry.queries import ExecutionRecord
 
@@ -64,6 +65,15 @@ def execution_details(record: ExecutionRecord, trace_url: str | None) -> Rendera
     for name, value in _details(record, trace_url):
         grid.add_row(name, value)
     return grid
+
+
+def question_view(execution_id: str, question: Approval) -> RenderableType:
+    """What a paused execution asks, and how to answer."""
+    text = Text(f"asks: {question.prompt}", style="bold")
+    until = f"until {moment(question.expires_at)} UTC"
+    text.append(f"\n  {' or '.join(question.choices)}, {until} (approval {question.approval_id})", style="not bold")
+    text.append(f"\n  spanloom executions resume {execution_id} --choice {question.choices[0]}", style="not bold dim")
+    return text
 
 
 def _details(record: ExecutionRecord, trace_url: str | None) -> list[tuple[str, RenderableType]]:

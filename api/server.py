@@ -1,4 +1,7 @@
-"""Runs the HTTP application until a signal: then it is not ready, lets executions end, and stops."""
+"""Runs the HTTP application until a signal: then it is not ready, lets executions end, and stops.
+
+What only one role needs is imported where it is used: the role `ingest` is to be small.
+"""
 
 import asyncio
 import logging
@@ -13,19 +16,19 @@ from typing import Literal
 import uvicorn
 from starlette.types import ASGIApp
 
-from api.app import create_app
 from api.bootstrap import Ingest, Runtime, open_ingest, open_runtime
 from api.ingest import create_ingest_app
-from api.keeper import keeping
 from api.settings import Settings, check_bind, check_ingest
+from api.worker import working
 from engine.errors import SpanloomError
 
 GRACE_SECONDS = 3
 """How long answers may take to be read once all executions have ended."""
 
-Role = Literal["api", "keeper", "ingest"]
-ROLES: tuple[Role, ...] = ("api", "keeper", "ingest")
-"""What a process does: answer the API and run workflows, keep house, take signals back from the Collector."""
+Role = Literal["api", "worker", "keeper", "ingest"]
+ROLES: tuple[Role, ...] = ("api", "worker", "keeper", "ingest")
+"""What a process does: answer the API and run what is waited for or streamed; run what was queued, answered or left by
+another process; keep house; take signals back from the Collector."""
 
 _BACKLOG = 2_048
 
@@ -64,17 +67,23 @@ async def serve(
             over = ingest_of(runtime) if runtime else await stack.enter_async_context(open_ingest(settings))
             await stack.enter_async_context(receiving(over, ingest))
         if runtime is not None and "keeper" in roles:
+            from api.keeper import keeping
+
             await stack.enter_async_context(keeping(runtime))
+        if runtime is not None and "worker" in roles:
+            await stack.enter_async_context(working(runtime))
         if runtime is not None and api is not None:
             await serve_runtime(runtime, api, on_ready, on_signal)
-        else:
-            await _signal()
-            on_signal()
+            return
+        await _signal()
+        on_signal()
+        if runtime is not None:
+            await runtime.drain()
 
 
 def default_roles(settings: Settings) -> frozenset[Role]:
     """Everything that one process can do."""
-    return frozenset(ROLES if settings.pipeline == "collector" else ("api", "keeper"))
+    return frozenset(ROLES if settings.pipeline == "collector" else ("api", "worker", "keeper"))
 
 
 async def _signal() -> None:
@@ -120,6 +129,8 @@ def make_server(
     on_signal: Callable[[], None] = lambda: None,
 ) -> uvicorn.Server:
     """The server, not yet started; setting its `should_exit` is what a signal does."""
+    from api.app import create_app
+
     return _Server(_config(create_app(runtime)), runtime, listener, on_ready, on_signal)
 
 

@@ -9,9 +9,10 @@ import sys
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engine.addresses import Exceptions
@@ -82,6 +83,8 @@ def _exceptions(items: tuple[str, ...]) -> tuple[str, ...]:
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Span = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""Seconds or hours that are not 0."""
 Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 SecretKeys = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_secret_keys)]
 Schedule = Annotated[tuple[Seconds, ...], NoDecode, BeforeValidator(_split), AfterValidator(_schedule)]
@@ -166,12 +169,15 @@ class Settings(BaseSettings):
         30.0, description="How long an execution is left to its process without a sign of life"
     )
     lease_renew_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        10.0, description="How often a process says that its executions run; a third of LEASE_SECONDS or less"
+        10.0, description="How often a process says that its executions run; less than half of LEASE_SECONDS"
     )
     sweep_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         5.0, description="How often executions are looked for whose process is gone"
     )
     drain_seconds: Seconds = Field(20.0, description="How long running executions may go on after SIGTERM")
+    idempotency_hours: Span = Field(24.0, description="How long an Idempotency-Key stands for the same execution")
+    max_queued: int = Field(1_000, ge=1, description="Most executions of an owner that wait for a process")
+    worker_slots: int = Field(64, ge=1, description="Most executions that a process takes from the queue at once")
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
         "info", description="Least level that is logged"
     )
@@ -198,6 +204,15 @@ class Settings(BaseSettings):
     google_base_url: str | None = Field(
         None, validation_alias="GOOGLE_GEMINI_BASE_URL", description="Address of a server that speaks Gemini's protocol"
     )
+
+    @model_validator(mode="after")
+    def _renewed_in_time(self) -> Self:
+        """One sign of life may be lost or late."""
+        if self.lease_renew_seconds * 2 >= self.lease_seconds:
+            raise ValueError(
+                "SPANLOOM_LEASE_RENEW_SECONDS is less than half of SPANLOOM_LEASE_SECONDS, so that one renewal may fail"
+            )
+        return self
 
     @property
     def address(self) -> tuple[str, int]:
@@ -241,9 +256,13 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
-        raise SettingsInvalid(
-            "; ".join(f"{_variable(one['loc'])}: {one['msg'].removeprefix('Value error, ')}" for one in found)
-        ) from None
+        raise SettingsInvalid("; ".join(map(_sentence, found))) from None
+
+
+def _sentence(found: ErrorDetails) -> str:
+    """What is wrong with a setting, or with several of them together."""
+    message = found["msg"].removeprefix("Value error, ")
+    return f"{_variable(found['loc'])}: {message}" if found["loc"] else message
 
 
 def prepare_process(settings: Settings) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING
 
 import orjson
 from fastapi.responses import StreamingResponse
@@ -13,9 +12,6 @@ from starlette.types import Message, Receive, Scope, Send
 from api.problems import ProblemDocument
 from engine.errors import SpanloomError
 from engine.events import ExecutionEvent
-
-if TYPE_CHECKING:
-    from engine.execution import Execution
 
 PING_SECONDS = 15.0
 SLOW_SECONDS = 30.0
@@ -43,19 +39,22 @@ def error_frame(problem: ProblemDocument) -> bytes:
 
 
 async def frames(
-    execution: "Execution",
-    first: ExecutionEvent,
+    follow: Callable[[ExecutionEvent | None], AsyncGenerator[ExecutionEvent, None]],
     broken: Callable[[SpanloomError | None], ProblemDocument],
     *,
+    first: ExecutionEvent | None = None,
     ping_seconds: float = PING_SECONDS,
 ) -> AsyncGenerator[bytes, None]:
-    """The stream from its first event to the closing one; `broken` says in a document why it ends without."""
-    yield _OPENING + frame(first)
+    """The stream to its closing event. `follow` gives what comes behind an event, or behind where the stream begins.
+
+    `broken` says in a document why it ends without a closing event.
+    """
+    yield _OPENING + (b"" if first is None else frame(first))
     last = first
-    while not last.type.is_closing:
-        async with aclosing(execution.events(last.seq)) as events:
+    while not _is_closing(last):
+        async with aclosing(follow(last)) as events:
             try:
-                while not last.type.is_closing:
+                while not _is_closing(last):
                     async with asyncio.timeout(ping_seconds):
                         last = await anext(events)
                     yield frame(last)
@@ -67,6 +66,10 @@ async def frames(
             except StopAsyncIteration:
                 yield error_frame(broken(None))
                 return
+
+
+def _is_closing(event: ExecutionEvent | None) -> bool:
+    return event is not None and event.type.is_closing
 
 
 class EventStream(StreamingResponse):

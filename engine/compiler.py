@@ -70,13 +70,12 @@ class CompiledWorkflow:
         """
         if context.position is not None:
             return context.resume is not None
-        context.position = Position(self.plan.start, Arrival())
+        context.position, context.resume = Position(self.plan.start, Arrival()), resume
         if resume is None or checkpoints is None:
             return False
         found = await checkpoints.newest(context.execution_id, resume.from_attempts)
         if found is None:
             return False
-        context.resume = resume
         snapshot.restore(context, found)
         return True
 

@@ -6,16 +6,24 @@ The execution waits for nobody: a reader that falls out of the ring is told so b
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+
+import orjson
 
 from engine.graph import JsonObject
 
 RING_EVENTS = 1_000
+RING_BYTES = 1_048_576
+LAGGING_EVENTS = 128
+"""A reader that is so far behind gets the tokens of a message joined."""
+
 _YIELD_EVERY = 64
 """A producer that never waits lets its readers run once per so many events."""
+_FRAME_BYTES = 200
+"""What an event takes on the wire beside its data, about."""
 
 
 class EventType(StrEnum):
@@ -84,10 +92,13 @@ class ExecutionEvent:
 
 
 class EventRing:
-    """The newest events of one execution, and the readers that wait for the next."""
+    """The newest events of one attempt, and the readers that wait for the next."""
 
-    def __init__(self, size: int = RING_EVENTS) -> None:
-        self._events: deque[ExecutionEvent] = deque(maxlen=size)
+    def __init__(self, attempt: int = 1, *, size: int = RING_EVENTS, size_bytes: int = RING_BYTES) -> None:
+        self.attempt = attempt
+        self._events: deque[ExecutionEvent] = deque()
+        self._bytes: deque[int] = deque()
+        self._size, self._size_bytes, self._held_bytes = size, size_bytes, 0
         self._last = 0
         self._news = asyncio.Event()
         self._appended_since_breath = 0
@@ -105,7 +116,7 @@ class EventRing:
 
     def append(self, event: ExecutionEvent) -> None:
         """Add an event; a closing one is the last."""
-        self._events.append(event)
+        self._keep(event)
         self._appended_since_breath += 1
         if event.type.is_closing:
             self.closed = True
@@ -122,15 +133,29 @@ class EventRing:
             self._appended_since_breath = 0
             await asyncio.sleep(0)
 
-    async def read(self, after: int = 0) -> AsyncIterator[ExecutionEvent]:
-        """Every event behind `after`, to the closing one; a `gap` where the ring has lost some."""
+    async def read(self, after: int = 0) -> AsyncGenerator[ExecutionEvent, None]:
+        """Every event behind `after`, to the closing one; a `gap` where the ring has lost some.
+
+        Where the reader lags, the tokens of a message come joined, under the number of the last.
+        """
         while True:
-            for event in self._behind(after):
+            behind = self._behind(after)
+            for event in behind if len(behind) < LAGGING_EVENTS else joined(behind):
                 yield event
                 after = event.seq if event.type is not EventType.GAP else int(str(event.data["last"]))
             if self.closed and (not self._events or after >= self._events[-1].seq):
                 return
             await self._wait_behind(after)
+
+    def _keep(self, event: ExecutionEvent) -> None:
+        """The newest stays, however large it is."""
+        size = _size(event)
+        self._events.append(event)
+        self._bytes.append(size)
+        self._held_bytes += size
+        while len(self._events) > self._size or (self._held_bytes > self._size_bytes and len(self._events) > 1):
+            self._events.popleft()
+            self._held_bytes -= self._bytes.popleft()
 
     def _behind(self, after: int) -> list[ExecutionEvent]:
         if not self._events or self._events[-1].seq <= after:
@@ -144,6 +169,40 @@ class EventRing:
         while not self.closed and (not self._events or self._events[-1].seq <= after):
             self._news.clear()
             await self._news.wait()
+
+
+def joined(events: Iterable[ExecutionEvent]) -> Iterator[ExecutionEvent]:
+    """The events with neighbouring tokens of one message as one, numbered as the last of them."""
+    waiting: list[ExecutionEvent] = []
+    for event in events:
+        if waiting and not _continues(waiting[0], event):
+            yield _as_one(waiting)
+            waiting = []
+        if event.type is EventType.TOKEN:
+            waiting.append(event)
+        else:
+            yield event
+    if waiting:
+        yield _as_one(waiting)
+
+
+def _continues(first: ExecutionEvent, event: ExecutionEvent) -> bool:
+    return event.type is EventType.TOKEN and event.data["message_id"] == first.data["message_id"]
+
+
+def _as_one(tokens: list[ExecutionEvent]) -> ExecutionEvent:
+    text = "".join(str(token.data["text"]) for token in tokens)
+    return replace(tokens[-1], data={**tokens[-1].data, "text": text})
+
+
+def _size(event: ExecutionEvent) -> int:
+    """Bytes on the wire, about."""
+    if event.type is EventType.TOKEN:
+        return _FRAME_BYTES + len(str(event.data["text"]))
+    try:
+        return _FRAME_BYTES + len(orjson.dumps(event.data))
+    except TypeError:  # no JSON: a lone surrogate
+        return _FRAME_BYTES + len(repr(event.data))
 
 
 def _gap(first: ExecutionEvent, after: int) -> ExecutionEvent:

@@ -12,65 +12,37 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
-from typing import Literal, NoReturn, Self
+from typing import NoReturn, Self
 
-import orjson
 from opentelemetry._logs import LoggerProvider
-from opentelemetry.context import Context
-from opentelemetry.trace import (
-    NonRecordingSpan,
-    SpanContext,
-    TraceFlags,
-    TracerProvider,
-    get_current_span,
-    set_span_in_context,
-)
+from opentelemetry.trace import TracerProvider
 from uuid_utils.compat import uuid7
 
-from engine import semconv
+from engine.acceptance import acceptance_of, request_of, subject_of, user_message_of
+from engine.beginnings import begun, first_beginning, later_beginning, resume_of
 from engine.budget import Budget
 from engine.checkpoints import Checkpoints, in_memory
 from engine.compiler import CompiledWorkflow
 from engine.context import ExecutionContext
-from engine.errors import (
-    Draining,
-    Failure,
-    Fenced,
-    NoEnd,
-    Refusal,
-    ResourceMissing,
-    SpanloomError,
-)
+from engine.errors import Draining, Failure, Fenced, NoEnd, Refusal, ResourceMissing, SpanloomError
 from engine.events import EventRing, EventType, ExecutionEvent
-from engine.graph import JsonObject, OnLost, WorkflowGraph
-from engine.ledger import (
-    Acceptance,
-    Checkpoint,
-    Claim,
-    Finish,
-    Idempotency,
-    Ledger,
-    NullLedger,
-    Pause,
-    Release,
-    Root,
-)
+from engine.graph import JsonObject, WorkflowGraph
+from engine.ledger import Checkpoint, Claim, Finish, Ledger, NullLedger, Pause, Release
 from engine.loading import Loader
 from engine.outcome import COMPLETED, HANDED_OVER, Outcome, make_result, new_messages, new_summary
-from engine.pause import Answer, Paused, Resume
-from engine.request import Caller, ExecutionRequest, digest
-from engine.resources import History, Message, Resources, as_json
+from engine.pause import Paused
+from engine.request import Caller, ExecutionRequest
+from engine.resources import History, Resources, as_json
 from engine.result import ExecutionResult, Status
+from engine.running import SHUTDOWN, Execution
 from engine.sources import HISTORY_MESSAGES, Resolved, resolve
 from engine.state import initial_state
 from engine.subject import Subject
 from engine.totals import Carried
-from engine.tracker import Beginning, Tracing, WorkflowTracker
+from engine.tracker import Tracing, WorkflowTracker
 from engine.walker import Stopped
 
 log = logging.getLogger(__name__)
-
-_Stop = Literal["cancel", "hand over", "fence off"]
 
 CLOSING_EVENT = {
     Status.COMPLETED: EventType.COMPLETED,
@@ -78,106 +50,10 @@ CLOSING_EVENT = {
     Status.CANCELLED: EventType.CANCELLED,
     Status.PAUSED: EventType.PAUSED,
 }
-_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-CLIENT_LEFT = "the client left"
-SHUTDOWN = "the engine is shutting down"
 HAND_OVER_SECONDS = 3.0
 """How long an execution may take to stop once it is handed over."""
-_KEPT_BY_HASH = {"source": {"graph"}}
-"""Part of a request that is not stored with it, since the graph that runs is kept by its hash."""
 _KEPT_RINGS = 128
 _NO_GRAPH = WorkflowGraph.model_validate({"schema": "spanloom/1", "name": "none", "nodes": []})
-
-
-class Execution:
-    """One accepted execution that runs in this process, for one attempt."""
-
-    def __init__(
-        self, request: ExecutionRequest, subject: Subject, context: ExecutionContext, history: History | None
-    ) -> None:
-        self.request = request
-        self.subject = subject
-        self.context = context
-        self.history = history
-        self.compiled: CompiledWorkflow | None = None
-        self.failure: Failure | None = None
-        self.user_message: Message | None = None
-        self.claim: Claim | None = None
-        self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.task: asyncio.Task[ExecutionResult] | None = None
-        self.cancel_reason: str | None = None
-        self.ended = False
-        self._stop: _Stop | None = None
-        self._readers = 0
-        self._leaving: asyncio.TimerHandle | None = None
-
-    @property
-    def id(self) -> str:
-        """UUIDv7 of the execution."""
-        return self.context.execution_id
-
-    async def events(self, after: int = 0) -> AsyncGenerator[ExecutionEvent, None]:
-        """What happens, from the event behind `after` to the closing one. Raises if the books could not be closed."""
-        async for event in self.context.events.read(after):
-            yield event
-        if self.task is not None:
-            await asyncio.shield(self.task)
-
-    async def result(self) -> ExecutionResult:
-        """The result, once its commit is made; waiting for it does not own the execution."""
-        assert self.task is not None
-        return await asyncio.shield(self.task)
-
-    def cancel(self, reason: str) -> bool:
-        """Ask the run to stop; false if it has already ended. Asking again changes nothing."""
-        if self.ended:
-            return False
-        if self.cancel_reason is None:
-            self.cancel_reason = reason
-            self._end_walk("cancel")
-        return True
-
-    def hand_over(self) -> None:
-        """Stop here and let another process go on; an execution that is lost with its process is cancelled."""
-        if self.on_lost == "fail":
-            self.cancel(SHUTDOWN)
-        elif not self.ended:
-            self._end_walk("hand over")
-
-    def fence_off(self) -> None:
-        """Another attempt owns the execution: stop, and say nothing more."""
-        if not self.ended:
-            self._end_walk("fence off")
-
-    @property
-    def stop(self) -> "_Stop | None":
-        """Why the walk is stopped before its end; the first reason counts, unless the attempt is fenced off."""
-        return self._stop
-
-    @property
-    def on_lost(self) -> OnLost:
-        """What becomes of the execution when its process is gone."""
-        if self.claim is not None:
-            return self.claim.on_lost
-        return self.compiled.plan.on_lost if self.compiled else "fail"
-
-    def _end_walk(self, why: "_Stop") -> None:
-        if self._stop is None or why == "fence off":
-            self._stop = why
-            if self.task is not None and self.accepted.done():
-                self.task.cancel()
-
-    def join(self) -> None:
-        """A reader of the starting call came."""
-        self._readers += 1
-        if self._leaving is not None:
-            self._leaving.cancel()
-
-    def leave(self, grace_seconds: float) -> None:
-        """A reader of the starting call left; the last one may take the execution with it."""
-        self._readers -= 1
-        if self._readers == 0 and not self.ended and self.request.on_disconnect != "continue":
-            self._leaving = asyncio.get_running_loop().call_later(grace_seconds, self.cancel, CLIENT_LEFT)
 
 
 class ExecutionEngine:
@@ -259,13 +135,7 @@ class ExecutionEngine:
         queued_ns = time.time_ns()
         resolved = await self._resolve(request, caller)
         execution = self._prepare(request, caller, resolved, queued_ns, streaming=False)
-        try:
-            execution.context.tracker.queue(execution.subject)
-            await self._ledger.accept(_acceptance(execution, caller, Status.QUEUED))
-        except BaseException:
-            self._ledger.abandon(execution.id)
-            raise
-        return execution.id
+        return await self._queue(execution, caller)
 
     async def enqueue_again(
         self, subject: Subject, request: JsonObject, graph: bytes | None, caller: Caller | None = None
@@ -286,9 +156,12 @@ class ExecutionEngine:
             retry_of=subject.execution_id,
         )
         execution = await self._restore(again, request, graph, Carried())
+        return await self._queue(execution, caller)
+
+    async def _queue(self, execution: Execution, caller: Caller) -> str:
         try:
-            execution.context.tracker.queue(again)
-            await self._ledger.accept(_acceptance(execution, caller, Status.QUEUED))
+            execution.context.tracker.queue(execution.subject)
+            await self._ledger.accept(acceptance_of(execution, caller, Status.QUEUED))
         except BaseException:
             self._ledger.abandon(execution.id)
             raise
@@ -296,7 +169,7 @@ class ExecutionEngine:
 
     async def take_on(self, claim: Claim) -> Execution:
         """Run an attempt of an execution that this process has claimed."""
-        execution = await self._restore(claim.subject, claim.request, claim.graph, claim.carried)
+        execution = await self._restore(begun(claim), claim.request, claim.graph, claim.carried)
         execution.claim = claim
         self._begin(execution, Caller(owner=claim.subject.owner, any_folder=claim.any_folder))
         await asyncio.wait({execution.accepted})
@@ -370,14 +243,14 @@ class ExecutionEngine:
     ) -> Execution:
         """Load and validate; a graph without the shape of one is refused, all else is a failed execution."""
         compiled, failure = self._load(resolved, caller)
-        subject = _subject(str(uuid7()), request, caller, resolved, compiled, queued_ns, streaming=streaming)
+        subject = subject_of(request, caller, resolved, compiled, queued_ns, streaming=streaming)
         return self._make(
             request, subject, compiled, failure, resolved.history, Carried(), any_folder=caller.any_folder
         )
 
     async def _restore(self, subject: Subject, request: JsonObject, graph: bytes | None, carried: Carried) -> Execution:
         """An execution as it was accepted. Its references are not resolved anew: the graph is the one that was kept."""
-        asked = _asked(request, graph)
+        asked = request_of(request, graph)
         conversation = subject.conversation_id
         history = None
         if conversation is not None:
@@ -414,7 +287,7 @@ class ExecutionEngine:
     ) -> Execution:
         graph = compiled.plan.graph if compiled else _NO_GRAPH
         tracker = WorkflowTracker(self._tracing, self._resources.prices, carried)
-        user_message = _user_message(request)
+        user_message = user_message_of(request)
         context = ExecutionContext(
             execution_id=subject.execution_id,
             attempt=subject.attempt,
@@ -427,7 +300,7 @@ class ExecutionEngine:
             deadline=time.monotonic() + graph.limits.run_seconds,
             resources=self._resources,
             tracker=tracker,
-            events=EventRing(),
+            events=EventRing(subject.attempt),
             budget=Budget(graph.limits, self._resources.prices, tracker),
             state=initial_state(
                 input=request.input,
@@ -473,10 +346,10 @@ class ExecutionEngine:
         tracker, claim = execution.context.tracker, execution.claim
         try:
             if claim is None:
-                tracker.start(execution.subject, _first_beginning(caller))
-                await self._ledger.accept(_acceptance(execution, caller, Status.RUNNING))
+                tracker.start(execution.subject, first_beginning(caller))
+                await self._ledger.accept(acceptance_of(execution, caller, Status.RUNNING))
             else:
-                tracker.start(execution.subject, _beginning(claim))
+                tracker.start(execution.subject, later_beginning(claim))
                 await self._ledger.checkpoint(
                     Checkpoint(execution.id, execution.context.attempt, tracker.root, execution.subject)
                 )
@@ -515,7 +388,7 @@ class ExecutionEngine:
             raise execution.failure
         assert compiled is not None
         compiled.plan.check_input(execution.request.input)
-        paused = await compiled.run(context, checkpoints=self._checkpoints, resume=_resume(execution))
+        paused = await compiled.run(context, checkpoints=self._checkpoints, resume=resume_of(execution.claim))
         if paused is not None:
             return Outcome(Status.PAUSED, paused=paused)
         if context.state["end"] is None:
@@ -614,137 +487,9 @@ def _close_trace(tracker: WorkflowTracker, outcome: Outcome) -> None:
             tracker.fail(outcome.error_type or "", outcome.error_message or "", outcome.error_node_id)
 
 
-def _subject(
-    execution_id: str,
-    request: ExecutionRequest,
-    caller: Caller,
-    resolved: Resolved,
-    compiled: CompiledWorkflow | None,
-    queued_ns: int,
-    *,
-    streaming: bool,
-) -> Subject:
-    template, definition = resolved.template, resolved.definition
-    return Subject(
-        execution_id=execution_id,
-        attempt=1,
-        owner=caller.owner,
-        workflow_name=resolved.workflow_name,
-        source=resolved.kind,
-        trigger=caller.trigger,
-        streaming=streaming,
-        queued_ns=queued_ns,
-        started_ns=queued_ns,
-        correlation_id=caller.correlation_id or execution_id,
-        template_id=template.id if template else None,
-        template_version=template.version if template else None,
-        definition_id=definition.id if definition else None,
-        graph_hash=compiled.plan.content_hash if compiled else None,
-        conversation_id=resolved.history.conversation_id if resolved.history else None,
-        record_level=compiled.plan.graph.record_level if compiled else "full",
-        tags=dict(request.tags),
-        params=resolved.params,
-    )
-
-
-def _user_message(request: ExecutionRequest) -> Message | None:
-    text = request.input.get("message")
-    return Message(id=str(uuid7()), role="user", content=text) if isinstance(text, str) and text else None
-
-
-def _acceptance(execution: Execution, caller: Caller, status: Status) -> Acceptance:
-    subject, compiled, root = execution.subject, execution.compiled, None
-    if status is Status.RUNNING:
-        root = execution.context.tracker.root
-    is_chat = subject.conversation_id is not None and execution.user_message is not None
-    return Acceptance(
-        subject=subject,
-        status=status,
-        request=execution.request.model_dump(mode="json", exclude=_KEPT_BY_HASH if compiled else None),
-        graph=compiled.plan.canonical if compiled else None,
-        user_message=as_json(execution.user_message) if is_chat and execution.user_message else None,
-        root=root,
-        on_lost=execution.on_lost,
-        any_folder=caller.any_folder,
-        caller_trace=_traceparent(caller) if status is Status.QUEUED else None,
-        idempotency=Idempotency(caller.idempotency_key, digest(execution.request)) if caller.idempotency_key else None,
-    )
-
-
-def _asked(request: JsonObject, graph: bytes | None) -> ExecutionRequest:
-    """The request as it was kept: where its graph was sent along it stands apart."""
-    source = request["source"]
-    if isinstance(source, dict) and source.get("kind") == "graph" and "graph" not in source:
-        source = {**source, "graph": {} if graph is None else orjson.loads(graph)}
-    return ExecutionRequest.model_validate({**request, "source": source})
-
-
-def _resume(execution: Execution) -> Resume | None:
-    """Where a later attempt goes on; one that is retried begins at the input."""
-    claim, attempt = execution.claim, execution.context.attempt
-    if claim is None or attempt == 1 or (claim.on_lost == "retry" and claim.reason in ("crash", "shutdown")):
-        return None
-    given = claim.answer if claim.reason == "answer" else None
-    answer = Answer(given.choice, given.data, given.answered_by) if given else None
-    return Resume(list(range(attempt - 1, 0, -1)), answer, is_due=claim.reason == "timer")
-
-
-def _first_beginning(caller: Caller) -> Beginning:
-    linked = get_current_span(caller.trace_link).get_span_context() if caller.trace_link is not None else None
-    return Beginning(caller.trace_context, [linked] if linked is not None else [])
-
-
-def _beginning(claim: Claim) -> Beginning:
-    """A queued execution joins the trace of its caller; a later attempt links to the one before."""
-    if claim.subject.attempt == 1:
-        return Beginning(_parent_of(claim.caller_trace), age_seconds=claim.age_seconds)
-    previous = claim.previous_root
-    return Beginning(
-        links=[] if previous is None else [_span_context(previous)],
-        age_seconds=claim.age_seconds,
-        paused_seconds=claim.paused_seconds,
-        extra={semconv.RESUME_REASON: claim.reason}
-        | (
-            {semconv.APPROVAL_ID: claim.answer.approval_id, semconv.APPROVAL_CHOICE: claim.answer.choice}
-            if claim.answer
-            else {}
-        ),
-    )
-
-
-def _span_context(root: Root) -> SpanContext:
-    return SpanContext(int(root.trace_id, 16), int(root.span_id, 16), is_remote=True, trace_flags=_SAMPLED)
-
-
-def _traceparent(caller: Caller) -> str | None:
-    """The caller's trace as a `traceparent`, to be joined by whichever process runs the execution."""
-    if caller.trace_context is None:
-        return None
-    span = get_current_span(caller.trace_context).get_span_context()
-    return f"00-{span.trace_id:032x}-{span.span_id:016x}-01" if span.is_valid else None
-
-
-def _parent_of(traceparent: str | None) -> Context | None:
-    if traceparent is None:
-        return None
-    _, trace_id, span_id, _ = traceparent.split("-")
-    context = SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=_SAMPLED)
-    return set_span_in_context(NonRecordingSpan(context), Context())
-
-
 def _started_data(execution: Execution) -> JsonObject:
     subject, claim = execution.subject, execution.claim
-    data: JsonObject = {
-        "source": subject.source,
-        "workflow_name": subject.workflow_name,
-        "template_id": subject.template_id,
-        "template_version": subject.template_version,
-        "definition_id": subject.definition_id,
-        "graph_hash": subject.graph_hash,
-        "conversation_id": subject.conversation_id,
-        "correlation_id": subject.correlation_id,
-        "trace_id": execution.context.tracker.trace_id,
-    }
+    data = subject.told(execution.context.tracker.trace_id)
     return (
         data if subject.attempt == 1 or claim is None else data | {"attempt": subject.attempt, "reason": claim.reason}
     )

@@ -154,7 +154,8 @@ class Claim:
     on_lost: OnLost
     any_folder: bool = False
     caller_trace: str | None = None
-    answer: GivenAnswer | None = None
+    answers: Sequence[GivenAnswer] = ()
+    """To the questions of earlier attempts, the newest last."""
     paused_seconds: float = 0.0
     """In all pauses together."""
 

@@ -49,7 +49,7 @@ class Resume:
 
     from_attempts: Sequence[int]
     """Newest first."""
-    answer: Answer | None = None
-    """Ends the wait for an approval; null after a crash, or if the time is up."""
+    answers: Sequence[Answer] = ()
+    """To the execution's questions so far: each ends the wait for its own, however often the run comes to it."""
     is_due: bool = False
     """The time of the pause is up, by the clock of whoever resumes; else the worker looks at its own."""

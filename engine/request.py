@@ -80,9 +80,14 @@ class ExecutionRequest(Document):
     tags: dict[Tag, Tag] = Field(default_factory=dict, max_length=16)
 
 
-def digest(request: ExecutionRequest) -> str:
-    """What a request asks to run, in 64 hex digits: source, input and overrides; how it is answered does not count."""
+def digest(request: ExecutionRequest, *, retry_of: str | None = None) -> str:
+    """What a request asks to run, in 64 hex digits: source, input and overrides; how it is answered does not count.
+
+    To run a finished execution again is to ask for something else than to run the same anew.
+    """
     asked = request.model_dump(mode="json", include={"source", "input", "overrides"})
+    if retry_of is not None:
+        asked["retry_of"] = retry_of
     return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 

@@ -34,3 +34,17 @@ class Subject:
     record_level: RecordLevel = "full"
     tags: JsonObject = field(default_factory=dict)
     params: JsonObject = field(default_factory=dict)
+
+    def told(self, trace_id: str | None) -> JsonObject:
+        """What readers are told when an attempt begins."""
+        return {
+            "source": self.source,
+            "workflow_name": self.workflow_name,
+            "template_id": self.template_id,
+            "template_version": self.template_version,
+            "definition_id": self.definition_id,
+            "graph_hash": self.graph_hash,
+            "conversation_id": self.conversation_id,
+            "correlation_id": self.correlation_id,
+            "trace_id": trace_id,
+        }

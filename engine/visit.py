@@ -83,14 +83,12 @@ class Visit:
         """The same on every attempt and after every crash."""
         return f"{self.context.execution_id}:{self.path}:{self.number}"
 
-    @property
-    def answer(self) -> Answer | None:
-        """What was answered to the question with which the visit parked; null if nothing was."""
-        resume, question = self.context.resume, self.parked["approval"] if self.parked else None
-        if resume is None or resume.answer is None or question is None:
-            return None
-        asked = resume.answer.approval_id
-        return resume.answer if asked is None or asked == question["approval_id"] else None
+    def answer_to(self, approval_id: str) -> Answer | None:
+        """What was answered to this question; null if nothing was."""
+        for answer in self.context.resume.answers if self.context.resume else ():
+            if answer.approval_id == approval_id or (answer.approval_id is None and self.parked is not None):
+                return answer
+        return None
 
     @property
     def is_due(self) -> bool:

@@ -1,28 +1,35 @@
 """Many rows in one statement, on both databases.
 
 SQLite gets a list of `VALUES`, in a few fixed lengths so that its cache of compiled statements is hit. PostgreSQL gets
-one array per column and `unnest`s them, so that its statement is always the same; many rows are copied into a temporary
-table first, as COPY is the cheapest way in, but knows no conflicts.
+one array per column and `unnest`s them, so that its statement is always the same. Many rows are copied, as COPY is the
+cheapest way in: as it knows no conflicts, into a temporary table first, or where rows are mostly new into the table
+itself.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 from zlib import crc32
 
+from asyncpg import UniqueViolationError  # type: ignore[import-untyped]  # asyncpg ships no types
 from sqlalchemy import JSON, Dialect, Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.store.base import UtcTime, json_text
 
 Cell = object
+Row = tuple[Cell, ...]
 Convert = Callable[[Any], Any]
 
-_MAX_PARAMETERS = 8_192
+_F = TypeVar("_F")
+
+_MAX_PARAMETERS = 16_384
 """Below SQLite's limit of 32,766; longer statements are no faster."""
 
+_LENGTHS = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
+"""Of SQLite's statements. Each takes four trips to its thread and back, so that few are worth much."""
 
 _COPIED_FROM = 200
 """So many rows are worth the round trips that a temporary table takes."""
@@ -52,44 +59,84 @@ class BulkInsert:
     """`INSERT … ON CONFLICT … RETURNING` for rows of one table.
 
     `conflict` and `returning` are SQL that both databases understand. Rows are tuples in the order of `columns`; no two
-    of one call may have the same key.
+    of one call may have the same key. With `mostly_new` a conflict does nothing and is rare, and `returning` names
+    columns that are written: then many rows are copied straight into PostgreSQL's table, and take the other way only
+    if one of them is there.
     """
 
-    def __init__(self, table: Table, columns: Sequence[str], conflict: str, returning: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        table: Table,
+        columns: Sequence[str],
+        conflict: str,
+        returning: Sequence[str] = (),
+        *,
+        mostly_new: bool = False,
+    ) -> None:
         self._table = table
         self._columns = list(columns)
         self._conflict = conflict
         self._returning = ", ".join(returning)
+        self._returned_positions = [columns.index(name) for name in returning] if mostly_new else []
+        self._mostly_new = mostly_new
         self._plans: dict[str, _Plan] = {}
 
-    async def run(self, connection: AsyncConnection, rows: Sequence[tuple[Cell, ...]]) -> list[tuple[Any, ...]]:
+    async def run(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[tuple[Any, ...]]:
         """Write the rows; what `returning` names, for each row that was inserted or updated."""
-        if not rows:
+        return await self.run_each(connection, rows, _itself)
+
+    async def run_each(
+        self, connection: AsyncConnection, facts: Sequence[_F], row_of: Callable[[_F], Row]
+    ) -> list[tuple[Any, ...]]:
+        """Write the row of each fact, as `run` does; a COPY makes rows while the server stores those before them."""
+        if not facts:
             return []
         plan = self._plan(connection.dialect)
-        stored = [_convert(row, plan.converters) for row in rows] if plan.converters else rows
-        if plan.stage is not None and len(rows) >= _COPIED_FROM:
-            return await self._copy(connection, plan.stage, stored)
+        if plan.stage is not None and len(facts) >= _COPIED_FROM:
+            return await self._copy(connection, plan, plan.stage, lambda: map(row_of, facts))
         returned: list[tuple[Any, ...]] = []
-        for statement, parameters in self._statements(plan, stored):
+        for statement, parameters in self._statements(plan, list(_converted(map(row_of, facts), plan.converters))):
             result = await connection.exec_driver_sql(statement, parameters)
             if self._returning:
                 returned.extend(tuple(row) for row in result)
         return returned
 
     async def _copy(
-        self, connection: AsyncConnection, stage: _Stage, rows: Sequence[tuple[Cell, ...]]
+        self, connection: AsyncConnection, plan: _Plan, stage: _Stage, rows: Callable[[], Iterator[Row]]
     ) -> list[tuple[Any, ...]]:
+        if self._mostly_new and (stored := await self._copy_new(connection, plan, rows())) is not None:
+            return stored
         await connection.exec_driver_sql(stage.create)
-        # An earlier call may have been in the same transaction.
-        await connection.exec_driver_sql(f"TRUNCATE {stage.name}")
-        driver = (await connection.get_raw_connection()).driver_connection
-        assert driver is not None
-        await driver.copy_records_to_table(stage.name, records=rows, columns=self._columns)
+        # An earlier call may have been in the same transaction. To truncate would make a new file.
+        await connection.exec_driver_sql(f"DELETE FROM {stage.name}")
+        await self._copy_into(connection, stage.name, _converted(rows(), plan.converters))
         result = await connection.exec_driver_sql(stage.insert)
         return [tuple(row) for row in result] if self._returning else []
 
-    def _statements(self, plan: _Plan, rows: Sequence[tuple[Cell, ...]]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    async def _copy_new(
+        self, connection: AsyncConnection, plan: _Plan, rows: Iterator[Row]
+    ) -> list[tuple[Any, ...]] | None:
+        """What `returning` names of all rows; null if some row was there already, and none was stored."""
+        stored: list[tuple[Any, ...]] = []
+
+        def noted() -> Iterator[Row]:
+            for row in rows:
+                stored.append(tuple([row[position] for position in self._returned_positions]))
+                yield row
+
+        try:
+            async with connection.begin_nested():
+                await self._copy_into(connection, self._table.name, _converted(noted(), plan.converters))
+        except UniqueViolationError:
+            return None
+        return stored
+
+    async def _copy_into(self, connection: AsyncConnection, table: str, rows: Iterator[Row]) -> None:
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert driver is not None
+        await driver.copy_records_to_table(table, records=rows, columns=self._columns)
+
+    def _statements(self, plan: _Plan, rows: Sequence[Row]) -> Iterator[tuple[str, tuple[Any, ...]]]:
         if not plan.lengths:
             yield plan.head + plan.tail, tuple(map(list, zip(*rows, strict=True)))
             return
@@ -113,7 +160,7 @@ class BulkInsert:
         found = ((position, self._converter(name, dialect)) for position, name in enumerate(self._columns))
         converters = [(position, convert) for position, convert in found if convert is not None]
         if dialect.name == "sqlite":
-            lengths = tuple(n for n in (256, 64, 16, 4, 1) if n * len(self._columns) <= _MAX_PARAMETERS)
+            lengths = tuple(n for n in _LENGTHS if n * len(self._columns) <= _MAX_PARAMETERS)
             return _Plan(f"INSERT INTO {self._table.name} ({names}) VALUES ", tail, converters, lengths)
         columns = [self._column(name, dialect) for name in self._columns]
         arrays = ", ".join(f"${number}::{column.sent_as}[]" for number, column in enumerate(columns, start=1))
@@ -166,8 +213,16 @@ def _json_text(value: object) -> str | None:
     return None if value is None else json_text(value)
 
 
-def _convert(row: tuple[Cell, ...], converters: list[tuple[int, Convert]]) -> tuple[Cell, ...]:
-    cells = list(row)
-    for position, convert in converters:
-        cells[position] = convert(cells[position])
-    return tuple(cells)
+def _itself(row: Row) -> Row:
+    return row
+
+
+def _converted(rows: Iterable[Row], converters: list[tuple[int, Convert]]) -> Iterator[Row]:
+    if not converters:
+        yield from rows
+        return
+    for row in rows:
+        cells = list(row)
+        for position, convert in converters:
+            cells[position] = convert(cells[position])
+        yield tuple(cells)

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import orjson
 from sqlalchemy import ColumnElement, delete, insert, select, tuple_, update
@@ -17,9 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
 from engine.errors import NotFound, Refusal
-from engine.sealing import Sealer
 from telemetry.tables import webhook_deliveries, webhook_endpoints
 from telemetry.webhooks import database_time
+
+if TYPE_CHECKING:  # whoever takes signals and seals nothing does without the cryptography
+    from engine.sealing import Sealer
 
 SECRET_PREFIX = "whsec_"
 SECRET_BYTES = 32
@@ -89,7 +91,7 @@ class Position:
     id: str
 
 
-async def create(connection: AsyncConnection, owner: str, wish: Wish, sealer: Sealer) -> tuple[Endpoint, str]:
+async def create(connection: AsyncConnection, owner: str, wish: Wish, sealer: "Sealer") -> tuple[Endpoint, str]:
     """A new endpoint and its secret, which is never told again. Raises `SecretKeyMissing`."""
     secret = _new_secret()
     now = datetime.now(UTC)
@@ -146,7 +148,7 @@ async def find_endpoint_ids(connection: AsyncConnection, owner: str, beginning: 
 
 
 async def change(
-    connection: AsyncConnection, owner: str, endpoint_id: str, changes: Changes, sealer: Sealer
+    connection: AsyncConnection, owner: str, endpoint_id: str, changes: Changes, sealer: "Sealer"
 ) -> Endpoint:
     """The endpoint as it is then. Raises `NotFound`."""
     found = await get(connection, owner, endpoint_id, lock=True)
@@ -180,7 +182,7 @@ async def remove(connection: AsyncConnection, owner: str, endpoint_id: str) -> N
 
 
 async def rotate_secret(
-    connection: AsyncConnection, owner: str, endpoint_id: str, overlap_hours: int, sealer: Sealer
+    connection: AsyncConnection, owner: str, endpoint_id: str, overlap_hours: int, sealer: "Sealer"
 ) -> tuple[str, datetime]:
     """The new secret, and until when the old one signs too. Raises `NotFound`."""
     await get(connection, owner, endpoint_id, lock=True)
@@ -224,7 +226,7 @@ def _new_secret() -> str:
     return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
 
 
-def _sealed_headers(headers: Mapping[str, str], sealer: Sealer) -> dict[str, object]:
+def _sealed_headers(headers: Mapping[str, str], sealer: "Sealer") -> dict[str, object]:
     sealed = sealer.seal(orjson.dumps(dict(headers)).decode()) if headers else None
     return {"header_names": sorted(headers), "sealed_headers": sealed}
 

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.graph import JsonObject
+from engine.store.base import among
 from engine.store.database import Database
 from engine.store.tables import execution_control
 from telemetry import otlp, outbox
@@ -125,9 +126,6 @@ def _owned(signal: Signal, owner: str) -> Signal:
 
 
 async def _owners(connection: AsyncConnection, execution_ids: Collection[str]) -> dict[str, str]:
-    owners: dict[str, str] = {}
-    columns = (execution_control.c.execution_id, execution_control.c.owner_id)
-    for page in outbox.pages(sorted(execution_ids)):
-        rows = await connection.execute(select(*columns).where(execution_control.c.execution_id.in_(page)))
-        owners |= {row.execution_id: row.owner_id for row in rows}
-    return owners
+    id_ = execution_control.c.execution_id
+    known = select(id_, execution_control.c.owner_id).where(among(connection.dialect, id_, sorted(execution_ids)))
+    return {row.execution_id: row.owner_id for row in await connection.execute(known)}

@@ -16,7 +16,7 @@ from engine.store.unfinished import Part
 from engine.subject import Subject
 from engine.totals import Carried, Totals
 from engine.tracker import LOST_ERROR, Attributes, event_id, identity, sums
-from telemetry.signals import EventRecord, SpanRecord, make_event, make_span
+from telemetry.signals import EventRecord, SpanRecord, make_event, make_span, place_all
 
 LAST_SEQ = 2**31 - 1
 """The last word of an attempt, whatever it said before."""
@@ -87,7 +87,7 @@ def root_span(left: Left) -> SpanRecord | None:
         name=f"{semconv.SPAN_WORKFLOW} {subject.workflow_name}",
         start_ns=start_ns,
         end_ns=max(start_ns, left.ended_ns if subject.attempt == 1 else _ns(left.now)),
-        attributes={**identity(subject), **ended, semconv.ERROR_TYPE: LOST_ERROR},
+        placed=place_all({**identity(subject), **ended, semconv.ERROR_TYPE: LOST_ERROR}),
         failed=True,
         description=(left.end and left.end.error_message) or PROCESS_GONE,
     )
@@ -107,13 +107,15 @@ def closing_event(left: Left, end: End) -> EventRecord:
         at_ns=left.ended_ns,
         trace_id=row.trace_id or _NO_TRACE,
         span_id=root.span_id if root else _NO_SPAN,
-        attributes={
-            **identity(subject),
-            **_outcome(end),
-            **_sums(left),
-            semconv.EVENT_ID: event_id(subject.execution_id, subject.attempt, event, LAST_SEQ),
-            semconv.EVENT_SEQ: LAST_SEQ,
-        },
+        placed=place_all(
+            {
+                **identity(subject),
+                **_outcome(end),
+                **_sums(left),
+                semconv.EVENT_ID: event_id(subject.execution_id, subject.attempt, event, LAST_SEQ),
+                semconv.EVENT_SEQ: LAST_SEQ,
+            }
+        ),
     )
 
 

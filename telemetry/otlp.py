@@ -4,7 +4,8 @@ The record read from OTLP equals the one that was written, so that both ways int
 only the trace store wants (links, span events, content) is written and not read back.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeVar, cast
@@ -25,18 +26,20 @@ from opentelemetry.util.types import AnyValue
 
 from engine import semconv
 from engine.graph import JsonObject
+from telemetry.otlp_shapes import EventShape, SpanShape, event_of, events_of, span_of, spans_of
 from telemetry.signals import (
     Attributes,
     BadSignal,
     EventRecord,
     Kind,
+    Placed,
     Signal,
     SpanRecord,
     TraceOnly,
     Value,
-    is_ours,
     make_event,
     make_span,
+    place,
 )
 
 CONTENT_TYPE = "application/x-protobuf"
@@ -48,6 +51,7 @@ _ENGINE_KINDS = frozenset({Kind.WORKFLOW, Kind.NODE})
 _SHORT = 128
 
 _M = TypeVar("_M", bound=Message)
+_Shape = TypeVar("_Shape")
 
 
 class Undecodable(ValueError):
@@ -82,39 +86,26 @@ def encode(signal: Signal) -> bytes:
 
 def decode_span(payload: bytes) -> SpanRecord:
     """Read one `Span`. Raises `Undecodable` or `BadSignal`."""
-    return _span_record(_parse(Span, payload))
+    with _decoding():
+        return _span_record(span_of(payload))
 
 
 def decode_event(payload: bytes) -> EventRecord:
     """Read one `LogRecord`. Raises `Undecodable` or `BadSignal`."""
-    return _event_record(_parse(LogRecord, payload))
+    with _decoding():
+        return _event_record(event_of(payload))
 
 
 def decode_traces(body: bytes) -> Decoded:
     """Read an export request of spans. Raises `Undecodable`."""
-    request = _parse(ExportTraceServiceRequest, body)
-    ours = (
-        span
-        for resource in request.resource_spans
-        for scope in resource.scope_spans
-        if is_ours(scope.scope.name)
-        for span in scope.spans
-    )
-    return _decode(ours, _span_record, "span", lambda span: span.name)
+    with _decoding():
+        return _decode(spans_of(body), _span_record, "span", lambda span: span.name)
 
 
 def decode_logs(body: bytes) -> Decoded:
     """Read an export request of events; log records without an event name are left out. Raises `Undecodable`."""
-    request = _parse(ExportLogsServiceRequest, body)
-    ours = (
-        record
-        for resource in request.resource_logs
-        for scope in resource.scope_logs
-        if is_ours(scope.scope.name)
-        for record in scope.log_records
-        if record.event_name
-    )
-    return _decode(ours, _event_record, "event", lambda record: record.event_name)
+    with _decoding():
+        return _decode(events_of(body), _event_record, "event", lambda record: record.event_name)
 
 
 def traces_request(resource: Attributes, spans: Iterable[tuple[str, bytes]]) -> bytes:
@@ -245,10 +236,10 @@ def _value(value: Value) -> PbValue:
 
 
 def _decode(
-    messages: Iterable[Message],
-    read: Callable[..., Signal],
+    messages: Iterable[_Shape],
+    read: Callable[[_Shape], Signal],
     kind: str,
-    name_of: Callable[..., str],
+    name_of: Callable[[_Shape], str],
 ) -> Decoded:
     decoded = Decoded()
     for message in messages:
@@ -259,7 +250,7 @@ def _decode(
     return decoded
 
 
-def _span_record(span: Span) -> SpanRecord:
+def _span_record(span: SpanShape) -> SpanRecord:
     return make_span(
         trace_id=_hex(span.trace_id, 16),
         span_id=_hex(span.span_id, 8),
@@ -267,19 +258,19 @@ def _span_record(span: Span) -> SpanRecord:
         name=span.name,
         start_ns=span.start_time_unix_nano,
         end_ns=span.end_time_unix_nano,
-        attributes=_plain(span.attributes),
+        placed=_placed(span.attributes),
         failed=span.status.code == Status.STATUS_CODE_ERROR,
         description=span.status.message,
     )
 
 
-def _event_record(record: LogRecord) -> EventRecord:
+def _event_record(record: EventShape) -> EventRecord:
     return make_event(
         name=record.event_name,
         at_ns=record.time_unix_nano,
         trace_id=_hex(record.trace_id, 16),
         span_id=_hex(record.span_id, 8),
-        attributes=_plain(record.attributes),
+        placed=_placed(record.attributes),
     )
 
 
@@ -290,8 +281,25 @@ def _hex(id_: bytes, length: int) -> str:
     return id_.hex() or "00" * length
 
 
-def _plain(attributes: Sequence[KeyValue]) -> Mapping[str, AnyValue]:
-    return {pair.key: _read(pair.value) for pair in attributes}
+def _placed(attributes: Iterable[bytes]) -> list[Placed]:
+    known = _PLACED.get
+    return [known(data) or _place(data) for data in attributes]
+
+
+def _place(data: bytes) -> Placed:
+    pair = KeyValue.FromString(data)
+    placed = place(pair.key, _read(pair.value))
+    if len(data) <= _SHORT:
+        if len(_PLACED) >= _MOST_PLACED:
+            _PLACED.clear()
+        _PLACED[data] = placed
+    return placed
+
+
+_PLACED: dict[bytes, Placed] = {}
+"""Short attributes that were read; names, ids and outcomes come again and again."""
+
+_MOST_PLACED = 8_192
 
 
 def _read(value: PbValue) -> AnyValue:
@@ -315,7 +323,13 @@ def _read(value: PbValue) -> AnyValue:
 
 
 def _parse(kind: type[_M], data: bytes) -> _M:
-    try:
+    with _decoding():
         return kind.FromString(data)
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    try:
+        yield
     except DecodeError as error:
         raise Undecodable("the bytes are no OTLP protobuf message") from error

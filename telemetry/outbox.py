@@ -4,15 +4,14 @@ A consumer clears its mark in the transaction that stores the signal; a row that
 in the caller's transaction, and locks rows in the order of their ids.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 
-from sqlalchemy import Column, Select, delete, func, select, update
+from sqlalchemy import Column, ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from engine.store.base import now_sql
+from engine.store.base import among, now_sql
 from telemetry.bulk import BulkInsert
 from telemetry.tables import outbox
 
@@ -79,14 +78,13 @@ async def claim(connection: AsyncConnection, *, are_events: bool, max_bytes: int
         if ids and size > max_bytes:
             break
         ids.append(id_)
-    return [parcel for page in pages(ids) for parcel in await _mark_shipped(connection, page)]
+    return await _mark_shipped(connection, ids)
 
 
 async def release(connection: AsyncConnection, ids: Collection[str]) -> None:
     """What was taken has not been delivered: it waits to be shipped again."""
-    for page in pages(sorted(ids)):
-        locked = [row.id for row in await connection.execute(_lock(page))]
-        await connection.execute(update(outbox).where(outbox.c.id.in_(locked)).values(shipped_at=None))
+    await lock(connection, ids)
+    await connection.execute(update(outbox).where(_are(connection, ids)).values(shipped_at=None))
 
 
 async def unconfirmed(connection: AsyncConnection, consumer: str, after_seconds: float | None) -> list[Parcel]:
@@ -108,26 +106,20 @@ async def unconfirmed(connection: AsyncConnection, consumer: str, after_seconds:
 
 
 async def lock(connection: AsyncConnection, ids: Collection[str]) -> None:
-    """Whoever else serves these signals waits until this transaction has ended."""
-    for page in pages(sorted(ids)):
-        await connection.execute(_lock(page))
+    """Whoever else serves these signals waits until this transaction has ended. On SQLite there is one writer."""
+    if connection.dialect.name != "sqlite":
+        rows = select(outbox.c.id).where(_are(connection, ids)).order_by(outbox.c.id).with_for_update()
+        await connection.execute(select(func.count()).select_from(rows.subquery()))
 
 
 async def confirm(connection: AsyncConnection, consumer: str, ids: Collection[str]) -> int:
-    """Clear the consumer's mark, and remove what nobody owes; how many marks that were."""
+    """Clear the consumer's mark, and remove what nobody owes; how many marks that were. The rows are locked."""
     mine = _OWES[consumer]
-    others = [mark for mark in _OWES.values() if mark is not mine]
-    confirmed = 0
-    for page in pages(sorted(ids)):
-        rows = (await connection.execute(_lock(page))).mappings().all()
-        owed = [row for row in rows if row[mine.name]]
-        rest = [row["id"] for row in owed if any(row[mark.name] for mark in others)]
-        gone = {row["id"] for row in owed}.difference(rest)
-        if rest:
-            await connection.execute(update(outbox).where(outbox.c.id.in_(rest)).values({mine: False}))
-        if gone:
-            await connection.execute(delete(outbox).where(outbox.c.id.in_(gone)))
-        confirmed += len(owed)
+    others = or_(*(mark for mark in _OWES.values() if mark is not mine))
+    owed = and_(_are(connection, ids), mine)
+    confirmed = (await connection.execute(delete(outbox).where(owed, ~others))).rowcount
+    if confirmed < len(ids):
+        confirmed += (await connection.execute(update(outbox).where(owed).values({mine: False}))).rowcount
     return confirmed
 
 
@@ -147,23 +139,15 @@ def _age(since: datetime | None) -> float:
 async def _mark_shipped(connection: AsyncConnection, ids: Sequence[str]) -> list[Parcel]:
     statement = (
         update(outbox)
-        .where(outbox.c.id.in_(ids))
+        .where(_are(connection, ids))
         .values(shipped_at=now_sql(), attempts=outbox.c.attempts + 1)
         .returning(outbox.c.id, outbox.c.is_event, outbox.c.scope, outbox.c.payload, outbox.c.attempts)
     )
     return [Parcel(*row) for row in await connection.execute(statement)]
 
 
-def _lock(ids: Sequence[str]) -> Select[tuple[str, bool, bool]]:
-    marks = select(outbox.c.id, outbox.c.owes_records, outbox.c.owes_webhooks)
-    return marks.where(outbox.c.id.in_(ids)).order_by(outbox.c.id).with_for_update()
-
-
-def pages(ids: Sequence[str]) -> Iterator[list[str]]:
-    """Within the number of parameters that a statement may have."""
-    rest = iter(ids)
-    while page := list(islice(rest, _PAGE)):
-        yield page
+def _are(connection: AsyncConnection, ids: Collection[str]) -> ColumnElement[bool]:
+    return among(connection.dialect, outbox.c.id, sorted(ids))
 
 
 _KEEP = BulkInsert(

@@ -170,10 +170,15 @@ async def get_execution(connection: AsyncConnection, execution_id: str, owner: s
     if row is None:
         return None if control is None else _from_control(control)
     record = ExecutionRecord(**row)
-    if control is not None and control["status"] != record.status and Status(control["status"]).is_terminal:
-        decided = {"status": control["status"], "completed_at": control["finished_at"]}
-        return replace(record, **decided | _from_result(control["result"]))
-    return record
+    return record if control is None or control["status"] == record.status else _decided(record, control)
+
+
+def _decided(record: ExecutionRecord, control: RowMapping) -> ExecutionRecord:
+    """The record lags behind: what it is now, and if it has ended what its caller was told."""
+    decided: dict[str, object] = {"status": control["status"], "attempt": max(record.attempt, control["attempt"])}
+    if Status(control["status"]).is_terminal:
+        decided |= {"completed_at": control["finished_at"]} | _from_result(control["result"])
+    return replace(record, **decided)  # type: ignore[arg-type]  # every column has its own type
 
 
 async def find_ids(connection: AsyncConnection, beginning: str, owner: str | None, *, limit: int) -> list[str]:
@@ -456,6 +461,18 @@ _CONTROL_COLUMNS = (
     "cancel_reason",
     "finished_at",
     "result",
+    "subject",
+)
+_SUBJECT_COLUMNS = (
+    "template_id",
+    "template_version",
+    "definition_id",
+    "trigger",
+    "streaming",
+    "record_level",
+    "retry_of",
+    "tags",
+    "params",
 )
 
 
@@ -463,19 +480,18 @@ def _from_control(control: RowMapping) -> ExecutionRecord:
     """A record with what was decided; what the signals would say is not known yet."""
     known: dict[str, object] = dict.fromkeys(item.name for item in fields(ExecutionRecord))
     known |= dict.fromkeys(_COUNT_NAMES, 0)
+    known |= {"record_level": "full", "tags": {}, "params": {}}
     known |= {name: control[name] for name in _CONTROL_COLUMNS if name in known}
+    known |= {name: value for name, value in (control["subject"] or {}).items() if name in _SUBJECT_COLUMNS}
     return ExecutionRecord(
         **known
-        | _from_result(control["result"])
+        | (_from_result(control["result"]) if control["finished_at"] is not None else {})
         | {
             "id": control["execution_id"],
             "workflow_source": control["source"],
-            "record_level": "full",
             "queued_at": accepted_at(str(control["execution_id"])),
-            "started_at": control["root_started_at"],
+            "started_at": None if control["status"] == Status.QUEUED else control["root_started_at"],
             "completed_at": control["finished_at"],
-            "tags": {},
-            "params": {},
         }  # type: ignore[arg-type]  # every field of the record has its value here, by name
     )
 

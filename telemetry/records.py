@@ -68,7 +68,9 @@ async def _store_spans(
 ) -> Counter[str]:
     """How many spans of each execution were not stored before."""
     stored: Counter[str] = Counter()
-    for execution_id, span_id in await _INSERT_SPANS.run(connection, [_span_row(kept[key]) for key in sorted(kept)]):
+    for execution_id, span_id in await _INSERT_SPANS.run_each(
+        connection, [kept[key] for key in sorted(kept)], _span_row
+    ):
         stored[execution_id] += 1
         span = kept[execution_id, span_id]
         if span.kind is Kind.MODEL:
@@ -183,7 +185,7 @@ def _span_row(span: SpanRecord) -> tuple[Cell, ...]:
         span.trace_id,
         span.parent_span_id,
         identity.attempt,
-        span.kind.value,
+        span.kind,
         span.name,
         field(semconv.NODE_ID),
         field(semconv.NODE_TYPE),
@@ -418,6 +420,7 @@ _INSERT_SPANS = BulkInsert(
     _SPAN_COLUMNS,
     "ON CONFLICT (execution_id, span_id) DO NOTHING",
     ("execution_id", "span_id"),
+    mostly_new=True,
 )
 _UPSERT_EXECUTIONS = BulkInsert(
     executions,

@@ -4,7 +4,7 @@ Everything stored passes `sanitize`: bounded, repaired, redacted. Content never 
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from functools import lru_cache
@@ -223,6 +223,9 @@ class _Place(Enum):
     NOWHERE = 3
 
 
+Placed = tuple[_Place, str, Value, bool]
+"""An attribute where it belongs: place, key, sanitised value, and whether the value had to be changed."""
+
 _PLACES = (
     dict.fromkeys(semconv.ATTRIBUTES, _Place.REST)
     | dict.fromkeys(_TEXT_FIELDS, _Place.TEXT)
@@ -264,7 +267,7 @@ def span_record(span: ReadableSpan) -> SpanRecord:
         name=span.name,
         start_ns=start,
         end_ns=end,
-        attributes=attributes,
+        placed=place_all(attributes),
         failed=span.status.status_code is StatusCode.ERROR,
         description=span.status.description,
         trace_only=_trace_only(span, attributes),
@@ -279,13 +282,13 @@ def make_span(
     name: str,
     start_ns: int,
     end_ns: int,
-    attributes: Mapping[str, AnyValue],
+    placed: Sequence[Placed],
     failed: bool,
     description: str | None,
     trace_only: TraceOnly | None = None,
 ) -> SpanRecord:
     """The record of a span, whichever way it came; `failed` and `description` are its status. Raises `BadSignal`."""
-    fields, rest = _split(attributes)
+    fields, rest = _split(placed)
     if description:
         rest[semconv.ERROR_MESSAGE] = _clean_text(description)[0]
     kind = _kind(fields, rest)
@@ -310,20 +313,19 @@ def event_record(event: ReadWriteLogRecord | ReadableLogRecord) -> EventRecord:
     record = event.log_record
     if record.event_name is None or record.timestamp is None:
         raise BadSignal("the event has no name or no time")
+    attributes = _plain(record.attributes)
     return make_event(
         name=record.event_name,
         at_ns=record.timestamp,
         trace_id=f"{record.trace_id or 0:032x}",
         span_id=f"{record.span_id or 0:016x}",
-        attributes=_plain(record.attributes),
+        placed=place_all(attributes),
     )
 
 
-def make_event(
-    *, name: str, at_ns: int, trace_id: str, span_id: str, attributes: Mapping[str, AnyValue]
-) -> EventRecord:
+def make_event(*, name: str, at_ns: int, trace_id: str, span_id: str, placed: Sequence[Placed]) -> EventRecord:
     """The record of an event, whichever way it came. Raises `BadSignal`."""
-    fields, rest = _split(attributes)
+    fields, rest = _split(placed)
     rest = fields | rest
     seq = _integer(rest, semconv.EVENT_SEQ)
     event_id = _text(rest, semconv.EVENT_ID)
@@ -389,7 +391,7 @@ _SHORT = 128
 _CLEAN: set[str] = set()
 """Short texts that were found clean: names and ids come again with every span."""
 
-_MOST_CLEAN = 32_768
+_MOST_CLEAN = 8_192
 
 
 def _clean_text(text: str) -> tuple[str, bool]:
@@ -440,47 +442,59 @@ def _plain(attributes: Mapping[str, AnyValue] | None) -> Mapping[str, AnyValue]:
     return attributes.copy() if isinstance(attributes, MappingProxyType) else dict(attributes)
 
 
-def _split(attributes: Mapping[str, AnyValue]) -> tuple[Attributes, Attributes]:
-    """Fields and the rest, sanitised. Runs for every attribute of every span: the common cases come first."""
+def place(key: str, value: AnyValue) -> Placed:
+    """An attribute sanitised, with its place. Raises `BadSignal` if a field is of another type."""
+    where = _PLACES.get(key)
+    if where is None:
+        key, where = _clean_text(key)[0], _REST
+    if where is _NOWHERE or value is None:
+        return _LEFT_OUT
+    if value.__class__ is str and value in _CLEAN:
+        clean: Value = value
+        changed = False
+    else:
+        clean, changed = sanitize(value, MAX_DOCUMENT_BYTES if key in _DOCUMENT_KEYS else MAX_VALUE_BYTES)
+    if where is not _REST and clean.__class__ is not (str if where is _TEXT else int):
+        raise BadSignal(f"{key} is no {'text' if where is _TEXT else 'whole number'}")
+    if where is _INTEGER and not 0 <= cast(int, clean) <= MAX_COUNT:
+        raise BadSignal(f"{key} is no count")
+    return where, key, clean, changed
+
+
+def place_all(attributes: Mapping[str, AnyValue]) -> list[Placed]:
+    """Every attribute sanitised, with its place. Raises `BadSignal`."""
+    return list(map(place, attributes.keys(), attributes.values()))
+
+
+def _split(placed: Sequence[Placed]) -> tuple[Attributes, Attributes]:
+    """Fields and the rest. Runs for every attribute of every span."""
     fields: Attributes = {}
     rest: Attributes = {}
     repaired: list[str | int | float | bool] = []
-    if len(attributes) > MAX_ATTRIBUTES:
-        attributes = _fewer(attributes)
+    if len(placed) > MAX_ATTRIBUTES:
+        placed = _fewer(placed)
         repaired.append(LEFT_OUT)
-    for key, value in attributes.items():
-        place = _PLACES.get(key)
-        if place is None:
-            key, place = _clean_text(key)[0], _REST
-        if place is _NOWHERE or value is None:
-            continue
-        if value.__class__ is str and value in _CLEAN:
-            clean: Value = value
-        else:
-            clean, changed = sanitize(value, MAX_DOCUMENT_BYTES if key in _DOCUMENT_KEYS else MAX_VALUE_BYTES)
-            if changed:
-                repaired.append(key)
-        if place is _REST:
-            rest[key] = clean
-        elif clean.__class__ is (str if place is _TEXT else int):
-            if place is _INTEGER and not 0 <= cast(int, clean) <= MAX_COUNT:
-                raise BadSignal(f"{key} is no count")
-            fields[key] = clean
-        else:
-            raise BadSignal(f"{key} is no {'text' if place is _TEXT else 'whole number'}")
+    for where, key, value, changed in placed:
+        if where is _REST:
+            rest[key] = value
+        elif where is not _NOWHERE:
+            fields[key] = value
+        if changed:
+            repaired.append(key)
     if repaired:
         rest[semconv.SANITIZED] = repaired
     return fields, rest
 
 
-def _fewer(attributes: Mapping[str, AnyValue]) -> Mapping[str, AnyValue]:
+def _fewer(placed: Sequence[Placed]) -> Sequence[Placed]:
     """The attributes of ours, and as many others as there is room for."""
-    ours = {key: value for key, value in attributes.items() if key in _PLACES}
-    others = ((key, value) for key, value in attributes.items() if key not in _PLACES)
-    return ours | dict(islice(others, max(0, MAX_ATTRIBUTES - len(ours))))
+    ours = [each for each in placed if each[1] in _PLACES]
+    others = (each for each in placed if each[1] not in _PLACES)
+    return [*ours, *islice(others, max(0, MAX_ATTRIBUTES - len(ours)))]
 
 
 _TEXT, _INTEGER, _REST, _NOWHERE = _Place
+_LEFT_OUT: Placed = (_NOWHERE, "", "", False)
 
 
 def _identity(fields: Attributes) -> Identity:

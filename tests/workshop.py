@@ -15,12 +15,13 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from api.bootstrap import Runtime, open_runtime
 from api.settings import Settings
 from engine import semconv
-from engine.execution import Execution, ExecutionEngine
+from engine.execution import ExecutionEngine
 from engine.files import FilesRetriever
 from engine.graph import JsonObject
 from engine.request import Caller, ExecutionRequest
 from engine.resources import Resources, Template, Tool
 from engine.result import ExecutionResult
+from engine.running import Execution
 from engine.store.definitions import save_definition
 from engine.store.templates import sync_builtin
 from engine.testing import PerTokenPrices, Script, ScriptedModel, ScriptedModels

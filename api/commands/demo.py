@@ -23,6 +23,7 @@ from api.render import trace_header, trace_view
 from api.render_tables import cost_table
 from api.server import CannotListen, listen, serve_runtime
 from api.settings import Settings
+from api.worker import working
 from engine.graph import JsonObject
 from engine.offline import OFFLINE
 from engine.request import ExecutionRequest
@@ -91,7 +92,8 @@ async def _demo(settings: Settings, steps: list[_Step], listener: socket.socket 
             as_planned = as_planned and followed.result.status is step.ends
         await _show_books(runtime, ids[2], console)
         if listener is not None:
-            await serve_runtime(runtime, listener, lambda url: _say_where(console, url, ids[2], settings))
+            async with working(runtime):
+                await serve_runtime(runtime, listener, lambda url: _say_where(console, url, ids[2], settings))
     if listener is None:
         _say_next(console, settings if is_kept else None)
     return DONE if as_planned else BAD_NEWS

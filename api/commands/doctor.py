@@ -132,6 +132,12 @@ def _surroundings(settings: Settings) -> Iterator[Check]:
         )
     else:
         yield Check("LangSmith", "ok", "off")
+    yield Check(
+        "leases",
+        "ok",
+        f"{settings.lease_seconds:g} s, renewed every {settings.lease_renew_seconds:g} s; "
+        f"dead processes are looked for every {settings.sweep_seconds:g} s",
+    )
     yield _exporters()
     for root in settings.files_roots:
         is_there = root.is_dir()

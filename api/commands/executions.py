@@ -1,6 +1,7 @@
-"""`spanloom executions`: list, show, cancel."""
+"""`spanloom executions`: list, show, cancel, resume, retry."""
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,15 +9,21 @@ from datetime import datetime
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api import documents
-from api.bootstrap import open_database
+from api.answering import ResumeBody, answer, open_questions
+from api.bootstrap import open_database, open_orphans, open_runtime
 from api.commands import terminal
 from api.commands.failing import BAD_NEWS, DONE, wrong_use
 from api.commands.reading import check_exists, find_execution, read
-from api.render_tables import execution_details, executions_table
-from engine.errors import AlreadyFinished
-from engine.result import Status
+from api.render_tables import execution_details, executions_table, question_view
+from api.retrying import kept
+from api.settings import Settings
+from engine.errors import AlreadyFinished, NotPaused
+from engine.graph import Json
+from engine.request import Caller
+from engine.result import Approval, Status
 from engine.store import control
 from engine.store.database import Database
+from engine.strict_json import MalformedJson, read_json
 from telemetry.queries import ExecutionFilter, ExecutionRecord, get_execution, list_executions
 
 _STOP_SECONDS = 10.0
@@ -65,11 +72,13 @@ def list_all(filters: Filters, *, as_json: bool) -> int:
 def show_one(id: str, *, as_json: bool) -> int:
     """The record of one execution."""
     settings = terminal.begin()
-    record, row = read(settings, lambda connection: _with_control(connection, id))
+    record, row, asked = read(settings, lambda connection: _with_control(connection, id))
     if as_json:
-        terminal.show_json(documents.execution(record, row, settings).model_dump(mode="json"))
-    else:
-        terminal.show(execution_details(record, settings.trace_link(record.trace_id)))
+        terminal.show_json(documents.execution(record, row, asked, settings).model_dump(mode="json"))
+        return DONE
+    terminal.show(execution_details(record, settings.trace_link(record.trace_id)))
+    for question in asked:
+        terminal.show(question_view(record.id, question))
     return DONE
 
 
@@ -79,13 +88,14 @@ def cancel_one(id: str, reason: str | None, *, as_json: bool) -> int:
     check_exists(settings)
 
     async def cancel() -> tuple[ExecutionRecord, control.ControlRow | None]:
-        async with open_database(settings) as database:
+        async with open_database(settings) as database, open_orphans(settings, database) as orphans:
             record = await _ask(database, id, reason or _REASON)
+            await orphans.cancel(record.id, record.owner_id, reason or _REASON)
             return await _ended(database, record)
 
     record, row = asyncio.run(cancel())
     if as_json:
-        terminal.show_json(documents.execution(record, row, settings).model_dump(mode="json"))
+        terminal.show_json(documents.execution(record, row, [], settings).model_dump(mode="json"))
     elif record.status == Status.CANCELLED:
         print(f"{record.id} is cancelled.")
     elif Status(record.status).is_terminal:
@@ -95,9 +105,91 @@ def cancel_one(id: str, reason: str | None, *, as_json: bool) -> int:
     return DONE if record.status == Status.CANCELLED or not Status(record.status).is_terminal else BAD_NEWS
 
 
-async def _with_control(connection: AsyncConnection, id: str) -> tuple[ExecutionRecord, control.ControlRow | None]:
+def resume_one(id: str, choice: str, approval_id: str | None, data: str | None, *, as_json: bool) -> int:
+    """Answer what it asks. Raises `NotPaused`, `AlreadyAnswered`, `InvalidAnswer`, or `WrongUse`."""
+    settings = terminal.begin()
+    check_exists(settings)
+    value = _data(data)
+
+    async def resume() -> Detailed:
+        async with open_database(settings) as database:
+            async with database.begin() as connection:
+                record = await find_execution(connection, id)
+                asked = approval_id or await _only_question(connection, record)
+                given = ResumeBody(approval_id=asked, choice=choice, data=value)
+                await answer(connection, record.id, record.owner_id, given, answered_by=record.owner_id)
+            async with database.read() as connection:
+                return await _with_control(connection, record.id)
+
+    record, row, asked = asyncio.run(resume())
+    if as_json:
+        terminal.show_json(documents.execution(record, row, asked, settings).model_dump(mode="json"))
+    else:
+        print(f"{record.id} is answered; a running service goes on with it: spanloom serve.")
+    return DONE
+
+
+def retry_one(id: str, *, as_json: bool) -> int:
+    """Queue it anew. Raises `NotFinished` or `InputGone`."""
+    settings = terminal.begin()
+    check_exists(settings)
+
+    async def retry() -> Detailed:
+        async with open_runtime(settings) as runtime:
+            async with runtime.database.read() as connection:
+                record = await find_execution(connection, id)
+                asked = await kept(connection, record.id, record.owner_id)
+            caller = Caller(owner=record.owner_id, trigger="cli", any_folder=True)
+            again = await runtime.engine.enqueue_again(asked.subject, asked.request, asked.graph, caller)
+            return await read_queued(runtime.database, again)
+
+    return show_queued(settings, asyncio.run(retry()), as_json=as_json)
+
+
+def show_queued(settings: Settings, queued: "Detailed", *, as_json: bool) -> int:
+    """The id on stdout, what happens next on stderr."""
+    record, row, asked = queued
+    if as_json:
+        terminal.show_json(documents.execution(record, row, asked, settings).model_dump(mode="json"))
+    else:
+        print(record.id)
+        print(
+            f"queued; a running service takes it: spanloom serve · spanloom trace {record.id} --follow", file=sys.stderr
+        )
+    return DONE
+
+
+Detailed = tuple[ExecutionRecord, control.ControlRow | None, list[Approval]]
+"""A record, what control knows of it, and what it asks."""
+
+
+async def _with_control(connection: AsyncConnection, id: str) -> Detailed:
     record = await find_execution(connection, id)
-    return record, await control.get(connection, record.id, record.owner_id)
+    row = await control.get(connection, record.id, record.owner_id)
+    return record, row, await open_questions(connection, row)
+
+
+async def read_queued(database: Database, execution_id: str) -> Detailed:
+    """An execution that was queued just now."""
+    async with database.read() as connection:
+        return await _with_control(connection, execution_id)
+
+
+async def _only_question(connection: AsyncConnection, record: ExecutionRecord) -> str:
+    row = await control.get(connection, record.id, record.owner_id)
+    asked = await open_questions(connection, row)
+    if not asked:
+        raise NotPaused(f"execution {record.id} is not waiting for an answer: {record.status}")
+    if len(asked) > 1:
+        wrong_use(f"it asks {len(asked)} questions: name one by --approval, {', '.join(q.approval_id for q in asked)}")
+    return asked[0].approval_id
+
+
+def _data(text: str | None) -> Json:
+    try:
+        return None if text is None else read_json(text.encode("utf-8", "surrogatepass"))
+    except MalformedJson as error:
+        wrong_use(f"--data: {error}")
 
 
 async def _ask(database: Database, id: str, reason: str) -> ExecutionRecord:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from api.bootstrap import Runtime, open_runtime
 from api.commands import terminal
+from api.commands.executions import Detailed, read_queued, show_queued
 from api.commands.failing import BAD_NEWS, DONE, INTERRUPTED, wrong_use
 from api.commands.following import CALLER, Followed, follow, problem, summary
 from api.commands.workflow_files import is_template, read_document
@@ -38,8 +39,7 @@ def run_workflow(
 
     async def run() -> Followed:
         async with open_runtime(settings) as runtime:
-            source = _graph(document) if document is not None else await _template(runtime, workflow, pairs)
-            request = _request({"source": source, "input": input})
+            request = await _asked(runtime, workflow, document, pairs, input)
             return await follow(runtime, request, quiet=quiet, prints_answer=not as_json)
 
     followed = asyncio.run(run())
@@ -47,6 +47,37 @@ def run_workflow(
         terminal.show_json(followed.result.model_dump(mode="json"))
     _tell(followed, quiet=quiet)
     return _exit_code(followed)
+
+
+def queue_workflow(
+    workflow: str, params: Sequence[str], input_text: str | None, message: str | None, *, as_json: bool
+) -> int:
+    """Leave it to a service over the same database, and print its id."""
+    settings = terminal.begin()
+    input = _input(input_text, message)
+    pairs = _pairs(params)
+    document = _graph_file(workflow, has_params=bool(pairs))
+
+    async def queue() -> Detailed:
+        async with open_runtime(settings) as runtime:
+            request = await _asked(runtime, workflow, document, pairs, input, mode="async")
+            execution_id = await runtime.engine.enqueue(request, CALLER)
+            return await read_queued(runtime.database, execution_id)
+
+    return show_queued(settings, asyncio.run(queue()), as_json=as_json)
+
+
+async def _asked(
+    runtime: Runtime,
+    workflow: str,
+    document: JsonObject | None,
+    pairs: dict[str, str],
+    input: JsonObject,
+    *,
+    mode: str = "wait",
+) -> ExecutionRequest:
+    source = _graph(document) if document is not None else await _template(runtime, workflow, pairs)
+    return _request({"source": source, "input": input, "mode": mode})
 
 
 def _tell(followed: Followed, *, quiet: bool) -> None:

@@ -1,15 +1,22 @@
 """`spanloom trace`: the span tree of one execution."""
 
+import asyncio
+
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api import documents
+from api.bootstrap import open_database
 from api.commands import terminal
-from api.commands.failing import DONE
-from api.commands.reading import find_execution, read
+from api.commands.failing import BAD_NEWS, DONE, INTERRUPTED
+from api.commands.reading import check_exists, find_execution, read
 from api.render import trace_header, trace_view
+from api.render_text import duration
+from engine.result import Status
+from engine.store.database import Database
 from telemetry.queries import ExecutionRecord, Trace, get_trace
 
 MAX_SPANS = 2_000
+FOLLOW_SECONDS = 0.5
 MAX_WIDTH = 120
 """Wider lines are hard to follow with the eye."""
 PIPED_WIDTH = 100
@@ -29,6 +36,45 @@ def show_trace(id: str, *, as_json: bool) -> int:
     if link := settings.trace_link(record.trace_id):
         console.print(link, style="dim")
     return DONE
+
+
+def follow_trace(id: str, *, as_json: bool) -> int:
+    """Stay until the execution has ended, telling on stderr what has; then show the trace. 1 if it ended badly."""
+    settings = terminal.begin()
+    check_exists(settings)
+
+    async def follow() -> ExecutionRecord:
+        async with open_database(settings) as database:
+            return await _until_ended(database, id)
+
+    try:
+        record = asyncio.run(follow())
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    show_trace(record.id, as_json=as_json)
+    return DONE if record.status == Status.COMPLETED else BAD_NEWS
+
+
+async def _until_ended(database: Database, id: str) -> ExecutionRecord:
+    """Each change of the status, and each span as it becomes durable."""
+    console = terminal.console(stderr=True)
+    shown: set[str] = set()
+    status = ""
+    while True:
+        async with database.read() as connection:
+            record, trace = await find_trace(connection, id)
+        id = record.id
+        for span in trace.spans:
+            if span.duration_us is not None and span.span_id not in shown and span.kind != "workflow":
+                console.print(f"  {span.name}  {span.status}  {duration(span.duration_us / 1_000)}", soft_wrap=True)
+                shown.add(span.span_id)
+        if record.status != status:
+            status = record.status
+            hint = f"; what it asks: spanloom executions show {record.id}" if status == Status.PAUSED else ""
+            console.print(f"{status}{hint}", soft_wrap=True)
+        if Status(status).is_terminal:
+            return record
+        await asyncio.sleep(FOLLOW_SECONDS)
 
 
 async def find_trace(connection: AsyncConnection, id: str) -> tuple[ExecutionRecord, Trace]:

@@ -1,41 +1,25 @@
-"""/v1/executions: start one and wait for it or follow it; look at it, its trace; stop it."""
+"""/v1/executions: start one, look at it, at its trace, at all of them."""
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from api import documents
+from api import documents, starting
 from api.answers import answers, json_answer, next_link, takes_body
 from api.bodies import read_body
-from api.bootstrap import Runtime
 from api.cursors import read_cursor, write_cursor
-from api.deps import OWNER, CallerDep, NoQueryDep, QueryModel, RuntimeDep
-from api.edge import ids_of
-from api.problems import Problem, ProblemDocument, internal_error, problem_of
-from api.sse import EventStream, frames
+from api.deps import OWNER, CallerDep, IdempotencyKeyDep, NoQueryDep, QueryModel, RuntimeDep
+from api.execution_reads import about, headers_of, read_execution, unknown
 from api.times import Time
-from engine.errors import AlreadyFinished, NotFound, SpanloomError
-from engine.graph import Document
+from engine.graph import JsonObject
 from engine.request import ExecutionRequest
 from engine.result import ExecutionResult, Status
-from engine.store import control
 from telemetry import queries
 
-if TYPE_CHECKING:
-    from engine.execution import Execution
-
-CLIENT_CLOSED_REQUEST = 499
-"""What the log says of an answer that nobody was there to read."""
-
 router = APIRouter(prefix="/v1/executions", tags=["executions"])
-log = logging.getLogger(__name__)
-
 
 Text = Annotated[str, Field(min_length=1, max_length=255)]
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
@@ -85,29 +69,48 @@ class TraceQuery(QueryModel):
     cursor: Text | None = None
 
 
-class CancelBody(Document):
-    """Why an execution is to stop."""
-
-    reason: str | None = Field(None, max_length=500)
-
-
-_ID = {"X-Execution-ID": {"description": "The execution this is about.", "schema": {"type": "string"}}}
+ID_HEADER = {"X-Execution-ID": {"description": "The execution this is about.", "schema": {"type": "string"}}}
+ACCEPTED_HEADERS = ID_HEADER | {
+    "Location": {"description": "Where to look.", "schema": {"type": "string"}},
+    "Idempotency-Replayed": {
+        "description": "`true`: an earlier request with this Idempotency-Key has started it.",
+        "schema": {"type": "string"},
+    },
+}
+EVENT_STREAM = {
+    "text/event-stream": {
+        "schema": {"type": "string", "description": "Frames as `StreamFrame` describes them."},
+        "x-itemSchema": {"$ref": "#/components/schemas/StreamFrame"},
+    }
+}
 _ACCEPTED = {
-    "description": "The execution goes on; look at `Location`.",
+    "description": "It is accepted and goes on (`async`, or the time to wait is over); look at `Location`.",
     "model": documents.Execution,
-    "headers": _ID | {"Location": {"description": "Where to look.", "schema": {"type": "string"}}},
+    "headers": ACCEPTED_HEADERS,
 }
 _STARTED = {
     "description": "`wait`: the result, whatever the status. `stream`: the events, closed by one with the result.",
     "model": ExecutionResult,
-    "headers": _ID,
-    "content": {
-        "text/event-stream": {
-            "schema": {"type": "string", "description": "Frames as `StreamFrame` describes them."},
-            "x-itemSchema": {"$ref": "#/components/schemas/StreamFrame"},
-        }
+    "headers": ACCEPTED_HEADERS,
+    "content": EVENT_STREAM,
+}
+
+EXAMPLES: dict[str, JsonObject] = {
+    "wait": {
+        "summary": "Run a template and wait for its answer",
+        "value": {"source": {"kind": "template", "template": "universal_chat"}, "input": {"message": "hi"}},
+    },
+    "async": {
+        "summary": "Leave it with the service",
+        "value": {
+            "source": {"kind": "template", "template": "universal_chat"},
+            "input": {"message": "hi"},
+            "mode": "async",
+            "tags": {"team": "support"},
+        },
     },
 }
+"""What may be asked for."""
 
 
 @router.post(
@@ -118,6 +121,7 @@ _STARTED = {
     responses=answers(
         {200: _STARTED, 202: _ACCEPTED},
         "malformed_json",
+        "invalid_header",
         "not_found",
         "conversation_busy",
         "body_too_large",
@@ -125,72 +129,22 @@ _STARTED = {
         "invalid_request",
         "invalid_workflow",
         "missing_extra",
+        "idempotency_mismatch",
+        "queue_full",
         "draining",
     ),
-    openapi_extra=takes_body("ExecutionRequest", required=True),
+    openapi_extra=takes_body("ExecutionRequest", key=True, examples=EXAMPLES),
 )
 async def start(
-    request: Request, runtime: RuntimeDep, caller: CallerDep, query: Annotated[StartQuery, Query()]
+    request: Request,
+    runtime: RuntimeDep,
+    caller: CallerDep,
+    key: IdempotencyKeyDep,
+    query: Annotated[StartQuery, Query()],
 ) -> Response:
     """From acceptance on the answer is 2xx, even if the execution fails: `status` says how it ended."""
     asked = await read_body(request, ExecutionRequest)
-    execution = await runtime.engine.start(asked, caller, streaming=asked.mode == "stream")
-    execution.join()
-    if asked.mode == "stream":
-        return await _stream(execution, request, runtime)
-    return await _wait(execution, request, runtime, query.wait_seconds)
-
-
-async def _stream(execution: "Execution", request: Request, runtime: Runtime) -> Response:
-    """The first event is awaited before the answer begins."""
-    ids = ids_of(request)
-
-    def broken(error: SpanloomError | None) -> ProblemDocument:
-        problem = problem_of(error, execution.id) if error else internal_error(execution.id)
-        return problem.document(ids, request.url.path)
-
-    def leave() -> None:
-        execution.leave(runtime.settings.disconnect_seconds)
-
-    try:
-        async with aclosing(execution.events()) as events:
-            first = await anext(events)
-    except BaseException:
-        leave()
-        raise
-    return EventStream(frames(execution, first, broken), leave, {"X-Execution-ID": execution.id})
-
-
-async def _wait(execution: "Execution", request: Request, runtime: Runtime, seconds: float) -> Response:
-    """The result; 202 if it takes longer; nobody is answered who has left."""
-    result = asyncio.create_task(execution.result(), name=f"result of {execution.id}")
-    gone = asyncio.create_task(_disconnected(request), name=f"client of {execution.id}")
-    try:
-        await asyncio.wait({result, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if result.done():
-            return _result_answer(result, execution)
-        if gone.done():
-            execution.leave(runtime.settings.disconnect_seconds)
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
-    finally:
-        result.cancel()
-        gone.cancel()
-    headers = {"X-Execution-ID": execution.id, "Location": f"/v1/executions/{execution.id}"}
-    async with _about(execution.id):
-        return json_answer(await _read(runtime, execution.id), 202, headers)
-
-
-def _result_answer(result: "asyncio.Task[ExecutionResult]", execution: "Execution") -> Response:
-    try:
-        return json_answer(result.result(), headers={"X-Execution-ID": execution.id})
-    except SpanloomError as error:
-        raise problem_of(error, execution.id) from error
-
-
-async def _disconnected(request: Request) -> None:
-    """Ends when the client leaves: the server does not interrupt a handler."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    return await starting.start(runtime, request, asked, replace(caller, idempotency_key=key), query.wait_seconds)
 
 
 @router.get(
@@ -227,15 +181,15 @@ def _position(query: ListQuery) -> queries.Position | None:
     summary="Look at one execution",
     response_model=None,
     responses=answers(
-        {200: {"description": "The record, with its result.", "model": documents.Execution, "headers": _ID}},
+        {200: {"description": "The record, with its result.", "model": documents.Execution, "headers": ID_HEADER}},
         "not_found",
         "invalid_request",
     ),
 )
 async def get(execution_id: str, runtime: RuntimeDep, query: NoQueryDep) -> Response:
     """The record, what control knows, and the result as long as it is kept."""
-    async with _about(execution_id):
-        return json_answer(await _read(runtime, execution_id), headers={"X-Execution-ID": execution_id})
+    async with about(execution_id):
+        return json_answer(await read_execution(runtime, execution_id), headers=headers_of(execution_id))
 
 
 @router.get(
@@ -244,7 +198,7 @@ async def get(execution_id: str, runtime: RuntimeDep, query: NoQueryDep) -> Resp
     summary="Look at the spans of an execution",
     response_model=None,
     responses=answers(
-        {200: {"description": "A page of spans.", "model": documents.TraceAnswer, "headers": _ID}},
+        {200: {"description": "A page of spans.", "model": documents.TraceAnswer, "headers": ID_HEADER}},
         "not_found",
         "invalid_request",
         "invalid_cursor",
@@ -254,74 +208,14 @@ async def trace(
     execution_id: str, request: Request, runtime: RuntimeDep, query: Annotated[TraceQuery, Query()]
 ) -> Response:
     """The spans in depth-first order; while it runs those that have ended, and the root."""
-    async with _about(execution_id):
+    async with about(execution_id):
         after = read_cursor(query.cursor, query)[0] if query.cursor else None
         async with runtime.database.read() as connection:
             found = await queries.get_trace(
                 connection, execution_id, OWNER, attempt=query.attempt, limit=query.limit, after=after
             )
         if found is None:
-            raise _unknown()
+            raise unknown()
         cursor = write_cursor([found.end], query) if found.end else None
         answer = documents.trace(found, cursor, runtime.settings)
-        return json_answer(answer, headers=next_link(request, cursor) | {"X-Execution-ID": execution_id})
-
-
-@router.post(
-    "/{execution_id}/cancel",
-    operation_id="executions_cancel",
-    summary="Ask an execution to stop",
-    response_model=None,
-    responses=answers(
-        {
-            200: {"description": "It was cancelled before.", "model": documents.Execution, "headers": _ID},
-            202: {"description": "It is asked to stop.", "model": documents.Execution, "headers": _ID},
-        },
-        "malformed_json",
-        "not_found",
-        "already_finished",
-        "body_too_large",
-        "unsupported_media_type",
-        "invalid_request",
-    ),
-    openapi_extra=takes_body("CancelBody", required=False),
-)
-async def cancel(execution_id: str, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
-    """Asked for here, done when the engine confirms it: `status` is `cancelled` then."""
-    body = await read_body(request, CancelBody, optional=True)
-    headers = {"X-Execution-ID": execution_id}
-    async with _about(execution_id):
-        async with runtime.database.begin() as connection:
-            row = await control.request_cancel(connection, execution_id, OWNER, body.reason)
-        if row is not None and not row.status.is_terminal:
-            runtime.cancel(execution_id, row.cancel_reason)
-            return json_answer(await _read(runtime, execution_id), 202, headers)
-        found = await _read(runtime, execution_id)
-        if found.status is not Status.CANCELLED:
-            raise AlreadyFinished
-        return json_answer(found, 200, headers)
-
-
-@asynccontextmanager
-async def _about(execution_id: str) -> AsyncIterator[None]:
-    """Problems inside say which execution they are about."""
-    try:
-        yield
-    except SpanloomError as error:
-        raise problem_of(error, execution_id) from error
-    except Problem as problem:
-        problem.execution_id = execution_id
-        raise
-
-
-async def _read(runtime: Runtime, execution_id: str) -> documents.Execution:
-    async with runtime.database.read() as connection:
-        record = await queries.get_execution(connection, execution_id, OWNER)
-        row = await control.get(connection, execution_id, OWNER)
-    if record is None:
-        raise _unknown()
-    return documents.execution(record, row, runtime.settings)
-
-
-def _unknown() -> NotFound:
-    return NotFound("There is no execution of this id.")
+        return json_answer(answer, headers=next_link(request, cursor) | headers_of(execution_id))

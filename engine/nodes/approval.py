@@ -67,12 +67,13 @@ class ApprovalNode(NodeBase[ApprovalConfig]):
         return True
 
     async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
-        visit.span[semconv.APPROVAL_ID] = approval_id(visit)
+        visit.span[semconv.APPROVAL_ID] = question_id = approval_id(visit)
+        waited = time.time() - visit.parked["since"] if visit.parked is not None else 0.0
+        answer = visit.answer_to(question_id)
+        if answer is not None:
+            return _answered(answer, waited, visit)
         if visit.parked is None:
             return self._ask(time.time(), self._approval(visit), visit)
-        waited = time.time() - visit.parked["since"]
-        if visit.answer is not None:
-            return _answered(visit.answer, waited, visit)
         if not visit.is_due:
             question = Approval.model_validate(visit.parked["approval"], strict=False)
             return self._ask(visit.parked["since"], question, visit)

@@ -64,17 +64,28 @@ async def answer(connection: AsyncConnection, given: GivenAnswer) -> bool:
     return rows.scalar() is not None
 
 
-async def answers(connection: AsyncConnection, execution_ids: Collection[str]) -> dict[str, GivenAnswer]:
-    """The newest answer of each execution that has one."""
+async def answers(connection: AsyncConnection, execution_ids: Collection[str]) -> dict[str, list[GivenAnswer]]:
+    """The answers of each execution, the newest last."""
+    found: dict[str, list[GivenAnswer]] = {execution_id: [] for execution_id in execution_ids}
     rows = await connection.execute(
         select(approvals)
         .where(approvals.c.execution_id.in_(execution_ids), approvals.c.answered_at.is_not(None))
         .order_by(approvals.c.answered_at)
     )
-    return {
-        row.execution_id: GivenAnswer(row.approval_id, row.answer["choice"], row.answer["data"], row.answered_by)
-        for row in rows
-    }
+    for row in rows:
+        given = GivenAnswer(row.approval_id, row.answer["choice"], row.answer["data"], row.answered_by)
+        found[row.execution_id].append(given)
+    return found
+
+
+async def forget_expired(connection: AsyncConnection, execution_ids: Collection[str]) -> None:
+    """Drop the questions that nobody has answered in time: they are not open any more."""
+    if execution_ids:
+        await connection.execute(
+            delete(approvals)
+            .where(approvals.c.execution_id.in_(execution_ids), approvals.c.answered_at.is_(None))
+            .where(approvals.c.expires_at <= now_sql())
+        )
 
 
 async def forget(connection: AsyncConnection, execution_ids: Collection[str]) -> None:

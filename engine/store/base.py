@@ -3,12 +3,28 @@
 The tables of the engine and of the bookkeeper hang on the same `metadata`, so that one migration history covers both.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Dialect, Float, MetaData, Table, literal
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ColumnElement,
+    Dialect,
+    Float,
+    MetaData,
+    Table,
+    Text,
+    any_,
+    bindparam,
+    func,
+    literal,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
@@ -114,6 +130,14 @@ def one_of(column: str, values: Iterable[str]) -> CheckConstraint:
     """A CHECK that a text column holds one of these values (or NULL where the column allows it)."""
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+def among(dialect: Dialect, column: Column[str], values: Collection[str]) -> ColumnElement[bool]:
+    """That a text column holds one of any number of values, in one parameter; an `IN` would have one for each."""
+    if dialect.name == "postgresql":
+        return column == any_(bindparam(None, list(values), type_=postgresql.ARRAY(Text)))
+    listed = func.json_each(json_text(list(values))).table_valued("value")
+    return column.in_(select(listed.c.value))
 
 
 def not_negative(*columns: str) -> Sequence[CheckConstraint]:

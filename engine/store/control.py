@@ -88,6 +88,9 @@ async def accept_many(
     seemed to fail) counts as accepted and is not written again.
     """
     refused = await _queue_full(connection, acceptances, admission.max_queued)
+    for item in acceptances:
+        if item.subject.execution_id in refused and (replayed := await _replay(connection, item)) is not None:
+            refused[item.subject.execution_id] = replayed
     wanted = [item for item in acceptances if item.subject.execution_id not in refused]
     if not wanted:
         return refused
@@ -174,6 +177,7 @@ async def claim_many(connection: AsyncConnection, lease: Lease, limit: int) -> l
     waited = {row.execution_id: _seconds_paused(row) for row in rows}
     await connection.execute(_claim_statement(lease), [_claim_values(row, waited[row.execution_id]) for row in rows])
     ids = [row.execution_id for row in rows]
+    await approvals.forget_expired(connection, [row.execution_id for row in rows if row.status == Status.PAUSED])
     carried = await unfinished.carried(connection, ids)
     answers = await approvals.answers(connection, ids)
     return [
@@ -188,7 +192,7 @@ async def claim_many(connection: AsyncConnection, lease: Lease, limit: int) -> l
             on_lost=row.on_lost,
             any_folder=row.any_folder,
             caller_trace=row.caller_trace,
-            answer=answers.get(row.execution_id),
+            answers=answers[row.execution_id],
             paused_seconds=row.paused_seconds + waited[row.execution_id],
         )
         for row in rows
@@ -302,6 +306,12 @@ async def get(connection: AsyncConnection, execution_id: str, owner: str) -> Con
     )
     row = rows.one_or_none()
     return None if row is None else _read(row)
+
+
+async def kept_graph(connection: AsyncConnection, graph_hash: str) -> bytes | None:
+    """The canonical graph of this hash; null if it is not kept."""
+    found = (await connection.execute(select(graphs.c.graph).where(graphs.c.content_hash == graph_hash))).scalar()
+    return None if found is None else found.encode()
 
 
 async def find_by_key(connection: AsyncConnection, owner: str, key: str) -> str | None:

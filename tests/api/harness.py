@@ -12,6 +12,7 @@ from api.bootstrap import Runtime, open_runtime
 from api.documents import Execution
 from api.server import listen, make_server, url_of
 from api.settings import Settings
+from api.worker import working
 from engine.graph import Json, JsonObject
 from engine.testing import Say, Script, ScriptedModel, ScriptedModels
 
@@ -92,7 +93,14 @@ async def read_frames(response: httpx2.Response) -> AsyncIterator[Frame]:
 
 @asynccontextmanager
 async def running(database_url: str, script: Script | None = None, **settings: object) -> AsyncIterator[Service]:
-    """A service over the database; without a script its model says hello each time."""
+    """A service over the database, with a worker; without a script its model says hello each time."""
+    async with front(database_url, script, **settings) as service, working(service.runtime):
+        yield service
+
+
+@asynccontextmanager
+async def front(database_url: str, script: Script | None = None, **settings: object) -> AsyncIterator[Service]:
+    """The same without a worker: what is queued stays queued."""
     given = {"database_url": database_url, "disconnect_seconds": 0.0, "drain_seconds": 5.0} | settings
     model = ScriptedModel((lambda _: Say("Hello you there")) if script is None else script)
     async with open_runtime(Settings.model_validate(given), models=ScriptedModels(model)) as runtime:

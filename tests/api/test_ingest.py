@@ -146,7 +146,9 @@ async def test_undecodable_bytes_are_kept_aside_before_they_are_refused(ingest: 
     assert (kept["size"], kept["base64"]) == (12, "/25vIHByb3RvYnVm")
 
 
-@pytest.mark.parametrize("body", [b"no gzip", gzip.compress(b"x" * 100)[:-9], gzip.compress(b"") + b"more"])
+@pytest.mark.parametrize(
+    "body", [b"no gzip", gzip.compress(b"x" * 100, mtime=0)[:-9], gzip.compress(b"", mtime=0) + b"more"]
+)
 async def test_bytes_that_cannot_be_unpacked_are_kept_aside_too(ingest: Ingest, body: bytes) -> None:
     assert (await ingest.post(TRACES, body, content_encoding="gzip")).status_code == 400
     assert len(await ingest.letters()) == 1

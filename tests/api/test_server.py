@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -59,6 +60,33 @@ async def test_sigterm_ends_the_process_with_its_books_closed(migrated_sqlite_ur
     process.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(process.wait(), 10) == 0
     assert not Path(migrated_sqlite_url.removeprefix("sqlite:///") + "-wal").exists()
+
+
+def test_the_role_ingest_imports_neither_engine_nor_http_application(migrated_sqlite_url: str, tmp_path: Path) -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from api import server\n"
+        "async def at_once(): pass\n"
+        "server._signal = at_once\n"
+        "sys.argv = ['spanloom', 'serve', '--role', 'ingest']\n"
+        "from api.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "print(*sys.modules)\n"
+    )
+    environment = os.environ | {
+        "SPANLOOM_DATABASE_URL": migrated_sqlite_url,
+        "SPANLOOM_PIPELINE": "collector",
+        "SPANLOOM_INGEST_BIND": "127.0.0.1:0",
+        "SPANLOOM_INGEST_TOKENS": "token",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    imported = set(done.stdout.split())
+    heavy = {"langgraph", "langchain_core", "fastapi", "cel_expr_python", "jsonschema_rs", "cryptography", "httpx2"}
+    assert imported & (heavy | {"api.app", "engine.execution", "engine.expressions", "opentelemetry.exporter"}) == set()
+    assert {"api.ingest", "telemetry.receiver"} <= imported
 
 
 async def test_answers_do_not_wait_for_the_network_to_acknowledge_their_headers(migrated_sqlite_url: str) -> None:

@@ -89,27 +89,18 @@ async def test_a_stream_whose_books_cannot_be_closed_breaks_with_a_problem(
     assert waited.headers["x-execution-id"] == waited.json()["execution_id"]
 
 
-class Silent:
-    """An execution that says nothing but its end, when it is told to, and may break instead."""
-
-    def __init__(self, error: SpanloomError | None = None) -> None:
-        self.go_on = asyncio.Event()
-        self.error = error
-
-    async def events(self, after: int = 0) -> AsyncGenerator[ExecutionEvent, None]:
-        """What follows the first event."""
-        await self.go_on.wait()
-        if self.error is not None:
-            raise self.error
-        yield event(EventType.COMPLETED, after + 1)
-
-
 async def test_silence_is_filled_with_pings() -> None:
-    silent = Silent()
-    parts = sse.frames(silent, event(EventType.STARTED, 1), document, ping_seconds=0.01)  # type: ignore[arg-type]  # it has the events
+    go_on = asyncio.Event()
+
+    async def follow(last: ExecutionEvent | None) -> AsyncGenerator[ExecutionEvent, None]:
+        assert last is not None
+        await go_on.wait()
+        yield event(EventType.COMPLETED, last.seq + 1)
+
+    parts = sse.frames(follow, document, first=event(EventType.STARTED, 1), ping_seconds=0.01)
     assert (await anext(parts)).startswith(b"retry: 2000\n\nevent: started\n")
     assert [await anext(parts), await anext(parts)] == [b": ping\n\n"] * 2
-    silent.go_on.set()
+    go_on.set()
     rest = [part async for part in parts if part != b": ping\n\n"]
     assert [part.split(b"\n")[0] for part in rest] == [b"event: completed"]
 

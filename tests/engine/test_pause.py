@@ -59,7 +59,7 @@ async def test_an_approval_pauses_and_the_answer_goes_on(durability: str) -> Non
     assert (asked.node_id, asked.path, asked.prompt) == ("ask", "ask", "Send hello?")
     assert (asked.payload, asked.choices) == ({"text": "hello"}, ["approved", "rejected"])
     assert node_spans(first)[-1] == ("ask", 1, 1, "paused")
-    second = await runs.attempt(2, Resume((1,), APPROVED))
+    second = await runs.attempt(2, Resume((1,), [APPROVED]))
     assert second.paused is None
     assert second.state["variables"]["log"] == ["yes"]
     assert second.state["outputs"]["ask"] == {"choice": "approved", "data": {"note": "fine"}, "answered_by": "ann"}
@@ -70,7 +70,7 @@ async def test_an_approval_pauses_and_the_answer_goes_on(durability: str) -> Non
 async def test_the_spans_say_what_was_asked_answered_and_waited_for() -> None:
     runs = Runs.of(approval())
     first, asked = await paused_at(runs)
-    second = await runs.attempt(2, Resume((1,), APPROVED))
+    second = await runs.attempt(2, Resume((1,), [APPROVED]))
     said = [(attempt.spans[0 if attempt is second else -1].attributes or {}) for attempt in (first, second)]
     assert [each["workflow.approval.id"] for each in said] == [asked.approval_id] * 2
     assert "workflow.approval.choice" not in said[0]
@@ -96,7 +96,7 @@ async def test_a_question_that_is_asked_again_after_a_crash_is_the_same_question
     third_run, third = await paused_at(runs, 3, Resume((2, 1)))
     assert second == third
     assert node_spans(third_run) == [("ask", 1, 2, "paused")]
-    done = await runs.attempt(4, Resume((3, 2, 1), APPROVED))
+    done = await runs.attempt(4, Resume((3, 2, 1), [APPROVED]))
     assert done.state["variables"]["log"] == ["yes"]
     assert node_spans(done)[0] == ("ask", 1, 3, "completed")
 
@@ -110,10 +110,19 @@ async def test_the_answer_of_one_question_answers_no_other() -> None:
     runs = Runs.of(graph(nodes, [*edges, "again -rejected-> end"]))
     _, first = await paused_at(runs)
     answer = Answer("approved", approval_id=first.approval_id)
-    _, second = await paused_at(runs, 2, Resume((1,), answer))
+    _, second = await paused_at(runs, 2, Resume((1,), [answer]))
     assert second.node_id == "again"
-    _, third = await paused_at(runs, 3, Resume((2, 1), answer))
+    _, third = await paused_at(runs, 3, Resume((2, 1), [answer]))
     assert third == second
+
+
+async def test_a_run_that_begins_again_does_not_ask_what_was_answered() -> None:
+    runs = Runs.of(approval())
+    _, asked = await paused_at(runs)
+    answer = Answer("approved", {"note": "fine"}, "ann", asked.approval_id)
+    done = await runs.attempt(2, Resume((), [answer]))
+    assert done.paused is None
+    assert done.state["outputs"]["ask"] == {"choice": "approved", "data": {"note": "fine"}, "answered_by": "ann"}
 
 
 async def test_an_approval_in_a_loop_asks_anew_in_every_round() -> None:
@@ -124,10 +133,10 @@ async def test_an_approval_in_a_loop_asks_anew_in_every_round() -> None:
     edges = ["start -> again", "again -continue-> ask", "again -exit-> end", "ask -rejected-> again"]
     runs = Runs.of(graph(nodes, [*edges, "ask -approved-> end"]))
     _, first = await paused_at(runs)
-    _, second = await paused_at(runs, 2, Resume((1,), Answer("rejected", approval_id=first.approval_id)))
+    _, second = await paused_at(runs, 2, Resume((1,), [Answer("rejected", approval_id=first.approval_id)]))
     assert (first.prompt, second.prompt) == ("Round 1?", "Round 2?")
     assert first.approval_id != second.approval_id
-    done = await runs.attempt(3, Resume((2, 1), Answer("approved", approval_id=second.approval_id)))
+    done = await runs.attempt(3, Resume((2, 1), [Answer("approved", approval_id=second.approval_id)]))
     assert done.state["end"] is not None
 
 
@@ -257,7 +266,7 @@ async def test_a_pause_does_not_count_as_run_time(monkeypatch: pytest.MonkeyPatc
     first, _ = await paused_at(runs)
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + 3_600)
-    second = await runs.attempt(2, Resume((1,), APPROVED))
+    second = await runs.attempt(2, Resume((1,), [APPROVED]))
     assert second.context.elapsed_seconds < first.context.elapsed_seconds + 60
 
 

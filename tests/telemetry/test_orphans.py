@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine import semconv
 from engine.errors import Fenced, Unavailable
 from engine.graph import OnLost
-from engine.ledger import Acceptance, CallReservation, Checkpoint, Claim, Pause, Release
+from engine.ledger import Acceptance, CallReservation, Checkpoint, Claim, Finish, Pause, Release
 from engine.result import Approval, ExecutionResult, Status
 from engine.store import control
 from engine.store.control import ControlRow
@@ -23,6 +23,7 @@ from engine.store.database import Database
 from engine.store.tables import approvals, call_reservations, execution_control, journalled
 from engine.testing import PerTokenPrices
 from engine.tracker import Beginning, Tracing, WorkflowTracker
+from telemetry import journal
 from telemetry.books import check_books
 from telemetry.caution import Caution
 from telemetry.health import Health
@@ -516,3 +517,28 @@ async def test_the_sweeper_finds_what_is_lost_but_not_on_the_heels_of_the_databa
         sweeping.cancel()
         await asyncio.gather(sweeping, return_exceptions=True)
         assert waited > lease_seconds - 3 * 0.05
+
+
+async def test_an_end_that_cannot_be_written_is_told_to_nobody_and_its_lease_runs_out(
+    migrated_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(connection: AsyncConnection, finishes: list[Finish], **_: object) -> None:
+        if finishes:
+            raise Unavailable("no end can be written")
+
+    async with Database(migrated_url) as database, bookkeeper(database, flush_seconds=60, retry_seconds=1) as keeper:
+        scene = Scene(keeper, Orphans(database, Pipeline([Records()])), Health())
+        story = await scene.accepted()
+        story.answer()
+        story.tracker.complete()
+        with monkeypatch.context() as patch:
+            patch.setattr(journal, "finish_many", fails)
+            ending = asyncio.create_task(keeper.journal.finish(story.finish()), name="finish")
+            await asyncio.sleep(0)
+            await keeper.journal.check(keeper.journal.running())
+            assert (await scene.record(story)).status == "running"
+            with pytest.raises(Unavailable):
+                await ending
+        assert keeper.journal.running() == []
+        assert len((await scene.lost()).failed) == 1
+        assert await check_books(database) == []

@@ -1,6 +1,9 @@
 """What is written as OTLP is read back as the same record, by whoever it was written."""
 
+from dataclasses import replace
+
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
@@ -15,7 +18,7 @@ from engine import semconv
 from engine.semconv import Event
 from telemetry import otlp
 from telemetry.otlp import Undecodable
-from telemetry.signals import BadSignal, EventRecord, Signal, SpanRecord, event_record, span_record
+from telemetry.signals import BadSignal, EventRecord, Signal, SpanRecord, Value, event_record, span_record
 from tests.telemetry.bookkeeper import Listener
 
 RESOURCE: dict[str, str | int | float | bool | list[str | int | float | bool]] = {"service.name": "spanloom"}
@@ -161,6 +164,40 @@ def test_other_bytes_are_undecodable(body: bytes) -> None:
         otlp.decode_traces(body)
     with pytest.raises(Undecodable):
         otlp.decode_logs(body)
+
+
+def test_bytes_that_are_no_attribute_are_undecodable() -> None:
+    payload = otlp.encode(told().signals()[-1]) + b"\x4a\x02\x0a\xff"
+    for read in (otlp.decode_span, Span.FromString):
+        with pytest.raises((Undecodable, DecodeError)):
+            read(payload)
+    with pytest.raises(Undecodable):
+        otlp.decode_traces(otlp_request(payload))
+
+
+def otlp_request(payload: bytes) -> bytes:
+    """An export request of one span of ours, which may be broken."""
+    scope = _field(1, _field(1, semconv.SCOPE_ENGINE.encode()))
+    return _field(1, _field(2, scope + _field(2, payload)))
+
+
+def _field(number: int, data: bytes) -> bytes:
+    length, varint = len(data), bytearray()
+    while length > 127:
+        varint.append(length & 127 | 128)
+        length >>= 7
+    return bytes([number << 3 | 2, *varint, length]) + data
+
+
+@pytest.mark.parametrize("number", [10, 20_000])
+def test_an_attribute_is_read_alike_however_often_it_came(number: int) -> None:
+    span = next(signal for signal in told().signals() if isinstance(signal, SpanRecord))
+    values: list[Value] = [True, 1, 1.0, "1", "\0", [True], [1]]
+    odd = [replace(span, attributes={"workflow.nested": value}) for value in values]
+    variants = [replace(span, attributes={"x": f"text {index}"}) for index in range(number)]
+    first = [repr(decode(one)) for one in [*odd, *variants]]
+    assert [repr(decode(one)) for one in [*odd, *variants]] == first
+    assert len(set(first)) == len(first)
 
 
 def test_an_event_says_its_name_and_when() -> None:

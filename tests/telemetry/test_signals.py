@@ -19,6 +19,7 @@ from telemetry.signals import (
     Kind,
     SpanRecord,
     make_span,
+    place_all,
     sanitize,
     span_record,
 )
@@ -79,12 +80,12 @@ def test_a_long_text_is_cut_at_whole_characters() -> None:
 @pytest.mark.parametrize("count", [-1, 2**53, 2**63])
 def test_a_number_that_no_sum_has_room_for_is_no_count(count: int) -> None:
     with pytest.raises(BadSignal, match="is no count"):
-        make_span(**NAMED, attributes=IDENTIFIED | {semconv.GENAI_INPUT: count})
+        make_span(**NAMED, placed=place_all(IDENTIFIED | {semconv.GENAI_INPUT: count}))
 
 
 def test_of_too_many_attributes_ours_are_kept_and_it_is_said() -> None:
     many = {f"own.{number}": number for number in range(10_000)}
-    span = make_span(**NAMED, attributes=many | IDENTIFIED | {semconv.GENAI_INPUT: 5})
+    span = make_span(**NAMED, placed=place_all(many | IDENTIFIED | {semconv.GENAI_INPUT: 5}))
     assert len(span.fields) + len(span.attributes) <= MAX_ATTRIBUTES + 1
     assert (span.attributes["own.0"], span.integer(semconv.GENAI_INPUT)) == (0, 5)
     assert span.attributes[semconv.SANITIZED] == [LEFT_OUT]

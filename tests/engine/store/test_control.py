@@ -497,14 +497,14 @@ async def test_a_paused_execution_waits_for_the_first_answer(database: Database)
         assert not await make_answered(connection, "e1")
         assert await approvals.open_of(connection, "e1") == []
     [claim] = await claim_all(database)
-    assert (claim.subject.attempt, claim.reason, claim.answer) == (2, "answer", given)
+    assert (claim.subject.attempt, claim.reason, claim.answers) == (2, "answer", [given])
     assert (await row_of(database, "e1")).crashes == 0
 
 
 async def test_a_pause_whose_time_has_come_goes_on_without_an_answer(database: Database) -> None:
     await pause(database, due_at=STARTED)
     [claim] = await claim_all(database)
-    assert (claim.subject.attempt, claim.reason, claim.answer) == (2, "timer", None)
+    assert (claim.subject.attempt, claim.reason, claim.answers) == (2, "timer", [])
 
 
 async def test_the_time_in_pauses_is_added_up_by_the_clock_of_the_database(database: Database) -> None:

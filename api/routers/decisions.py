@@ -1,0 +1,153 @@
+"""/v1/executions/{id}/cancel, /resume, /retry: what a caller may decide about an execution."""
+
+from dataclasses import replace
+
+from fastapi import APIRouter, Request, Response
+from pydantic import Field
+
+from api import documents
+from api.answering import ResumeBody, answer
+from api.answers import answers, json_answer, takes_body, takes_key
+from api.bodies import read_body
+from api.deps import OWNER, CallerDep, IdempotencyKeyDep, NoQueryDep, RuntimeDep
+from api.execution_reads import about, headers_of, read_execution, unknown
+from api.retrying import kept
+from api.routers.executions import ACCEPTED_HEADERS, ID_HEADER
+from api.starting import accepted
+from engine.errors import AlreadyFinished, Replayed
+from engine.graph import Document, JsonObject
+from engine.result import Status
+from engine.store import control
+
+router = APIRouter(prefix="/v1/executions", tags=["executions"])
+
+
+class CancelBody(Document):
+    """Why an execution is to stop."""
+
+    reason: str | None = Field(None, max_length=500)
+
+
+CANCEL_EXAMPLES: dict[str, JsonObject] = {"reason": {"summary": "With a reason", "value": {"reason": "enough"}}}
+RESUME_EXAMPLES: dict[str, JsonObject] = {
+    "approved": {
+        "summary": "Let it go on",
+        "value": {
+            "approval_id": "f2d6e2d8-3f0c-5a4e-9a51-0d3c7f0a9b11",
+            "choice": "approved",
+            "data": {"score": 0.9, "notes": "good"},
+        },
+    }
+}
+
+
+@router.post(
+    "/{execution_id}/cancel",
+    operation_id="executions_cancel",
+    summary="Ask an execution to stop",
+    response_model=None,
+    responses=answers(
+        {
+            200: {"description": "It was cancelled before.", "model": documents.Execution, "headers": ID_HEADER},
+            202: {
+                "description": "It is asked to stop, or cancelled where no process runs it.",
+                "model": documents.Execution,
+                "headers": ID_HEADER,
+            },
+        },
+        "malformed_json",
+        "not_found",
+        "already_finished",
+        "body_too_large",
+        "unsupported_media_type",
+        "invalid_request",
+    ),
+    openapi_extra=takes_body("CancelBody", required=False, examples=CANCEL_EXAMPLES),
+)
+async def cancel(execution_id: str, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+    """Asked for here, done when the engine confirms it: `status` is `cancelled` then. What nobody runs ends here."""
+    body = await read_body(request, CancelBody, optional=True)
+    async with about(execution_id):
+        async with runtime.database.begin() as connection:
+            row = await control.request_cancel(connection, execution_id, OWNER, body.reason)
+        if row is None:
+            raise unknown()
+        if not row.status.is_terminal:
+            if runtime.engine.running(execution_id) is not None:
+                runtime.cancel(execution_id, row.cancel_reason)
+            else:
+                await runtime.orphans.cancel(execution_id, OWNER, row.cancel_reason)
+            return json_answer(await read_execution(runtime, execution_id), 202, headers_of(execution_id))
+        if row.status is not Status.CANCELLED:
+            raise AlreadyFinished
+        return json_answer(await read_execution(runtime, execution_id), 200, headers_of(execution_id))
+
+
+@router.post(
+    "/{execution_id}/resume",
+    operation_id="executions_resume",
+    summary="Answer what a paused execution asks",
+    response_model=None,
+    responses=answers(
+        {202: {"description": "It goes on.", "model": documents.Execution, "headers": ID_HEADER}},
+        "malformed_json",
+        "not_found",
+        "not_paused",
+        "already_answered",
+        "body_too_large",
+        "unsupported_media_type",
+        "invalid_request",
+        "invalid_answer",
+    ),
+    openapi_extra=takes_body("ResumeBody", examples=RESUME_EXAMPLES),
+)
+async def resume(execution_id: str, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+    """The first answer counts, and later ones are conflicts; a process with room goes on with the execution."""
+    body = await read_body(request, ResumeBody)
+    async with about(execution_id):
+        async with runtime.database.begin() as connection:
+            await answer(connection, execution_id, OWNER, body, answered_by=OWNER)
+        runtime.dispatcher.wake()
+        return json_answer(await read_execution(runtime, execution_id), 202, headers_of(execution_id))
+
+
+@router.post(
+    "/{execution_id}/retry",
+    operation_id="executions_retry",
+    summary="Run a finished execution anew",
+    response_model=None,
+    responses=answers(
+        {
+            202: {
+                "description": "A new execution with `retry_of`: the same graph and input.",
+                "model": documents.Execution,
+                "headers": ACCEPTED_HEADERS,
+            }
+        },
+        "invalid_header",
+        "not_found",
+        "not_finished",
+        "input_gone",
+        "conversation_busy",
+        "invalid_request",
+        "idempotency_mismatch",
+        "queue_full",
+        "draining",
+    ),
+    openapi_extra=takes_key(),
+)
+async def retry(
+    execution_id: str, runtime: RuntimeDep, caller: CallerDep, key: IdempotencyKeyDep, query: NoQueryDep
+) -> Response:
+    """Queued for a process with room, whatever the mode of the first one was."""
+    async with about(execution_id):
+        async with runtime.database.read() as connection:
+            asked = await kept(connection, execution_id, OWNER)
+        try:
+            again = await runtime.engine.enqueue_again(
+                asked.subject, asked.request, asked.graph, replace(caller, idempotency_key=key)
+            )
+        except Replayed as replayed:
+            return await accepted(runtime, replayed.execution_id, replayed=True)
+    runtime.dispatcher.wake()
+    return await accepted(runtime, again)

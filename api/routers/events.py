@@ -1,0 +1,82 @@
+"""/v1/executions/{id}/events: follow an execution that somebody has started, also after a lost connection."""
+
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
+
+from api.answers import answers
+from api.deps import OWNER, QueryModel, RuntimeDep
+from api.execution_reads import about, headers_of, unknown
+from api.following import Position, has_told_all
+from api.problems import Problem
+from api.routers.executions import EVENT_STREAM, ID_HEADER
+from api.starting import event_stream
+from engine.store import control
+from telemetry import queries
+
+MAX_READERS = 16
+"""Of one execution in one process, beside the call that started it."""
+LAST_EVENT_ID = "Last-Event-ID"
+
+_ID = r"^[0-9]{1,10}-[0-9]{1,10}$"
+
+router = APIRouter(prefix="/v1/executions", tags=["executions"])
+
+
+class EventsQuery(QueryModel):
+    """The id of the last event that was received; the header of browsers counts before it."""
+
+    after: Annotated[str, Field(pattern=_ID)] | None = None
+
+
+_PARAMETER = {
+    "name": LAST_EVENT_ID,
+    "in": "header",
+    "required": False,
+    "description": "`<attempt>-<seq>` of the last event that was received; browsers send it by themselves.",
+    "schema": {"type": "string", "pattern": _ID},
+}
+
+
+@router.get(
+    "/{execution_id}/events",
+    operation_id="executions_events",
+    summary="Follow an execution",
+    response_model=None,
+    responses=answers(
+        {
+            200: {"description": "What comes behind the id.", "headers": ID_HEADER, "content": EVENT_STREAM},
+            204: {"description": "The execution has ended, and its closing event was received.", "headers": ID_HEADER},
+        },
+        "invalid_header",
+        "not_found",
+        "invalid_request",
+        "too_many_subscribers",
+    ),
+    openapi_extra={"parameters": [_PARAMETER]},
+)
+async def events(
+    execution_id: str, request: Request, runtime: RuntimeDep, query: Annotated[EventsQuery, Query()]
+) -> Response:
+    """Events behind the id without a gap, or with one `gap` that says so; a paused execution is silent once told."""
+    async with about(execution_id):
+        position = _position(request, query)
+        async with runtime.database.read() as connection:
+            row = await control.get(connection, execution_id, OWNER)
+            if row is None and await queries.get_execution(connection, execution_id, OWNER) is None:
+                raise unknown()
+        if row is None or has_told_all(row, position):
+            return Response(status_code=204, headers=headers_of(execution_id))
+        if runtime.readers[execution_id] >= MAX_READERS:
+            raise Problem("too_many_subscribers", f"{MAX_READERS} readers follow it already.")
+        return event_stream(runtime, request, execution_id, position)
+
+
+def _position(request: Request, query: EventsQuery) -> Position:
+    given = request.headers.get(LAST_EVENT_ID)
+    if given is not None and not re.fullmatch(_ID, given):
+        raise Problem("invalid_header", f"{LAST_EVENT_ID} is written as <attempt>-<seq>.")
+    attempt, _, seq = (given or query.after or "0-0").partition("-")
+    return Position(int(attempt), int(seq))

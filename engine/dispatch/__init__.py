@@ -1,0 +1,1 @@
+"""Where executions that wait for a process are run: in process."""

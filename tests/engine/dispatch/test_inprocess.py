@@ -1,0 +1,183 @@
+"""The dispatcher: takes what waits, never more than it has room for, and goes on whatever happens."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from engine.dispatch.inprocess import Dispatcher
+from engine.errors import Unavailable
+from engine.ledger import Claim, NullLedger
+from engine.subject import Subject
+from engine.totals import Carried
+
+
+def claim(number: int) -> Claim:
+    subject = Subject(
+        execution_id=f"e-{number}",
+        attempt=1,
+        owner="default",
+        workflow_name="w",
+        source="graph",
+        trigger="api",
+        streaming=False,
+        queued_ns=1,
+        started_ns=1,
+    )
+    return Claim(subject, "queued", {}, None, 0.0, None, Carried(), "retry")
+
+
+class Queue(NullLedger):
+    """A ledger in which executions wait; its next claims may fail."""
+
+    def __init__(self, waiting: int = 0) -> None:
+        self.waiting = [claim(number) for number in range(waiting)]
+        self.trouble = 0
+        self.asked: list[int] = []
+        self.abandoned: asyncio.Queue[str] = asyncio.Queue()
+        self.claimed = asyncio.Event()
+
+    async def claim(self, limit: int) -> list[Claim]:
+        """At most so many, or an error."""
+        self.asked.append(limit)
+        self.claimed.set()
+        if self.trouble:
+            self.trouble -= 1
+            raise Unavailable("no database")
+        taken, self.waiting = self.waiting[:limit], self.waiting[limit:]
+        return taken
+
+    def abandon(self, execution_id: str, attempt: int = 1) -> None:
+        """Kept."""
+        self.abandoned.put_nowait(execution_id)
+
+
+class Started:
+    """An execution that runs until it is told to end."""
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self.end = asyncio.Event()
+        self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.accepted.set_result(None)
+        self.task = asyncio.create_task(self.end.wait())
+
+
+class Engine:
+    """Takes on what it is given, but for what it cannot."""
+
+    def __init__(self, *, refuses: Callable[[Claim], bool] = lambda _: False) -> None:
+        self.taken: list[Started] = []
+        self.most = 0
+        self._news: asyncio.Queue[Started] = asyncio.Queue()
+        self._refuses = refuses
+
+    async def take_on(self, claim: Claim) -> Started:
+        """One more runs."""
+        if self._refuses(claim):
+            raise ValueError("cannot be read")
+        self.taken.append(Started(claim.subject.execution_id))
+        self.most = max(self.most, sum(not one.task.done() for one in self.taken))
+        self._news.put_nowait(self.taken[-1])
+        return self.taken[-1]
+
+    async def next(self) -> Started:
+        """The next one that is taken on."""
+        return await asyncio.wait_for(self._news.get(), 10)
+
+
+@asynccontextmanager
+async def dispatching(
+    queue: Queue, engine: Engine, *, slots: int = 64, poll_seconds: float = 60.0
+) -> AsyncIterator[Dispatcher]:
+    dispatcher = Dispatcher(engine, queue, slots=slots, poll_seconds=poll_seconds)  # type: ignore[arg-type]  # it takes claims on
+    task = asyncio.create_task(dispatcher.run())
+    try:
+        yield dispatcher
+    finally:
+        for one in engine.taken:
+            one.end.set()
+        await dispatcher.stop()
+        await task
+
+
+async def test_what_waits_is_taken_on_at_once() -> None:
+    queue, engine = Queue(3), Engine()
+    async with dispatching(queue, engine):
+        assert [(await engine.next()).id for _ in range(3)] == ["e-0", "e-1", "e-2"]
+
+
+async def test_it_never_holds_more_than_its_slots_and_claims_again_when_one_is_free() -> None:
+    queue, engine = Queue(5), Engine()
+    async with dispatching(queue, engine, slots=2) as dispatcher:
+        for _ in range(5):
+            started = await engine.next()
+            assert dispatcher.held <= 2
+            started.end.set()
+        assert engine.most <= 2
+        assert max(queue.asked) == 2
+
+
+async def test_a_local_wake_does_not_wait_for_the_next_look() -> None:
+    queue, engine = Queue(), Engine()
+    async with dispatching(queue, engine) as dispatcher:
+        await queue.claimed.wait()
+        queue.waiting = [claim(7)]
+        dispatcher.wake()
+        assert (await engine.next()).id == "e-7"
+
+
+async def test_what_others_queue_is_found_without_a_wake() -> None:
+    queue, engine = Queue(), Engine()
+    async with dispatching(queue, engine, poll_seconds=0.01):
+        await queue.claimed.wait()
+        queue.waiting = [claim(7)]
+        await engine.next()
+
+
+async def test_trouble_with_the_database_is_logged_and_it_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    queue, engine = Queue(1), Engine()
+    queue.trouble = 2
+    async with dispatching(queue, engine, poll_seconds=0.01):
+        await engine.next()
+    assert caplog.text.count("executions could not be claimed") == 2
+
+
+async def test_what_cannot_be_taken_on_keeps_no_slot_and_its_lease_is_not_renewed() -> None:
+    queue = Queue(3)
+    engine = Engine(refuses=lambda one: one.subject.execution_id != "e-1")
+    async with dispatching(queue, engine) as dispatcher:
+        given_up = {await asyncio.wait_for(queue.abandoned.get(), 10) for _ in range(2)}
+        assert given_up == {"e-0", "e-2"}
+        assert dispatcher.held == 1
+        assert [one.id for one in engine.taken] == ["e-1"]
+
+
+async def test_once_stopped_it_claims_nothing_and_loses_no_claim() -> None:
+    queue, engine = Queue(), Engine()
+    async with dispatching(queue, engine) as dispatcher:
+        await queue.claimed.wait()
+        await dispatcher.stop()
+        queue.waiting = [claim(1)]
+        dispatcher.wake()
+        await asyncio.sleep(0)
+        assert len(queue.waiting) == 1
+
+
+async def test_a_claim_that_has_begun_is_taken_on_before_it_stops() -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(Queue):
+        async def claim(self, limit: int) -> list[Claim]:
+            begun.set()
+            await go_on.wait()
+            return await super().claim(limit)
+
+    queue, engine = Slow(1), Engine()
+    async with dispatching(queue, engine) as dispatcher:
+        await begun.wait()
+        stopping = asyncio.create_task(dispatcher.stop())
+        go_on.set()
+        await stopping
+        assert len(engine.taken) == 1
