@@ -46,11 +46,20 @@ async def test_a_process_that_is_killed_leaves_no_execution_without_an_end(
 async def under_fire(around: World, figure: Figure) -> tuple[list[Told], list[datetime]]:
     """Run the executions while the process is killed again and again. What clients were told, and when it died."""
     told: list[Told] = []
-    numbers = iter(range(EXECUTIONS))
-    workers = [asyncio.create_task(work(around, numbers, told), name="client") for _ in range(WORKERS)]
-    stop = asyncio.Event()
-    watching = asyncio.create_task(around.callers.watch(stop, figure.chance("reads")), name="reader")
     crashes: list[datetime] = []
+    numbers, stop = iter(range(EXECUTIONS)), asyncio.Event()
+    async with asyncio.TaskGroup() as readers:
+        readers.create_task(around.callers.watch(stop, figure.chance("reads")), name="reader")
+        async with asyncio.TaskGroup() as group:
+            for _ in range(WORKERS):
+                group.create_task(work(around, numbers, told), name="client")
+            await kill_again_and_again(around, figure, crashes)
+        stop.set()
+    return told, crashes
+
+
+async def kill_again_and_again(around: World, figure: Figure, crashes: list[datetime]) -> None:
+    """Each time after some more calls of the model."""
     chance = figure.chance("kills")
     for _ in range(KILLS):
         await around.models.until_asked(chance.randint(1, EXECUTIONS // KILLS))
@@ -58,20 +67,18 @@ async def under_fire(around: World, figure: Figure) -> tuple[list[Told], list[da
         await around.server.kill()
         figure.hit("kills")
         await around.server.start()
-    await asyncio.gather(*workers)
-    stop.set()
-    await watching
-    return told, crashes
 
 
 async def work(around: World, numbers: Iterator[int], told: list[Told]) -> None:
     """One execution after the other, of every source, half of them streamed."""
     for number in numbers:
         on_lost = "retry" if number % RETRIED == 0 else "fail"
-        one = await around.callers.start(number=number, overrides={"on_lost": on_lost}, on_disconnect="continue")
+        wanted = {"on_lost": on_lost}
+        one = await around.callers.start(number=number, overrides=wanted, on_disconnect="continue")
+        while one.was_unreachable:
+            await asyncio.sleep(0.2)
+            one = await around.callers.start(number=number, overrides=wanted, on_disconnect="continue")
         told.append(one)
-        if one.was_cut:
-            await asyncio.sleep(0.1)
 
 
 def wrong_statuses(told: list[Told], ends: dict[str, End]) -> list[str]:
