@@ -103,6 +103,12 @@ class End:
     result: Mapping[str, object] | None
 
     @property
+    def seconds(self) -> float:
+        """From acceptance to the end, by the database's clock."""
+        assert self.finished_at is not None
+        return (self.finished_at - self.accepted_at).total_seconds()
+
+    @property
     def error_type(self) -> str | None:
         """Why it failed."""
         value = (self.result or {}).get("error_type")
