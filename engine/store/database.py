@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import asyncpg  # type: ignore[import-untyped]  # asyncpg ships no types
 import orjson
 from sqlalchemy import URL, Connection, Dialect, event, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -201,7 +201,7 @@ def _postgres(url: str, *, command_seconds: float | None) -> AsyncEngine:
             server_settings={"application_name": "spanloom", "timezone": "UTC", "jit": "off"},
         )
 
-    return create_async_engine(
+    engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=open_connection,
         pool_size=10,
@@ -211,6 +211,14 @@ def _postgres(url: str, *, command_seconds: float | None) -> AsyncEngine:
         json_serializer=json_text,
         json_deserializer=_loads,
     )
+    event.listen(engine.sync_engine, "handle_error", _give_up_confused)
+    return engine
+
+
+def _give_up_confused(context: ExceptionContext) -> None:
+    """A server that dies at a bad moment leaves asyncpg in the middle of something, on a connection that seems open."""
+    if isinstance(getattr(context.original_exception, "__cause__", None), asyncpg.InternalClientError):
+        context.is_disconnect = True
 
 
 def _dsn(url: str) -> tuple[str, float]:

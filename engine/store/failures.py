@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import asyncpg  # type: ignore[import-untyped]  # asyncpg ships no types
+
 from engine.errors import Unavailable
 
 _SQLITE = {
@@ -52,7 +54,7 @@ def _sentence(error: BaseException) -> str | None:
     for words, sentence in _SQLITE.items():
         if words in text:
             return sentence
-    if isinstance(error, OSError | TimeoutError) or "connection was closed" in text:
+    if isinstance(error, OSError | TimeoutError | asyncpg.InternalClientError) or "connection was closed" in text:
         return _POSTGRES["08"]
     return None
 

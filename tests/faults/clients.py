@@ -1,13 +1,13 @@
 """Clients of a real server, each of which writes down what it was told before it believes it.
 
 `sent`, before a request leaves; `accepted`, with the id, once the server has said it; `ended`, with the status that the
-answer or the closing frame tells; `refused`, where nothing was accepted; `cut`, where the connection broke: then an
-execution may exist, and must be whole. `read` is what a look at it told.
+answer or the closing frame tells; `refused`, where nothing was accepted; `unreachable`, where nobody was there; `cut`,
+where the connection broke: then an execution may exist, and must be whole. `read` is what a look at it told.
 """
 
 import asyncio
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -62,6 +62,9 @@ class Told:
     refused: str | None = None
     """The code of the problem."""
     was_cut: bool = False
+    """The connection broke; it may exist."""
+    was_unreachable: bool = False
+    """There was no connection, and nothing can have come of it."""
     frames: list[Frame] = field(default_factory=list)
 
 
@@ -74,6 +77,8 @@ class Clients:
     http: httpx2.AsyncClient
     numbers: "count[int]" = field(default_factory=lambda: count(1))
     outcomes: Counter[str] = field(default_factory=Counter)
+    newest: "deque[str]" = field(default_factory=lambda: deque(maxlen=50))
+    """The last ids that were accepted."""
 
     @property
     def accepted(self) -> list[str]:
@@ -105,10 +110,13 @@ class Clients:
         await self.ledger.write(what="sent", number=number, mode=body["mode"])
         try:
             await self._post(body, dict(headers or {}), told)
+        except httpx2.ConnectError:
+            told.was_unreachable = True
+            await self.ledger.write(what="unreachable", number=number)
         except _BROKEN as error:
             told.was_cut = True
             await self.ledger.write(what="cut", number=number, id=told.execution_id, error=type(error).__name__)
-        self.outcomes[told.status or told.refused or "cut"] += 1
+        self.outcomes[told.status or told.refused or ("unreachable" if told.was_unreachable else "cut")] += 1
         return told
 
     async def read(self, execution_id: str) -> str | None:
@@ -126,9 +134,8 @@ class Clients:
     async def watch(self, stop: asyncio.Event, random: Random, *, pause_seconds: float = 0.05) -> None:
         """Look at accepted executions at random until told to stop: what is read must never go back."""
         while not stop.is_set():
-            known = self.accepted
-            if known:
-                await self.read(random.choice(known[-50:]))
+            if self.newest:
+                await self.read(random.choice(self.newest))
             await asyncio.sleep(pause_seconds)
 
     async def _post(self, body: JsonObject, headers: dict[str, str], told: Told) -> None:
@@ -138,6 +145,7 @@ class Clients:
                 await self._refused(answer, told, id_)
                 return
             told.execution_id = id_
+            self.newest.append(str(id_))
             await self.ledger.write(what="accepted", number=told.number, id=id_, http_status=answer.status_code)
             if body["mode"] == "stream":
                 async for frame in frames_of(answer):

@@ -5,6 +5,7 @@ import sqlite3
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
+import asyncpg  # type: ignore[import-untyped]  # asyncpg ships no types
 import pytest
 from sqlalchemy import Column, MetaData, Table, Text, func, insert, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
@@ -270,3 +271,26 @@ def test_a_url_that_names_no_database_is_said(url: str, message: str) -> None:
 
 def test_a_name_for_people_holds_no_password() -> None:
     assert safe_name(parse_url("postgresql://me:secret@db.example/books")) == "db.example:5432/books"
+
+
+@pytest.mark.postgres
+async def test_a_connection_whose_driver_is_confused_is_given_up(
+    migrated_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As asyncpg says it when the server has died between two of its steps."""
+
+    async def pid(database: Database) -> int:
+        async with database.read() as connection:
+            return int((await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one())
+
+    async def confused(*arguments: object, **more: object) -> None:
+        raise asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+
+    async with Database(migrated_postgres_url) as database:
+        before = await pid(database)
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncpg.Connection, "prepare", confused)
+            with pytest.raises(Unavailable, match="cannot be reached"):
+                async with database.begin() as connection:
+                    await connection.execute(text("SELECT 1 AS never_prepared_before"))
+        assert await pid(database) != before
