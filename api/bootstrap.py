@@ -64,9 +64,9 @@ class Runtime:
     is_draining: bool = False
     """No new executions are taken; the running ones may end."""
 
-    def cancel(self, execution_id: str, reason: str | None) -> None:
-        """Ask an execution to stop, if it runs in this process."""
-        self.engine.cancel(execution_id, reason or CANCELLED_FROM_OUTSIDE)
+    def cancel(self, execution_id: str, reason: str | None) -> bool:
+        """Ask an execution to stop; false if none of this id runs in this process."""
+        return self.engine.cancel(execution_id, reason or CANCELLED_FROM_OUTSIDE)
 
     async def drain(self) -> None:
         """Take no more executions and let the running ones end, for `SPANLOOM_DRAIN_SECONDS`; then hand them over."""

@@ -64,7 +64,7 @@ _PASSING = (Unavailable, ConsumerHung, OSError)
 
 log = logging.getLogger(__name__)
 
-OnCancel = Callable[[str, str | None], None]
+OnCancel = Callable[[str, str | None], bool]
 
 
 OnFenced = Callable[[str, int], None]
@@ -164,7 +164,7 @@ class Journal(Ledger):
         await self._writer
 
     def listen_for_cancel(self, on_cancel: OnCancel) -> None:
-        """Whom to tell, by id and reason, that an execution running here is asked to stop; each once."""
+        """Whom to tell, by id and reason, that an execution running here is asked to stop; until it was heard."""
         self._on_cancel = on_cancel
 
     def listen_for_fencing(self, on_fenced: OnFenced) -> None:
@@ -479,8 +479,8 @@ class Journal(Ledger):
         async with self._database.read() as connection:
             requests = await cancel_requests(connection, sorted(self._running.keys() - self._asked))
         for execution_id, reason in requests.items():
-            self._asked.add(execution_id)
-            on_cancel(execution_id, reason)
+            if on_cancel(execution_id, reason):
+                self._asked.add(execution_id)
 
 
 def _joined(group: Iterable[_Decision]) -> Batch:

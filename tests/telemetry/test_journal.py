@@ -243,11 +243,18 @@ async def test_when_the_writer_dies_nobody_waits_for_ever(database: Database, mo
             assert {type(outcome) for outcome in outcomes} == {Unavailable}
 
 
-async def test_a_cancel_request_reaches_who_runs_the_execution_once(database: Database) -> None:
+async def test_a_cancel_request_is_told_until_whoever_runs_the_execution_has_heard_it(database: Database) -> None:
     asked: asyncio.Queue[tuple[str, str | None]] = asyncio.Queue()
+    deaf = [True, True]
+
+    def listen(execution_id: str, reason: str | None) -> bool:
+        if deaf:
+            return not deaf.pop()
+        asked.put_nowait((execution_id, reason))
+        return True
 
     async with bookkeeper(database, poll_seconds=0.01) as keeper:
-        keeper.journal.listen_for_cancel(lambda execution_id, reason: asked.put_nowait((execution_id, reason)))
+        keeper.journal.listen_for_cancel(listen)
         for reason in ("not needed", None):
             story = keeper.begin()
             await keeper.journal.accept(story.acceptance())
