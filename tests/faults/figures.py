@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from random import Random
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import pytest
 
@@ -31,6 +31,13 @@ _SHORT_SEED = 20_261_127
 def short_or_long(short: T, long: T) -> T:
     """The size of a test in this run."""
     return long if IS_LONG else short
+
+
+def on(short: Literal["sqlite", "postgres"]) -> pytest.MarkDecorator:
+    """The database of a costly test: one in the short form, both in the long one. It takes `migrated_url`."""
+    postgres = pytest.param("postgres", marks=pytest.mark.postgres)
+    one = postgres if short == "postgres" else "sqlite"
+    return pytest.mark.parametrize("migrated_url", ["sqlite", postgres] if IS_LONG else [one], indirect=True)
 
 
 def seed_of_run() -> int:

@@ -8,7 +8,7 @@ from sqlalchemy import or_, select
 
 from telemetry.tables import TIME_LEDGER_COLUMNS, executions, spans
 from tests.faults.clients import Clients, clients
-from tests.faults.figures import Figures, short_or_long
+from tests.faults.figures import Figures, on, short_or_long
 from tests.faults.provider import Latency
 from tests.faults.world import LEASE_SECONDS, World, world
 
@@ -20,6 +20,7 @@ HOURS = 1
 
 
 @pytest.mark.slow
+@on("postgres")
 @pytest.mark.timeout(240)
 async def test_workers_whose_clocks_differ_lose_no_lease(migrated_url: str, tmp_path: Path, figures: Figures) -> None:
     with figures("F12", hours_apart=2 * HOURS, executions_longer_than_a_lease=AT_ONCE) as figure:

@@ -19,7 +19,7 @@ from telemetry.tables import executions, outbox, webhook_deliveries
 from tests.conftest import StartCollector
 from tests.endtoend.load import run_until
 from tests.endtoend.wiring import Wired, drained, eventually, sending_to, serving, wired
-from tests.faults.figures import Figure, Figures, short_or_long
+from tests.faults.figures import Figure, Figures, on, short_or_long
 from tests.faults.invariants import violations
 from tests.house.lock import ROOT
 from tests.relay import TOKEN
@@ -29,7 +29,7 @@ from tests.workshop import Workshop
 
 pytestmark = [pytest.mark.collector, pytest.mark.slow]
 
-KILLS = short_or_long(3, 20)
+KILLS = short_or_long(2, 20)
 OUTAGES_SECONDS = short_or_long((5,), (10, 60))
 DRAIN_SECONDS = 60
 """How long after the Collector's return everything may take to be confirmed."""
@@ -193,6 +193,7 @@ class ReceiverProcess:
         return sum(log.read_text().count("cannot be stored now") for log in logs)
 
 
+@on("sqlite")
 async def test_a_receiver_that_fails_and_is_killed_loses_nothing(
     migrated_url: str, documents: Path, start_collector: StartCollector, tmp_path: Path, figures: Figures
 ) -> None:

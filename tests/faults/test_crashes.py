@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.clients import Told
-from tests.faults.figures import Figure, Figures, short_or_long
+from tests.faults.figures import Figure, Figures, on, short_or_long
 from tests.faults.provider import Latency
 from tests.faults.world import TERMINAL_SECONDS, End, World, p95, seconds_to_end, world
 
@@ -22,6 +22,7 @@ SECONDS = short_or_long(110, 1_200)
 
 
 @pytest.mark.slow
+@on("postgres")
 @pytest.mark.timeout(240)
 async def test_a_process_that_is_killed_leaves_no_execution_without_an_end(
     migrated_url: str, tmp_path: Path, figures: Figures

@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from engine.errors import Unavailable
 from engine.store.database import Database
-from tests.faults.figures import Figure, Figures, short_or_long
+from tests.faults.figures import Figure, Figures, on, short_or_long
 from tests.faults.provider import Latency
 from tests.faults.world import World, world
 
@@ -18,6 +18,7 @@ AT_ONCE = 8
 
 
 @pytest.mark.slow
+@on("postgres")
 @pytest.mark.timeout(240)
 async def test_a_process_that_comes_back_decides_nothing_any_more(
     migrated_url: str, tmp_path: Path, figures: Figures

@@ -13,12 +13,12 @@ import pytest
 
 from engine.graph import JsonObject
 from tests.faults.clients import ASK, Frame, frames_of
-from tests.faults.figures import Figure, Figures, short_or_long
+from tests.faults.figures import Figure, Figures, on, short_or_long
 from tests.faults.provider import Answer, Latency
 from tests.faults.proxy import Proxy, proxy
 from tests.faults.world import World, world
 
-STREAMS = short_or_long(40, 200)
+STREAMS = short_or_long(30, 200)
 AT_ONCE = 20
 CUTS = 0.02
 LEAST_CUTS = STREAMS // 2
@@ -71,6 +71,7 @@ def _data(frame: Frame) -> JsonObject:
 
 
 @pytest.mark.slow
+@on("sqlite")
 @pytest.mark.timeout(240)
 async def test_a_stream_that_was_cut_goes_on_where_it_was(migrated_url: str, tmp_path: Path, figures: Figures) -> None:
     with figures("F15", cut=LEAST_CUTS, streams=STREAMS) as figure:

@@ -12,12 +12,12 @@ import pytest
 
 from engine.graph import JsonObject
 from tests.faults.clients import SOURCES
-from tests.faults.figures import Figures, short_or_long
+from tests.faults.figures import Figures, on, short_or_long
 from tests.faults.provider import Latency
 from tests.faults.proxy import Proxy, proxy
 from tests.faults.world import World, world
 
-KEYS = short_or_long(60, 500)
+KEYS = short_or_long(30, 500)
 POSTS = 3
 AT_ONCE = 32
 CUTS = 0.05
@@ -39,6 +39,7 @@ class Answers:
 
 
 @pytest.mark.slow
+@on("sqlite")
 @pytest.mark.timeout(240)
 async def test_a_key_is_one_execution_however_often_it_is_sent(
     migrated_url: str, tmp_path: Path, figures: Figures

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.figures import Figure, Figures, short_or_long
+from tests.faults.figures import Figure, Figures, on, short_or_long
 from tests.faults.provider import Latency
 from tests.faults.world import World, world
 
@@ -20,6 +20,7 @@ BETWEEN = 30
 
 
 @pytest.mark.slow
+@on("sqlite")
 @pytest.mark.timeout(240)
 async def test_a_process_that_is_asked_to_stop_ends_in_time_and_loses_nothing(
     migrated_url: str, tmp_path: Path, figures: Figures

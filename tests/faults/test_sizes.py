@@ -21,7 +21,7 @@ from telemetry.signals import MAX_ATTRIBUTES
 from telemetry.tables import spans
 from tests.engine.harness import graph
 from tests.faults.clients import ASK, Clients, clients
-from tests.faults.figures import Figure, Figures, short_or_long
+from tests.faults.figures import Figure, Figures, on, short_or_long
 from tests.faults.invariants import Evidence, violations
 from tests.faults.provider import Answer, Asked, provider
 from tests.faults.server_process import server_process
@@ -63,6 +63,7 @@ REFUSED: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.slow
+@on("sqlite")
 async def test_what_is_too_large_is_refused_or_recorded_and_memory_stays(
     migrated_url: str, tmp_path: Path, figures: Figures
 ) -> None:
