@@ -18,7 +18,7 @@ from engine.testing import ScriptedModel
 from engine.totals import Carried, Totals
 from engine.tracker import seal_hash
 from telemetry.queries import get_execution, get_trace
-from telemetry.signals import SpanRecord
+from telemetry.signals import EventRecord, SpanRecord
 from telemetry.tally import totals_of
 from tests.telemetry.bookkeeper import REQUEST, Bookkeeper, Listener, Story, bookkeeper
 
@@ -239,3 +239,14 @@ def test_a_tally_counts_as_the_tracker_does() -> None:
     assert seal_hash(story.tracker._span_ids) == seal_hash(
         [int(span.span_id, 16) for span in listener.signals() if isinstance(span, SpanRecord)]
     )
+
+
+def test_a_fact_that_is_said_again_has_the_same_id() -> None:
+    told = [Listener(), Listener()]
+    for listener in told:
+        story = listener.begin(execution_id="01a21f98-7d9d-753e-9852-5d365816d992")
+        story.answer(wasted=True)
+        story.tracker.complete()
+    once, again = ([each.id for each in listener.signals() if isinstance(each, EventRecord)] for listener in told)
+    assert once == again
+    assert len(set(once)) == len(once) == 3
