@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import islice
 from types import TracebackType
@@ -354,7 +355,8 @@ class Journal(Ledger):
         await pause_many(connection, [item.item for item in kept if isinstance(item.item, Pause)])
         await release_many(connection, [item.item for item in kept if isinstance(item.item, Release)])
         finishes = [item.item for item in kept if isinstance(item.item, Finish)]
-        await finish_many(connection, finishes, with_traces=self._with_traces(finishes))
+        beside = {item.attempt[0] for item in kept if isinstance(item.item, Checkpoint)}
+        await finish_many(connection, finishes, with_traces=self._with_traces(finishes, beside))
 
     def _part(self, decision: _Decision) -> unfinished.Part:
         execution_id, attempt = decision.attempt
@@ -363,12 +365,15 @@ class Journal(Ledger):
         number = run.parts + 1 if run is not None and run.attempt == attempt else 1
         return unfinished.Part(execution_id, attempt, number, kept, totals_of(decision.batch.spans))
 
-    def _with_traces(self, finishes: Iterable[Finish]) -> list[str]:
-        """Those of which something is kept beside the control row; where that is not known, it is looked for."""
+    def _with_traces(self, finishes: Iterable[Finish], beside: AbstractSet[str]) -> list[str]:
+        """Those of which something is kept beside the control row; where that is not known, it is looked for.
+
+        `beside`: executions with a checkpoint in the same commit, which a cancelled caller did not wait for.
+        """
         return [
             item.execution_id
             for item in finishes
-            if (run := self._running.get(item.execution_id)) is None or run.leaves_traces
+            if item.execution_id in beside or (run := self._running.get(item.execution_id)) is None or run.leaves_traces
         ]
 
     def _settle(self, group: list[_Decision], refused: dict[str, Refusal], fenced: list[_Decision]) -> None:

@@ -85,6 +85,10 @@ SECOND_CALL = f"""
 INSERT INTO spans (span_id, {_COPIED}) SELECT 'f' || substr(span_id, 2), {_COPIED}
 FROM spans WHERE kind = 'model' AND execution_id = :id
 """
+OPEN_CALL = """
+INSERT INTO call_reservations (execution_id, attempt, call_id, provider, model, upper_tokens, at)
+SELECT id, 1, 'f000000000000000', 'scripted', 'scripted-1', 5, queued_at FROM executions WHERE id = :id
+"""
 WAITING = """
 UPDATE webhook_deliveries SET state = 'pending', next_attempt_at = created_at, ended_at = NULL WHERE execution_id = :id
 """
@@ -110,7 +114,7 @@ TWINS = {
     "a record costs more": ("UPDATE executions SET cost_nano_usd = cost_nano_usd + 1 WHERE id = :id", {"I7"}),
     "a call is booked twice": (SECOND_CALL, {"I5", "I7", "I10"}),
     "a row has another owner": ("UPDATE spans SET owner_id = 'other' WHERE execution_id = :id", {"I8"}),
-    "a lease is left": ("UPDATE execution_control SET lease_owner = 'me' WHERE execution_id = :id", {"I9"}),
+    "a model call is left open": (OPEN_CALL, {"I7", "I9"}),
     "a delivery waits": (WAITING, {"I9"}),
     "a signal is kept aside": (
         "INSERT INTO dead_letter SELECT id, 'records', id, '{}', 'no reason', queued_at FROM executions WHERE id = :id",

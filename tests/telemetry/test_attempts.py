@@ -1,5 +1,6 @@
 """What attempts leave in the database: leases, parts, reservations; and what is fenced off."""
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -108,6 +109,18 @@ async def test_a_reservation_stays_until_the_span_of_its_call_is_durable(keeper:
     assert (found.unfinished.calls, found.totals.unpriced_calls) == (0, 1)
     story.tracker.complete()
     assert await keeper.journal.finish(story.finish())
+
+
+async def test_a_call_that_was_given_up_while_it_was_written_down_leaves_no_reservation(keeper: Bookkeeper) -> None:
+    """The caller is cancelled and does not wait: the checkpoint and the end are in one commit."""
+    story = keeper.begin()
+    await keeper.journal.accept(story.acceptance())
+    reservation = CallReservation("f" * 16, "scripted", "scripted-1", 5, 5)
+    story.tracker.cancel("enough")
+    writing = asyncio.create_task(keeper.journal.checkpoint(checkpoint(story, begins=reservation)))
+    assert all(await asyncio.gather(keeper.journal.finish(story.finish(Status.CANCELLED)), return_exceptions=True))
+    await asyncio.gather(writing, return_exceptions=True)
+    assert await rows(keeper.database, story) == (0, 0)
 
 
 async def test_a_fenced_attempt_writes_nothing_more(keeper: Bookkeeper) -> None:
