@@ -127,13 +127,13 @@ def test_the_collector_needs_a_token_to_show() -> None:
 
 
 def test_ingest_is_a_role_where_there_is_a_collector() -> None:
-    assert default_roles(Settings()) == {"api", "keeper"}
-    assert default_roles(Settings(pipeline="collector")) == {"api", "keeper", "ingest"}
+    assert default_roles(Settings()) == {"api", "worker", "keeper"}
+    assert default_roles(Settings(pipeline="collector")) == {"api", "worker", "keeper", "ingest"}
 
 
 def test_an_unknown_role_is_refused() -> None:
-    with pytest.raises(SettingsInvalid, match="api, keeper, ingest"):
-        run_service("api,worker")
+    with pytest.raises(SettingsInvalid, match="api, worker, keeper, ingest"):
+        run_service("api,janitor")
 
 
 async def test_a_process_of_its_own_may_take_signals_back(migrated_sqlite_url: str) -> None:
