@@ -129,6 +129,11 @@ class Process:
         context.run(_PROCESS.set, self)
         return context.run(asyncio.create_task, work, name=name)
 
+    @property
+    def is_asking(self) -> bool:
+        """Whether something may still be accepted."""
+        return any(task.get_name() in ("client", "asked") for task in self.tasks)
+
     async def kill(self) -> None:
         """Nothing more of it reaches the control."""
         self.ledger.is_dead = True
@@ -205,7 +210,7 @@ class World:
 
     @property
     def _is_over(self) -> bool:
-        is_quiet = not any(process.engine.active for process in self.processes)
+        is_quiet = not any(process.engine.active or process.is_asking for process in self.processes)
         return is_quiet and all(row.status.is_terminal for row in self.control.rows.values())
 
     def _start(self) -> None:
