@@ -60,7 +60,9 @@ def test_everything_else_is_read_as_it_stands(text: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [(1,), {1: 2}, object(), b"x", float("inf"), {"a": float("nan")}, "\udfff", {"\ud800": 1}], ids=repr
+    "value",
+    [(1,), {1: 2}, object(), b"x", float("inf"), {"a": float("nan")}, "\udfff", {"\ud800": 1}],
+    ids=lambda value: type(value).__name__,
 )
 def test_python_values_that_are_no_json_have_a_flaw(value: object) -> None:
     assert find_flaw(value) is not None
