@@ -17,7 +17,7 @@ from bench.harness import environment
 from tests.services.process import answers, free_port, running
 
 _INSTALL_SECONDS = 600
-_READY_SECONDS = 180
+_READY_SECONDS = 600
 _QUIET = {"PHOENIX_TELEMETRY_ENABLED": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 
 

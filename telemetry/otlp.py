@@ -299,7 +299,7 @@ def _place(data: bytes) -> Placed:
 _PLACED: dict[bytes, Placed] = {}
 """Short attributes that were read; names, ids and outcomes come again and again."""
 
-_MOST_PLACED = 8_192
+_MOST_PLACED = 4_096
 
 
 def _read(value: PbValue) -> AnyValue:

@@ -88,7 +88,7 @@ async def test_both_modes_make_the_same_books_and_jaeger_has_every_trace(
         assert service.outbox.served_locally.total() == 0, "the Collector has brought back every signal"
         assert set(service.outbox.requests) == {200}
 
-    assert Counter(result.status for result in results.values()) == {"completed": 336, "failed": 48, "cancelled": 16}
+    assert Counter(result.status for result in results.values()) == {"completed": 420, "failed": 60, "cancelled": 20}
     assert len(found.records) == EXECUTIONS
     for number in range(EXECUTIONS):
         assert found.records[number] == expected.records[number]
