@@ -204,8 +204,9 @@ class World:
 
     async def _end_in_peace(self) -> None:
         self.fate.troubles.clear()
-        until = asyncio.get_running_loop().time() + DRAIN_SECONDS
-        while asyncio.get_running_loop().time() < until and not self._is_over:  # noqa: ASYNC110  # rows tell nobody
+        for _ in range(int(DRAIN_SECONDS)):
+            if self._is_over:
+                return
             await asyncio.sleep(1.0)
 
     @property
