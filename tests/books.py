@@ -30,7 +30,8 @@ async def books_agree(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIt
     if "books_left_open" in request.fixturenames:
         return
     urls |= {f"sqlite:///{file}" for file in tmp_path.rglob("*.db")}
-    assert [problem for url in sorted(urls) for problem in await audit(url)] == []
+    problems = [problem for url in sorted(urls) for problem in await audit(url)]
+    assert problems == [], "\n".join(problems)
 
 
 @pytest.fixture
