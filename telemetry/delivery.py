@@ -188,9 +188,9 @@ class Sender:
 
     async def _send(self, client: httpx2.AsyncClient, one: Claimed) -> Outcome | None:
         """One attempt; null if it could not be made for a reason of ours."""
-        at, began = datetime.now(UTC), time.perf_counter()
+        began = time.perf_counter()
         try:
-            headers = self._headers(one, at)
+            headers = self._headers(one)
         except Unavailable as error:
             log.warning("a webhook cannot be signed: %s", error.message, extra={"endpoint_id": one.endpoint_id})
             return None
@@ -199,7 +199,7 @@ class Sender:
         return Outcome(
             delivery_id=one.delivery_id,
             claim=one.claim,
-            at=at,
+            at=one.at,
             duration_ms=round((time.perf_counter() - began) * 1000),
             http_status=answer.http_status,
             error=None if answer.error is None else error_text(answer.error),
@@ -213,7 +213,7 @@ class Sender:
                 asyncio.timeout(self._timeout_seconds),
                 client.stream("POST", one.url, content=one.body, headers=headers) as response,
             ):
-                return await _read(response)
+                return await _read(response, one.at)
         except (TimeoutError, httpx2.TimeoutException):
             return _Answer(error=f"no answer within {self._timeout_seconds:g} s")
         except UrlNotAllowed as refusal:
@@ -221,7 +221,7 @@ class Sender:
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
             return _Answer(error=str(error) or type(error).__name__)
 
-    def _headers(self, one: Claimed, at: datetime) -> dict[str, str]:
+    def _headers(self, one: Claimed) -> dict[str, str]:
         """Those of the owner, and over them those of Standard Webhooks. Raises `SealBroken`, `SecretKeyMissing`."""
         own: dict[str, str] = orjson.loads(self._sealer.open(one.sealed_headers)) if one.sealed_headers else {}
         webhook_id = f"evt_{one.event_id}"
@@ -232,12 +232,12 @@ class Sender:
             "accept-encoding": "identity",
             "user-agent": f"spanloom/{version('spanloom')}",
             "webhook-id": webhook_id,
-            "webhook-timestamp": str(int(at.timestamp())),
-            "webhook-signature": " ".join(Webhook(secret).sign(webhook_id, at, body) for secret in secrets),
+            "webhook-timestamp": str(int(one.at.timestamp())),
+            "webhook-signature": " ".join(Webhook(secret).sign(webhook_id, one.at, body) for secret in secrets),
         }
 
 
-async def _read(response: httpx2.Response) -> _Answer:
+async def _read(response: httpx2.Response, now: datetime) -> _Answer:
     """The status decides; a reply that breaks off changes nothing."""
     status = response.status_code
     try:
@@ -247,7 +247,7 @@ async def _read(response: httpx2.Response) -> _Answer:
     if 200 <= status < 300:
         return _Answer(status, reply=reply)
     error = f"status {status}" + (", and redirects are not followed" if 300 <= status < 400 else "")
-    return _Answer(status, error, reply, retry_after(response.headers.get("retry-after"), datetime.now(UTC)))
+    return _Answer(status, error, reply, retry_after(response.headers.get("retry-after"), now))
 
 
 def retry_after(header: str | None, now: datetime) -> float | None:

@@ -62,6 +62,8 @@ class Claimed:
     sealed_headers: str | None
     sealed_secrets: tuple[str, ...]
     """Newest first; two during a rotation."""
+    at: datetime
+    """Now, by the database's clock: receivers refuse what is signed by a clock that is off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +322,7 @@ async def _read(
                 url=endpoint["url"],
                 sealed_headers=endpoint["sealed_headers"],
                 sealed_secrets=(endpoint["sealed_secret"], *old),
+                at=now,
             )
         )
     return claimed
