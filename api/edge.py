@@ -1,9 +1,11 @@
 """What holds for every request and every answer, before and after the routes: ids, host, size, headers, last resort."""
 
+import asyncio
 import logging
 import re
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 
 from fastapi import Request
 from opentelemetry import trace
@@ -15,6 +17,8 @@ from api.problems import Problem, RequestIds, internal_error, problem_of
 from api.settings import is_loopback
 from engine.errors import SpanloomError
 
+DRAINED_BYTES = 32 * 1024 * 1024
+DRAIN_SECONDS = 5.0
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 log = logging.getLogger(__name__)
@@ -41,6 +45,8 @@ class Edge:
             self._check(scope, headers)
             await self._app(scope, self._limited(receive), answer.send)
         except Problem as problem:
+            if problem.code == "body_too_large":
+                await _drain(headers, receive)
             await answer.refuse(problem, scope, receive)
         except SpanloomError as error:
             refusal = problem_of(error)
@@ -110,6 +116,20 @@ def ids_of(request: Request) -> RequestIds:
     ids = request.state.ids
     assert isinstance(ids, RequestIds)
     return ids
+
+
+async def _drain(headers: Headers, receive: Receive) -> None:
+    """Read past what is not wanted, within bounds: a client that is cut off while it sends never sees the answer."""
+    if "expect" in headers:
+        return  # it asks before it sends
+    left = DRAINED_BYTES
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return
 
 
 def _make_ids(headers: Headers) -> RequestIds:
