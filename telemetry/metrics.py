@@ -4,7 +4,8 @@ Span metrics, tokens, cost and time to first token are fed after each commit and
 `spanloom_*` counters of executions, cost and tokens are exact: read from the roll-ups at each scrape.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,12 +19,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine import semconv
 from engine.result import Status
+from engine.store.base import now_sql
 from engine.store.database import Database
 from engine.store.tables import execution_control, workflow_templates
 from telemetry.delivery_queue import QueueState, read_queue
 from telemetry.health import DeliveryHealth, Health, LeaseHealth, OutboxHealth
 from telemetry.outbox import RECORDS, WEBHOOKS, Backlog, read_backlog
 from telemetry.signals import Attributes, Batch, Kind, SpanRecord
+from telemetry.single_flight import SingleFlight
 from telemetry.tables import TOKEN_COLUMNS, execution_rollups_daily, reconcile_runs
 
 MAX_LABEL_VALUES = 200
@@ -82,6 +85,7 @@ class Metrics:
 
     def __init__(self, database: Database, health: Health) -> None:
         self._database = database
+        self._flight = SingleFlight[bytes]()
         self._registry = CollectorRegistry()
         self._exact = _Exact()
         self._caps: dict[str, LabelCap] = {}
@@ -134,14 +138,18 @@ class Metrics:
 
     async def exposition(self, accept: str) -> tuple[str, bytes]:
         """Content type and text, OpenMetrics or plain by the `Accept` header. Raises `Unavailable`."""
+        encode, content_type = choose_encoder(accept)
+        return content_type, await self._flight(content_type, lambda: self._write_out(encode))
+
+    async def _write_out(self, encode: Callable[[Collector], bytes]) -> bytes:
+        """Everything as it is now. Thousands of lines take long, and nobody else is to wait for them."""
         async with self._database.read() as connection:
             self._exact.totals = await _read_totals(connection)
             self._exact.unfinished = await _read_unfinished(connection)
             self._exact.reconciled = await _read_reconciled(connection)
             self._outbox.backlog = await read_backlog(connection)
             self._deliveries.queue = await read_queue(connection)
-        encode, content_type = choose_encoder(accept)
-        return content_type, encode(self._registry)
+        return await asyncio.to_thread(encode, _Collected(list(self._registry.collect())))
 
     def _feed_call(self, span: SpanRecord, exemplar: dict[str, str]) -> None:
         labels = (
@@ -200,6 +208,16 @@ def _string(attributes: Attributes, key: str) -> str:
     if value is None:
         return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Collected(Collector):
+    """What was there to be written out."""
+
+    families: Sequence[Metric]
+
+    def collect(self) -> Iterable[Metric]:
+        return self.families
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +287,7 @@ async def _read_unfinished(connection: AsyncConnection) -> list[tuple[str, _Unfi
         .where(c.finished_at.is_(None), c.status.in_((Status.QUEUED, Status.RUNNING)))
         .group_by(c.status)
     )
-    now = datetime.now(UTC)
+    now: datetime = (await connection.execute(select(now_sql()))).scalar_one()
     found = {
         status: _Unfinished(count, (now - oldest).total_seconds())
         for status, count, oldest in await connection.execute(statement)

@@ -82,7 +82,7 @@ async def test_good_books_break_nothing(kept: Kept) -> None:
 
 _COPIED = ", ".join(column.name for column in spans.c if column.name != "span_id")
 SECOND_CALL = f"""
-INSERT INTO spans (span_id, {_COPIED}) SELECT 'f' || substr(span_id, 2), {_COPIED}
+INSERT INTO spans (span_id, {_COPIED}) SELECT 'ffffffffffffffff', {_COPIED}
 FROM spans WHERE kind = 'model' AND execution_id = :id
 """
 OPEN_CALL = """
