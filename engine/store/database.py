@@ -30,17 +30,27 @@ DialectName = Literal["sqlite", "postgresql"]
 _BUSY_SECONDS = 5.0
 _CONNECT_SECONDS = 5.0
 _COMMAND_SECONDS = 60.0
+_IDLE_SECONDS = 30.0
 _POOL_WAIT_SECONDS = 10.0
 
 
 class Database:
     """The database behind a URL: `sqlite:///./spanloom.db` or `postgresql://user@host/name`; the driver is added here.
 
-    Nothing is opened before the first use. `synchronous` is for SQLite: NORMAL survives a crash of the process, FULL
-    one of the machine. Raises `Unavailable` if the URL is neither form.
+    Nothing is opened before the first use. `synchronous` and `busy_seconds` are for SQLite: NORMAL survives a crash of
+    the process, FULL one of the machine. `idle_seconds` is for PostgreSQL: a transaction in which nothing was said for
+    that long is rolled back, so that a process that stands still keeps no locks that others wait for. Raises
+    `Unavailable` if the URL is neither form.
     """
 
-    def __init__(self, url: str, *, synchronous: Synchronous = "NORMAL", busy_seconds: float = _BUSY_SECONDS) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        synchronous: Synchronous = "NORMAL",
+        busy_seconds: float = _BUSY_SECONDS,
+        idle_seconds: float = _IDLE_SECONDS,
+    ) -> None:
         parsed = parse_url(url)
         self.dialect_name: DialectName = dialect_name(parsed)
         self.name = safe_name(parsed)
@@ -48,7 +58,7 @@ class Database:
             self._writer = _sqlite_writer(parsed, synchronous, busy_seconds)
             self._reader = _sqlite_reader(parsed, busy_seconds)
         else:
-            self._writer = self._reader = _postgres(url, command_seconds=_COMMAND_SECONDS)
+            self._writer = self._reader = _postgres(url, command_seconds=_COMMAND_SECONDS, idle_seconds=idle_seconds)
 
     async def __aenter__(self) -> Self:
         return self
@@ -127,7 +137,7 @@ def migration_engine(url: str) -> AsyncEngine:
     """An engine for one migration run: no time limit on a statement. The caller disposes of it."""
     parsed = parse_url(url)
     if dialect_name(parsed) == "postgresql":
-        return _postgres(url, command_seconds=None)
+        return _postgres(url, command_seconds=None, idle_seconds=0)
     return _sqlite_writer(parsed, "FULL", _BUSY_SECONDS)
 
 
@@ -190,7 +200,7 @@ def _begin_with(engine: AsyncEngine, statement: str) -> None:
         connection.exec_driver_sql(statement)
 
 
-def _postgres(url: str, *, command_seconds: float | None) -> AsyncEngine:
+def _postgres(url: str, *, command_seconds: float | None, idle_seconds: float) -> AsyncEngine:
     """The driver reads the URL itself, so that `sslmode`, `sslrootcert` and `host=/socket` mean what they say."""
     dsn, connect_seconds = _dsn(url)
 
@@ -199,7 +209,12 @@ def _postgres(url: str, *, command_seconds: float | None) -> AsyncEngine:
             dsn,
             timeout=connect_seconds,
             command_timeout=command_seconds,
-            server_settings={"application_name": "spanloom", "timezone": "UTC", "jit": "off"},
+            server_settings={
+                "application_name": "spanloom",
+                "timezone": "UTC",
+                "jit": "off",
+                "idle_in_transaction_session_timeout": f"{idle_seconds * 1000:.0f}",
+            },
         )
 
     engine = create_async_engine(

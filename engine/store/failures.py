@@ -28,6 +28,7 @@ _POSTGRES = {
     "57014": "took too long for a statement; try again",
     "55P03": "is locked by another session for too long; try again",
     "40": "could not serialize this transaction beside others; try again",
+    "25P03": "rolled back a transaction in which nothing was said for too long; try again",
     "25006": "is read-only; connect to the primary server",
     "42501": "does not let this user do this; grant it rights on the schema",
     "42P01": "has no schema of this version; run `spanloom migrate`",

@@ -255,6 +255,22 @@ async def test_a_connection_the_server_has_closed_is_replaced(postgres_url: str)
             assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
 
 
+@pytest.mark.postgres
+async def test_a_process_that_stands_still_in_a_transaction_keeps_no_locks(postgres_url: str) -> None:
+    async with Database(postgres_url, idle_seconds=0.5) as still, Database(postgres_url) as other:
+        async with other.begin() as connection:
+            await connection.execute(text("CREATE TABLE counts (number int)"))
+            await connection.execute(text("INSERT INTO counts VALUES (1)"))
+        with pytest.raises(Unavailable, match=r"try again|cannot be reached"):
+            async with still.begin() as mine:
+                await mine.execute(text("UPDATE counts SET number = 2"))
+                async with asyncio.timeout(10), other.begin() as theirs:
+                    await theirs.execute(text("UPDATE counts SET number = number + 10"))
+                await mine.execute(text("UPDATE counts SET number = 3"))
+        async with still.read() as connection:
+            assert (await connection.execute(text("SELECT number FROM counts"))).scalar_one() == 11
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
