@@ -12,7 +12,7 @@ from tests.faults.figures import Figures, on, short_or_long
 from tests.faults.provider import Latency
 from tests.faults.world import LEASE_SECONDS, World, world
 
-EXECUTIONS = short_or_long(24, 400)
+EXECUTIONS = short_or_long(24, 48)
 """On each worker."""
 
 AT_ONCE = 12
