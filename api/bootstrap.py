@@ -141,7 +141,7 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
             make_sink(),
             lease_seconds=settings.lease_seconds,
             sweep_seconds=settings.sweep_seconds,
-            on_ended=engine.forget_checkpoints,
+            on_ended=checkpoints.forget if checkpoints else None,
         )
         dispatcher = Dispatcher(engine, journal, slots=settings.worker_slots)
         runtime = Runtime(
@@ -177,11 +177,20 @@ async def open_orphans(settings: Settings, database: Database) -> AsyncIterator[
     from telemetry.pipeline import Pipeline
     from telemetry.sinks import OutboxSink
 
+    async def forget(execution_id: str, attempts: int) -> None:
+        prepare_process(settings)
+        from engine.checkpoints import open_checkpoints, problem
+
+        if problem(settings.database_url) is None:
+            async with open_checkpoints(settings.database_url) as checkpoints:
+                await checkpoints.forget(execution_id, attempts)
+
     health = Health()
     if settings.pipeline == "collector":
-        yield Orphans(database, OutboxSink([RECORDS, WEBHOOKS], health=health, on_commit=lambda: None))
+        sink: Sink = OutboxSink([RECORDS, WEBHOOKS], health=health, on_commit=lambda: None)
     else:
-        yield Orphans(database, Pipeline(_consumers(settings), health=health))
+        sink = Pipeline(_consumers(settings), health=health)
+    yield Orphans(database, sink, on_ended=forget)
 
 
 def _consumers(settings: Settings) -> list["Consumer"]:

@@ -93,6 +93,13 @@ class Checkpoints:
         for attempt in attempts:
             await self.saver.adelete_thread(thread_id(execution_id, attempt))
 
+    async def forget(self, execution_id: str, attempts: int) -> None:
+        """Drop what is kept of an execution that has ended. What is left is harmless, so nothing fails by it."""
+        try:
+            await self.delete_thread(execution_id, range(1, attempts + 1))
+        except Exception as error:
+            log.warning("checkpoints of execution %s were not dropped: %s", execution_id, error)
+
 
 def thread_id(execution_id: str, attempt: int) -> str:
     """The thread of one attempt."""

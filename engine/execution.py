@@ -436,14 +436,7 @@ class ExecutionEngine:
     async def _forget_run(self, execution: Execution, status: Status) -> None:
         compiled = execution.compiled
         if compiled is not None and compiled.plan.durability != "none" and status.is_terminal:
-            await self.forget_checkpoints(execution.id, execution.context.attempt)
-
-    async def forget_checkpoints(self, execution_id: str, attempts: int) -> None:
-        """Drop what is kept of an execution that has ended. What is left is harmless, so nothing fails by it."""
-        try:
-            await self._checkpoints.delete_thread(execution_id, range(1, attempts + 1))
-        except Exception as error:
-            log.warning("checkpoints of execution %s were not dropped: %s", execution_id, error)
+            await self._checkpoints.forget(execution.id, execution.context.attempt)
 
     def _forget(self, execution: Execution, task: asyncio.Task[ExecutionResult]) -> None:
         if self._executions.get(execution.id) is execution:

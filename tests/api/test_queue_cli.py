@@ -2,8 +2,9 @@
 
 import json
 import signal
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from tests.api.test_approval import REVIEW
 from tests.api.test_cli import Shell, shell
@@ -71,6 +72,20 @@ def test_a_question_is_shown_answered_once_and_gone_on_with(shell: Shell) -> Non
     with serving(shell):
         assert shell.run("trace", execution_id, "--follow").returncode == 0
     assert shell.run(*resume, "approved").returncode == 4
+
+
+def test_what_waits_for_an_answer_is_cancelled_with_all_that_was_kept_to_go_on(shell: Shell) -> None:
+    (shell.folder / "review.json").write_text(json.dumps(REVIEW))
+    assert shell.run("run", "review.json", "-m", "write").returncode == 0
+    assert checkpoints(shell) > 0
+    assert shell.run("executions", "cancel", "last").returncode == 0
+    assert checkpoints(shell) == 0
+
+
+def checkpoints(shell: Shell) -> int:
+    """How many LangGraph's saver holds."""
+    with closing(sqlite3.connect(shell.folder / "spanloom.db")) as connection:
+        return int(connection.execute("SELECT count(*) FROM checkpoints").fetchone()[0])
 
 
 def test_what_has_not_ended_cannot_be_retried(shell: Shell) -> None:
