@@ -275,13 +275,16 @@ class Journal(Ledger):
                 return
 
     async def _commit(self, group: list[_Decision]) -> None:
-        """One transaction for all; if it fails, one for each, so that a bad one harms nobody else."""
+        """One transaction for all; if it fails, one for each, so that a bad one harms nobody else.
+
+        Also for one alone that nobody repeats: who is refused an execution must not find it accepted.
+        """
         for decision in group:
             self._load(decision)
         try:
             await self._transact(group, frozenset())
         except _TROUBLE as error:
-            if len(group) == 1 and not isinstance(error, ConsumerHung):
+            if len(group) == 1 and not isinstance(error, ConsumerHung) and not isinstance(group[0].item, Acceptance):
                 self._give_back(group[0], error)
                 return
             hung = frozenset({error.consumer}) if isinstance(error, ConsumerHung) else frozenset[str]()

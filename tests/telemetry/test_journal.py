@@ -166,7 +166,7 @@ async def test_only_one_of_two_ends_is_kept(keeper: Bookkeeper) -> None:
 
 async def test_without_a_database_nothing_is_accepted(failing: Failing) -> None:
     async with bookkeeper(failing) as keeper:
-        failing.refusals = 1
+        failing.refusals = 2
         story = keeper.begin()
         with pytest.raises(Unavailable):
             await keeper.journal.accept(story.acceptance())
@@ -211,6 +211,18 @@ async def test_a_commit_whose_answer_was_lost_counts_once(failing: Failing, toge
         failing.lost_answers = 1
         assert all(await asyncio.gather(*(keeper.journal.finish(story.finish()) for story in stories)))
     assert set((await statuses(failing)).values()) == {"completed"}
+    assert await check_books(failing) == []
+
+
+@pytest.mark.parametrize("together", [1, 5])
+async def test_an_acceptance_whose_answer_was_lost_is_told_as_accepted(failing: Failing, together: int) -> None:
+    async with bookkeeper(failing, flush_seconds=60) as keeper:
+        stories = [keeper.begin() for _ in range(together)]
+        failing.lost_answers = 1
+        await asyncio.gather(*(keeper.journal.accept(story.acceptance()) for story in stories))
+        for story in stories:
+            story.tracker.complete()
+            assert await keeper.journal.finish(story.finish())
     assert await check_books(failing) == []
 
 
