@@ -55,7 +55,8 @@ def _sentence(error: BaseException) -> str | None:
     for words, sentence in _SQLITE.items():
         if words in text:
             return sentence
-    if isinstance(error, OSError | TimeoutError | asyncpg.InternalClientError) or "connection was closed" in text:
+    gone = "connection was closed" in text or "connection is closed" in text
+    if gone or isinstance(error, OSError | TimeoutError | asyncpg.InternalClientError):
         return _POSTGRES["08"]
     return None
 
