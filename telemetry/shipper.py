@@ -134,6 +134,7 @@ class Shipper:
     async def _ship_on(self, lane: _Lane) -> None:
         pause = _FIRST_PAUSE_SECONDS
         while True:
+            is_last_look = self._closing.is_set()
             try:
                 shipped = await self._ship(lane)
             except NotDelivered as error:
@@ -143,7 +144,7 @@ class Shipper:
             else:
                 pause = _FIRST_PAUSE_SECONDS
                 if not shipped:
-                    if self._closing.is_set():
+                    if is_last_look:
                         return
                     await self._wait(lane)
                 continue

@@ -139,10 +139,13 @@ def test_a_question_to_a_folder_is_answered_and_in_the_books(shell: Shell) -> No
     assert "\x1b" not in trace.stdout
 
 
-def test_commands_that_read_import_no_langgraph(shell: Shell, migrated_sqlite_url: str) -> None:
+UNNEEDED = {"alembic", "langchain", "langchain_core", "langgraph", "mako", "pygments"}
+
+
+def test_commands_that_read_import_neither_langgraph_nor_alembic(shell: Shell, migrated_sqlite_url: str) -> None:
     assert migrated_sqlite_url == f"sqlite:///{shell.folder / 'spanloom.db'}"
     for command in ("executions", "cost"):
-        assert _modules_after(command, folder=shell.folder) & {"langgraph", "langchain", "langchain_core"} == set()
+        assert _modules_after(command, folder=shell.folder) & UNNEEDED == set()
 
 
 def test_the_result_as_json_is_all_that_is_on_stdout(shell: Shell) -> None:

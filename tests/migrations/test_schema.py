@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import JSON, Connection, inspect, text
 from sqlalchemy.types import TypeEngine
 
@@ -189,3 +190,10 @@ async def test_the_script_names_every_table(database_url: str) -> None:
 async def test_an_unreachable_server_is_said() -> None:
     with pytest.raises(Unavailable, match="cannot be reached"):
         await migrations.upgrade("postgresql://nobody@127.0.0.1:1/none")
+
+
+def test_every_script_is_named_by_its_revision_and_the_last_name_is_the_newest() -> None:
+    scripts = ScriptDirectory(str(migrations.scripts_folder()))
+    names = {Path(script.path).name.partition("_")[0]: script.revision for script in scripts.walk_revisions()}
+    assert all(name == revision for name, revision in names.items())
+    assert max(names) == scripts.get_current_head()
