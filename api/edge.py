@@ -17,8 +17,8 @@ from api.problems import Problem, RequestIds, internal_error, problem_of
 from api.settings import is_loopback
 from engine.errors import SpanloomError
 
-DRAINED_BYTES = 32 * 1024 * 1024
-DRAIN_SECONDS = 5.0
+_DRAINED_BYTES = 32 * 1024 * 1024
+_DRAIN_SECONDS = 5.0
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 log = logging.getLogger(__name__)
@@ -40,13 +40,13 @@ class Edge:
         headers = Headers(scope=scope)
         ids = _make_ids(headers)
         scope.setdefault("state", {})["ids"] = ids
-        answer = _Answer(ids, send)
+        body, answer = _Body(receive, self._max_body_bytes), _Answer(ids, send)
         try:
             self._check(scope, headers)
-            await self._app(scope, self._limited(receive), answer.send)
+            await self._app(scope, body.receive, answer.send)
         except Problem as problem:
-            if problem.code == "body_too_large":
-                await _drain(headers, receive)
+            if problem.code == "body_too_large" and "expect" not in headers:
+                await body.drain()
             await answer.refuse(problem, scope, receive)
         except SpanloomError as error:
             refusal = problem_of(error)
@@ -67,26 +67,40 @@ class Edge:
             raise Problem("host_not_allowed", "Name the host as localhost, or list its name in SPANLOOM_ALLOWED_HOSTS.")
         length = headers.get("content-length", "")
         if length.isascii() and length.isdigit() and int(length) > self._max_body_bytes:
-            raise self._too_large()
+            raise _too_large(self._max_body_bytes)
         if "\0" in scope["path"] or b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
             raise Problem("invalid_request", "The path and the query may not contain NUL.")
 
-    def _limited(self, receive: Receive) -> Receive:
-        read = 0
 
-        async def receive_within_limit() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._max_body_bytes:
-                raise self._too_large()
-            return message
+class _Body:
+    """The way in: the application reads so many bytes at most, and what it does not want can be read past."""
 
-        return receive_within_limit
+    def __init__(self, receive: Receive, most_bytes: int) -> None:
+        self._receive = receive
+        self._most_bytes = most_bytes
+        self._read = 0
+        self._is_over = False
 
-    def _too_large(self) -> Problem:
-        detail = f"The body may have {self._max_body_bytes} bytes at most."
-        return Problem("body_too_large", detail, headers={"Connection": "close"})
+    async def receive(self) -> Message:
+        """The next piece. Raises `Problem` where there are too many bytes."""
+        message = await self._next()
+        if self._read > self._most_bytes:
+            raise _too_large(self._most_bytes)
+        return message
+
+    async def drain(self) -> None:
+        """Read the rest, within bounds: a client that is cut off while it sends never sees the answer."""
+        last = self._read + _DRAINED_BYTES
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while not self._is_over and self._read < last:
+                    await self._next()
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        self._read += len(message.get("body", b""))
+        self._is_over = not message.get("more_body", False)
+        return message
 
 
 class _Answer:
@@ -118,18 +132,8 @@ def ids_of(request: Request) -> RequestIds:
     return ids
 
 
-async def _drain(headers: Headers, receive: Receive) -> None:
-    """Read past what is not wanted, within bounds: a client that is cut off while it sends never sees the answer."""
-    if "expect" in headers:
-        return  # it asks before it sends
-    left = DRAINED_BYTES
-    with suppress(TimeoutError):
-        async with asyncio.timeout(DRAIN_SECONDS):
-            while left > 0:
-                message = await receive()
-                left -= len(message.get("body", b""))
-                if not message.get("more_body"):
-                    return
+def _too_large(most_bytes: int) -> Problem:
+    return Problem("body_too_large", f"The body may have {most_bytes} bytes at most.", headers={"Connection": "close"})
 
 
 def _make_ids(headers: Headers) -> RequestIds:

@@ -1,5 +1,6 @@
 """Bad input: each gets the right status, a sentence that says what to do, and leaves nothing behind."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -100,6 +101,17 @@ async def test_a_body_that_turns_out_too_large_is_refused(migrated_sqlite_url: s
         answer = await service.client.post("/v1/executions", content=chunks(), headers=JSON)
         assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
         assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_body_that_is_sent_whole_is_refused_at_once(migrated_sqlite_url: str) -> None:
+    head = b"POST /v1/executions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+    async with running(migrated_sqlite_url, max_body_bytes=100) as service:
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.client.base_url.port)
+        writer.write(head + b"65\r\n" + b" " * 101 + b"\r\n0\r\n\r\n")
+        async with asyncio.timeout(3):
+            assert (await reader.readline()).split()[1] == b"413"
+        writer.close()
+        await writer.wait_closed()
 
 
 @pytest.mark.parametrize(
