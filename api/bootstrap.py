@@ -91,7 +91,7 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
     Raises a `SpanloomError` that says what to do.
     """
     prepare_process(settings)
-    from engine.checkpoints import open_checkpoints, problem
+    from engine.checkpoints import in_memory, open_checkpoints, problem
     from engine.dispatch.inprocess import Dispatcher
     from engine.execution import ExecutionEngine
     from engine.store.templates import sync_builtin
@@ -124,7 +124,7 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
         )
         journal = await enter_within(stack, CLOSE_SECONDS, "the journal", books)
         telemetry.add(journal.spans, journal.events)
-        checkpoints = None
+        checkpoints = in_memory()
         if problem(settings.database_url) is None:
             opened = open_checkpoints(settings.database_url)
             checkpoints = await enter_within(stack, CLOSE_SECONDS, "the checkpoints", opened)
@@ -141,7 +141,7 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
             make_sink(),
             lease_seconds=settings.lease_seconds,
             sweep_seconds=settings.sweep_seconds,
-            on_ended=checkpoints.forget if checkpoints else None,
+            on_ended=checkpoints.forget,
         )
         dispatcher = Dispatcher(engine, journal, slots=settings.worker_slots)
         runtime = Runtime(
