@@ -14,13 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
 from engine.errors import NotFound
+from engine.store.base import database_time
 from telemetry.endpoints import Endpoint, EndpointDisabled, Position, get
 from telemetry.tables import webhook_attempts, webhook_deliveries, webhook_events
 from telemetry.webhook_bodies import TEST, body_of_test
 from telemetry.webhooks import (
     NewDelivery,
     Subscription,
-    database_time,
     insert_deliveries,
     insert_events,
 )

@@ -14,9 +14,9 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
+from engine.store.base import database_time
 from telemetry.endpoints import DisabledReason, disable, fail_open
 from telemetry.tables import webhook_attempts, webhook_deliveries, webhook_endpoints, webhook_events
-from telemetry.webhooks import database_time
 
 SCHEDULE_SECONDS = (0, 5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 DISABLE_HOURS = 120

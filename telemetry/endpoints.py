@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
 from engine.errors import NotFound, Refusal
+from engine.store.base import database_time
 from telemetry.tables import webhook_deliveries, webhook_endpoints
-from telemetry.webhooks import database_time
 
 if TYPE_CHECKING:  # whoever takes signals and seals nothing does without the cryptography
     from engine.sealing import Sealer

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine import semconv
 from engine.result import Status
-from engine.store.base import now_sql
+from engine.store.base import database_time
 from engine.store.database import Database
 from engine.store.tables import execution_control, workflow_templates
 from telemetry.delivery_queue import QueueState, read_queue
@@ -287,7 +287,7 @@ async def _read_unfinished(connection: AsyncConnection) -> list[tuple[str, _Unfi
         .where(c.finished_at.is_(None), c.status.in_((Status.QUEUED, Status.RUNNING)))
         .group_by(c.status)
     )
-    now: datetime = (await connection.execute(select(now_sql()))).scalar_one()
+    now = await database_time(connection)
     found = {
         status: _Unfinished(count, (now - oldest).total_seconds())
         for status, count, oldest in await connection.execute(statement)

@@ -9,14 +9,13 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.errors import SpanloomError
 from engine.result import Status
 from engine.store import control, unfinished
-from engine.store.base import now_sql
+from engine.store.base import database_time
 from engine.store.control import ControlRow
 from engine.store.database import Database
 from telemetry.caution import Caution
@@ -115,7 +114,7 @@ class Orphans:
         """Page after page. While caution is called for, only whether the database answers is found out."""
         if not caution.is_over:
             async with self._database.read() as connection:
-                await connection.execute(select(now_sql()))
+                await database_time(connection)
             return
         while len(await self.sweep()) >= PAGE:
             caution.look()
@@ -204,5 +203,5 @@ async def _read(connection: AsyncConnection, found: list[_Found]) -> list[Left]:
     if not found:
         return []
     carried = await unfinished.carried(connection, [one.row.execution_id for one in found])
-    now = (await connection.execute(select(now_sql()))).scalar_one()
+    now = await database_time(connection)
     return [Left(one.row, carried[one.row.execution_id], now, one.is_lost, one.end) for one in found]

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Column, ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from engine.store.base import among, now_sql
+from engine.store.base import among, database_time, now_sql
 from telemetry.bulk import BulkInsert
 from telemetry.tables import outbox
 
@@ -100,7 +100,7 @@ async def unconfirmed(connection: AsyncConnection, consumer: str, after_seconds:
         .with_for_update(skip_locked=True)
     )
     if after_seconds is not None:
-        now: datetime = (await connection.execute(select(now_sql()))).scalar_one()
+        now = await database_time(connection)
         statement = statement.where(outbox.c.shipped_at <= now - timedelta(seconds=after_seconds))
     return [Parcel(*row) for row in await connection.execute(statement)]
 

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from engine.store.base import now_sql
+from engine.store.base import database_time
 from telemetry.bulk import BulkInsert, Cell
 from telemetry.rollups import EPOCH
 from telemetry.signals import Batch, EventRecord
@@ -108,12 +108,6 @@ async def insert_deliveries(connection: AsyncConnection, deliveries: Collection[
     """Make those that are not there yet; how many that were."""
     rows = [_delivery_row(one) for one in sorted(deliveries, key=lambda one: (one.endpoint_id, one.event_id))]
     return len(await _INSERT_DELIVERIES.run(connection, rows))
-
-
-async def database_time(connection: AsyncConnection) -> datetime:
-    """What due times and claims are measured by."""
-    now: datetime = (await connection.execute(select(now_sql()))).scalar_one()
-    return now
 
 
 async def _subscriptions(connection: AsyncConnection, owners: Collection[str]) -> list[Subscription]:

@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from sqlalchemy import select
-
 from api.commands import terminal
 from api.commands.failing import DONE, NOT_READY
 from api.render_tables import Check, checks_view
@@ -19,7 +17,7 @@ from engine.offline import OFFLINE
 from engine.pricing import GenaiPrices
 from engine.providers import PROVIDERS, LangChainModels, Provider
 from engine.store import migrations
-from engine.store.base import now_sql
+from engine.store.base import database_time
 from engine.store.database import Database, dialect_name, parse_url, safe_name
 from telemetry.sdk import ExportSettingInvalid, build_telemetry
 
@@ -64,7 +62,7 @@ async def _database_checks(settings: Settings) -> AsyncIterator[Check]:
     waiting = await migrations.pending(settings.database_url)
     async with Database(settings.database_url, busy_seconds=1.0) as database:
         async with database.begin() as connection:
-            clock: datetime = (await connection.execute(select(now_sql()))).scalar_one()
+            clock = await database_time(connection)
         yield Check("database", "ok", f"{name} can be read and written")
         yield _schema(waiting, is_sqlite=database.dialect_name == "sqlite")
         skew = abs((datetime.now(UTC) - clock).total_seconds())

@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -83,6 +84,12 @@ def _now_on_postgres(element: now_sql, compiler: SQLCompiler, **kw: Any) -> str:
 @compiles(now_sql, "sqlite")
 def _now_on_sqlite(element: now_sql, compiler: SQLCompiler, **kw: Any) -> str:
     return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+
+
+async def database_time(connection: AsyncConnection) -> datetime:
+    """The database's clock now."""
+    now: datetime = (await connection.execute(select(now_sql()))).scalar_one()
+    return now
 
 
 class later_sql(FunctionElement[datetime]):

@@ -3,13 +3,11 @@
 import ast
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.trace import ReadableSpan
-from sqlalchemy import update
 
 from api.answering import ResumeBody, answer
 from api.retrying import kept
@@ -18,11 +16,11 @@ from engine.execution import ExecutionEngine
 from engine.graph import JsonObject
 from engine.result import ExecutionResult, Status, Usage
 from engine.store import approvals
-from engine.store.tables import execution_control
 from engine.testing import Call, Fail, Hold, Say, Step
 from engine.tools import function_tool
 from tests.engine.harness import graph
 from tests.house.lock import ROOT
+from tests.leases import end_leases
 from tests.workshop import OWNER, Workshop, request, workshop
 
 SPAN_NAMES = tuple(value for name, value in vars(semconv).items() if name.startswith("SPAN_"))
@@ -166,10 +164,7 @@ async def lost(shop: Workshop) -> None:
     engine = shop.engine([Hold(), Say("Again."), Say("Anew.")])
     execution = await engine.start(request({"kind": "graph", "graph": RETRIED}), streaming=False)
     await engine.model.entered.wait()
-    async with shop.runtime.database.begin() as connection:
-        running = execution_control.c.execution_id == execution.id
-        past = datetime.now(UTC) - timedelta(hours=1)
-        await connection.execute(update(execution_control).where(running).values(lease_until=past))
+    await end_leases(shop.runtime.database)
     await shop.runtime.orphans.sweep()
     await go_on(shop, engine)
     async with shop.runtime.database.read() as connection:

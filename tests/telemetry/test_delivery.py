@@ -20,6 +20,7 @@ from engine.addresses import Exceptions
 from engine.egress import Egress
 from engine.errors import Unavailable
 from engine.sealing import Sealer
+from engine.store.base import database_time
 from engine.store.database import Database
 from telemetry.deliveries import (
     Delivery,
@@ -46,7 +47,7 @@ from telemetry.delivery_queue import (
 from telemetry.endpoints import Changes, Endpoint, EndpointDisabled, Wish, change, create, get, remove, rotate_secret
 from telemetry.tables import webhook_deliveries, webhook_endpoints
 from telemetry.webhook_bodies import TYPES
-from telemetry.webhooks import NewDelivery, database_time, insert_deliveries, insert_events
+from telemetry.webhooks import NewDelivery, insert_deliveries, insert_events
 from tests.telemetry.receiver import Call, Receiver, Reply, receiving
 
 KEY = "a key of the tests"

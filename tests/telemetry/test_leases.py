@@ -4,10 +4,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.errors import Unavailable
@@ -25,6 +25,7 @@ from telemetry.orphans import Orphans
 from telemetry.pipeline import Pipeline
 from telemetry.records import Records
 from tests.api.harness import ASK
+from tests.leases import end_leases
 from tests.telemetry.bookkeeper import Bookkeeper, bookkeeper
 
 SECONDS = 20
@@ -58,17 +59,10 @@ def block(seconds: float) -> None:
     time.sleep(seconds)
 
 
-async def expire(database: Database) -> None:
-    """Every lease is over."""
-    async with database.begin() as connection:
-        past = datetime.now(UTC) - timedelta(hours=1)
-        await connection.execute(update(execution_control).values(lease_until=past))
-
-
 async def test_renewal_goes_on_while_the_event_loop_is_blocked(keeper: Bookkeeper, migrated_url: str) -> None:
     await keeper.journal.accept(keeper.begin().acceptance())
     async with Leases(keeper.journal, lambda: Database(migrated_url), renew_seconds=0.05):
-        await expire(keeper.database)
+        await end_leases(keeper.database)
         before = keeper.journal.health.leases.renewals
         block(3)
         renewed = keeper.journal.health.leases.renewals - before
@@ -83,7 +77,7 @@ async def test_many_leases_are_renewed_in_pages(
     monkeypatch.setattr(leases, "PAGE", 2)
     for _ in range(5):
         await keeper.journal.accept(keeper.begin().acceptance())
-    await expire(keeper.database)
+    await end_leases(keeper.database)
 
     async def renewed() -> bool:
         async with keeper.database.read() as connection:
@@ -108,7 +102,7 @@ async def test_an_execution_that_was_taken_away_is_stopped_and_says_nothing_more
     request = ExecutionRequest.model_validate({"source": {"kind": "graph", "graph": ASK}, "input": {"message": "hi"}})
     execution = await engine.start(request, streaming=True)
     await model.entered.wait()
-    await expire(keeper.database)
+    await end_leases(keeper.database)
     assert len(await Orphans(keeper.database, Pipeline([Records()])).sweep()) == 1
 
     async def stopped() -> bool:

@@ -36,6 +36,7 @@ from telemetry.records import Records
 from telemetry.signals import Batch
 from telemetry.sinks import OutboxSink
 from telemetry.tables import executions, spans
+from tests.leases import end_leases
 from tests.telemetry.bookkeeper import Bookkeeper, Story, bookkeeper, subject
 
 SECONDS = 10
@@ -80,10 +81,7 @@ class Scene:
 
     async def expire(self) -> None:
         """Every lease is over."""
-        async with self.database.begin() as connection:
-            past = datetime.now(UTC) - timedelta(hours=1)
-            running = execution_control.c.lease_owner.is_not(None)
-            await connection.execute(update(execution_control).where(running).values(lease_until=past))
+        await end_leases(self.database)
 
     async def lost(self) -> Swept:
         """Every process is gone, and that is found."""
@@ -523,9 +521,7 @@ async def test_the_sweeper_finds_what_is_lost_but_not_on_the_heels_of_the_databa
         async with asyncio.timeout(SECONDS):
             await database.was_asked.wait()
             database.is_down = False
-            async with database.begin() as connection:
-                past = datetime.now(UTC) - timedelta(hours=1)
-                await connection.execute(update(execution_control).values(lease_until=past))
+            await end_leases(database)
             back = asyncio.get_running_loop().time()
             row = None
             while row is None or not row.status.is_terminal:

@@ -1,0 +1,16 @@
+"""What time would do, done at once."""
+
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import update
+
+from engine.store.database import Database
+from engine.store.tables import execution_control
+
+
+async def end_leases(database: Database) -> None:
+    """Every lease is over."""
+    async with database.begin() as connection:
+        past = datetime.now(UTC) - timedelta(hours=1)
+        leased = execution_control.c.lease_owner.is_not(None)
+        await connection.execute(update(execution_control).where(leased).values(lease_until=past))
