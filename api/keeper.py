@@ -4,9 +4,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from api.bootstrap import Runtime
 from api.outgoing import sender_of
+from engine.store.frozen import keep_ending
 from telemetry.reconcile_runs import ReconcileJob
 
 RESTART_SECONDS = 5.0
@@ -18,10 +20,15 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def keeping(runtime: Runtime) -> AsyncIterator[None]:
-    """Find executions without a process, send webhooks, and compare the books once an hour, while the block runs."""
+    """Find executions and connections without a process, send webhooks, and compare the books, while the block runs."""
     job = ReconcileJob(runtime.database, runtime.settings.prometheus_url)
     sender = sender_of(runtime.settings, runtime.database, runtime.receiver.health.deliveries)
-    work = {"orphans": runtime.orphans.run, "reconcile": job.run, "deliveries": sender.run}
+    work: dict[str, Callable[[], Awaitable[None]]] = {
+        "orphans": runtime.orphans.run,
+        "frozen connections": partial(keep_ending, runtime.database, every_seconds=runtime.settings.sweep_seconds),
+        "reconcile": job.run,
+        "deliveries": sender.run,
+    }
     tasks = [asyncio.create_task(_supervise(name, run), name=name) for name, run in work.items()]
     try:
         yield

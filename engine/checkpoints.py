@@ -22,7 +22,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from engine.errors import MissingExtra, SpanloomError
-from engine.store.database import dialect_name, parse_url
+from engine.store.database import APPLICATION_NAME, dialect_name, parse_url
 
 SNAPSHOT = "snapshot"
 """The channel that holds the snapshot of a run that goes on."""
@@ -213,7 +213,12 @@ async def _postgres(url: str) -> AsyncIterator[Checkpoints]:
     class PostgresSaver(_OneTask, AsyncPostgresSaver):
         """The saver of one pool."""
 
-    settings = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row, "application_name": "spanloom"}
+    settings = {
+        "autocommit": True,
+        "prepare_threshold": 0,
+        "row_factory": dict_row,
+        "application_name": APPLICATION_NAME,
+    }
     pool: AsyncConnectionPool[AsyncConnection[DictRow]] = AsyncConnectionPool(
         url, min_size=0, max_size=_POOL_CONNECTIONS, open=False, kwargs=settings
     )

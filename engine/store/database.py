@@ -27,10 +27,14 @@ from engine.store.failures import unavailable
 Synchronous = Literal["NORMAL", "FULL"]
 DialectName = Literal["sqlite", "postgresql"]
 
+APPLICATION_NAME = "spanloom"
+"""What PostgreSQL calls our connections."""
+IDLE_SECONDS = 30.0
+"""So long a transaction on PostgreSQL may stand still."""
+
 _BUSY_SECONDS = 5.0
 _CONNECT_SECONDS = 5.0
 _COMMAND_SECONDS = 60.0
-_IDLE_SECONDS = 30.0
 _POOL_WAIT_SECONDS = 10.0
 
 
@@ -49,7 +53,7 @@ class Database:
         *,
         synchronous: Synchronous = "NORMAL",
         busy_seconds: float = _BUSY_SECONDS,
-        idle_seconds: float = _IDLE_SECONDS,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         parsed = parse_url(url)
         self.dialect_name: DialectName = dialect_name(parsed)
@@ -210,7 +214,7 @@ def _postgres(url: str, *, command_seconds: float | None, idle_seconds: float) -
             timeout=connect_seconds,
             command_timeout=command_seconds,
             server_settings={
-                "application_name": "spanloom",
+                "application_name": APPLICATION_NAME,
                 "timezone": "UTC",
                 "jit": "off",
                 "idle_in_transaction_session_timeout": f"{idle_seconds * 1000:.0f}",

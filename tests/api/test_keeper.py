@@ -1,11 +1,14 @@
 """What a service does beside answering goes on, whatever breaks."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from api import keeper
 from api.keeper import keeping
+from engine.store import frozen
+from engine.store.database import Database
 from telemetry.delivery import Sender
 from tests.api.harness import Service
 
@@ -26,3 +29,19 @@ async def test_work_that_breaks_is_begun_again(
             await begun.acquire()
     assert "deliveries broke and is begun again" in caplog.text
     assert "a fault of ours" in caplog.text
+
+
+async def test_connections_of_frozen_processes_are_looked_for(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = asyncio.Event()
+
+    async def look(database: Database) -> int:
+        assert database is service.runtime.database
+        looked.set()
+        return 0
+
+    monkeypatch.setattr(frozen, "end_frozen", look)
+    runtime = replace(service.runtime, settings=service.runtime.settings.model_copy(update={"sweep_seconds": 0.01}))
+    async with keeping(runtime), asyncio.timeout(10):
+        await looked.wait()

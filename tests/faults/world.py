@@ -6,12 +6,13 @@ When the faults have stopped, `settled` waits until nothing is open any more, an
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, TextClause, func, select, text
 
 from engine.store.database import Database
 from engine.store.definitions import save_definition
@@ -64,26 +65,42 @@ class World:
         return await violations(self.database, self.evidence)
 
     async def settled(self) -> None:
-        """Nothing is open, owed or on its way."""
-        async with asyncio.timeout(SETTLED_SECONDS):
-            while True:
-                if not (await self._open() or await self._owed()):
-                    return
-                await asyncio.sleep(0.1)
+        """Nothing is open, owed or on its way. What is after `SETTLED_SECONDS` stands in the error."""
+        try:
+            async with asyncio.timeout(SETTLED_SECONDS):
+                while True:
+                    if not (await self._open() or await self._owed()):
+                        return
+                    await asyncio.sleep(0.1)
+        except TimeoutError as error:
+            raise AssertionError(f"not settled after {SETTLED_SECONDS:g} s:\n{await self._unsettled()}") from error
 
     async def ends(self) -> dict[str, "End"]:
         """How and when each execution ended."""
         async with self.database.read() as connection:
             rows = await connection.execute(select(execution_control))
             return {
-                row.execution_id: End(row.status, row.attempt, row.accepted_at, row.finished_at, row.result)
-                for row in rows
+                row["execution_id"]: End(**{each.name: row[each.name] for each in fields(End)})
+                for row in rows.mappings()
             }
 
     async def _open(self) -> int:
         statement = select(func.count()).where(execution_control.c.finished_at.is_(None))
         async with self.database.read() as connection:
             return (await connection.execute(statement)).scalar_one()
+
+    async def _unsettled(self) -> str:
+        """What is open and owed, and on PostgreSQL who is in a transaction."""
+        statements: list[Select[Any] | TextClause] = [
+            select(execution_control).where(execution_control.c.finished_at.is_(None)),
+            select(webhook_deliveries).where(webhook_deliveries.c.state == "pending"),
+            select(outbox.c.id, outbox.c.shipped_at),
+        ]
+        async with self.database.read() as connection:
+            if connection.dialect.name == "postgresql":
+                statements.append(text("SELECT * FROM pg_stat_activity WHERE xact_start IS NOT NULL"))
+            found = [row for each in statements for row in (await connection.execute(each)).mappings().fetchmany(20)]
+        return "\n".join(str({name: value for name, value in row.items() if value is not None}) for row in found)
 
     async def _owed(self) -> int:
         pending = select(func.count()).where(webhook_deliveries.c.state == "pending")
@@ -97,6 +114,7 @@ class End:
     """What control knows of an execution."""
 
     status: str
+    on_lost: str
     attempt: int
     accepted_at: datetime
     finished_at: datetime | None
@@ -107,6 +125,11 @@ class End:
         """From acceptance to the end, by the database's clock."""
         assert self.finished_at is not None
         return (self.finished_at - self.accepted_at).total_seconds()
+
+    def during(self, moments: Sequence[datetime]) -> list[datetime]:
+        """Those between acceptance and the end."""
+        assert self.finished_at is not None
+        return [at for at in moments if self.accepted_at < at < self.finished_at]
 
     @property
     def error_type(self) -> str | None:
@@ -189,8 +212,7 @@ def seconds_to_end(ends: Mapping[str, End], crashes: Sequence[datetime]) -> list
     waits = []
     for end in ends.values():
         assert end.finished_at is not None
-        during = [at for at in crashes if end.accepted_at < at < end.finished_at]
-        if during:
+        if during := end.during(crashes):
             waits.append((end.finished_at - max(during)).total_seconds())
     return waits
 
