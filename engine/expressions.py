@@ -302,8 +302,9 @@ def _utf8_length(text: str) -> int:
         raise ExpressionError("The expression reads a text that is not valid Unicode.") from None
 
 
+# The group is not possessive: before 3.11.5 Python matches such a pattern wrongly (gh-106052 of CPython).
 _LEXEME = re.compile(
-    r"//[^\n]*|(?P<word>[A-Za-z0-9_]*+)(?P<quote>[\"\'])(?:\\.|(?!(?P=quote))[^\\])*+(?P=quote)?(?P<more>[\"\'])?"
+    r"//[^\n]*|(?P<word>[A-Za-z0-9_]*)(?P<quote>[\"\'])(?:\\.|(?!(?P=quote))[^\\])*(?P=quote)?(?P<more>[\"\'])?"
     r"|[A-Za-z0-9_]+|.",
     re.DOTALL,
 )

@@ -274,7 +274,7 @@ def _spelled(path: Path) -> str:
     return str(path[0]) + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path[1:])
 
 
-_TEXT = r"'(?:[^'\\]|\\[\\'\"nt])*+'|\"(?:[^\"\\]|\\[\\'\"nt])*+\""
+_TEXT = r"'(?:[^'\\]|\\[\\'\"nt])*'|\"(?:[^\"\\]|\\[\\'\"nt])*\""
 _OPENING = re.compile(r"(?P<escaped>\\)?\{\{")
 _NAME = re.compile(r"\s*+([A-Za-z_][A-Za-z0-9_]*+)")
 _STEP = re.compile(rf"\.(?P<name>[A-Za-z_][A-Za-z0-9_]*+)|\[\s*+(?:(?P<index>\d{{1,9}}+)|(?P<key>{_TEXT}))\s*+\]")

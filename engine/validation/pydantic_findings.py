@@ -67,7 +67,7 @@ def _finding(details: ErrorDetails, document: Json, pointer: str) -> Finding:
     steps, field = _locate(details["loc"], document)
     code = "schema." + _code(details, field)
     where = pointer + "".join(f"/{escape(step)}" for step in steps)
-    near = Near(field, _FIELDS) if code == "schema.unknown_field" else None
+    near = Near(field, _FIELDS.keys() - {field}) if code == "schema.unknown_field" else None
     return Finding(code, where, _message(code, details, field), data=_data(details, field), near=near)
 
 

@@ -1,15 +1,16 @@
 """The programs that other tests run against start, answer and come clean."""
 
 import json
-import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import cast
 
 import pytest
+from sqlalchemy import text
 
 from engine.store import migrations
+from engine.store.database import Database
 from tests.services.aimock.server import ModelServer
 from tests.services.cache import ServiceMissing, cached_folder, filling, tool
 from tests.services.jaeger.server import Jaeger
@@ -53,12 +54,13 @@ def test_a_program_ends_with_its_block(tmp_path: Path) -> None:
 
 
 @pytest.mark.postgres
-def test_postgres_copies_a_template(postgres_server: PostgresServer) -> None:
+async def test_postgres_copies_a_template(postgres_server: PostgresServer) -> None:
     template = postgres_server.create_database()
-    subprocess.run(["psql", "-qc", "CREATE TABLE kept (id int)", template], check=True)
+    async with Database(template) as database, database.begin() as connection:
+        await connection.execute(text("CREATE TABLE kept (id int)"))
     copy = postgres_server.create_database(template=template.rsplit("/", 1)[1])
-    listing = subprocess.run(["psql", "-Atc", r"\dt", copy], check=True, capture_output=True, text=True)
-    assert "kept" in listing.stdout
+    async with Database(copy) as database, database.read() as connection:
+        assert (await connection.execute(text("SELECT count(*) FROM kept"))).scalar_one() == 0
     postgres_server.drop_database(copy)
     postgres_server.drop_database(template)
 

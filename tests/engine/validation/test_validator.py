@@ -112,6 +112,8 @@ def test_at_most_100_issues_are_listed_and_all_are_counted() -> None:
                   {"c": condition("has(outputs.revieww)"), "review": "end"}, edges=edges(
                       "start>c c>end:true c>x:false x>end c>review:error")),
          "structure.unknown_name", "/nodes/2/config/condition", "`outputs.review`"),
+        (document("start>end", edges=[{"source": "start", "target": "end", "label": "a"}]), "schema.unknown_field",
+         "/edges/0/label", "Remove"),
         (document("start>end", edges=edges("start>ende")), "structure.unknown_node", "/edges/0/target", "`end`"),
         (document("start>ask ask>end:finale", {"ask": "model"}), "structure.unknown_label", "/edges/1/when", "`final`"),
         (document("start>a a>end?messagecount>1 a>x x>end"), "structure.bad_expression", "/edges/1/condition", "CEL"),
