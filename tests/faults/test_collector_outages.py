@@ -38,6 +38,7 @@ ERRORS = 0.05
 """The share of the receiver's transactions that fail; with less of them it takes longer until enough have."""
 
 LEAST_ERRORS = short_or_long(5, 50)
+ERRORS_SECONDS = short_or_long(90.0, 900.0)
 LEAST_EXECUTIONS = 50
 PATIENT_SECONDS = 600.0
 """Longer than a receiver takes to start again and again on a busy machine: what is lost would stay owed."""
@@ -221,7 +222,7 @@ async def test_a_receiver_that_fails_and_is_killed_loses_nothing(
                         await asyncio.to_thread(receiver.kill)
                         figure.hit("kills")
                         await asyncio.to_thread(receiver.start)
-                    await eventually(lambda: receiver.errors() >= LEAST_ERRORS)
+                    await eventually(lambda: receiver.errors() >= LEAST_ERRORS, ERRORS_SECONDS)
                 await drained(shop.runtime.database)
                 figure.hit("answers of 503", receiver.errors())
                 locally = shop.runtime.receiver.health.outbox.served_locally.total()

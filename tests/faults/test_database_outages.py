@@ -38,7 +38,7 @@ LEAST_LOST = short_or_long(3, 50)
 BETWEEN = short_or_long(100, 1_000)
 """Executions that end between two faults."""
 
-SECONDS = short_or_long(100, 600)
+SECONDS = short_or_long(100, 2_400)
 
 
 @pytest.fixture
