@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from telemetry.orphans import Orphans
     from telemetry.pipeline import Consumer
     from telemetry.receiver import Receiver
+    from telemetry.replay import Replay
     from telemetry.sdk import Telemetry
     from telemetry.sinks import Sink
 
@@ -59,6 +60,8 @@ class Runtime:
     dispatcher: "Dispatcher"
     orphans: "Orphans"
     """Speaks for executions that no process runs."""
+    replay: "Replay"
+    """Gives what was kept aside to its consumer again."""
     readers: Counter[str] = field(default_factory=Counter)
     """How many follow each execution, apart from the call that started it."""
     is_draining: bool = False
@@ -102,6 +105,7 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
     from telemetry.metrics import Metrics
     from telemetry.orphans import Orphans
     from telemetry.receiver import Receiver
+    from telemetry.replay import Replay
     from telemetry.sdk import build_telemetry
 
     async with AsyncExitStack() as stack:
@@ -143,9 +147,10 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
             sweep_seconds=settings.sweep_seconds,
             on_ended=checkpoints.forget,
         )
+        replay = Replay(database, _consumers(settings), health)
         dispatcher = Dispatcher(engine, journal, slots=settings.worker_slots)
         runtime = Runtime(
-            settings, database, telemetry, metrics, receiver, journal, resources, engine, dispatcher, orphans
+            settings, database, telemetry, metrics, receiver, journal, resources, engine, dispatcher, orphans, replay
         )
         journal.listen_for_cancel(runtime.cancel)
         journal.listen_for_fencing(engine.fence_off)
@@ -191,6 +196,13 @@ async def open_orphans(settings: Settings, database: Database) -> AsyncIterator[
     else:
         sink = Pipeline(_consumers(settings), health=health)
     yield Orphans(database, sink, on_ended=forget)
+
+
+def replay_of(settings: Settings, database: Database) -> "Replay":
+    """What tries dead letters again, without an engine."""
+    from telemetry.replay import Replay
+
+    return Replay(database, _consumers(settings))
 
 
 def _consumers(settings: Settings) -> list["Consumer"]:

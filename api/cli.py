@@ -278,6 +278,17 @@ def reconcile(
     raise typer.Exit(compare(_utc(since), _utc(until), as_json=json))
 
 
+@app.command("dead-letters")
+def dead_letters(
+    replay: Annotated[bool, typer.Option("--replay", help="First try them all again, now.")] = False,
+    json: Json = False,
+) -> None:
+    """Show signals that could not be stored, and why. They are tried again for a day; --replay exits 1 if some stay."""
+    from api.commands.dead_letters import list_or_replay
+
+    raise typer.Exit(list_or_replay(replay=replay, as_json=json))
+
+
 @webhooks_app.command("list")
 def webhooks_list(json: Json = False) -> None:
     """List endpoints, newest first."""

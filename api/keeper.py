@@ -20,12 +20,15 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def keeping(runtime: Runtime) -> AsyncIterator[None]:
-    """Find executions and connections without a process, send webhooks, and compare the books, while the block runs."""
+    """Find executions and connections without a process, try again what was kept aside, send webhooks, and compare the
+    books, while the block runs.
+    """
     job = ReconcileJob(runtime.database, runtime.settings.prometheus_url)
     sender = sender_of(runtime.settings, runtime.database, runtime.receiver.health.deliveries)
     work: dict[str, Callable[[], Awaitable[None]]] = {
         "orphans": runtime.orphans.run,
         "frozen connections": partial(keep_ending, runtime.database, every_seconds=runtime.settings.sweep_seconds),
+        "dead letters": runtime.replay.run,
         "reconcile": job.run,
         "deliveries": sender.run,
     }

@@ -17,6 +17,7 @@ from engine.report import Issue, Severity, ValidationReport
 from engine.result import Approval
 from telemetry.cost import CostReport, GroupValue, Sums
 from telemetry.queries import ExecutionRecord
+from telemetry.replay import Pile
 
 Level = Literal["ok", "warn", "fail", "info"]
 _WIDE = 100
@@ -268,6 +269,18 @@ def checks_view(checks: Sequence[Check]) -> Table:
             text.append(f"\n{check.advice}", style="dim")
         grid.add_row(Text(mark, style=style), check.name, text)
     return grid
+
+
+def dead_letters_table(found: Sequence[Pile]) -> RenderableType:
+    """One line for all letters of a consumer with the same reason."""
+    if not found:
+        return Text("Nothing was kept aside.")
+    table = _table("consumer", "since (UTC)", "next try (UTC)", right=["signals"])
+    table.add_column("reason", overflow="fold")
+    for pile in found:
+        again = "when asked for" if pile.next_try_at is None else moment(pile.next_try_at)
+        table.add_row(pile.consumer, moment(pile.since), again, count(pile.letters), pile.reason)
+    return table
 
 
 def _table(*names: str, right: Sequence[str]) -> Table:

@@ -43,9 +43,10 @@ class Intake:
         async def work(connection: AsyncConnection, pipeline: Pipeline, hung: frozenset[str]) -> int:
             ids = [otlp.signal_id(signal) for signal in decoded.signals]
             await outbox.lock(connection, ids)
-            known, strangers = await _sort(connection, decoded.signals)
+            known, strangers = await sort(connection, decoded.signals)
+            nobodys = [(signal.identity.execution_id, document(signal)) for signal in strangers]
             await pipeline.keep_aside(connection, self.name, decoded.unreadable, UNREADABLE)
-            await pipeline.keep_aside(connection, self.name, strangers, UNKNOWN)
+            await pipeline.keep_aside(connection, self.name, nobodys, UNKNOWN)
             await pipeline.apply(connection, Batch.of(known), hung)
             return await outbox.confirm(connection, self.name, ids)
 
@@ -105,15 +106,15 @@ def _read(parcels: Sequence[Parcel]) -> tuple[list[Signal], list[Unreadable]]:
     return signals, unreadable
 
 
-async def _sort(connection: AsyncConnection, signals: Sequence[Signal]) -> tuple[list[Signal], list[Unreadable]]:
+async def sort(connection: AsyncConnection, signals: Sequence[Signal]) -> tuple[list[Signal], list[Signal]]:
     """Those of executions that control knows, with its owners, and the others."""
     owners = await _owners(connection, {signal.identity.execution_id for signal in signals})
     known: list[Signal] = []
-    strangers: list[Unreadable] = []
+    strangers: list[Signal] = []
     for signal in signals:
         owner = owners.get(signal.identity.execution_id)
         if owner is None:
-            strangers.append((signal.identity.execution_id, document(signal)))
+            strangers.append(signal)
         else:
             known.append(_owned(signal, owner))
     return known, strangers

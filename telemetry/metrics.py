@@ -482,6 +482,8 @@ class _HealthCollector(Collector):
             yield CounterMetricFamily(name, meaning, value=count)
         dead: Counts = {(consumer,): letters for consumer, letters in health.dead_letters.items()}
         yield _family("spanloom_dead_letters", "Signals kept aside", ("consumer",), dead)
+        stored: Counts = {(consumer,): letters for consumer, letters in health.dead_letters_stored.items()}
+        yield _family("spanloom_dead_letters_stored", "Of those, signals that were stored later", ("consumer",), stored)
 
 
 def _add(sums: Counts, key: tuple[str, ...], value: int) -> None:

@@ -189,7 +189,11 @@ dead_letter = Table(
     Column("signal", JsonColumn, nullable=False),
     Column("reason", Text, nullable=False),
     Column("at", UtcTime, nullable=False),
+    # How often it was given to its consumer again, and when that is due the next time; null: only when asked for.
+    Column("tries", Integer, nullable=False, server_default=text("0")),
+    Column("due_at", UtcTime),
     Index("ix_dead_letter_consumer_at", "consumer", "at"),
+    Index("ix_dead_letter_consumer_due_at", "consumer", "due_at"),
 )
 
 template_ratings = Table(

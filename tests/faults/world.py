@@ -17,7 +17,7 @@ from sqlalchemy import Select, TextClause, func, select, text
 from engine.store.database import Database
 from engine.store.definitions import save_definition
 from engine.store.tables import execution_control
-from telemetry.tables import outbox, webhook_deliveries
+from telemetry.tables import dead_letter, outbox, webhook_deliveries
 from telemetry.webhook_bodies import TYPES
 from tests.faults.clients import AGENT, SLUG, Clients, clients
 from tests.faults.figures import Figure, short_or_long
@@ -95,6 +95,7 @@ class World:
             select(execution_control).where(execution_control.c.finished_at.is_(None)),
             select(webhook_deliveries).where(webhook_deliveries.c.state == "pending"),
             select(outbox.c.id, outbox.c.shipped_at),
+            select(dead_letter),
         ]
         async with self.database.read() as connection:
             if connection.dialect.name == "postgresql":
@@ -104,8 +105,10 @@ class World:
 
     async def _owed(self) -> int:
         pending = select(func.count()).where(webhook_deliveries.c.state == "pending")
+        to_try_again = select(func.count()).where(dead_letter.c.due_at.is_not(None))
         async with self.database.read() as connection:
             waiting = (await connection.execute(pending)).scalar_one()
+            waiting += (await connection.execute(to_try_again)).scalar_one()
             return waiting + (await connection.execute(select(func.count()).select_from(outbox))).scalar_one()
 
 

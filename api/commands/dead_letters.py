@@ -1,0 +1,34 @@
+"""`spanloom dead-letters`: the signals that a consumer could not store, and trying them again."""
+
+import asyncio
+from dataclasses import asdict
+
+from api.bootstrap import open_database, replay_of
+from api.commands import terminal
+from api.commands.failing import BAD_NEWS, DONE
+from api.commands.reading import check_exists
+from api.render_tables import dead_letters_table
+from api.settings import Settings
+from telemetry.replay import Pile, Replayed, piles
+
+
+def list_or_replay(*, replay: bool, as_json: bool) -> int:
+    """Tell what lies there, after it was tried again if that is wished; 1 if something stayed then."""
+    settings = terminal.begin()
+    check_exists(settings)
+    done, found = asyncio.run(_read(settings, replay=replay))
+    if as_json:
+        tried = {} if done is None else {"stored": done.stored, "kept": done.kept}
+        terminal.show_json(tried | {"items": [asdict(pile) for pile in found]})
+    else:
+        if done is not None:
+            print(f"{done.stored} stored, {done.kept} could not be stored.")
+        terminal.show(dead_letters_table(found))
+    return BAD_NEWS if done is not None and done.kept else DONE
+
+
+async def _read(settings: Settings, *, replay: bool) -> tuple[Replayed | None, list[Pile]]:
+    async with open_database(settings) as database:
+        done = await replay_of(settings, database).try_all() if replay else None
+        async with database.read() as connection:
+            return done, await piles(connection)

@@ -1,0 +1,253 @@
+"""What no consumer could store is stored later, and then the books are as if nothing had happened."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from random import Random
+
+import pytest
+from sqlalchemy import select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from engine.errors import Unavailable
+from engine.store.base import database_time
+from engine.store.database import Database
+from telemetry.dead_letters import FIRST_WAIT_SECONDS, DeadLetters
+from telemetry.health import Health
+from telemetry.intake import UNKNOWN, UNREADABLE
+from telemetry.journal import Journal
+from telemetry.pipeline import Consumer, Pipeline
+from telemetry.records import Records
+from telemetry.replay import PAGE, WAITS_SECONDS, Replay, Replayed, piles
+from telemetry.sdk import build_telemetry
+from telemetry.signals import Batch, Signal, SpanRecord
+from telemetry.tables import dead_letter
+from tests.faults.test_consumers import Misdeed, hangs, hangs_in_a_write
+from tests.telemetry.bookkeeper import Listener, begin
+from tests.ways import add_endpoint, books, consumers, count, end, tell
+
+EXECUTIONS = 40
+
+
+class Troubled:
+    """A consumer that stores nothing now and then."""
+
+    def __init__(self, consumer: Consumer, share: float) -> None:
+        self.name = consumer.name
+        self._consumer = consumer
+        self._share = share
+        self._random = Random(5)
+
+    async def apply(self, connection: AsyncConnection, batch: Batch) -> None:
+        """As the other one, or not at all."""
+        if self._random.random() < self._share:
+            await connection.execute(text("SELECT no_such_column"))
+        await self._consumer.apply(connection, batch)
+
+
+class Listening:
+    """A consumer that stores nothing, and remembers what it was given."""
+
+    name = "records"
+
+    def __init__(self) -> None:
+        self.heard: list[Signal] = []
+
+    async def apply(self, connection: AsyncConnection, batch: Batch) -> None:
+        """Remember."""
+        self.heard += batch.signals()
+
+
+class Hanging:
+    """A consumer that takes too long."""
+
+    name = "records"
+
+    def __init__(self, misdeed: Misdeed) -> None:
+        self._misdeed = misdeed
+
+    async def apply(self, connection: AsyncConnection, batch: Batch) -> None:
+        """Hang."""
+        await self._misdeed(connection)
+
+
+@pytest.fixture
+def other_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """The database of a journal that has no trouble."""
+    file = tmp_path / "other.db"
+    file.write_bytes(sqlite_template.read_bytes())
+    return f"sqlite:///{file}"
+
+
+async def tell_in(databases: dict[Database, Sequence[Consumer]], executions: int = EXECUTIONS) -> None:
+    """The same executions in journals over each database, with consumers of its own."""
+    telemetry = build_telemetry()
+    for database in databases:
+        await add_endpoint(database)
+    journals = [Journal(database, Pipeline(own)) for database, own in databases.items()]
+    for journal in journals:
+        await journal.__aenter__()
+        telemetry.add(journal.spans, journal.events)
+    for number in range(executions):
+        story = begin(telemetry, workflow_name=f"w{number % 3}")
+        for journal in journals:
+            await journal.accept(story.acceptance())
+        tell(story, number)
+        status = end(story, number)
+        for journal in journals:
+            assert await journal.finish(story.finish(status))
+    for journal in journals:
+        await journal.__aexit__(None, None, None)
+    telemetry.shutdown()
+
+
+async def make_due(database: Database) -> None:
+    """As if the wait were over."""
+    async with database.begin() as connection:
+        now = await database_time(connection)
+        await connection.execute(update(dead_letter).where(dead_letter.c.due_at.is_not(None)).values(due_at=now))
+
+
+async def waits(database: Database) -> set[tuple[int, float | None]]:
+    """Of each letter how often it was tried, and in how many seconds it is due."""
+
+    def seconds(due_at: datetime | None, now: datetime) -> float | None:
+        return None if due_at is None else round((due_at - now) / timedelta(seconds=5)) * 5.0
+
+    async with database.read() as connection:
+        now = await database_time(connection)
+        rows = await connection.execute(select(dead_letter.c.tries, dead_letter.c.due_at))
+        return {(row.tries, seconds(row.due_at, now)) for row in rows}
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+async def test_the_books_are_as_if_nothing_had_happened(migrated_url: str, other_url: str, share: float) -> None:
+    async with Database(migrated_url) as database, Database(other_url) as other:
+        await tell_in({database: [Troubled(one, share) for one in consumers()], other: consumers()})
+        kept = await count(database, dead_letter)
+        assert kept > (PAGE if share == 1.0 else 10)
+
+        health = Health()
+        replay = Replay(database, consumers(), health)
+        assert await replay.try_due() == Replayed()  # it is too early
+        await make_due(database)
+        assert await replay.try_due() == Replayed(stored=kept)
+
+        assert await count(database, dead_letter) == 0
+        assert health.dead_letters_stored.total() == kept
+        assert await books(database) == await books(other)
+
+
+async def test_what_is_given_again_is_what_was_kept(migrated_url: str) -> None:
+    async with Database(migrated_url) as database:
+        listening = Listening()
+        await tell_in({database: [listening, Troubled(Records(), 1.0)]}, executions=12)
+        again = Listening()
+        await Replay(database, [again]).try_all()
+    assert sorted(again.heard, key=repr) == sorted(listening.heard, key=repr)
+    await rebuild(migrated_url, listening.heard)
+
+
+async def rebuild(url: str, signals: Sequence[Signal]) -> None:
+    """Give the records what they have missed, so that the books agree."""
+    async with Database(url) as database, database.begin() as connection:
+        await Pipeline([Records()]).apply(connection, Batch.of(signals))
+
+
+async def test_of_what_was_stored_by_other_means_nothing_doubles(migrated_url: str, other_url: str) -> None:
+    async with Database(migrated_url) as database, Database(other_url) as other:
+        listening = Listening()
+        await tell_in({database: [listening, *consumers()], other: consumers()})
+        async with database.begin() as connection:
+            for _ in range(2):
+                await DeadLetters(Health()).keep(connection, "records", listening.heard, "made up")
+        assert (await Replay(database, consumers()).try_all()).stored == 2 * len(listening.heard)
+        assert await books(database) == await books(other)
+
+
+@pytest.mark.usefixtures("books_left_open")
+async def test_what_fails_again_waits_longer_each_time_and_the_good_beside_it_is_stored(migrated_url: str) -> None:
+    async with Database(migrated_url) as database:
+        listening = Listening()
+        await tell_in({database: [listening, Troubled(Records(), 1.0)]}, executions=3)
+        spans = [signal for signal in listening.heard if isinstance(signal, SpanRecord)]
+        poison = replace(spans[0], status="no such status", span_id="f" * 16)
+        async with database.begin() as connection:
+            await DeadLetters(Health()).keep(connection, "records", [poison], "made up")
+        assert await waits(database) == {(0, FIRST_WAIT_SECONDS)}
+
+        replay = Replay(database, [Records()])
+        await make_due(database)
+        assert await replay.try_due() == Replayed(stored=len(listening.heard), kept=1)
+        for tries, seconds in enumerate(WAITS_SECONDS[1:], start=1):
+            assert await waits(database) == {(tries, seconds)}
+            await make_due(database)
+            assert await replay.try_due() == Replayed(kept=1)
+        assert await waits(database) == {(len(WAITS_SECONDS), None)}
+        assert await replay.try_due() == Replayed()
+        assert await replay.try_all() == Replayed(kept=1)  # who asks for it gets it
+        async with database.read() as connection:
+            [pile] = await piles(connection)
+        assert (pile.consumer, pile.letters, pile.next_try_at) == ("records", 1, None)
+        assert "Error" in pile.reason
+
+
+@pytest.mark.usefixtures("books_left_open")
+@pytest.mark.parametrize("misdeed", [hangs, hangs_in_a_write])
+async def test_a_consumer_that_hangs_is_given_its_letters_later(
+    migrated_url: str, monkeypatch: pytest.MonkeyPatch, misdeed: Misdeed
+) -> None:
+    """Cut off in a write, it takes the transaction of SQLite with it."""
+    monkeypatch.setattr("telemetry.replay.TIMEOUT_SECONDS", 0.2)
+    async with Database(migrated_url) as database:
+        listening = Listening()
+        await tell_in({database: [listening, Records()]}, executions=2)
+        async with database.begin() as connection:
+            await DeadLetters(Health()).keep(connection, "records", listening.heard, "made up")
+        assert await Replay(database, [Hanging(misdeed)]).try_all() == Replayed(kept=len(listening.heard))
+        assert await waits(database) == {(1, WAITS_SECONDS[1])}
+
+
+@pytest.mark.usefixtures("books_left_open")
+async def test_what_is_no_signal_or_nobodys_stays_until_somebody_asks(migrated_url: str) -> None:
+    listener = Listener()
+    listener.begin()
+    async with Database(migrated_url) as database:
+        async with database.begin() as connection:
+            letters = DeadLetters(Health())
+            await letters.keep(connection, "records", listener.signals(), "made up")
+            await letters.keep_documents(connection, "records", [(None, {"type": "bytes", "size": 3})], "made up")
+            await letters.keep_documents(connection, "records", [(None, {"type": "span", "name": 3})], "made up")
+        assert (await Replay(database, [Records()]).try_all()).stored == 0
+        async with database.read() as connection:
+            found = {pile.reason: pile for pile in await piles(connection)}
+        assert {reason: pile.letters for reason, pile in found.items()} == {UNKNOWN: 1, UNREADABLE: 2}
+        assert all(pile.next_try_at is None for pile in found.values())
+
+
+async def test_of_two_that_try_at_once_each_takes_its_own(migrated_url: str, other_url: str) -> None:
+    async with Database(migrated_url) as database, Database(other_url) as other:
+        await tell_in({database: [Troubled(one, 1.0) for one in consumers()], other: consumers()})
+        kept = await count(database, dead_letter)
+        await make_due(database)
+        first, second = await asyncio.gather(*(Replay(database, consumers()).try_due() for _ in range(2)))
+        assert first + second == Replayed(stored=kept)
+        assert await count(database, dead_letter) == 0
+        assert await books(database) == await books(other)
+
+
+async def test_trouble_does_not_end_it(migrated_sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = asyncio.Semaphore(0)
+
+    async def is_away(self: Replay) -> Replayed:
+        tried.release()
+        raise Unavailable("the database is away")
+
+    monkeypatch.setattr(Replay, "try_due", is_away)
+    async with Database(migrated_sqlite_url) as database, asyncio.timeout(10):
+        running = asyncio.create_task(Replay(database, []).run(look_seconds=0.01))
+        for _ in range(3):
+            await tried.acquire()
+        running.cancel()
