@@ -117,7 +117,8 @@ TWINS = {
     "a model call is left open": (OPEN_CALL, {"I7", "I9"}),
     "a delivery waits": (WAITING, {"I9"}),
     "a signal is kept aside": (
-        "INSERT INTO dead_letter SELECT id, 'records', id, '{}', 'no reason', queued_at FROM executions WHERE id = :id",
+        """INSERT INTO dead_letter (id, consumer, signal, reason, at)
+        SELECT id, 'records', '{}', 'no reason', queued_at FROM executions WHERE id = :id""",
         {"I9"},
     ),
     "a span is lost": (
