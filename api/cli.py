@@ -283,7 +283,9 @@ def dead_letters(
     replay: Annotated[bool, typer.Option("--replay", help="First try them all again, now.")] = False,
     json: Json = False,
 ) -> None:
-    """Show signals that could not be stored, and why. They are tried again for a day; --replay exits 1 if some stay."""
+    """Show signals that could not be stored, and why; a service tries them six times in a day. --replay exits 1 if some
+    stay.
+    """
     from api.commands.dead_letters import list_or_replay
 
     raise typer.Exit(list_or_replay(replay=replay, as_json=json))

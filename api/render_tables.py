@@ -274,12 +274,11 @@ def checks_view(checks: Sequence[Check]) -> Table:
 def dead_letters_table(found: Sequence[Pile]) -> RenderableType:
     """One line for all letters of a consumer with the same reason."""
     if not found:
-        return Text("Nothing was kept aside.")
+        return Text("Nothing is kept aside.")
     table = _table("consumer", "since (UTC)", "next try (UTC)", right=["signals"])
     table.add_column("reason", overflow="fold")
     for pile in found:
-        again = "when asked for" if pile.next_try_at is None else moment(pile.next_try_at)
-        table.add_row(pile.consumer, moment(pile.since), again, count(pile.letters), pile.reason)
+        table.add_row(pile.consumer, moment(pile.since), moment(pile.next_try_at), count(pile.letters), pile.reason)
     return table
 
 

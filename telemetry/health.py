@@ -79,7 +79,7 @@ class Health:
     dead_letters: Counter[str] = field(default_factory=Counter)
     """Signals kept aside, by the consumer that could not store them."""
     dead_letters_stored: Counter[str] = field(default_factory=Counter)
-    """Of those, signals that their consumer stored when it was given them again."""
+    """Signals kept aside, by anybody, that their consumer stored when it was given them again here."""
     outbox: OutboxHealth = field(default_factory=OutboxHealth)
     deliveries: DeliveryHealth = field(default_factory=DeliveryHealth)
     leases: LeaseHealth = field(default_factory=LeaseHealth)

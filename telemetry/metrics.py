@@ -483,7 +483,9 @@ class _HealthCollector(Collector):
         dead: Counts = {(consumer,): letters for consumer, letters in health.dead_letters.items()}
         yield _family("spanloom_dead_letters", "Signals kept aside", ("consumer",), dead)
         stored: Counts = {(consumer,): letters for consumer, letters in health.dead_letters_stored.items()}
-        yield _family("spanloom_dead_letters_stored", "Of those, signals that were stored later", ("consumer",), stored)
+        yield _family(
+            "spanloom_dead_letters_stored", "Signals kept aside that were stored later", ("consumer",), stored
+        )
 
 
 def _add(sums: Counts, key: tuple[str, ...], value: int) -> None:

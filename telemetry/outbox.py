@@ -48,12 +48,26 @@ class Backlog:
     """How long the oldest signal waits that is in no record yet."""
 
 
+def owing(consumers: Collection[str], *, is_event: bool) -> list[str]:
+    """Who of them owes a signal: a span the records alone."""
+    return [name for name in (RECORDS, WEBHOOKS) if name in consumers and (is_event or name == RECORDS)]
+
+
 async def keep(connection: AsyncConnection, parcels: Sequence[Parcel], consumers: Collection[str]) -> None:
-    """Put signals in; spans are owed by the records alone. One that is there already stays as it is."""
+    """Put signals in. One that is there already stays as it is."""
     at = datetime.now(UTC)
-    owed = (RECORDS in consumers, WEBHOOKS in consumers)
+    owed = {is_event: owing(consumers, is_event=is_event) for is_event in (False, True)}
     rows = [
-        (one.id, one.is_event, one.scope, one.payload, owed[0], owed[1] and one.is_event, at, 0)
+        (
+            one.id,
+            one.is_event,
+            one.scope,
+            one.payload,
+            RECORDS in owed[one.is_event],
+            WEBHOOKS in owed[one.is_event],
+            at,
+            0,
+        )
         for one in sorted(parcels, key=lambda parcel: parcel.id)
     ]
     await _KEEP.run(connection, rows)

@@ -34,13 +34,6 @@ class Consumer(Protocol):
         """Store the batch, all or nothing. Any exception means that nothing was stored."""
 
 
-class Letters(Protocol):
-    """Keeps aside what a consumer could not store."""
-
-    async def keep(self, connection: AsyncConnection, consumer: str, signals: Sequence[Signal], reason: str) -> None:
-        """Inside the caller's transaction."""
-
-
 class ConsumerHung(Exception):
     """A consumer was cut off in the middle of a statement, and the transaction was lost with it."""
 
@@ -66,16 +59,13 @@ class Pipeline:
         health: Health | None = None,
         after_commit: Callable[[Batch], None] | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
-        letters: Letters | None = None,
     ) -> None:
-        """`letters`: who keeps what a consumer cannot store, if it is not to lie in `dead_letter` as new."""
         self._consumers = list(consumers)
         self._after_commit = after_commit
         self._timeout_seconds = timeout_seconds
         self.health = health or Health()
         self.health.dead_letters.update({consumer.name: 0 for consumer in consumers})
-        self._dead_letters = DeadLetters(self.health)
-        self._letters = letters or self._dead_letters
+        self._letters = DeadLetters(self.health)
 
     async def apply(self, connection: AsyncConnection, batch: Batch, hung: frozenset[str] = frozenset()) -> None:
         """Apply the batch inside the caller's transaction.
@@ -91,7 +81,7 @@ class Pipeline:
 
     def committed(self, batch: Batch) -> None:
         """The caller's transaction was committed: tell who wants to know what has become durable."""
-        self._dead_letters.committed()
+        self._letters.committed()
         if self._after_commit is None:
             return
         try:
@@ -101,13 +91,13 @@ class Pipeline:
 
     def rolled_back(self) -> None:
         """The caller's transaction failed, and nothing was kept aside after all."""
-        self._dead_letters.rolled_back()
+        self._letters.rolled_back()
 
     async def keep_aside(
         self, connection: AsyncConnection, consumer: str, rows: Sequence[Unreadable], reason: str
     ) -> None:
         """Keep aside, inside the caller's transaction, what could not even be read as signals."""
-        await self._dead_letters.keep_documents(connection, consumer, rows, reason)
+        await self._letters.keep_documents(connection, consumer, rows, reason)
 
     async def _try(self, connection: AsyncConnection, consumer: Consumer, batch: Batch) -> Exception | None:
         """Why the consumer could not store the batch; null if it did."""

@@ -1,13 +1,14 @@
 """Gives what was kept aside to its consumer again: by itself, after longer and longer waits, and when asked for.
 
 What a consumer could not store because rows were locked, the disk was full or the program had a bug, it can store
-later. Consumers bear the same signal twice, so a letter that was stored by other means does no harm.
+later. Consumers bear the same signal twice, so a letter that was stored by other means does no harm. Letters are tried
+a page at a time, and where that fails one by one, each in a transaction of its own: a bad one keeps no good one back.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pydantic import TypeAdapter, ValidationError
@@ -19,21 +20,24 @@ from engine.errors import SpanloomError
 from engine.graph import JsonObject
 from engine.store.base import database_time
 from engine.store.database import Database
+from engine.store.time_limit import within
 from telemetry.dead_letters import FIRST_WAIT_SECONDS
 from telemetry.health import Health
-from telemetry.intake import UNKNOWN, UNREADABLE, sort
+from telemetry.intake import UNKNOWN, sort
 from telemetry.otlp import signal_id
-from telemetry.pipeline import TIMEOUT_SECONDS, Consumer, ConsumerHung, Pipeline
+from telemetry.pipeline import TIMEOUT_SECONDS, Consumer, reason
 from telemetry.signals import Batch, EventRecord, Signal, SpanRecord
 from telemetry.tables import dead_letter
 
-WAITS_SECONDS = (FIRST_WAIT_SECONDS, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0)
-"""Before each try; after the last one it is tried only when asked for."""
+WAITS_SECONDS = (FIRST_WAIT_SECONDS, 60.0, 600.0, 3_600.0, 21_600.0, 57_600.0)
+"""Before each try, 23 hours in all; after the last one it is tried only when asked for."""
 
 LOOK_SECONDS = 5.0
 PAGE = 200
+LETTER_SECONDS = 1.0
+"""How long one letter alone may take: a page of them is not to keep others waiting for hours."""
 
-_TROUBLE = (SpanloomError, SQLAlchemyError, ConsumerHung, OSError)
+_TROUBLE = (SpanloomError, SQLAlchemyError, OSError)
 _SIGNALS: dict[object, TypeAdapter[Signal]] = {
     "span": TypeAdapter(SpanRecord),
     "event": TypeAdapter(EventRecord),
@@ -45,15 +49,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """How many letters went, and how many stayed."""
+    """How many letters were stored and are gone, and how many were tried and stay."""
 
     stored: int = 0
     kept: int = 0
-
-    @property
-    def total(self) -> int:
-        """All that were tried."""
-        return self.stored + self.kept
 
     def __add__(self, other: "Replayed") -> "Replayed":
         return Replayed(self.stored + other.stored, self.kept + other.kept)
@@ -68,11 +67,11 @@ class Pile:
     letters: int
     since: datetime
     next_try_at: datetime | None
-    """Null: none of them is tried again before somebody asks for it."""
+    """Null: none of them is tried again by itself."""
 
 
 class Replay:
-    """Tries the letters of these consumers. They are its own, as those of the journal are the journal's."""
+    """Tries the letters of these consumers, which are its own, as those of the journal are the journal's."""
 
     def __init__(self, database: Database, consumers: Sequence[Consumer], health: Health | None = None) -> None:
         self._database = database
@@ -90,113 +89,123 @@ class Replay:
                 log.warning("signals that were kept aside could not be tried again", extra={"error": str(error)})
 
     async def try_all(self) -> Replayed:
-        """Try every letter now, due or not. Raises `Unavailable`, `ConsumerHung`."""
+        """Try every letter now, due or not; what stays is tried by itself as if it were new. Raises `Unavailable`."""
         names = [consumer.name for consumer in self._consumers]
         async with self._database.begin() as connection:
-            now = await database_time(connection)
-            await connection.execute(update(dead_letter).where(_l.consumer.in_(names)).values(due_at=now))
+            due = {"due_at": await database_time(connection), "tries": 0}
+            await connection.execute(update(dead_letter).where(_l.consumer.in_(names)).values(due))
         return await self.try_due()
 
     async def try_due(self) -> Replayed:
-        """Try what is due, page after page. Raises `Unavailable`, `ConsumerHung`."""
+        """Try what is due now. Raises `Unavailable`."""
+        async with self._database.read() as connection:
+            now = await database_time(connection)
         done = Replayed()
         for consumer in self._consumers:
-            while (page := await self._try_page(consumer)).total:
-                done += page
+            while page := await self._read(consumer, now):
+                done += await self._try_page(consumer, page, now)
+        if done != Replayed():
+            log.info("signals that were kept aside were tried again", extra={"stored": done.stored, "kept": done.kept})
         return done
 
-    async def _try_page(self, consumer: Consumer) -> Replayed:
-        """A consumer that hangs gets nothing in a second transaction, which notes that it did."""
-        try:
-            page = await self._transact(consumer, frozenset())
-        except ConsumerHung:
-            page = await self._transact(consumer, frozenset({consumer.name}))
-        self._health.dead_letters_stored[consumer.name] += page.stored
-        if page.total:
-            fields = {"consumer": consumer.name, "stored": page.stored, "kept": page.kept}
-            log.info("signals that were kept aside were tried again", extra=fields)
-        return page
+    async def _read(self, consumer: Consumer, now: datetime) -> "_Page | None":
+        """The letters that have been due longest; null if none is."""
+        due = (
+            select(_l.id, _l.tries, _l.signal)
+            .where(_l.consumer == consumer.name, _l.due_at <= now)
+            .order_by(_l.due_at, _l.id)
+            .limit(PAGE)
+        )
+        async with self._database.read() as connection:
+            read = [(_Letter(row.id, row.tries), _signal(row.signal)) for row in await connection.execute(due)]
+            known, _ = await sort(connection, [signal for _, signal in read if signal is not None])
+        return _page(read, known) if read else None
 
-    async def _transact(self, consumer: Consumer, hung: frozenset[str]) -> Replayed:
+    async def _try_page(self, consumer: Consumer, page: "_Page", now: datetime) -> Replayed:
+        """All together, and if that fails one by one."""
+        await self._leave(page)
+        done = Replayed(kept=len(page.unreadable) + len(page.nobodys))
+        try:
+            return done + await self._store(consumer, page.good, now, TIMEOUT_SECONDS)
+        except Exception as error:
+            log.debug("a page of dead letters is tried one by one", extra={"error": reason(error)})
+        for letter, signal in page.good.items():
+            try:
+                done += await self._store(consumer, {letter: signal}, now, LETTER_SECONDS)
+            except Exception as error:
+                done += await self._postpone(letter, reason(error))
+        return done
+
+    async def _store(
+        self, consumer: Consumer, letters: Mapping["_Letter", Signal], now: datetime, seconds: float
+    ) -> Replayed:
+        """Store and drop those that are still due, all or none. Raises what the consumer does."""
+        asked = [letter.id for letter in letters]
         async with self._database.begin() as connection:
-            page = _Page(await _due(connection, consumer.name))
-            signals, strangers = await sort(connection, page.read())
-            page.fail(strangers, UNKNOWN, for_good=True)
-            pipeline = Pipeline([consumer], timeout_seconds=TIMEOUT_SECONDS, letters=page)
-            await pipeline.apply(connection, Batch.of(signals), hung)
-            return await page.settle(connection)
+            still_due = select(_l.id).where(_l.id.in_(asked), _l.due_at <= now).order_by(_l.id).with_for_update()
+            ids = set((await connection.execute(still_due)).scalars())
+            signals = {signal_id(signal): signal for letter, signal in letters.items() if letter.id in ids}
+            if signals:
+                await within(connection, seconds, consumer.apply(connection, Batch.of(signals.values())))
+                await connection.execute(delete(dead_letter).where(_l.id.in_(ids)))
+        self._health.dead_letters_stored[consumer.name] += len(ids)
+        return Replayed(stored=len(ids))
+
+    async def _postpone(self, letter: "_Letter", why: str) -> Replayed:
+        tries = letter.tries + 1
+        async with self._database.begin() as connection:
+            now = await database_time(connection)
+            due = now + timedelta(seconds=WAITS_SECONDS[tries]) if tries < len(WAITS_SECONDS) else None
+            values = {"tries": tries, "reason": why, "due_at": due}
+            await connection.execute(update(dead_letter).where(_l.id == letter.id).values(values))
+        return Replayed(kept=1)
+
+    async def _leave(self, page: "_Page") -> None:
+        """What no consumer can ever take is not tried again by itself."""
+        if page.unreadable or page.nobodys:
+            leave = update(dead_letter).values(due_at=None)
+            async with self._database.begin() as connection:
+                await connection.execute(leave.where(_l.id.in_(page.unreadable)))
+                await connection.execute(leave.where(_l.id.in_(page.nobodys)).values(reason=UNKNOWN))
 
 
 @dataclass(frozen=True, slots=True)
 class _Letter:
     id: str
-    signal: JsonObject
     tries: int
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Page:
-    """Letters that are tried together, and why some of them stay."""
+    """Letters that are tried together, and the ids of those that nobody is asked to store."""
 
-    letters: list[_Letter]
-    _ids: dict[str, list[str]] = field(default_factory=dict)
-    """The letters of a signal, by what it is known by: it may have been kept aside more than once."""
-    _failed: dict[str, tuple[str, bool]] = field(default_factory=dict)
-    """By letter: the reason, and whether it is not to be tried again by itself."""
-
-    def read(self) -> list[Signal]:
-        """The signals, each once."""
-        signals: dict[str, Signal] = {}
-        for letter in self.letters:
-            adapter = _SIGNALS.get(letter.signal.get("type"))
-            try:
-                signal = adapter.validate_python(letter.signal) if adapter is not None else None
-            except ValidationError:
-                signal = None
-            if signal is None:
-                self._failed[letter.id] = UNREADABLE, True
-                continue
-            signals[signal_id(signal)] = signal
-            self._ids.setdefault(signal_id(signal), []).append(letter.id)
-        return list(signals.values())
-
-    def fail(self, signals: Sequence[Signal], reason: str, *, for_good: bool = False) -> None:
-        """They stay."""
-        for signal in signals:
-            for id_ in self._ids[signal_id(signal)]:
-                self._failed[id_] = reason, for_good
-
-    async def keep(self, connection: AsyncConnection, consumer: str, signals: Sequence[Signal], reason: str) -> None:
-        """As a pipeline asks for it."""
-        self.fail(signals, reason)
-
-    async def settle(self, connection: AsyncConnection) -> Replayed:
-        """Drop what was stored; say of the rest why not, and when it is tried again."""
-        stored = [letter.id for letter in self.letters if letter.id not in self._failed]
-        if stored:
-            await connection.execute(delete(dead_letter).where(_l.id.in_(stored)))
-        now = await database_time(connection)
-        for letter in self.letters:
-            if letter.id in self._failed:
-                reason, for_good = self._failed[letter.id]
-                tries = letter.tries + 1
-                due = None if for_good or tries >= len(WAITS_SECONDS) else now + timedelta(seconds=WAITS_SECONDS[tries])
-                values = {"tries": tries, "reason": reason, "due_at": due}
-                await connection.execute(update(dead_letter).where(_l.id == letter.id).values(values))
-        return Replayed(len(stored), len(self._failed))
+    good: dict[_Letter, Signal]
+    unreadable: list[str]
+    nobodys: list[str]
+    """Of executions that control does not know."""
 
 
-async def _due(connection: AsyncConnection, consumer: str) -> list[_Letter]:
-    """A page of them, the longest due first; on PostgreSQL those that nobody else tries just now."""
-    now = await database_time(connection)
-    statement = (
-        select(_l.id, _l.signal, _l.tries)
-        .where(_l.consumer == consumer, _l.due_at <= now)
-        .order_by(_l.due_at, _l.id)
-        .limit(PAGE)
-        .with_for_update(skip_locked=True)
-    )
-    return [_Letter(row.id, row.signal, row.tries) for row in await connection.execute(statement)]
+def _page(read: Sequence[tuple[_Letter, Signal | None]], known: Sequence[Signal]) -> _Page:
+    """`known`: the signals among them whose executions exist, with the owners that control names."""
+    owned = {signal_id(signal): signal for signal in known}
+    page = _Page({}, [], [])
+    for letter, signal in read:
+        if signal is None:
+            page.unreadable.append(letter.id)
+        elif signal_id(signal) in owned:
+            page.good[letter] = owned[signal_id(signal)]
+        else:
+            page.nobodys.append(letter.id)
+    return page
+
+
+def _signal(document: JsonObject) -> Signal | None:
+    """What `dead_letters.document` was made of; null if that was no signal."""
+    adapter = _SIGNALS.get(document.get("type"))
+    try:
+        return adapter.validate_python(document) if adapter is not None else None
+    except ValidationError:
+        return None
 
 
 async def piles(connection: AsyncConnection) -> list[Pile]:

@@ -51,7 +51,8 @@ class OutboxSink:
             try:
                 parcel = _parcel(signal)
             except ValueError as error:
-                await self._letters.keep(connection, "outbox", [signal], str(error))
+                for consumer in outbox.owing(self._consumers, is_event=isinstance(signal, EventRecord)):
+                    await self._letters.keep(connection, consumer, [signal], str(error))
             else:
                 parcels[parcel.id] = parcel
         await outbox.keep(connection, list(parcels.values()), self._consumers)

@@ -189,9 +189,10 @@ dead_letter = Table(
     Column("signal", JsonColumn, nullable=False),
     Column("reason", Text, nullable=False),
     Column("at", UtcTime, nullable=False),
-    # How often it was given to its consumer again, and when that is due the next time; null: only when asked for.
+    # How often it was given to its consumer again, and when that is due the next time; null: only when asked for. What
+    # a program writes that does not know of this yet is due at once.
     Column("tries", Integer, nullable=False, server_default=text("0")),
-    Column("due_at", UtcTime),
+    Column("due_at", UtcTime, server_default=text("'1970-01-01 00:00:00.000000'")),
     Index("ix_dead_letter_consumer_at", "consumer", "at"),
     Index("ix_dead_letter_consumer_due_at", "consumer", "due_at"),
 )

@@ -8,23 +8,24 @@ from api.commands import terminal
 from api.commands.failing import BAD_NEWS, DONE
 from api.commands.reading import check_exists
 from api.render_tables import dead_letters_table
+from api.render_text import count
 from api.settings import Settings
 from telemetry.replay import Pile, Replayed, piles
 
 
 def list_or_replay(*, replay: bool, as_json: bool) -> int:
-    """Tell what lies there, after it was tried again if that is wished; 1 if something stayed then."""
+    """Tell what lies there, after it was tried again if that is wished; 1 if something lies there then."""
     settings = terminal.begin()
     check_exists(settings)
     done, found = asyncio.run(_read(settings, replay=replay))
     if as_json:
-        tried = {} if done is None else {"stored": done.stored, "kept": done.kept}
-        terminal.show_json(tried | {"items": [asdict(pile) for pile in found]})
+        stored = {} if done is None else {"stored": done.stored}
+        terminal.show_json(stored | {"items": [asdict(pile) for pile in found]})
     else:
         if done is not None:
-            print(f"{done.stored} stored, {done.kept} could not be stored.")
+            print(f"Stored now: {count(done.stored)}.")
         terminal.show(dead_letters_table(found))
-    return BAD_NEWS if done is not None and done.kept else DONE
+    return BAD_NEWS if done is not None and found else DONE
 
 
 async def _read(settings: Settings, *, replay: bool) -> tuple[Replayed | None, list[Pile]]:

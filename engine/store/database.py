@@ -31,10 +31,11 @@ APPLICATION_NAME = "spanloom"
 """What PostgreSQL calls our connections."""
 IDLE_SECONDS = 30.0
 """So long a transaction on PostgreSQL may stand still."""
+COMMAND_SECONDS = 60.0
+"""So long a statement on PostgreSQL may take, its answer included."""
 
 _BUSY_SECONDS = 5.0
 _CONNECT_SECONDS = 5.0
-_COMMAND_SECONDS = 60.0
 _POOL_WAIT_SECONDS = 10.0
 
 
@@ -62,7 +63,7 @@ class Database:
             self._writer = _sqlite_writer(parsed, synchronous, busy_seconds)
             self._reader = _sqlite_reader(parsed, busy_seconds)
         else:
-            self._writer = self._reader = _postgres(url, command_seconds=_COMMAND_SECONDS, idle_seconds=idle_seconds)
+            self._writer = self._reader = _postgres(url, command_seconds=COMMAND_SECONDS, idle_seconds=idle_seconds)
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,8 +1,9 @@
 """Ends the connections of processes that stand still in the middle of a statement, on PostgreSQL.
 
 The server's own `idle_in_transaction_session_timeout` begins with the answer to a statement. One that is sent in parts
-(COPY, or prepared and not yet executed) has no answer yet: while the server waits for the rest it keeps all locks of
-the transaction, and no timeout of its own ends that. Only `pg_terminate_backend` does.
+(COPY, or prepared and not yet executed) has no answer yet, and a long answer may not have been read: while the server
+waits for its client it keeps all locks of the transaction, and no timeout of its own ends that. Only
+`pg_terminate_backend` does.
 """
 
 import asyncio
@@ -11,29 +12,35 @@ import logging
 from sqlalchemy import text
 
 from engine.errors import Unavailable
-from engine.store.database import APPLICATION_NAME, IDLE_SECONDS, Database
+from engine.store.database import APPLICATION_NAME, COMMAND_SECONDS, IDLE_SECONDS, Database
 
 _END = text(
     """
     SELECT pid, pg_terminate_backend(pid) AS is_ended FROM pg_stat_activity
     WHERE datname = current_database() AND usename = current_user AND application_name = :application
-      AND state = 'active' AND wait_event = 'ClientRead'
-      AND greatest(query_start, state_change) < clock_timestamp() - make_interval(secs => :seconds)
+      AND state = 'active'
+      AND greatest(query_start, state_change) < clock_timestamp() - make_interval(secs =>
+          CASE wait_event WHEN 'ClientRead' THEN CAST(:idle_seconds AS float8)
+                          WHEN 'ClientWrite' THEN CAST(:command_seconds AS float8) END)
     """
 )
 
 log = logging.getLogger(__name__)
 
 
-async def end_frozen(database: Database, *, idle_seconds: float = IDLE_SECONDS) -> int:
-    """End the connections of spanloom's that have left a statement unfinished for that long. How many there were.
+async def end_frozen(
+    database: Database, *, idle_seconds: float = IDLE_SECONDS, command_seconds: float = COMMAND_SECONDS
+) -> int:
+    """End connections of spanloom's that wait for the rest of a statement that began longer ago than `idle_seconds`.
 
-    What they had not committed is rolled back. SQLite has no such connections. Raises `Unavailable`.
+    Also those that cannot get rid of an answer after `command_seconds`, when a process that lives has given up. What
+    they had not committed is rolled back. SQLite has none such. Returns how many there were. Raises `Unavailable`.
     """
     if database.dialect_name == "sqlite":
         return 0
     async with database.read() as connection:
-        found = await connection.execute(_END, {"application": APPLICATION_NAME, "seconds": idle_seconds})
+        limits = {"idle_seconds": idle_seconds, "command_seconds": command_seconds}
+        found = await connection.execute(_END, limits | {"application": APPLICATION_NAME})
         pids = [row.pid for row in found if row.is_ended]
     if pids:
         log.warning("connections of processes that stand still were ended", extra={"pids": pids})

@@ -1,4 +1,8 @@
-"""Signals that were kept aside are given to their consumers again. Those that are there already are due at once."""
+"""Signals that were kept aside are given to their consumers again.
+
+What the program before this one keeps aside is due at once, and so are the records that lie there already. Webhooks of
+long ago are sent when somebody asks for it.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,8 +15,9 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("dead_letter", sa.Column("tries", sa.Integer, nullable=False, server_default=sa.text("0")))
-    op.add_column("dead_letter", sa.Column("due_at", sa.DateTime(timezone=True)))
-    op.execute("UPDATE dead_letter SET due_at = at WHERE consumer IN ('records', 'webhooks')")
+    at_once = sa.text("'1970-01-01 00:00:00.000000'")
+    op.add_column("dead_letter", sa.Column("due_at", sa.DateTime(timezone=True), server_default=at_once))
+    op.execute("UPDATE dead_letter SET due_at = NULL WHERE consumer <> 'records'")
     op.create_index("ix_dead_letter_consumer_due_at", "dead_letter", ["consumer", "due_at"])
 
 

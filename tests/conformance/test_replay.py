@@ -8,27 +8,36 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.errors import Unavailable
 from engine.store.base import database_time
 from engine.store.database import Database
-from telemetry.dead_letters import FIRST_WAIT_SECONDS, DeadLetters
+from telemetry.dead_letters import DeadLetters
 from telemetry.health import Health
-from telemetry.intake import UNKNOWN, UNREADABLE
+from telemetry.intake import UNKNOWN
 from telemetry.journal import Journal
 from telemetry.pipeline import Consumer, Pipeline
 from telemetry.records import Records
 from telemetry.replay import PAGE, WAITS_SECONDS, Replay, Replayed, piles
 from telemetry.sdk import build_telemetry
 from telemetry.signals import Batch, Signal, SpanRecord
+from telemetry.sinks import OutboxSink
 from telemetry.tables import dead_letter
 from tests.faults.test_consumers import Misdeed, hangs, hangs_in_a_write
 from tests.telemetry.bookkeeper import Listener, begin
 from tests.ways import add_endpoint, books, consumers, count, end, tell
 
 EXECUTIONS = 40
+FIRST_SECONDS = 7_200.0
+"""The first wait here, so that nothing is due before a test says so."""
+
+
+@pytest.fixture(autouse=True)
+def first_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test is so slow that it is over."""
+    monkeypatch.setattr("telemetry.dead_letters.FIRST_WAIT_SECONDS", FIRST_SECONDS)
 
 
 class Troubled:
@@ -114,7 +123,7 @@ async def waits(database: Database) -> set[tuple[int, float | None]]:
     """Of each letter how often it was tried, and in how many seconds it is due."""
 
     def seconds(due_at: datetime | None, now: datetime) -> float | None:
-        return None if due_at is None else round((due_at - now) / timedelta(seconds=5)) * 5.0
+        return None if due_at is None else round((due_at - now) / timedelta(seconds=20)) * 20.0
 
     async with database.read() as connection:
         now = await database_time(connection)
@@ -176,7 +185,7 @@ async def test_what_fails_again_waits_longer_each_time_and_the_good_beside_it_is
         poison = replace(spans[0], status="no such status", span_id="f" * 16)
         async with database.begin() as connection:
             await DeadLetters(Health()).keep(connection, "records", [poison], "made up")
-        assert await waits(database) == {(0, FIRST_WAIT_SECONDS)}
+        assert await waits(database) == {(0, FIRST_SECONDS)}
 
         replay = Replay(database, [Records()])
         await make_due(database)
@@ -187,11 +196,27 @@ async def test_what_fails_again_waits_longer_each_time_and_the_good_beside_it_is
             assert await replay.try_due() == Replayed(kept=1)
         assert await waits(database) == {(len(WAITS_SECONDS), None)}
         assert await replay.try_due() == Replayed()
-        assert await replay.try_all() == Replayed(kept=1)  # who asks for it gets it
         async with database.read() as connection:
             [pile] = await piles(connection)
         assert (pile.consumer, pile.letters, pile.next_try_at) == ("records", 1, None)
         assert "Error" in pile.reason
+
+        assert await replay.try_all() == Replayed(kept=1)  # who asks for it gets it, and the next ones by themselves
+        assert await waits(database) == {(1, WAITS_SECONDS[1])}
+
+
+@pytest.mark.usefixtures("books_left_open")
+async def test_many_bad_ones_keep_no_good_one_back(migrated_url: str) -> None:
+    async with Database(migrated_url) as database:
+        listening = Listening()
+        await tell_in({database: [listening, Troubled(Records(), 1.0)]}, executions=12)
+        spans = [signal for signal in listening.heard if isinstance(signal, SpanRecord)]
+        poison = [replace(span, status="no such status", span_id=f"{n:016x}") for n, span in enumerate(spans[:40])]
+        async with database.begin() as connection:
+            await DeadLetters(Health()).keep(connection, "records", poison, "made up")
+            own, common = func.substr(dead_letter.c.id, 30), func.substr(dead_letter.c.id, 1, 29)
+            await connection.execute(update(dead_letter).values(id=own.concat(common)))  # in any order
+        assert await Replay(database, [Records()]).try_all() == Replayed(len(listening.heard), kept=len(poison))
 
 
 @pytest.mark.usefixtures("books_left_open")
@@ -200,14 +225,15 @@ async def test_a_consumer_that_hangs_is_given_its_letters_later(
     migrated_url: str, monkeypatch: pytest.MonkeyPatch, misdeed: Misdeed
 ) -> None:
     """Cut off in a write, it takes the transaction of SQLite with it."""
-    monkeypatch.setattr("telemetry.replay.TIMEOUT_SECONDS", 0.2)
+    for name in ("TIMEOUT_SECONDS", "LETTER_SECONDS"):
+        monkeypatch.setattr(f"telemetry.replay.{name}", 0.1)
     async with Database(migrated_url) as database:
         listening = Listening()
         await tell_in({database: [listening, Records()]}, executions=2)
         async with database.begin() as connection:
             await DeadLetters(Health()).keep(connection, "records", listening.heard, "made up")
         assert await Replay(database, [Hanging(misdeed)]).try_all() == Replayed(kept=len(listening.heard))
-        assert await waits(database) == {(1, WAITS_SECONDS[1])}
+        assert {tries for tries, _ in await waits(database)} == {1}
 
 
 @pytest.mark.usefixtures("books_left_open")
@@ -218,16 +244,38 @@ async def test_what_is_no_signal_or_nobodys_stays_until_somebody_asks(migrated_u
         async with database.begin() as connection:
             letters = DeadLetters(Health())
             await letters.keep(connection, "records", listener.signals(), "made up")
-            await letters.keep_documents(connection, "records", [(None, {"type": "bytes", "size": 3})], "made up")
-            await letters.keep_documents(connection, "records", [(None, {"type": "span", "name": 3})], "made up")
+            await letters.keep_documents(connection, "records", [(None, {"type": "bytes", "size": 3})], "no protobuf")
+            await letters.keep_documents(connection, "records", [(None, {"type": "span", "name": 3})], "no signal")
         assert (await Replay(database, [Records()]).try_all()).stored == 0
         async with database.read() as connection:
             found = {pile.reason: pile for pile in await piles(connection)}
-        assert {reason: pile.letters for reason, pile in found.items()} == {UNKNOWN: 1, UNREADABLE: 2}
+        assert {reason: pile.letters for reason, pile in found.items()} == {
+            UNKNOWN: 1,
+            "no protobuf": 1,
+            "no signal": 1,
+        }
         assert all(pile.next_try_at is None for pile in found.values())
 
 
-async def test_of_two_that_try_at_once_each_takes_its_own(migrated_url: str, other_url: str) -> None:
+@pytest.mark.usefixtures("books_left_open")
+async def test_what_otlp_cannot_say_is_kept_for_each_consumer_that_owes_it(migrated_url: str) -> None:
+    listener = Listener()
+    listener.begin().tracker.complete()
+    early = [
+        replace(signal, start_ns=-1) if isinstance(signal, SpanRecord) else replace(signal, at_ns=-1)
+        for signal in listener.signals()
+    ]
+    sink = OutboxSink(["records", "webhooks"], health=Health(), on_commit=lambda: None)
+    async with Database(migrated_url) as database:
+        async with database.begin() as connection:
+            await sink.apply(connection, Batch.of(early))
+        async with database.read() as connection:
+            letters = {(pile.consumer, pile.letters) for pile in await piles(connection)}
+    events = [signal for signal in early if not isinstance(signal, SpanRecord)]
+    assert letters == {("records", len(early)), ("webhooks", len(events))}
+
+
+async def test_two_that_try_at_once_double_nothing(migrated_url: str, other_url: str) -> None:
     async with Database(migrated_url) as database, Database(other_url) as other:
         await tell_in({database: [Troubled(one, 1.0) for one in consumers()], other: consumers()})
         kept = await count(database, dead_letter)

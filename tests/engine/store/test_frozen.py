@@ -36,6 +36,17 @@ async def prepared(connection: AsyncConnection) -> None:
     await asyncio.Event().wait()
 
 
+async def reading(connection: AsyncConnection) -> None:
+    """Ask for more than fits into a socket, and never take it."""
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert driver is not None
+    driver._transport.pause_reading()
+    try:
+        await driver.fetch("SELECT repeat('x', 1000) FROM generate_series(1, 50000)")
+    finally:
+        driver._transport.resume_reading()
+
+
 @pytest.fixture
 async def counts(postgres_url: str) -> AsyncIterator[Database]:
     """A database with a number in it."""
@@ -47,7 +58,7 @@ async def counts(postgres_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.mark.postgres
-@pytest.mark.parametrize("stand_still", [copying, prepared])
+@pytest.mark.parametrize("stand_still", [copying, prepared, reading])
 async def test_a_process_that_stands_still_in_a_statement_is_ended_and_its_locks_are_free(
     counts: Database, stand_still: Callable[[AsyncConnection], Coroutine[None, None, None]]
 ) -> None:
@@ -64,7 +75,7 @@ async def test_a_process_that_stands_still_in_a_statement_is_ended_and_its_locks
     assert await end_frozen(counts, idle_seconds=60.0) == 0
     async with asyncio.timeout(10):
         while True:
-            if await end_frozen(counts, idle_seconds=IDLE_SECONDS):
+            if await end_frozen(counts, idle_seconds=IDLE_SECONDS, command_seconds=IDLE_SECONDS):
                 break
             await asyncio.sleep(0.05)
         async with counts.begin() as connection:
@@ -75,6 +86,19 @@ async def test_a_process_that_stands_still_in_a_statement_is_ended_and_its_locks
         await holder
 
 
+async def has_run_for(database: Database, seconds: float) -> None:
+    """The statement that sleeps has begun, that long ago."""
+    statement = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = 'SELECT pg_sleep(2)'"
+        " AND query_start < clock_timestamp() - make_interval(secs => :seconds)"
+    )
+    async with asyncio.timeout(10), database.read() as connection:
+        while True:
+            if (await connection.execute(statement, {"seconds": seconds})).scalar_one():
+                return
+            await asyncio.sleep(0.02)
+
+
 @pytest.mark.postgres
 async def test_who_works_or_waits_between_statements_or_is_no_spanloom_is_left_alone(
     counts: Database, postgres_url: str
@@ -83,9 +107,9 @@ async def test_who_works_or_waits_between_statements_or_is_no_spanloom_is_left_a
     prepared_elsewhere = await stranger.prepare("SELECT number FROM counts")
     async with counts.begin() as working, counts.begin() as waiting:
         await waiting.execute(text("SELECT 1"))
-        work = asyncio.create_task(working.execute(text("SELECT pg_sleep(0.6)")))
-        await asyncio.sleep(0.4)
-        assert await end_frozen(counts, idle_seconds=0.2) == 0
+        work = asyncio.create_task(working.execute(text("SELECT pg_sleep(2)")))
+        await has_run_for(counts, 0.2)
+        assert await end_frozen(counts, idle_seconds=0.1, command_seconds=0.1) == 0
         await work
         assert (await waiting.execute(text("SELECT 1"))).scalar_one() == 1
     assert await prepared_elsewhere.fetchval() == 1
