@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from engine.dispatch.inprocess import Dispatcher
     from engine.execution import ExecutionEngine
     from engine.resources import Models, Resources
+    from telemetry.health import Health
     from telemetry.journal import Journal
     from telemetry.metrics import Metrics
     from telemetry.orphans import Orphans
@@ -105,7 +106,6 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
     from telemetry.metrics import Metrics
     from telemetry.orphans import Orphans
     from telemetry.receiver import Receiver
-    from telemetry.replay import Replay
     from telemetry.sdk import build_telemetry
 
     async with AsyncExitStack() as stack:
@@ -147,7 +147,7 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
             sweep_seconds=settings.sweep_seconds,
             on_ended=checkpoints.forget,
         )
-        replay = Replay(database, _consumers(settings), health)
+        replay = replay_of(settings, database, health)
         dispatcher = Dispatcher(engine, journal, slots=settings.worker_slots)
         runtime = Runtime(
             settings, database, telemetry, metrics, receiver, journal, resources, engine, dispatcher, orphans, replay
@@ -198,11 +198,11 @@ async def open_orphans(settings: Settings, database: Database) -> AsyncIterator[
     yield Orphans(database, sink, on_ended=forget)
 
 
-def replay_of(settings: Settings, database: Database) -> "Replay":
-    """What tries dead letters again, without an engine."""
+def replay_of(settings: Settings, database: Database, health: "Health | None" = None) -> "Replay":
+    """What tries dead letters again; it needs no engine."""
     from telemetry.replay import Replay
 
-    return Replay(database, _consumers(settings))
+    return Replay(database, _consumers(settings), health)
 
 
 def _consumers(settings: Settings) -> list["Consumer"]:

@@ -50,24 +50,15 @@ class Backlog:
 
 def owing(consumers: Collection[str], *, is_event: bool) -> list[str]:
     """Who of them owes a signal: a span the records alone."""
-    return [name for name in (RECORDS, WEBHOOKS) if name in consumers and (is_event or name == RECORDS)]
+    return [name for name in _OWES if name in consumers and (is_event or name == RECORDS)]
 
 
 async def keep(connection: AsyncConnection, parcels: Sequence[Parcel], consumers: Collection[str]) -> None:
     """Put signals in. One that is there already stays as it is."""
     at = datetime.now(UTC)
-    owed = {is_event: owing(consumers, is_event=is_event) for is_event in (False, True)}
+    marks = {is_event: [name in owing(consumers, is_event=is_event) for name in _OWES] for is_event in (False, True)}
     rows = [
-        (
-            one.id,
-            one.is_event,
-            one.scope,
-            one.payload,
-            RECORDS in owed[one.is_event],
-            WEBHOOKS in owed[one.is_event],
-            at,
-            0,
-        )
+        (one.id, one.is_event, one.scope, one.payload, *marks[one.is_event], at, 0)
         for one in sorted(parcels, key=lambda parcel: parcel.id)
     ]
     await _KEEP.run(connection, rows)

@@ -118,8 +118,10 @@ class Replay:
         )
         async with self._database.read() as connection:
             read = [(_Letter(row.id, row.tries), _signal(row.signal)) for row in await connection.execute(due)]
+            if not read:
+                return None
             known, _ = await sort(connection, [signal for _, signal in read if signal is not None])
-        return _page(read, known) if read else None
+        return _page(read, known)
 
     async def _try_page(self, consumer: Consumer, page: "_Page", now: datetime) -> Replayed:
         """All together, and if that fails one by one."""

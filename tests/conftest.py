@@ -111,6 +111,12 @@ def migrated_sqlite_url(sqlite_template: Path, sqlite_url: str) -> str:
 
 
 @pytest.fixture
+def other_sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """A second one, to compare the first with."""
+    return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'other.db')}"
+
+
+@pytest.fixture
 def migrated_postgres_url(postgres_template: str, postgres_server: PostgresServer) -> Iterator[str]:
     """A new PostgreSQL database with the schema in it."""
     url = postgres_server.create_database(template=postgres_template)

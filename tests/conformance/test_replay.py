@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -82,34 +82,45 @@ class Hanging:
         await self._misdeed(connection)
 
 
-@pytest.fixture
-def other_url(sqlite_template: Path, tmp_path: Path) -> str:
-    """The database of a journal that has no trouble."""
-    file = tmp_path / "other.db"
-    file.write_bytes(sqlite_template.read_bytes())
-    return f"sqlite:///{file}"
-
-
 async def tell_in(databases: dict[Database, Sequence[Consumer]], executions: int = EXECUTIONS) -> None:
     """The same executions in journals over each database, with consumers of its own."""
     telemetry = build_telemetry()
-    for database in databases:
-        await add_endpoint(database)
-    journals = [Journal(database, Pipeline(own)) for database, own in databases.items()]
-    for journal in journals:
-        await journal.__aenter__()
-        telemetry.add(journal.spans, journal.events)
-    for number in range(executions):
-        story = begin(telemetry, workflow_name=f"w{number % 3}")
-        for journal in journals:
-            await journal.accept(story.acceptance())
-        tell(story, number)
-        status = end(story, number)
-        for journal in journals:
-            assert await journal.finish(story.finish(status))
-    for journal in journals:
-        await journal.__aexit__(None, None, None)
+    async with AsyncExitStack() as stack:
+        journals = []
+        for database, own in databases.items():
+            await add_endpoint(database)
+            journals.append(await stack.enter_async_context(Journal(database, Pipeline(own))))
+            telemetry.add(journals[-1].spans, journals[-1].events)
+        for number in range(executions):
+            story = begin(telemetry, workflow_name=f"w{number % 3}")
+            for journal in journals:
+                await journal.accept(story.acceptance())
+            tell(story, number)
+            status = end(story, number)
+            for journal in journals:
+                assert await journal.finish(story.finish(status))
     telemetry.shutdown()
+
+
+async def tell_in_vain(database: Database, executions: int) -> list[Signal]:
+    """Executions whose signals the records do not take, so that all are kept aside; the signals."""
+    listening = Listening()
+    await tell_in({database: [listening, Troubled(Records(), 1.0)]}, executions)
+    return listening.heard
+
+
+def poisoned(signals: Sequence[Signal], number: int) -> list[Signal]:
+    """So many spans that the records never take, of ids of their own."""
+    spans = [signal for signal in signals if isinstance(signal, SpanRecord)]
+    bad = [replace(span, status="no such status", span_id=f"{n:016x}") for n, span in enumerate(spans[:number], 1)]
+    assert len(bad) == number
+    return [*bad]
+
+
+async def keep_aside(database: Database, signals: Sequence[Signal]) -> None:
+    """As if the records could not take them."""
+    async with database.begin() as connection:
+        await DeadLetters(Health()).keep(connection, "records", signals, "made up")
 
 
 async def make_due(database: Database) -> None:
@@ -132,8 +143,8 @@ async def waits(database: Database) -> set[tuple[int, float | None]]:
 
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
-async def test_the_books_are_as_if_nothing_had_happened(migrated_url: str, other_url: str, share: float) -> None:
-    async with Database(migrated_url) as database, Database(other_url) as other:
+async def test_the_books_are_as_if_nothing_had_happened(migrated_url: str, other_sqlite_url: str, share: float) -> None:
+    async with Database(migrated_url) as database, Database(other_sqlite_url) as other:
         await tell_in({database: [Troubled(one, share) for one in consumers()], other: consumers()})
         kept = await count(database, dead_letter)
         assert kept > (PAGE if share == 1.0 else 10)
@@ -151,27 +162,19 @@ async def test_the_books_are_as_if_nothing_had_happened(migrated_url: str, other
 
 async def test_what_is_given_again_is_what_was_kept(migrated_url: str) -> None:
     async with Database(migrated_url) as database:
-        listening = Listening()
-        await tell_in({database: [listening, Troubled(Records(), 1.0)]}, executions=12)
-        again = Listening()
+        heard, again = await tell_in_vain(database, 12), Listening()
         await Replay(database, [again]).try_all()
-    assert sorted(again.heard, key=repr) == sorted(listening.heard, key=repr)
-    await rebuild(migrated_url, listening.heard)
+        assert sorted(again.heard, key=repr) == sorted(heard, key=repr)
+        async with database.begin() as connection:  # so that the books agree
+            await Records().apply(connection, Batch.of(heard))
 
 
-async def rebuild(url: str, signals: Sequence[Signal]) -> None:
-    """Give the records what they have missed, so that the books agree."""
-    async with Database(url) as database, database.begin() as connection:
-        await Pipeline([Records()]).apply(connection, Batch.of(signals))
-
-
-async def test_of_what_was_stored_by_other_means_nothing_doubles(migrated_url: str, other_url: str) -> None:
-    async with Database(migrated_url) as database, Database(other_url) as other:
+async def test_of_what_was_stored_by_other_means_nothing_doubles(migrated_url: str, other_sqlite_url: str) -> None:
+    async with Database(migrated_url) as database, Database(other_sqlite_url) as other:
         listening = Listening()
         await tell_in({database: [listening, *consumers()], other: consumers()})
-        async with database.begin() as connection:
-            for _ in range(2):
-                await DeadLetters(Health()).keep(connection, "records", listening.heard, "made up")
+        for _ in range(2):
+            await keep_aside(database, listening.heard)
         assert (await Replay(database, consumers()).try_all()).stored == 2 * len(listening.heard)
         assert await books(database) == await books(other)
 
@@ -179,17 +182,13 @@ async def test_of_what_was_stored_by_other_means_nothing_doubles(migrated_url: s
 @pytest.mark.usefixtures("books_left_open")
 async def test_what_fails_again_waits_longer_each_time_and_the_good_beside_it_is_stored(migrated_url: str) -> None:
     async with Database(migrated_url) as database:
-        listening = Listening()
-        await tell_in({database: [listening, Troubled(Records(), 1.0)]}, executions=3)
-        spans = [signal for signal in listening.heard if isinstance(signal, SpanRecord)]
-        poison = replace(spans[0], status="no such status", span_id="f" * 16)
-        async with database.begin() as connection:
-            await DeadLetters(Health()).keep(connection, "records", [poison], "made up")
+        heard = await tell_in_vain(database, 3)
+        await keep_aside(database, poisoned(heard, 1))
         assert await waits(database) == {(0, FIRST_SECONDS)}
 
         replay = Replay(database, [Records()])
         await make_due(database)
-        assert await replay.try_due() == Replayed(stored=len(listening.heard), kept=1)
+        assert await replay.try_due() == Replayed(stored=len(heard), kept=1)
         for tries, seconds in enumerate(WAITS_SECONDS[1:], start=1):
             assert await waits(database) == {(tries, seconds)}
             await make_due(database)
@@ -208,15 +207,12 @@ async def test_what_fails_again_waits_longer_each_time_and_the_good_beside_it_is
 @pytest.mark.usefixtures("books_left_open")
 async def test_many_bad_ones_keep_no_good_one_back(migrated_url: str) -> None:
     async with Database(migrated_url) as database:
-        listening = Listening()
-        await tell_in({database: [listening, Troubled(Records(), 1.0)]}, executions=12)
-        spans = [signal for signal in listening.heard if isinstance(signal, SpanRecord)]
-        poison = [replace(span, status="no such status", span_id=f"{n:016x}") for n, span in enumerate(spans[:40])]
+        heard = await tell_in_vain(database, 12)
+        await keep_aside(database, poisoned(heard, 40))
         async with database.begin() as connection:
-            await DeadLetters(Health()).keep(connection, "records", poison, "made up")
             own, common = func.substr(dead_letter.c.id, 30), func.substr(dead_letter.c.id, 1, 29)
             await connection.execute(update(dead_letter).values(id=own.concat(common)))  # in any order
-        assert await Replay(database, [Records()]).try_all() == Replayed(len(listening.heard), kept=len(poison))
+        assert await Replay(database, [Records()]).try_all() == Replayed(stored=len(heard), kept=40)
 
 
 @pytest.mark.usefixtures("books_left_open")
@@ -230,8 +226,7 @@ async def test_a_consumer_that_hangs_is_given_its_letters_later(
     async with Database(migrated_url) as database:
         listening = Listening()
         await tell_in({database: [listening, Records()]}, executions=2)
-        async with database.begin() as connection:
-            await DeadLetters(Health()).keep(connection, "records", listening.heard, "made up")
+        await keep_aside(database, listening.heard)
         assert await Replay(database, [Hanging(misdeed)]).try_all() == Replayed(kept=len(listening.heard))
         assert {tries for tries, _ in await waits(database)} == {1}
 
@@ -275,8 +270,8 @@ async def test_what_otlp_cannot_say_is_kept_for_each_consumer_that_owes_it(migra
     assert letters == {("records", len(early)), ("webhooks", len(events))}
 
 
-async def test_two_that_try_at_once_double_nothing(migrated_url: str, other_url: str) -> None:
-    async with Database(migrated_url) as database, Database(other_url) as other:
+async def test_two_that_try_at_once_double_nothing(migrated_url: str, other_sqlite_url: str) -> None:
+    async with Database(migrated_url) as database, Database(other_sqlite_url) as other:
         await tell_in({database: [Troubled(one, 1.0) for one in consumers()], other: consumers()})
         kept = await count(database, dead_letter)
         await make_due(database)

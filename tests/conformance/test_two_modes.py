@@ -1,7 +1,6 @@
 """Embedded or through the Collector: the same executions make the same books, whatever happens on the way."""
 
 import asyncio
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -12,14 +11,6 @@ from tests.ways import BothWays, books, both_ways, collector_way, count
 
 EXECUTIONS = 220
 AT_ONCE = 16
-
-
-@pytest.fixture
-def embedded_url(sqlite_template: Path, tmp_path: Path) -> str:
-    """The database of the embedded mode."""
-    file = tmp_path / "embedded.db"
-    file.write_bytes(sqlite_template.read_bytes())
-    return f"sqlite:///{file}"
 
 
 async def tell_all(ways: BothWays, executions: int = EXECUTIONS) -> None:
@@ -43,8 +34,8 @@ async def assert_equal(ways: BothWays, executions: int = EXECUTIONS) -> None:
     assert await count(ways.collector.database, dead_letter) == 0
 
 
-async def test_a_collector_that_works_makes_the_same_books(migrated_url: str, embedded_url: str) -> None:
-    async with collector_way(migrated_url) as way, both_ways(embedded_url, way) as ways:
+async def test_a_collector_that_works_makes_the_same_books(migrated_url: str, other_sqlite_url: str) -> None:
+    async with collector_way(migrated_url) as way, both_ways(other_sqlite_url, way) as ways:
         await tell_all(ways, 40)
         await way.drained()
         await assert_equal(ways, 40)
@@ -55,11 +46,11 @@ async def test_a_collector_that_works_makes_the_same_books(migrated_url: str, em
 
 @pytest.mark.slow
 async def test_a_collector_that_does_everything_wrong_makes_the_same_books(
-    migrated_url: str, embedded_url: str
+    migrated_url: str, other_sqlite_url: str
 ) -> None:
     mood = by_chance(Random(3), takes=60, rejects=10, refuses=4, fails=12, redirects=4, dawdles=5, swallows=5)
     way_there = collector_way(migrated_url, mood, unlucky=0.05, repeats=0.3, confirm_seconds=2.0)
-    async with way_there as way, both_ways(embedded_url, way) as ways:
+    async with way_there as way, both_ways(other_sqlite_url, way) as ways:
         await tell_all(ways)
         await way.drained()
         await assert_equal(ways)
@@ -69,9 +60,9 @@ async def test_a_collector_that_does_everything_wrong_makes_the_same_books(
     assert way.health.outbox.served_locally.total() > 0
 
 
-async def test_a_collector_that_swallows_everything_is_done_without(migrated_url: str, embedded_url: str) -> None:
+async def test_a_collector_that_swallows_everything_is_done_without(migrated_url: str, other_sqlite_url: str) -> None:
     async with collector_way(migrated_url, always("swallows"), confirm_seconds=0.3) as way:
-        async with both_ways(embedded_url, way) as ways:
+        async with both_ways(other_sqlite_url, way) as ways:
             await tell_all(ways, 20)
             await way.drained()
             await assert_equal(ways, 20)
@@ -79,9 +70,11 @@ async def test_a_collector_that_swallows_everything_is_done_without(migrated_url
     assert way.health.outbox.is_reachable
 
 
-async def test_a_collector_that_refuses_everything_is_done_without(migrated_sqlite_url: str, embedded_url: str) -> None:
+async def test_a_collector_that_refuses_everything_is_done_without(
+    migrated_sqlite_url: str, other_sqlite_url: str
+) -> None:
     async with collector_way(migrated_sqlite_url, always("refuses"), confirm_seconds=0.3) as way:
-        async with both_ways(embedded_url, way) as ways:
+        async with both_ways(other_sqlite_url, way) as ways:
             await tell_all(ways, 3)
             await way.drained()
             await assert_equal(ways, 3)

@@ -65,18 +65,10 @@ ONLY_ON_CALLS = (semconv.GENAI_INPUT, semconv.GENAI_OUTPUT, semconv.GENAI_COST)
 """These tools sum them over all spans."""
 
 
-@pytest.fixture
-def embedded_url(sqlite_template: Path, tmp_path: Path) -> str:
-    """The database of the embedded mode."""
-    file = tmp_path / "embedded.db"
-    file.write_bytes(sqlite_template.read_bytes())
-    return f"sqlite:///{file}"
-
-
 async def test_both_modes_make_the_same_books_and_jaeger_has_every_trace(
-    migrated_url: str, embedded_url: str, documents: Path, start_collector: StartCollector, jaeger: Jaeger
+    migrated_url: str, other_sqlite_url: str, documents: Path, start_collector: StartCollector, jaeger: Jaeger
 ) -> None:
-    async with serving(embedded_url, documents, None) as shop:
+    async with serving(other_sqlite_url, documents, None) as shop:
         await run_all(shop, range(EXECUTIONS))
         expected = await read_books(shop.runtime.database)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import Select, TextClause, func, select, text
+from sqlalchemy import RowMapping, Select, select, text
 
 from engine.store.database import Database
 from engine.store.definitions import save_definition
@@ -69,11 +69,12 @@ class World:
         try:
             async with asyncio.timeout(SETTLED_SECONDS):
                 while True:
-                    if not (await self._open() or await self._owed()):
+                    if not await self._unfinished():
                         return
                     await asyncio.sleep(0.1)
         except TimeoutError as error:
-            raise AssertionError(f"not settled after {SETTLED_SECONDS:g} s:\n{await self._unsettled()}") from error
+            left = [*await self._unfinished(), *await self._transactions()]
+            raise AssertionError("\n".join([f"not settled after {SETTLED_SECONDS:g} s:", *map(_said, left)])) from error
 
     async def ends(self) -> dict[str, "End"]:
         """How and when each execution ended."""
@@ -84,32 +85,32 @@ class World:
                 for row in rows.mappings()
             }
 
-    async def _open(self) -> int:
-        statement = select(func.count()).where(execution_control.c.finished_at.is_(None))
+    async def _unfinished(self) -> list[RowMapping]:
+        """Some of what is open, owed or to be tried again."""
         async with self.database.read() as connection:
-            return (await connection.execute(statement)).scalar_one()
+            return [row for each in _UNFINISHED for row in (await connection.execute(each.limit(_SHOWN))).mappings()]
 
-    async def _unsettled(self) -> str:
-        """What is open and owed, and on PostgreSQL who is in a transaction."""
-        statements: list[Select[Any] | TextClause] = [
-            select(execution_control).where(execution_control.c.finished_at.is_(None)),
-            select(webhook_deliveries).where(webhook_deliveries.c.state == "pending"),
-            select(outbox.c.id, outbox.c.shipped_at),
-            select(dead_letter),
-        ]
+    async def _transactions(self) -> list[RowMapping]:
+        """Who is in one, on PostgreSQL."""
+        if self.database.dialect_name == "sqlite":
+            return []
         async with self.database.read() as connection:
-            if connection.dialect.name == "postgresql":
-                statements.append(text("SELECT * FROM pg_stat_activity WHERE xact_start IS NOT NULL"))
-            found = [row for each in statements for row in (await connection.execute(each)).mappings().fetchmany(20)]
-        return "\n".join(str({name: value for name, value in row.items() if value is not None}) for row in found)
+            statement = text("SELECT * FROM pg_stat_activity WHERE xact_start IS NOT NULL")
+            return list((await connection.execute(statement)).mappings())
 
-    async def _owed(self) -> int:
-        pending = select(func.count()).where(webhook_deliveries.c.state == "pending")
-        to_try_again = select(func.count()).where(dead_letter.c.due_at.is_not(None))
-        async with self.database.read() as connection:
-            waiting = (await connection.execute(pending)).scalar_one()
-            waiting += (await connection.execute(to_try_again)).scalar_one()
-            return waiting + (await connection.execute(select(func.count()).select_from(outbox))).scalar_one()
+
+_UNFINISHED: list[Select[Any]] = [
+    select(execution_control).where(execution_control.c.finished_at.is_(None)),
+    select(webhook_deliveries).where(webhook_deliveries.c.state == "pending"),
+    select(outbox.c.id, outbox.c.shipped_at),
+    select(dead_letter).where(dead_letter.c.due_at.is_not(None)),
+]
+_SHOWN = 20
+"""Of each."""
+
+
+def _said(row: RowMapping) -> str:
+    return str({name: value for name, value in row.items() if value is not None})
 
 
 @dataclass(frozen=True, slots=True)
