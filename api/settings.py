@@ -15,9 +15,9 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, Valid
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from engine.addresses import Exceptions
 from engine.errors import SpanloomError
-from engine.providers import ProviderSettings
+from engine.models.registry import ProviderSettings
+from engine.security.addresses import Exceptions
 
 PREFIX = "SPANLOOM_"
 

@@ -10,15 +10,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from bench.workflows import chat, engine, request
+from engine.database.database import Database
 from engine.graph import JsonObject
-from engine.store.database import Database
-from telemetry import outbox
+from telemetry.collector import outbox
+from telemetry.collector.outbox import RECORDS
 from telemetry.health import Health
-from telemetry.journal import Journal
-from telemetry.otlp import logs_request, traces_request
-from telemetry.outbox import RECORDS
-from telemetry.sdk import build_telemetry
-from telemetry.sinks import OutboxSink
+from telemetry.journal.journal import Journal
+from telemetry.journal.sinks import OutboxSink
+from telemetry.sdk.providers import build_telemetry
+from telemetry.signals.otlp import logs_request, traces_request
 
 EXECUTIONS = 100
 """In a batch, so that it has 1,100 spans."""

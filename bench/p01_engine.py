@@ -6,7 +6,7 @@ from functools import partial
 
 from bench.harness import Effort, Goal, Report, Row, Runner, Variant, Work, check_equal, compare, one_by_one
 from bench.workflows import NAMES, OURS, RAW, SPANS, Keep, engine, raw_answer, request, run_ours
-from telemetry.sdk import build_telemetry
+from telemetry.sdk.providers import build_telemetry
 
 EXECUTIONS: dict[Effort, int] = {"smoke": 3, "short": 100, "full": 200}
 GOALS = {"chain10": 0.50, "loop10": 0.40, "fan10": 0.50, "chat": 0.80}

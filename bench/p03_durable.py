@@ -15,14 +15,14 @@ from uuid_utils.compat import uuid7
 
 from bench.harness import Effort, Goal, Report, Row, Runner, Variant, Work, check_equal, compare, side_by_side
 from bench.workflows import OURS, RAW, SPANS, engine, raw_answer, request, run_ours
-from engine.store import migrations
-from engine.store.database import Database
-from telemetry.books import check_books
-from telemetry.journal import Journal
-from telemetry.pipeline import Pipeline
-from telemetry.records import Records
-from telemetry.sdk import build_telemetry
-from telemetry.tables import spans
+from engine.database import migrations
+from engine.database.database import Database
+from telemetry.journal.journal import Journal
+from telemetry.pipeline.pipeline import Pipeline
+from telemetry.reconcile.audit import check_books
+from telemetry.records.consumer import Records
+from telemetry.sdk.providers import build_telemetry
+from telemetry.store.tables import spans
 
 GRAPH = "chain10"
 CONCURRENT = 64

@@ -20,11 +20,11 @@ from sqlalchemy import func, select
 from bench.executions import EXECUTIONS, SPANS, Exported, exporting
 from bench.harness import ROOT, Effort, Goal, Measured, Report, Row, Runner, Variant, Work, compare, environment
 from bench.peers import MLFLOW, PHOENIX, Peer, PeerMissing
-from engine.store import migrations
-from engine.store.database import Database
-from telemetry.books import check_books
-from telemetry.otlp import CONTENT_TYPE
-from telemetry.tables import executions, outbox, spans
+from engine.database import migrations
+from engine.database.database import Database
+from telemetry.reconcile.audit import check_books
+from telemetry.signals.otlp import CONTENT_TYPE
+from telemetry.store.tables import executions, outbox, spans
 from tests.services.cache import ServiceMissing
 from tests.services.postgres import server as postgres
 from tests.services.process import free_port, running
@@ -98,7 +98,7 @@ def _receiver(url: str, folder: Path) -> Iterator[tuple[str, int]]:
         except httpx2.TransportError:
             return False
 
-    command = [sys.executable, "-c", "from api.cli import main; main()", "serve", "--role", "ingest"]
+    command = [sys.executable, "-c", "from api.cli.main import main; main()", "serve", "--role", "ingest"]
     settings = environment() | settings | {"PYTHONPATH": str(ROOT)}
     with running(command, log=folder / "log", ready=is_ready, environment=settings) as process:
         yield base, process.pid

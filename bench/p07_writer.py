@@ -18,13 +18,13 @@ import asyncpg  # type: ignore[import-untyped]  # asyncpg ships no types
 
 from bench.executions import EXECUTIONS, SPANS, Exporting, exporting
 from bench.harness import ROUNDS, Effort, Goal, Report, Row
-from engine.store import migrations
-from engine.store.database import Database
-from telemetry import otlp
-from telemetry.books import check_books
-from telemetry.pipeline import Pipeline
-from telemetry.records import Records
-from telemetry.signals import Batch, Signal
+from engine.database import migrations
+from engine.database.database import Database
+from telemetry.pipeline.pipeline import Pipeline
+from telemetry.reconcile.audit import check_books
+from telemetry.records.consumer import Records
+from telemetry.signals import otlp
+from telemetry.signals.records import Batch, Signal
 from tests.services.postgres import server as postgres
 
 BATCHES: dict[Effort, int] = {"smoke": 1, "short": 4, "full": 4}

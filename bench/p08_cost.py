@@ -20,12 +20,12 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bench.harness import ROUNDS, Effort, Goal, Report, Row
-from engine.store import migrations
-from engine.store.database import Database
-from telemetry.bulk import BulkInsert
-from telemetry.cost import CostFilter, cost
-from telemetry.rollups import EPOCH, CallDelta, Deltas, EndDelta, Subject
-from telemetry.tables import executions
+from engine.database import migrations
+from engine.database.database import Database
+from telemetry.reads.cost import CostFilter, cost
+from telemetry.records.rollups import EPOCH, CallDelta, Deltas, EndDelta, Subject
+from telemetry.store.bulk import BulkInsert
+from telemetry.store.tables import executions
 from tests.services.cache import ServiceMissing
 from tests.services.postgres import server as postgres
 

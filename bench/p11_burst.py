@@ -20,20 +20,20 @@ from sqlalchemy import func, select
 from uuid_utils.compat import uuid7
 
 from bench.harness import Effort, Goal, Report, Row, Runner, Variant, Work, compare
-from engine import semconv
+from engine.database import migrations
+from engine.database.database import Database
+from engine.identity import Subject
 from engine.ledger import Acceptance, Finish
-from engine.pricing import GenaiPrices
+from engine.models.pricing import GenaiPrices
 from engine.result import Status
-from engine.store import migrations
-from engine.store.database import Database
-from engine.subject import Subject
-from engine.tracker import Attributes, Tracing, WorkflowTracker
-from telemetry.books import check_books
-from telemetry.journal import Journal
-from telemetry.pipeline import Pipeline
-from telemetry.records import Records
-from telemetry.sdk import Telemetry, build_telemetry
-from telemetry.tables import spans
+from engine.tracing import semconv
+from engine.tracing.tracker import Attributes, Tracing, WorkflowTracker
+from telemetry.journal.journal import Journal
+from telemetry.pipeline.pipeline import Pipeline
+from telemetry.reconcile.audit import check_books
+from telemetry.records.consumer import Records
+from telemetry.sdk.providers import Telemetry, build_telemetry
+from telemetry.store.tables import spans
 
 NODES = 99
 """Of each execution; with the root 100 spans."""

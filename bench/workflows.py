@@ -18,16 +18,16 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import TracerProvider
 
 from bench.harness import Work
-from engine.execution import ExecutionEngine
+from engine.engine import ExecutionEngine
+from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.graph import Json, JsonObject
-from engine.langchain_model import LangChainModel
 from engine.ledger import Ledger
-from engine.library import BuiltinTemplates, NoConversations, NoDefinitions
-from engine.pricing import GenaiPrices
+from engine.models.langchain import LangChainModel
+from engine.models.pricing import GenaiPrices
 from engine.request import ExecutionRequest
 from engine.resources import ChatModel, Passage, Resources, RetrievalQuery
-from engine.tools import function_tool
-from telemetry.sdk import Telemetry, build_telemetry
+from engine.tools.builtin import function_tool
+from telemetry.sdk.providers import Telemetry, build_telemetry
 
 QUESTION = "How far is it from Rome to Oslo, and how long does it take?"
 ANSWER = "It is 2,006 km; a train takes 30 hours."

@@ -1,4 +1,4 @@
-"""The recording rules and alerts, as data. Metric names are those of telemetry/metrics.py and the Collector.
+"""The recording rules and alerts, as data. Metric names are those of `telemetry/metrics` and the Collector.
 
 Counters read from the roll-ups are the same in every process, hence `max`; what a process counts itself is added up.
 """

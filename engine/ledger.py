@@ -13,9 +13,9 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from engine.graph import Json, JsonObject, OnLost
+from engine.identity import Subject
 from engine.result import Approval, Status
-from engine.subject import Subject
-from engine.totals import Carried
+from engine.usage import Carried
 
 
 @dataclass(frozen=True, slots=True)

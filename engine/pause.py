@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from engine.documents.json_schema import validator
 from engine.graph import Json
-from engine.json_schema import validator
 from engine.result import Approval
 
 

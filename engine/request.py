@@ -9,7 +9,7 @@ from opentelemetry.context import Context
 from pydantic import Field, JsonValue
 
 from engine.graph import Document, Durability, JsonObject, OnLost, RecordLevel
-from engine.subject import Trigger
+from engine.identity import Trigger
 
 Key = Annotated[str, Field(min_length=1, max_length=255)]
 Version = Annotated[int, Field(ge=1)]

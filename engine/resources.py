@@ -6,11 +6,11 @@ Protocols for what users plug in, and the plain records that pass through them.
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Literal, Protocol, TypedDict, cast
 
 from engine.graph import Json, JsonObject
 from engine.result import Usage
-from engine.semconv import CostSource
 
 
 class ToolCall(TypedDict):
@@ -121,6 +121,15 @@ class Models(Protocol):
 
     def problem(self, provider: str, model: str) -> str | None:
         """Why the model cannot be called here, as a sentence with what to do; null if it can."""
+
+
+class CostSource(StrEnum):
+    """Values of `workflow.cost.source`: where a call's price came from."""
+
+    PRICE_TABLE = "price_table"
+    OVERRIDE = "override"
+    DEMO = "demo"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)

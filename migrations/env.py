@@ -1,4 +1,4 @@
-"""What alembic runs: on the connection that `engine.store.migrations` hands over, or to text."""
+"""What alembic runs: on the connection that `engine.database.migrations` hands over, or to text."""
 
 from alembic import context
 

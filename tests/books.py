@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from engine.store import migrations
-from engine.store.database import Database
+from engine.database import migrations
+from engine.database.database import Database
 from engine.store.tables import execution_control
-from telemetry.books import check_books
-from telemetry.tables import dead_letter, executions
+from telemetry.reconcile.audit import check_books
+from telemetry.store.tables import dead_letter, executions
 
 DATABASE_FIXTURES = ("migrated_url", "migrated_sqlite_url", "migrated_postgres_url", "database_url", "postgres_url")
 

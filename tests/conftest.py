@@ -227,7 +227,7 @@ def found(find: Callable[[], T]) -> T:
 
 def _migrate(url: str) -> None:
     """Migrate in a thread of its own: the one we are in may have a loop that belongs to a test."""
-    from engine.store import migrations
+    from engine.database import migrations
 
     with ThreadPoolExecutor(max_workers=1) as thread:
         thread.submit(lambda: asyncio.run(migrations.upgrade(url))).result()

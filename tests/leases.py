@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import update
 
-from engine.store.database import Database
+from engine.database.database import Database
 from engine.store.tables import execution_control
 
 

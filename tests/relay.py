@@ -29,8 +29,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from api.server import listen, url_of
-from telemetry import otlp
+from api.service.server import listen, url_of
+from telemetry.signals import otlp
 from tests.services.collector.server import INGEST_TOKEN
 
 TOKEN = INGEST_TOKEN

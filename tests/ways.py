@@ -11,23 +11,23 @@ from random import Random
 from sqlalchemy import Table, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.bootstrap import Ingest
-from api.server import listen, receiving, url_of
+from api.service.server import listen, receiving, url_of
 from api.settings import Settings
+from api.wiring.bootstrap import Ingest
+from engine.database.database import Database
 from engine.errors import Unavailable
 from engine.ledger import Checkpoint
 from engine.result import Status
-from engine.store.database import Database
+from telemetry.collector.receiver import Receiver, Unconfirmed
+from telemetry.collector.shipper import Shipper
 from telemetry.health import Health
-from telemetry.journal import Journal
-from telemetry.metrics import Metrics
-from telemetry.pipeline import Consumer, Pipeline
-from telemetry.receiver import Receiver, Unconfirmed
-from telemetry.records import Records
-from telemetry.sdk import Collector, Destination, Telemetry, build_telemetry
-from telemetry.shipper import Shipper
-from telemetry.sinks import OutboxSink
-from telemetry.tables import (
+from telemetry.journal.journal import Journal
+from telemetry.journal.sinks import OutboxSink
+from telemetry.metrics.span_metrics import Metrics
+from telemetry.pipeline.pipeline import Consumer, Pipeline
+from telemetry.records.consumer import Records
+from telemetry.sdk.providers import Collector, Destination, Telemetry, build_telemetry
+from telemetry.store.tables import (
     execution_rollups,
     execution_rollups_daily,
     executions,
@@ -37,7 +37,7 @@ from telemetry.tables import (
     webhook_endpoints,
     webhook_events,
 )
-from telemetry.webhooks import Webhooks
+from telemetry.webhooks.consumer import Webhooks
 from tests.relay import TOKEN, Mood, Relay, always, relay
 from tests.telemetry.bookkeeper import Story, begin
 

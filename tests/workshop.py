@@ -12,21 +12,21 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from api.bootstrap import Runtime, open_runtime
 from api.settings import Settings
-from engine import semconv
-from engine.execution import ExecutionEngine
-from engine.files import FilesRetriever
+from api.wiring.bootstrap import Runtime, open_runtime
+from engine.engine import ExecutionEngine
+from engine.execution.handle import Execution
 from engine.graph import JsonObject
 from engine.request import Caller, ExecutionRequest
 from engine.resources import Resources, Template, Tool
 from engine.result import ExecutionResult
-from engine.running import Execution
+from engine.retrieval.files import FilesRetriever
 from engine.store.definitions import save_definition
 from engine.store.templates import sync_builtin
-from engine.testing import PerTokenPrices, Script, ScriptedModel, ScriptedModels
-from engine.tools import builtin_tools
-from telemetry.queries import ExecutionRecord, Trace, TraceSpan, get_execution, get_trace
+from engine.testing.models import PerTokenPrices, Script, ScriptedModel, ScriptedModels
+from engine.tools.builtin import builtin_tools
+from engine.tracing import semconv
+from telemetry.reads.executions import ExecutionRecord, Trace, TraceSpan, get_execution, get_trace
 
 OWNER = "default"
 

@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from api import documents
-from api.answers import answers, json_answer
-from api.deps import OWNER, QueryModel, RuntimeDep
-from api.times import Time
-from telemetry import cost as costs
+from api.http.dependencies import OWNER, QueryModel, RuntimeDep
+from api.http.responses import answers, json_answer
+from api.schemas import executions
+from api.schemas.timestamps import Time
+from telemetry.reads import cost as costs
 
 router = APIRouter(prefix="/v1/analytics", tags=["analytics"])
 
@@ -35,7 +35,7 @@ class CostQuery(QueryModel):
     summary="What executions cost, per group",
     response_model=None,
     responses=answers(
-        {200: {"description": "Dearest first, with the total.", "model": documents.CostAnswer}},
+        {200: {"description": "Dearest first, with the total.", "model": executions.CostAnswer}},
         "invalid_request",
         "too_many_groups",
     ),
@@ -46,4 +46,4 @@ async def cost(runtime: RuntimeDep, query: Annotated[CostQuery, Query()]) -> Res
     wanted = costs.CostFilter(owner=OWNER, **{name: getattr(query, name) for name in names})
     async with runtime.database.read() as connection:
         report = await costs.cost(connection, wanted, list(dict.fromkeys(query.group_by)))
-    return json_answer(documents.cost(report))
+    return json_answer(executions.cost(report))

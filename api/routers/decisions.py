@@ -5,15 +5,15 @@ from dataclasses import replace
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from api import documents
-from api.answering import ResumeBody, answer
-from api.answers import answers, json_answer, takes_body, takes_key
-from api.bodies import read_body
-from api.deps import OWNER, CallerDep, IdempotencyKeyDep, NoQueryDep, RuntimeDep
-from api.execution_reads import about, headers_of, read_execution, unknown
-from api.retrying import kept
+from api.http.dependencies import OWNER, CallerDep, IdempotencyKeyDep, NoQueryDep, RuntimeDep
+from api.http.request_bodies import read_body
+from api.http.responses import answers, json_answer, takes_body, takes_key
+from api.operations.approve import ResumeBody, answer
+from api.operations.lookup import about, headers_of, read_execution, unknown
+from api.operations.retry import kept
+from api.operations.start import accepted
 from api.routers.executions import ACCEPTED_HEADERS, ID_HEADER
-from api.starting import accepted
+from api.schemas import executions
 from engine.errors import AlreadyFinished, Replayed
 from engine.graph import Document, JsonObject
 from engine.result import Status
@@ -48,10 +48,10 @@ RESUME_EXAMPLES: dict[str, JsonObject] = {
     response_model=None,
     responses=answers(
         {
-            200: {"description": "It was cancelled before.", "model": documents.Execution, "headers": ID_HEADER},
+            200: {"description": "It was cancelled before.", "model": executions.Execution, "headers": ID_HEADER},
             202: {
                 "description": "It is asked to stop, or cancelled where no process runs it.",
-                "model": documents.Execution,
+                "model": executions.Execution,
                 "headers": ID_HEADER,
             },
         },
@@ -89,7 +89,7 @@ async def cancel(execution_id: str, request: Request, runtime: RuntimeDep, query
     summary="Answer what a paused execution asks",
     response_model=None,
     responses=answers(
-        {202: {"description": "It goes on.", "model": documents.Execution, "headers": ID_HEADER}},
+        {202: {"description": "It goes on.", "model": executions.Execution, "headers": ID_HEADER}},
         "malformed_json",
         "not_found",
         "not_paused",
@@ -120,7 +120,7 @@ async def resume(execution_id: str, request: Request, runtime: RuntimeDep, query
         {
             202: {
                 "description": "A new execution with `retry_of`: the same graph and input.",
-                "model": documents.Execution,
+                "model": executions.Execution,
                 "headers": ACCEPTED_HEADERS,
             }
         },

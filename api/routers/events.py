@@ -6,15 +6,15 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from api.answers import answers
-from api.deps import OWNER, QueryModel, RuntimeDep
-from api.execution_reads import about, headers_of, unknown
-from api.following import Position, has_told_all
-from api.problems import Problem
+from api.http.dependencies import OWNER, QueryModel, RuntimeDep
+from api.http.problems import Problem
+from api.http.responses import answers
+from api.operations.follow import Position, has_told_all
+from api.operations.lookup import about, headers_of, unknown
+from api.operations.start import event_stream
 from api.routers.executions import EVENT_STREAM, ID_HEADER
-from api.starting import event_stream
 from engine.store import control
-from telemetry import queries
+from telemetry.reads import executions
 
 MAX_READERS = 16
 """Of one execution in one process, beside the call that started it."""
@@ -65,7 +65,7 @@ async def events(
         position = _position(request, query)
         async with runtime.database.read() as connection:
             row = await control.get(connection, execution_id, OWNER)
-            if row is None and await queries.get_execution(connection, execution_id, OWNER) is None:
+            if row is None and await executions.get_execution(connection, execution_id, OWNER) is None:
                 raise unknown()
         if row is None or has_told_all(row, position):
             return Response(status_code=204, headers=headers_of(execution_id))

@@ -7,17 +7,18 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from api import documents, starting
-from api.answers import answers, json_answer, next_link, takes_body
-from api.bodies import read_body
-from api.cursors import read_cursor, write_cursor
-from api.deps import OWNER, CallerDep, IdempotencyKeyDep, NoQueryDep, QueryModel, RuntimeDep
-from api.execution_reads import about, headers_of, read_execution, unknown
-from api.times import Time
+from api.http.dependencies import OWNER, CallerDep, IdempotencyKeyDep, NoQueryDep, QueryModel, RuntimeDep
+from api.http.pagination import read_cursor, write_cursor
+from api.http.request_bodies import read_body
+from api.http.responses import answers, json_answer, next_link, takes_body
+from api.operations import start as starting
+from api.operations.lookup import about, headers_of, read_execution, unknown
+from api.schemas import executions as documents
+from api.schemas.timestamps import Time
 from engine.graph import JsonObject
 from engine.request import ExecutionRequest
 from engine.result import ExecutionResult, Status
-from telemetry import queries
+from telemetry.reads import executions
 
 router = APIRouter(prefix="/v1/executions", tags=["executions"])
 
@@ -55,10 +56,10 @@ class ListQuery(QueryModel):
     limit: int = Field(50, ge=1, le=200)
     cursor: Text | None = None
 
-    def wanted(self) -> queries.ExecutionFilter:
+    def wanted(self) -> executions.ExecutionFilter:
         """The filters, for this owner."""
         names = ListQuery.model_fields.keys() - {"order", "limit", "cursor"}
-        return queries.ExecutionFilter(owner=OWNER, **{name: getattr(self, name) for name in names})
+        return executions.ExecutionFilter(owner=OWNER, **{name: getattr(self, name) for name in names})
 
 
 class TraceQuery(QueryModel):
@@ -160,7 +161,7 @@ async def list_executions(request: Request, runtime: RuntimeDep, query: Annotate
     """The records that fit all filters. There is no total: it would have to count them all."""
     after = _position(query)
     async with runtime.database.read() as connection:
-        page = await queries.list_executions(
+        page = await executions.list_executions(
             connection, query.wanted(), limit=query.limit, after=after, oldest_first=query.order == "oldest"
         )
     items = [documents.summary(record, runtime.settings) for record in page.items]
@@ -168,11 +169,11 @@ async def list_executions(request: Request, runtime: RuntimeDep, query: Annotate
     return json_answer(documents.ExecutionPage(items=items, next_cursor=cursor), headers=next_link(request, cursor))
 
 
-def _position(query: ListQuery) -> queries.Position | None:
+def _position(query: ListQuery) -> executions.Position | None:
     if query.cursor is None:
         return None
     queued_at, id_ = read_cursor(query.cursor, query)
-    return queries.Position(datetime.fromisoformat(queued_at), id_)
+    return executions.Position(datetime.fromisoformat(queued_at), id_)
 
 
 @router.get(
@@ -211,7 +212,7 @@ async def trace(
     async with about(execution_id):
         after = read_cursor(query.cursor, query)[0] if query.cursor else None
         async with runtime.database.read() as connection:
-            found = await queries.get_trace(
+            found = await executions.get_trace(
                 connection, execution_id, OWNER, attempt=query.attempt, limit=query.limit, after=after
             )
         if found is None:

@@ -6,12 +6,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from api.answers import answers, json_answer
-from api.cursors import read_cursor, write_cursor
-from api.deps import QueryModel, RuntimeDep
-from api.reconcile_documents import ReconcileDocument, ReconcilePage
-from api.times import Time
-from telemetry.reconcile_runs import ReconcileRun, list_runs
+from api.http.dependencies import QueryModel, RuntimeDep
+from api.http.pagination import read_cursor, write_cursor
+from api.http.responses import answers, json_answer
+from api.schemas.reconcile import ReconcileDocument, ReconcilePage
+from api.schemas.timestamps import Time
+from telemetry.reconcile.job import ReconcileRun, list_runs
 
 router = APIRouter(prefix="/v1/reconcile", tags=["operations"])
 

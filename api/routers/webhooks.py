@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from api import webhook_documents as documents
-from api.answers import answers, json_answer, next_link, takes_body
-from api.bodies import read_body
-from api.cursors import read_cursor, write_cursor
-from api.deps import OWNER, NoQueryDep, QueryModel, RuntimeDep
-from api.outgoing import egress_of, sealer_of
-from api.times import Time
-from telemetry import deliveries, endpoints
+from api.http.dependencies import OWNER, NoQueryDep, QueryModel, RuntimeDep
+from api.http.pagination import read_cursor, write_cursor
+from api.http.request_bodies import read_body
+from api.http.responses import answers, json_answer, next_link, takes_body
+from api.schemas import webhooks as documents
+from api.schemas.timestamps import Time
+from api.wiring.outgoing import egress_of, sealer_of
+from telemetry.webhooks import deliveries, endpoints
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 

@@ -8,8 +8,8 @@ import logging
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from engine.engine import ExecutionEngine
 from engine.errors import SpanloomError
-from engine.execution import ExecutionEngine
 from engine.ledger import Claim, Ledger
 
 SLOTS = 64

@@ -8,19 +8,19 @@ from uuid import NAMESPACE_URL
 from pydantic import Field
 from uuid_utils.compat import uuid5
 
-from engine import semconv
 from engine.errors import ApprovalTimeout
 from engine.events import EventType
+from engine.expressions.prompts import parse as parse_prompt
+from engine.expressions.prompts import parse_json
 from engine.graph import Id, Json, JsonObject, Node
 from engine.nodes.base import JSON_PROMPT, PROMPT, NodeBase, NodeConfig, NodeResult, Park
 from engine.pause import Answer
-from engine.prompts import parse as parse_prompt
-from engine.prompts import parse_json
 from engine.result import Approval
-from engine.state import WorkflowState
+from engine.runtime.state import WorkflowState
+from engine.tracing import semconv
 
 if TYPE_CHECKING:
-    from engine.visit import Visit
+    from engine.runtime.visit import Visit
 
 APPROVAL_NAMESPACE = uuid5(NAMESPACE_URL, "urn:spanloom:approval")
 

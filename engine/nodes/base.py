@@ -12,10 +12,10 @@ from pydantic import BaseModel
 
 from engine.errors import NodeFailure
 from engine.graph import Document, Json, JsonObject, Node, Retry
-from engine.state import NO_CHANGE, Change, WorkflowState
+from engine.runtime.state import NO_CHANGE, Change, WorkflowState
 
 if TYPE_CHECKING:
-    from engine.visit import Visit
+    from engine.runtime.visit import Visit
 
 
 class NodeConfig(Document):

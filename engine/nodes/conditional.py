@@ -4,16 +4,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from engine import semconv
 from engine.errors import NoRoute
-from engine.expressions import holds
-from engine.expressions import parse as parse_expression
+from engine.expressions.cel import holds
+from engine.expressions.cel import parse as parse_expression
 from engine.graph import Document, Id, Node
 from engine.nodes.base import CONDITION, NodeBase, NodeConfig, NodeResult
-from engine.state import Change, WorkflowState
+from engine.runtime.state import Change, WorkflowState
+from engine.tracing import semconv
 
 if TYPE_CHECKING:
-    from engine.visit import Visit
+    from engine.runtime.visit import Visit
 
 
 class Case(Document):

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from engine import semconv
 from engine.nodes.base import NodeBase, NodeConfig, NodeResult, Park
-from engine.state import WorkflowState
+from engine.runtime.state import WorkflowState
+from engine.tracing import semconv
 
 if TYPE_CHECKING:
-    from engine.visit import Visit
+    from engine.runtime.visit import Visit
 
 LONGEST_SECONDS = 86_400
 PARKS_ABOVE_SECONDS = 60

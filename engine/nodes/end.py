@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from engine.errors import AuthorFailure
+from engine.expressions.prompts import parse as parse_prompt
+from engine.expressions.prompts import parse_json
 from engine.graph import Document, Json, Node
 from engine.nodes.base import JSON_PROMPT, PROMPT, NodeBase, NodeConfig, NodeResult
-from engine.prompts import parse as parse_prompt
-from engine.prompts import parse_json
-from engine.state import Change, EndState, WorkflowState
+from engine.runtime.state import Change, EndState, WorkflowState
 
 if TYPE_CHECKING:
-    from engine.visit import Visit
+    from engine.runtime.visit import Visit
 
 
 class FailSpec(Document):

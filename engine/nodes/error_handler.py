@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 from uuid_utils.compat import uuid7
 
-from engine import semconv
 from engine.errors import AuthorFailure
+from engine.expressions.prompts import parse as parse_prompt
+from engine.expressions.prompts import parse_json
 from engine.graph import Json, Node
 from engine.nodes.base import JSON_PROMPT, PROMPT, NodeBase, NodeConfig, NodeResult
-from engine.prompts import parse as parse_prompt
-from engine.prompts import parse_json
 from engine.resources import Message
-from engine.state import Change, Recovery, SentBack, WorkflowState
+from engine.runtime.state import Change, Recovery, SentBack, WorkflowState
+from engine.tracing import semconv
 
 if TYPE_CHECKING:
     from engine.result import ErrorInfo
-    from engine.visit import Visit
+    from engine.runtime.visit import Visit
 
 Action = Literal["retry", "continue", "clear_errors", "stop"]
 

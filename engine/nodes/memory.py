@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from engine import semconv
-from engine.calls import call_model
 from engine.errors import ModelFailure, NodeFailure, NodeTimeout, ResourceMissing
+from engine.expressions.prompts import parse as parse_prompt
 from engine.graph import Node, Retry
 from engine.nodes.base import PROMPT, TRANSIENT, NodeBase, NodeConfig, NodeResult
 from engine.nodes.model import choose_model
-from engine.prompts import parse as parse_prompt
 from engine.resources import Message, ModelRequest, ModelSettings
-from engine.state import Change, WorkflowState, text_of
+from engine.runtime.calls import call_model
+from engine.runtime.state import Change, WorkflowState, text_of
+from engine.tracing import semconv
 
 if TYPE_CHECKING:
-    from engine.visit import Visit
+    from engine.runtime.visit import Visit
 
 SUMMARY_PROMPT = (
     "Summarise the conversation so far in a few sentences for somebody who goes on with it. Keep names, numbers, "

@@ -5,20 +5,20 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 from uuid_utils.compat import uuid7
 
-from engine import semconv
-from engine.calls import call_model
+from engine.documents.framing import frame, passage
 from engine.errors import ResourceMissing
-from engine.framing import frame, passage
+from engine.expressions.prompts import parse as parse_prompt
 from engine.graph import JsonObject, ModelDefaults, Node, Retry
 from engine.nodes.base import PROMPT, TRANSIENT, NodeBase, NodeConfig, NodeResult
 from engine.nodes.tools import ToolsNode
-from engine.prompts import parse as parse_prompt
 from engine.resources import ChatModel, Message, ModelReply, ModelRequest, ModelSettings, ToolSpec, as_json
-from engine.state import Change, WorkflowState
+from engine.runtime.calls import call_model
+from engine.runtime.state import Change, WorkflowState
+from engine.tracing import semconv
 
 if TYPE_CHECKING:
-    from engine.context import ExecutionContext
-    from engine.visit import Visit
+    from engine.runtime.context import ExecutionContext
+    from engine.runtime.visit import Visit
 
 DEFAULT_MAX_TOKENS = 1024
 """Never open: budgets reserve it."""

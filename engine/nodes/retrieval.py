@@ -4,18 +4,18 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from engine import semconv
-from engine.calls import retrieve
 from engine.errors import TypeMismatch
+from engine.expressions.prompts import parse as parse_prompt
+from engine.expressions.prompts import parse_json
 from engine.graph import Json, JsonObject, Node, Retry
 from engine.nodes.base import JSON_PROMPT, PROMPT, NodeBase, NodeConfig, NodeResult
-from engine.prompts import parse as parse_prompt
-from engine.prompts import parse_json
 from engine.resources import Passage, RetrievalQuery
-from engine.state import Change, RetrievalContext, WorkflowState
+from engine.runtime.calls import retrieve
+from engine.runtime.state import Change, RetrievalContext, WorkflowState
+from engine.tracing import semconv
 
 if TYPE_CHECKING:
-    from engine.visit import Visit
+    from engine.runtime.visit import Visit
 
 
 class RetrievalConfig(NodeConfig):

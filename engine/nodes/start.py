@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 from engine.nodes.base import NodeBase, NodeConfig, NodeResult
-from engine.state import WorkflowState
+from engine.runtime.state import WorkflowState
 
 if TYPE_CHECKING:
-    from engine.visit import Visit
+    from engine.runtime.visit import Visit
 
 
 class StartConfig(NodeConfig):

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 from uuid_utils.compat import uuid7
 
-from engine import semconv
-from engine.calls import ToolOutcome, call_tool
 from engine.errors import ToolFailed
 from engine.graph import JsonObject, Retry
 from engine.nodes.base import NodeBase, NodeConfig, NodeResult
 from engine.resources import Message, Tool, ToolCall
-from engine.state import Change, WorkflowState
+from engine.runtime.calls import ToolOutcome, call_tool
+from engine.runtime.state import Change, WorkflowState
+from engine.tracing import semconv
 
 if TYPE_CHECKING:
-    from engine.context import ExecutionContext
-    from engine.visit import Visit
+    from engine.runtime.context import ExecutionContext
+    from engine.runtime.visit import Visit
 
 LIMIT_REACHED = "not executed: limit reached"
 

@@ -4,16 +4,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from engine import semconv
-from engine.expressions import evaluate
-from engine.expressions import parse as parse_expression
+from engine.expressions.cel import evaluate
+from engine.expressions.cel import parse as parse_expression
+from engine.expressions.prompts import parse_json
 from engine.graph import ID_PATTERN, Json, Node
 from engine.nodes.base import EXPRESSION, JSON_PROMPT, NodeBase, NodeConfig, NodeResult
-from engine.prompts import parse_json
-from engine.state import Change, VariableOperation, WorkflowState, variable_after
+from engine.runtime.state import Change, VariableOperation, WorkflowState, variable_after
+from engine.tracing import semconv
 
 if TYPE_CHECKING:
-    from engine.visit import Visit
+    from engine.runtime.visit import Visit
 
 
 class VariableConfig(NodeConfig):

@@ -6,9 +6,9 @@ from typing import Any
 from sqlalchemy import Row, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from engine.database.base import insert, now_sql, storable
 from engine.ledger import GivenAnswer
 from engine.result import Approval
-from engine.store.base import insert, now_sql, storable
 from engine.store.tables import approvals, execution_control
 
 _QUESTION = ("approval_id", "node_id", "path", "prompt", "payload", "choices", "response_schema", "expires_at")

@@ -12,15 +12,15 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, bindparam, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from engine.database.base import insert, later_sql, now_sql
 from engine.errors import ConversationBusy, IdempotencyMismatch, QueueFull, Refusal, Replayed
 from engine.graph import JsonObject, OnLost
+from engine.identity import Subject
 from engine.ledger import Acceptance, Claim, ClaimReason, Finish, Pause, Release, Root
 from engine.result import Status
 from engine.store import approvals, unfinished
-from engine.store.base import insert, later_sql, now_sql
 from engine.store.conversations import NewMessages, append, make_missing, set_summaries
 from engine.store.tables import execution_control, graphs
-from engine.subject import Subject
 
 MAX_CRASHES = 3
 """An execution whose attempts crashed that often is given up."""

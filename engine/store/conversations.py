@@ -7,10 +7,10 @@ from typing import Any, cast
 from sqlalchemy import Row, bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from engine.database.base import insert, now_sql, storable
+from engine.database.database import Database
 from engine.graph import JsonObject
 from engine.resources import History, Message
-from engine.store.base import insert, now_sql, storable
-from engine.store.database import Database
 from engine.store.tables import conversation_messages, conversations
 
 _FIELDS = ("role", "content", "tool_calls", "tool_call_id", "is_error", "node_id")

@@ -6,10 +6,10 @@ from sqlalchemy import Row, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
+from engine.database.base import insert, now_sql
+from engine.database.database import Database
 from engine.graph import JsonObject
 from engine.resources import Definition
-from engine.store.base import insert, now_sql
-from engine.store.database import Database
 from engine.store.tables import workflow_definitions
 
 

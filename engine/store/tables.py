@@ -16,8 +16,8 @@ from sqlalchemy import (
 )
 from sqlalchemy import UniqueConstraint as Unique
 
+from engine.database.base import JsonColumn, UtcTime, metadata, one_of
 from engine.result import Status
-from engine.store.base import JsonColumn, UtcTime, metadata, one_of
 
 BUILTIN_OWNER = ""
 """Whom a built-in template belongs to: everybody."""
@@ -139,7 +139,7 @@ execution_control = Table(
     Column("root_parent_span_id", Text),
     # When that began; of a queued execution, when it was accepted.
     Column("root_started_at", UtcTime, nullable=False),
-    # `engine.subject.Subject`: what can be said of it without its process.
+    # `engine.identity.Subject`: what can be said of it without its process.
     Column("subject", JsonColumn),
     Column("caller_trace", Text),
     Column("any_folder", Boolean, nullable=False, server_default=false()),
@@ -212,7 +212,7 @@ journalled = Table(
     Column("number", Integer, primary_key=True, autoincrement=False),
     # Ids of spans that the record level keeps, 16 hex digits each, without a separator.
     Column("span_ids", Text, nullable=False),
-    # `engine.totals.Totals` of the same signals.
+    # `engine.usage.Totals` of the same signals.
     Column("totals", JsonColumn, nullable=False),
 )
 """What an unfinished execution has made durable so far, a row a commit: what a later attempt goes on from, and what

@@ -9,9 +9,9 @@ import rfc8785
 from sqlalchemy import Row, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from engine.database.base import insert, now_sql
+from engine.database.database import Database
 from engine.resources import Template
-from engine.store.base import insert, now_sql
-from engine.store.database import Database
 from engine.store.tables import BUILTIN_OWNER, workflow_templates
 
 _SYNC_LOCK = 0x5350_4C54

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from sqlalchemy import bindparam, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from engine.database.base import insert, now_sql
 from engine.ledger import CallReservation
-from engine.store.base import insert, now_sql
 from engine.store.tables import call_reservations, journalled
-from engine.totals import Carried, Totals
+from engine.usage import Carried, Totals
 
 _ID_DIGITS = 16
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator
 
-from engine.json_schema import validator as schema_validator
+from engine.documents.json_schema import validator as schema_validator
+from engine.documents.strict_json import escape
 from engine.nodes.memory import MemoryConfig
 from engine.nodes.model import DEFAULT_MAX_TOKENS, ModelConfig, name_model
 from engine.nodes.retrieval import RetrievalConfig
 from engine.nodes.tools import ToolsConfig
 from engine.report import Severity
 from engine.resources import Resources
-from engine.strict_json import escape
 from engine.validation.rules import Finding
 from engine.validation.subject import Subject
 

@@ -8,9 +8,9 @@ from engine.nodes.conditional import ConditionalNode
 from engine.nodes.loop import LoopNode
 from engine.nodes.model import ModelConfig
 from engine.nodes.variable import VariableConfig
+from engine.runtime.variables import NAMES
 from engine.validation.rules import Finding, Near
 from engine.validation.subject import Subject
-from engine.view import NAMES
 
 _COMPOSED = ("$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "patternProperties")
 """Keywords by which a JSON Schema has properties that are not listed under `properties`."""

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from engine.graph import Edge
+from engine.interpreter.topology import TOOL_CALLS_LABEL, Branch, Fork, Topology, cycles, reach
 from engine.nodes.approval import ApprovalConfig
 from engine.nodes.base import NodeConfig
 from engine.nodes.error_handler import ErrorHandlerConfig
@@ -11,7 +12,6 @@ from engine.nodes.loop import LoopNode
 from engine.nodes.model import ModelConfig, ModelNode
 from engine.nodes.tools import ToolsConfig, ToolsNode
 from engine.nodes.variable import VariableConfig
-from engine.topology import TOOL_CALLS_LABEL, Branch, Fork, Topology, cycles, reach
 from engine.validation.rules import Finding
 from engine.validation.subject import Subject
 

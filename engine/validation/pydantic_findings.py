@@ -7,6 +7,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from engine.documents.strict_json import escape
 from engine.graph import (
     ContinuePolicy,
     Edge,
@@ -20,7 +21,6 @@ from engine.graph import (
     WorkflowGraph,
 )
 from engine.nodes.registry import NODE_TYPES
-from engine.strict_json import escape
 from engine.validation.rules import Finding, Near
 
 _CODES = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from engine.expressions import BadExpression, Expression
+from engine.expressions.cel import BadExpression, Expression
 from engine.graph import ERROR_LABEL, ContinuePolicy, JsonObject, RoutePolicy
 from engine.nodes.approval import ApprovalConfig
 from engine.nodes.conditional import ConditionalConfig

@@ -7,6 +7,9 @@ import jsonschema_rs
 import orjson
 from pydantic import ValidationError
 
+from engine.documents.strict_json import escape
+from engine.expressions.prompts import BadPrompt, parse_json
+from engine.expressions.prompts import parse as parse_prompt
 from engine.graph import (
     DEFAULT_INPUT_SCHEMA,
     ERROR_LABEL,
@@ -26,9 +29,6 @@ from engine.nodes.memory import MemoryConfig
 from engine.nodes.model import DEFAULT_MAX_TOKENS, ModelConfig
 from engine.nodes.registry import NODE_TYPES
 from engine.nodes.variable import VariableConfig
-from engine.prompts import BadPrompt, parse_json
-from engine.prompts import parse as parse_prompt
-from engine.strict_json import escape
 from engine.validation.pydantic_findings import findings_of
 from engine.validation.rules import Finding, Near
 

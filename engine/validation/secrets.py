@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import orjson
 
+from engine.documents.strict_json import escape
 from engine.graph import Json
-from engine.redaction import SECRET_SHAPES
-from engine.strict_json import escape
+from engine.security.redaction import SECRET_SHAPES
 
 REFERENCE = "secret://"
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
+from engine.expressions.prompts import BadPrompt
 from engine.nodes.tools import ToolsConfig
-from engine.prompts import BadPrompt
 from engine.validation.rules import Finding
 from engine.validation.subject import PlacedPrompt, Subject
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar, cast
 
-from engine.expressions import BadExpression, Expression
-from engine.expressions import parse as parse_expression
+from engine.expressions.cel import BadExpression, Expression
+from engine.expressions.cel import parse as parse_expression
+from engine.expressions.prompts import BadPrompt, JsonPrompt, Prompt, parse_json
+from engine.expressions.prompts import parse as parse_prompt
 from engine.graph import Edge, Json, JsonObject, Node, WorkflowGraph
+from engine.interpreter.topology import Topology
 from engine.nodes.base import NodeBase, NodeConfig, placed_texts
 from engine.nodes.registry import NODE_TYPES
-from engine.prompts import BadPrompt, JsonPrompt, Prompt, parse_json
-from engine.prompts import parse as parse_prompt
-from engine.topology import Topology
 from engine.validation.rules import Finding, Near
 from engine.validation.secrets import Secrets, find_secrets
 from engine.validation.written import outputs_written

@@ -6,14 +6,14 @@ from itertools import product
 
 import jsonschema_rs
 
+from engine.documents.strict_json import escape
 from engine.errors import ExpressionError, InvalidParams
-from engine.expressions import BadExpression, Expression
-from engine.expressions import parse as parse_expression
+from engine.expressions.cel import BadExpression, Expression
+from engine.expressions.cel import parse as parse_expression
 from engine.graph import Json, JsonObject
 from engine.report import Issue, Layer, Severity, ValidationReport
 from engine.resources import Resources, Template
-from engine.strict_json import escape
-from engine.templates import PARAM, resolve
+from engine.templates.template import PARAM, resolve
 from engine.validation.rules import Finding, report_of
 from engine.validation.validator import WorkflowValidator
 

@@ -8,11 +8,11 @@ from typing import TypeVar
 
 import orjson
 
+from engine.documents.strict_json import find_flaw, unescape
 from engine.graph import Json, JsonObject, WorkflowGraph, canonical, content_hash, is_id, read_canonical
 from engine.nodes.base import NodeConfig
 from engine.report import Layer, Severity, ValidationReport
 from engine.resources import Resources
-from engine.strict_json import find_flaw, unescape
 from engine.validation import capability, names, paths, routing, schema, security
 from engine.validation.rules import Finding, report_of
 from engine.validation.subject import Subject

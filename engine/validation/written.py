@@ -5,7 +5,7 @@ output of its source. At a join the branches do not alternate, they all have run
 """
 
 from engine.graph import Edge
-from engine.topology import Fork, Topology, is_normal
+from engine.interpreter.topology import Fork, Topology, is_normal
 
 _Arrival = tuple[str, Edge | None, int]
 """Where it comes from (a node, or a fork whose branches were added up), by which edge, and what it brings."""

@@ -9,8 +9,8 @@ import urllib.request
 import pytest
 
 from engine.graph import JsonObject
-from engine.testing import Call, Say
-from telemetry.queries import Trace
+from engine.testing.models import Call, Say
+from telemetry.reads.executions import Trace
 from tests.services.jaeger.server import Jaeger
 from tests.workshop import drawing, request, workshop
 

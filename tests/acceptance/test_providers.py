@@ -9,12 +9,12 @@ from pathlib import Path
 import genai_prices
 import pytest
 
-from api.bootstrap import Runtime, open_runtime
 from api.settings import Settings
+from api.wiring.bootstrap import Runtime, open_runtime
 from engine.graph import JsonObject
 from engine.request import ExecutionRequest
 from engine.result import ExecutionResult
-from telemetry.queries import ExecutionRecord, Trace, get_execution, get_trace
+from telemetry.reads.executions import ExecutionRecord, Trace, get_execution, get_trace
 from tests.engine.harness import graph
 from tests.services.aimock.server import JournalEntry, ModelServer
 from tests.workshop import OWNER, drawing, request, streamed

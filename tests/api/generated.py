@@ -6,7 +6,7 @@ from pathlib import Path
 
 import orjson
 
-from api.app import openapi_document
+from api.service.app import openapi_document
 from api.settings import env_example
 
 ROOT = Path(__file__).parents[2]

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import httpx2
 import uvicorn
 
-from api.bootstrap import Runtime, open_runtime
-from api.documents import Execution
-from api.server import listen, make_server, url_of
+from api.schemas.executions import Execution
+from api.service.server import listen, make_server, url_of
+from api.service.worker import working
 from api.settings import Settings
-from api.worker import working
+from api.wiring.bootstrap import Runtime, open_runtime
 from engine.graph import Json, JsonObject
-from engine.testing import Say, Script, ScriptedModel, ScriptedModels
+from engine.testing.models import Say, Script, ScriptedModel, ScriptedModels
 
 ASK: JsonObject = {
     "schema": "spanloom/1",

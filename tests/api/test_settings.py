@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from api.logs import JsonLines
+from api.service.logs import JsonLines
 from api.settings import Settings, SettingsInvalid, prepare_process, read_settings
 
 

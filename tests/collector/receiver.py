@@ -13,7 +13,7 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from engine import semconv
+from engine.tracing import semconv
 
 SPANS = "/internal/otlp/v1/traces"
 EVENTS = "/internal/otlp/v1/logs"

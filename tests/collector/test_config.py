@@ -8,8 +8,8 @@ from typing import TypeAlias
 import pytest
 import yaml
 
-from engine import semconv
-from engine.redaction import SECRET_SHAPES
+from engine.security.redaction import SECRET_SHAPES
+from engine.tracing import semconv
 from tests.conftest import found
 from tests.services.collector import server as collector_service
 from tests.services.collector.server import CONFIG, MANIFEST

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from engine import semconv
+from engine.tracing import semconv
 from tests.collector.receiver import EVENTS, WEBHOOKS, Receiver, receiving
 from tests.conftest import StartCollector
 from tests.services.collector.server import Collector

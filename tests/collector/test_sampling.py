@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from uuid_utils.compat import uuid4
 
-from engine import semconv
+from engine.tracing import semconv
 from tests.collector.looking import calls, scraped
 from tests.collector.receiver import EVENTS, WEBHOOKS, Receiver
 from tests.conftest import StartCollector

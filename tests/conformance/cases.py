@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from engine.graph import Json, JsonObject
-from engine.testing import Call, Fail, Hold, Say, Step
-from engine.tools import function_tool
+from engine.testing.models import Call, Fail, Hold, Say, Step
+from engine.tools.builtin import function_tool
 from tests.engine.harness import graph
 from tests.workshop import WatchedEngine
 

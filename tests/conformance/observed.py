@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 
 from sqlalchemy import select
 
-from engine import semconv
+from engine.execution.handle import Execution
 from engine.graph import Json, JsonObject
-from engine.running import Execution
 from engine.store.tables import conversation_messages, execution_control
-from telemetry.queries import ExecutionRecord
+from engine.tracing import semconv
+from telemetry.reads.executions import ExecutionRecord
 from tests.conformance.cases import Case
 from tests.workshop import Workshop, drawing
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine.graph import JsonObject
-from engine.testing import Call, Fail, Hold, Say, Step
+from engine.testing.models import Call, Fail, Hold, Say, Step
 from tests.engine.harness import graph
 from tests.workshop import drawing, request, workshop
 
@@ -266,6 +266,6 @@ invoke_workflow fork  failed  auth
 
 
 def test_no_built_in_template_is_left_out() -> None:
-    from engine.templates import load_builtin
+    from engine.templates.template import load_builtin
 
     assert {template.key for template in load_builtin()} == {drawn[0] for drawn in DRAWINGS.values()}

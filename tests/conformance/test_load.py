@@ -8,14 +8,14 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from sqlalchemy import select
 
-from engine.execution import ExecutionEngine
+from engine.engine import ExecutionEngine
 from engine.graph import JsonObject
 from engine.request import ExecutionRequest
 from engine.resources import ModelRequest
 from engine.result import ExecutionResult
-from engine.testing import Call, Fail, Say, Step
-from telemetry.queries import ExecutionFilter, ExecutionRecord, list_executions
-from telemetry.tables import execution_rollups_daily
+from engine.testing.models import Call, Fail, Say, Step
+from telemetry.reads.executions import ExecutionFilter, ExecutionRecord, list_executions
+from telemetry.store.tables import execution_rollups_daily
 from tests.books import audit
 from tests.engine.harness import graph
 from tests.workshop import Workshop, request, streamed, workshop

@@ -11,8 +11,8 @@ from contextlib import aclosing
 
 import pytest
 
+from engine.execution.handle import Execution
 from engine.request import ExecutionRequest
-from engine.running import Execution
 from tests.conformance.cases import CASES, KEY, NAMES, SOURCES, TOOLS, Case
 from tests.conformance.observed import Observed, observe, said_to_readers
 from tests.workshop import WatchedEngine, Workshop, request, workshop

@@ -1,4 +1,4 @@
-"""Every name that is emitted stands in `engine/semconv.py`, and nowhere else in the code."""
+"""Every name that is emitted stands in `engine/tracing/semconv.py`, and nowhere else in the code."""
 
 import ast
 import re
@@ -9,15 +9,15 @@ import pytest
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.trace import ReadableSpan
 
-from api.answering import ResumeBody, answer
-from api.retrying import kept
-from engine import semconv
-from engine.execution import ExecutionEngine
+from api.operations.approve import ResumeBody, answer
+from api.operations.retry import kept
+from engine.engine import ExecutionEngine
 from engine.graph import JsonObject
 from engine.result import ExecutionResult, Status, Usage
 from engine.store import approvals
-from engine.testing import Call, Fail, Hold, Say, Step
-from engine.tools import function_tool
+from engine.testing.models import Call, Fail, Hold, Say, Step
+from engine.tools.builtin import function_tool
+from engine.tracing import semconv
 from tests.engine.harness import graph
 from tests.house.lock import ROOT
 from tests.leases import end_leases

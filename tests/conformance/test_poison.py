@@ -3,8 +3,8 @@
 import pytest
 
 from engine.graph import JsonObject
-from engine.testing import Call, Fail, Say, Step
-from engine.tools import function_tool
+from engine.testing.models import Call, Fail, Say, Step
+from engine.tools.builtin import function_tool
 from tests.conformance.cases import KEY, chatter
 from tests.workshop import request, workshop
 

@@ -11,20 +11,20 @@ import pytest
 from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from engine.database.base import database_time
+from engine.database.database import Database
 from engine.errors import Unavailable
-from engine.store.base import database_time
-from engine.store.database import Database
-from telemetry.dead_letters import DeadLetters
+from telemetry.collector.intake import UNKNOWN
 from telemetry.health import Health
-from telemetry.intake import UNKNOWN
-from telemetry.journal import Journal
-from telemetry.pipeline import Consumer, Pipeline
-from telemetry.records import Records
-from telemetry.replay import PAGE, WAITS_SECONDS, Replay, Replayed, piles
-from telemetry.sdk import build_telemetry
-from telemetry.signals import Batch, Signal, SpanRecord
-from telemetry.sinks import OutboxSink
-from telemetry.tables import dead_letter
+from telemetry.journal.journal import Journal
+from telemetry.journal.sinks import OutboxSink
+from telemetry.pipeline.dead_letters import DeadLetters
+from telemetry.pipeline.pipeline import Consumer, Pipeline
+from telemetry.records.consumer import Records
+from telemetry.recovery.replay import PAGE, WAITS_SECONDS, Replay, Replayed, piles
+from telemetry.sdk.providers import build_telemetry
+from telemetry.signals.records import Batch, Signal, SpanRecord
+from telemetry.store.tables import dead_letter
 from tests.faults.test_consumers import Misdeed, hangs, hangs_in_a_write
 from tests.telemetry.bookkeeper import Listener, begin
 from tests.ways import add_endpoint, books, consumers, count, end, tell
@@ -37,7 +37,7 @@ FIRST_SECONDS = 7_200.0
 @pytest.fixture(autouse=True)
 def first_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test is so slow that it is over."""
-    monkeypatch.setattr("telemetry.dead_letters.FIRST_WAIT_SECONDS", FIRST_SECONDS)
+    monkeypatch.setattr("telemetry.pipeline.dead_letters.FIRST_WAIT_SECONDS", FIRST_SECONDS)
 
 
 class Troubled:
@@ -222,7 +222,7 @@ async def test_a_consumer_that_hangs_is_given_its_letters_later(
 ) -> None:
     """Cut off in a write, it takes the transaction of SQLite with it."""
     for name in ("TIMEOUT_SECONDS", "LETTER_SECONDS"):
-        monkeypatch.setattr(f"telemetry.replay.{name}", 0.1)
+        monkeypatch.setattr(f"telemetry.recovery.replay.{name}", 0.1)
     async with Database(migrated_url) as database:
         listening = Listening()
         await tell_in({database: [listening, Records()]}, executions=2)

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from telemetry.tables import dead_letter, outbox
+from telemetry.store.tables import dead_letter, outbox
 from tests.relay import always, by_chance
 from tests.ways import BothWays, books, both_ways, collector_way, count
 

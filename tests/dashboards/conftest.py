@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from engine.store.database import Database
+from engine.database.database import Database
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from dashboards.options import Options
 from dashboards.rule_files import rule_files
-from engine.store.database import Database
-from telemetry.metrics import Metrics
-from telemetry.pipeline import Pipeline
-from telemetry.records import Records
-from telemetry.signals import Batch
-from telemetry.tables import reconcile_runs
+from engine.database.database import Database
+from telemetry.metrics.span_metrics import Metrics
+from telemetry.pipeline.pipeline import Pipeline
+from telemetry.records.consumer import Records
+from telemetry.signals.records import Batch
+from telemetry.store.tables import reconcile_runs
 from tests.telemetry.bookkeeper import Listener
 
 OF_THE_SCRAPE = {"instance", "job"}

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from api.server import listen, make_server
+from api.service.server import listen, make_server
 from dashboards.boards import panel_queries
 from dashboards.generate import write_rules
 from dashboards.options import Options
 from dashboards.panels import Origin
+from engine.database.database import Database
 from engine.graph import JsonObject
 from engine.resources import ModelRequest
 from engine.result import ExecutionResult, Status
-from engine.store.database import Database
-from engine.testing import Call, Fail, Hold, Say, Step
-from telemetry.cost import CostFilter, CostReport, cost
-from telemetry.reconcile import ReconcileReport
-from telemetry.reconcile_runs import ReconcileJob, reconcile
+from engine.testing.models import Call, Fail, Hold, Say, Step
+from telemetry.reads.cost import CostFilter, CostReport, cost
+from telemetry.reconcile.compare import ReconcileReport
+from telemetry.reconcile.job import ReconcileJob, reconcile
 from tests.dashboards.asked import Asked
 from tests.engine.harness import graph
 from tests.services.process import free_port

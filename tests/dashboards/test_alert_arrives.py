@@ -11,11 +11,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from api.server import listen, url_of
+from api.service.server import listen, url_of
 from dashboards.generate import write_rules
 from dashboards.options import Options
 from engine.graph import JsonObject
-from engine.testing import Fail
+from engine.testing.models import Fail
 from tests.dashboards.test_against_prometheus import SCRAPE, serve_workshop
 from tests.services.alertmanager.server import Alertmanager
 from tests.services.prometheus.server import JsonDocument, Prometheus

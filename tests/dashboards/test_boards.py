@@ -13,7 +13,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards import generate
 from dashboards.boards import BOARDS, board_files, panel_queries
-from engine.store.database import Database
+from engine.database.database import Database
 from tests.dashboards.metric_names import known_metrics, problems
 
 register_default_plugins()

@@ -12,7 +12,7 @@ from dashboards.alerts import Alert, groups, recordings
 from dashboards.options import Options
 from dashboards.rule_files import annotations, dump, rule_files
 from dashboards.rule_tests import CASES
-from engine.store.database import Database
+from engine.database.database import Database
 from tests.dashboards.metric_names import known_metrics, problems
 from tests.services.prometheus.server import Promtool
 

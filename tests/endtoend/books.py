@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from sqlalchemy import Table, select
 from sqlalchemy.engine import RowMapping
 
-from engine import semconv
-from engine.store.database import Database
-from telemetry.tables import (
+from engine.database.database import Database
+from engine.tracing import semconv
+from telemetry.store.tables import (
     DURATION_COLUMNS,
     ROLLUP_KEYS,
     ROLLUP_SUMS,

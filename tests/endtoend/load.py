@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from engine.graph import JsonObject
 from engine.resources import ModelRequest
 from engine.result import ExecutionResult
-from engine.testing import Call, Fail, Hold, Say, Step
+from engine.testing.models import Call, Fail, Hold, Say, Step
 from tests.engine.harness import graph
 from tests.workshop import WatchedEngine, Workshop, request, streamed
 

@@ -9,13 +9,13 @@ import httpx2
 import pytest
 import yaml
 
-from api.server import listen, url_of
+from api.service.server import listen, url_of
 from dashboards.boards import panel_queries
 from dashboards.generate import write_rules
 from dashboards.options import Options
 from engine.result import Status
-from telemetry.cost import CostFilter, CostRow, cost
-from telemetry.reconcile_runs import ReconcileJob
+from telemetry.reads.cost import CostFilter, CostRow, cost
+from telemetry.reconcile.job import ReconcileJob
 from tests.conftest import StartCollector
 from tests.dashboards.asked import Asked
 from tests.dashboards.test_against_prometheus import serve_workshop

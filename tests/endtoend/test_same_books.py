@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from engine import semconv
+from engine.tracing import semconv
 from tests.collector.looking import Shown, in_jaeger, tags
 from tests.conftest import StartCollector
 from tests.endtoend.books import read_books

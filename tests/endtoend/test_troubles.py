@@ -9,10 +9,10 @@ import httpx2
 import pytest
 from sqlalchemy import select
 
-from api.server import listen, url_of
-from engine.store.database import Database
-from telemetry.queries import ExecutionRecord
-from telemetry.tables import executions, outbox, webhook_events
+from api.service.server import listen, url_of
+from engine.database.database import Database
+from telemetry.reads.executions import ExecutionRecord
+from telemetry.store.tables import executions, outbox, webhook_events
 from tests.collector.looking import calls, scraped
 from tests.conftest import StartCollector
 from tests.dashboards.test_against_prometheus import serve_workshop
@@ -30,7 +30,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 async def test_a_collector_that_comes_later_gets_everything(
     migrated_url: str, documents: Path, start_collector: StartCollector, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "telemetry.shipper")
+    caplog.set_level(logging.INFO, "telemetry.collector.shipper")
     async with wired(migrated_url, documents, start_collector, is_there=False) as service:
         results = await run_all(service.shop, range(FEW))
         await eventually(lambda: not service.outbox.is_reachable)

@@ -9,13 +9,13 @@ from random import Random
 
 import pytest
 
-from api.bootstrap import Ingest, open_runtime
-from api.server import listen, receiving, url_of
+from api.service.server import listen, receiving, url_of
 from api.settings import Settings
-from engine.store.database import Database
+from api.wiring.bootstrap import Ingest, open_runtime
+from engine.database.database import Database
+from telemetry.collector.receiver import Receiver
 from telemetry.health import OutboxHealth
-from telemetry.receiver import Receiver
-from telemetry.tables import outbox
+from telemetry.store.tables import outbox
 from tests.conftest import StartCollector
 from tests.endtoend.load import AGENT, NAMED
 from tests.relay import TOKEN

@@ -12,16 +12,16 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-from engine import semconv
+from engine.engine import ExecutionEngine
 from engine.events import EventType, ExecutionEvent
-from engine.execution import ExecutionEngine
+from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.graph import Json, JsonObject
 from engine.ledger import Acceptance, Finish, NullLedger
-from engine.library import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.request import Caller, ExecutionRequest
 from engine.resources import Prices, Resources, Retriever, Tool
 from engine.result import ExecutionResult
-from engine.testing import PerTokenPrices, ScriptedModel, ScriptedModels, Step
+from engine.testing.models import PerTokenPrices, ScriptedModel, ScriptedModels, Step
+from engine.tracing import semconv
 
 START: JsonObject = {"id": "start", "type": "start"}
 END: JsonObject = {"id": "end", "type": "end"}

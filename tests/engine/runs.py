@@ -11,20 +11,20 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-from engine.budget import Budget
-from engine.checkpoints import Checkpoints, in_memory
-from engine.compiler import CompiledWorkflow
-from engine.context import ExecutionContext
 from engine.events import EventRing, ExecutionEvent
+from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefinitions
+from engine.execution.loading import Loader
 from engine.graph import JsonObject
-from engine.library import BuiltinTemplates, NoConversations, NoDefinitions
-from engine.loading import Loader
+from engine.identity import Subject
+from engine.interpreter.langgraph import CompiledWorkflow
 from engine.pause import Paused, Resume
 from engine.resources import Resources, Tool
-from engine.state import WorkflowState, initial_state
-from engine.subject import Subject
-from engine.testing import PerTokenPrices, Script, ScriptedModel, ScriptedModels
-from engine.tracker import Tracing, WorkflowTracker
+from engine.runtime.budget import Budget
+from engine.runtime.context import ExecutionContext
+from engine.runtime.state import WorkflowState, initial_state
+from engine.store.checkpoints import Checkpoints, in_memory
+from engine.testing.models import PerTokenPrices, Script, ScriptedModel, ScriptedModels
+from engine.tracing.tracker import Tracing, WorkflowTracker
 
 
 class Lost(Exception):

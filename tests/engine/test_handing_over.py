@@ -8,7 +8,7 @@ import pytest
 from engine.errors import Draining
 from engine.ledger import Acceptance
 from engine.resources import ModelReply, ModelRequest
-from engine.testing import Hold
+from engine.testing.models import Hold
 from tests.engine.harness import Harness, graph, graph_request, span_tree
 
 ASK = graph([{"id": "ask", "type": "model"}], ["start -> ask", "ask -> end"])
@@ -17,7 +17,7 @@ ASK = graph([{"id": "ask", "type": "model"}], ["start -> ask", "ask -> end"])
 async def test_a_node_that_ignores_its_cancellation_is_left_behind(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("engine.execution.HAND_OVER_SECONDS", 0.1)
+    monkeypatch.setattr("engine.engine.HAND_OVER_SECONDS", 0.1)
     harness = Harness([Hold()])
     invoke = harness.model.invoke
 

@@ -16,7 +16,7 @@ from engine.resources import (
     ToolContext,
     ToolSpec,
 )
-from engine.testing import Call, Fail, Hold, Say, ScriptedModel, Step
+from engine.testing.models import Call, Fail, Hold, Say, ScriptedModel, Step
 from tests.engine.harness import Harness, Run, graph
 
 AGENT_EDGES = ["start -> ask", "ask -tool_calls-> tools", "tools -> ask", "ask -final-> end"]
@@ -492,7 +492,7 @@ async def test_messages_that_memory_removes_were_said_all_the_same() -> None:
 
 async def test_files_stay_behind_the_retrieved_texts() -> None:
     from engine.nodes.model import _with_context
-    from engine.state import initial_state
+    from engine.runtime.state import initial_state
 
     parts: list[JsonObject] = [{"type": "text", "text": "see"}, {"type": "file", "media_type": "a/b", "uri": "x:"}]
     messages = [Message(id="1", role="user", content=parts)]

@@ -7,13 +7,13 @@ from typing import Any
 import orjson
 import pytest
 
-from engine import snapshot
 from engine.graph import Json, JsonObject
+from engine.interpreter import snapshot
+from engine.interpreter.walker import Stopped
 from engine.nodes import delay as delay_node
 from engine.pause import Answer, Resume, answer_problem
 from engine.result import Approval
-from engine.testing import Say
-from engine.walker import Stopped
+from engine.testing.models import Say
 from tests.engine.harness import Harness, graph
 from tests.engine.runs import Attempt, Lost, Runs, losing
 

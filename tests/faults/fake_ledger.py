@@ -1,7 +1,7 @@
 """The ledger without a database: one shared control that decides, and a ledger per process that has trouble with it.
 
-It decides as `engine.store.control` and `telemetry.journal` do. What a process asks for goes on although whoever asked
-is cancelled, its answer may get lost, and it is asked again then.
+It decides as `engine.store.control` and `telemetry.journal.journal` do. What a process asks for goes on although
+whoever asked is cancelled, its answer may get lost, and it is asked again then.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from engine.errors import Fenced, Unavailable
 from engine.graph import JsonObject
+from engine.identity import Subject
 from engine.ledger import (
     Acceptance,
     Checkpoint,
@@ -26,8 +27,7 @@ from engine.ledger import (
 )
 from engine.result import Approval, Status
 from engine.store.control import MAX_CRASHES
-from engine.subject import Subject
-from engine.totals import Carried
+from engine.usage import Carried
 from tests.faults.simulation import EPOCH_SECONDS, Fate
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from random import Random
 
 import time_machine
 
-from api.cli import main
+from api.cli.main import main
 from tests.faults.driver import losing_answers
 
 

@@ -13,14 +13,14 @@ from sqlalchemy import Table, func, inspect, select
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from engine import semconv
+from engine.database.base import metadata
+from engine.database.database import Database
 from engine.graph import JsonObject
 from engine.result import Status
-from engine.store.base import metadata
-from engine.store.database import Database
 from engine.store.tables import execution_control
-from telemetry.books import check_books
-from telemetry.tables import (
+from engine.tracing import semconv
+from telemetry.reconcile.audit import check_books
+from telemetry.store.tables import (
     dead_letter,
     executions,
     outbox,

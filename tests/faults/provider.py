@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from api.server import listen, url_of
+from api.service.server import listen, url_of
 from engine.graph import Json, JsonObject
 from tests.faults.ledger import Ledger
 from tests.faults.serving import serving

@@ -159,7 +159,7 @@ class ServerProcess:
         return await asyncio.to_thread(self._running().wait)
 
 
-_SPANLOOM = ["-c", "from api.cli import main; main()"]
+_SPANLOOM = ["-c", "from api.cli.main import main; main()"]
 
 
 @asynccontextmanager

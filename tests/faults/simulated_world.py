@@ -12,18 +12,18 @@ from typing import Any
 
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadWriteLogRecord
 
-from engine import semconv
-from engine.checkpoints import Checkpoints, in_memory
 from engine.dispatch.inprocess import Dispatcher
+from engine.engine import ExecutionEngine
 from engine.errors import Fenced, Refusal
-from engine.execution import ExecutionEngine
+from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.graph import JsonObject
-from engine.library import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.request import ExecutionRequest
 from engine.resources import ModelReply, ModelRequest, Resources
 from engine.result import ExecutionResult, Status
+from engine.store.checkpoints import Checkpoints, in_memory
 from engine.store.control import MAX_CRASHES
-from engine.testing import Fail, PerTokenPrices, Say, ScriptedModel, ScriptedModels, Step
+from engine.testing.models import Fail, PerTokenPrices, Say, ScriptedModel, ScriptedModels, Step
+from engine.tracing import semconv
 from tests.engine.harness import graph, graph_request
 from tests.faults.fake_ledger import LEASE_SECONDS, Attempt, Control, FaultyLedger, Row
 from tests.faults.simulation import Fate

@@ -8,9 +8,9 @@ import httpx2
 import pytest
 from sqlalchemy import func, select
 
+from engine.database.database import Database
 from engine.graph import JsonObject
-from engine.store.database import Database
-from telemetry.tables import executions, spans
+from telemetry.store.tables import executions, spans
 from tests.api.harness import Service, running
 from tests.engine.harness import graph
 from tests.faults.figures import Figures, short_or_long

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import or_, select
 
-from telemetry.tables import TIME_LEDGER_COLUMNS, executions, spans
+from telemetry.store.tables import TIME_LEDGER_COLUMNS, executions, spans
 from tests.faults.clients import Clients, clients
 from tests.faults.figures import Figures, on, short_or_long
 from tests.faults.provider import Latency

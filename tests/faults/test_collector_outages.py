@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from engine.store.database import Database
-from telemetry.tables import executions, outbox, webhook_deliveries
+from engine.database.database import Database
+from telemetry.store.tables import executions, outbox, webhook_deliveries
 from tests.conftest import StartCollector
 from tests.endtoend.load import run_until
 from tests.endtoend.wiring import Wired, drained, eventually, sending_to, serving, wired

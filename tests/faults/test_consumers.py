@@ -7,12 +7,12 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from engine.store.database import Database
-from telemetry.journal import Journal
-from telemetry.pipeline import Pipeline
-from telemetry.sdk import Telemetry, build_telemetry
-from telemetry.signals import Batch
-from telemetry.tables import dead_letter, executions, spans, webhook_events
+from engine.database.database import Database
+from telemetry.journal.journal import Journal
+from telemetry.pipeline.pipeline import Pipeline
+from telemetry.sdk.providers import Telemetry, build_telemetry
+from telemetry.signals.records import Batch
+from telemetry.store.tables import dead_letter, executions, spans, webhook_events
 from tests.faults.figures import Figure, Figures, short_or_long
 from tests.faults.invariants import Evidence, violations
 from tests.telemetry.bookkeeper import begin

@@ -10,12 +10,12 @@ from itertools import count
 import pytest
 from sqlalchemy import select
 
+from engine.database import migrations
+from engine.database.database import Database
 from engine.errors import SpanloomError
-from engine.store import migrations
-from engine.store.database import Database
 from engine.store.tables import execution_control
-from engine.testing import Say
-from telemetry.tables import executions
+from engine.testing.models import Say
+from telemetry.store.tables import executions
 from tests.conftest import found
 from tests.faults.clients import ASK
 from tests.faults.driver import losing_answers

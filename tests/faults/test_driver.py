@@ -5,8 +5,8 @@ from random import Random
 import pytest
 from sqlalchemy import select, text
 
+from engine.database.database import Database
 from engine.errors import Unavailable
-from engine.store.database import Database
 from tests.faults.driver import losing_answers
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, text
 
+from engine.database.database import IDLE_SECONDS, Database
 from engine.errors import Unavailable
-from engine.store.database import IDLE_SECONDS, Database
 from engine.store.tables import execution_control
 from tests.faults.figures import Figure, Figures, on, short_or_long
 from tests.faults.provider import Latency

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from engine.store.database import Database
-from engine.testing import Fail, Say
-from telemetry.tables import spans
+from engine.database.database import Database
+from engine.testing.models import Fail, Say
+from telemetry.store.tables import spans
 from tests.faults.clients import ASK
 from tests.faults.invariants import Evidence, by_invariant, violations
 from tests.faults.ledger import Ledger

@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from engine.store.database import Database
-from telemetry.books import check_books
-from telemetry.pipeline import Pipeline
-from telemetry.signals import Batch, Signal
-from telemetry.tables import (
+from engine.database.database import Database
+from telemetry.pipeline.pipeline import Pipeline
+from telemetry.reconcile.audit import check_books
+from telemetry.signals.records import Batch, Signal
+from telemetry.store.tables import (
     dead_letter,
     execution_rollups,
     execution_rollups_daily,

@@ -12,12 +12,12 @@ from opentelemetry.sdk._logs import LogRecordProcessor, ReadWriteLogRecord
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from sqlalchemy import select
 
-from engine import semconv
-from engine.store.database import Database
-from telemetry.journal import Journal
-from telemetry.pipeline import Pipeline
-from telemetry.sdk import build_telemetry
-from telemetry.tables import dead_letter, executions, spans, webhook_events
+from engine.database.database import Database
+from engine.tracing import semconv
+from telemetry.journal.journal import Journal
+from telemetry.pipeline.pipeline import Pipeline
+from telemetry.sdk.providers import build_telemetry
+from telemetry.store.tables import dead_letter, executions, spans, webhook_events
 from tests.faults.figures import Figure, Figures, short_or_long
 from tests.faults.invariants import Evidence, violations
 from tests.telemetry.bookkeeper import begin
@@ -101,7 +101,7 @@ class Poisoner(SpanProcessor, LogRecordProcessor):
 
 
 def _bag(span: ReadableSpan) -> Bag:
-    """The attributes themselves: ours are a plain dict, see telemetry/recording.py."""
+    """The attributes themselves: ours are a plain dict, see telemetry/sdk/recording.py."""
     bag: Bag = span._attributes  # type: ignore[assignment]  # the SDK promises less
     return bag
 

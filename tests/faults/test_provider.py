@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from api.bootstrap import Runtime, open_runtime
 from api.settings import Settings
+from api.wiring.bootstrap import Runtime, open_runtime
 from engine.graph import JsonObject
 from engine.store.definitions import save_definition
 from tests.engine.harness import graph

@@ -11,14 +11,14 @@ from opentelemetry.sdk._logs import LogRecordProcessor, ReadWriteLogRecord
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from sqlalchemy import select
 
-from engine import semconv
+from engine.database.database import Database
 from engine.graph import JsonObject
-from engine.store.database import Database
-from telemetry.journal import Journal
-from telemetry.pipeline import Pipeline
-from telemetry.sdk import build_telemetry
-from telemetry.signals import MAX_ATTRIBUTES
-from telemetry.tables import spans
+from engine.tracing import semconv
+from telemetry.journal.journal import Journal
+from telemetry.pipeline.pipeline import Pipeline
+from telemetry.sdk.providers import build_telemetry
+from telemetry.signals.records import MAX_ATTRIBUTES
+from telemetry.store.tables import spans
 from tests.engine.harness import graph
 from tests.faults.clients import ASK, Clients, clients
 from tests.faults.figures import Figure, Figures, on, short_or_long

@@ -9,10 +9,10 @@ from random import Random
 
 import pytest
 
+from engine.execution.handle import Execution
 from engine.resources import ModelRequest
 from engine.result import ExecutionResult
-from engine.running import Execution
-from engine.testing import Call, Fail, Hold, Say, Step
+from engine.testing.models import Call, Fail, Hold, Say, Step
 from tests.conformance.cases import TOOLS, chatter
 from tests.faults.figures import Figure, Figures, short_or_long
 from tests.faults.invariants import violations

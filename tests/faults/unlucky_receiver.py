@@ -9,10 +9,10 @@ import logging
 import sys
 from random import Random
 
-from api.bootstrap import Ingest, open_ingest
-from api.server import listen, receiving, url_of
+from api.service.server import listen, receiving, url_of
 from api.settings import Settings
-from telemetry.receiver import Receiver
+from api.wiring.bootstrap import Ingest, open_ingest
+from telemetry.collector.receiver import Receiver
 from tests.ways import Unlucky, consumers
 
 

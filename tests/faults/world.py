@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import RowMapping, Select, select, text
 
-from engine.store.database import Database
+from engine.database.database import Database
 from engine.store.definitions import save_definition
 from engine.store.tables import execution_control
-from telemetry.tables import dead_letter, outbox, webhook_deliveries
-from telemetry.webhook_bodies import TYPES
+from telemetry.store.tables import dead_letter, outbox, webhook_deliveries
+from telemetry.webhooks.payloads import TYPES
 from tests.faults.clients import AGENT, SLUG, Clients, clients
 from tests.faults.figures import Figure, short_or_long
 from tests.faults.invariants import Evidence, Violation, violations

@@ -9,8 +9,8 @@ from typing import cast
 import pytest
 from sqlalchemy import text
 
-from engine.store import migrations
-from engine.store.database import Database
+from engine.database import migrations
+from engine.database.database import Database
 from tests.services.aimock.server import ModelServer
 from tests.services.cache import ServiceMissing, cached_folder, filling, tool
 from tests.services.jaeger.server import Jaeger

@@ -56,13 +56,13 @@ def test_the_wheel_holds_no_leftovers(wheel: set[str]) -> None:
 
 def test_the_wheel_names_the_command_and_the_licence(built: Path, wheel: set[str]) -> None:
     archive = zipfile.ZipFile(next(built.glob("*.whl")))
-    assert "spanloom = api.cli:main" in archive.read("spanloom-0.1.0.dist-info/entry_points.txt").decode()
+    assert "spanloom = api.cli.main:main" in archive.read("spanloom-0.1.0.dist-info/entry_points.txt").decode()
     assert "spanloom-0.1.0.dist-info/licenses/LICENSE" in wheel
 
 
 def test_an_installed_package_finds_its_migrations(built: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(next(built.glob("*.whl"))).extractall(tmp_path)
-    ask = "from engine.store.migrations import scripts_folder; print(scripts_folder())"
+    ask = "from engine.database.migrations import scripts_folder; print(scripts_folder())"
     found = subprocess.run(
         [sys.executable, "-c", ask],
         cwd=tmp_path.parent,

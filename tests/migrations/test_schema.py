@@ -13,11 +13,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import JSON, Connection, inspect, text
 from sqlalchemy.types import TypeEngine
 
-import telemetry.tables
+import telemetry.store.tables
+from engine.database import migrations
+from engine.database.base import UtcTime, metadata
+from engine.database.database import Database
 from engine.errors import Unavailable
-from engine.store import migrations
-from engine.store.base import UtcTime, metadata
-from engine.store.database import Database
 from engine.store.tables import execution_control
 
 
@@ -70,10 +70,10 @@ async def test_the_history_makes_the_declared_checks(database_url: str) -> None:
 async def test_the_history_makes_the_declared_views(database_url: str) -> None:
     await migrations.upgrade(database_url)
     async with Database(database_url) as database, database.read() as connection:
-        for view in telemetry.tables.VIEWS:
+        for view in telemetry.store.tables.VIEWS:
             await connection.execute(text(f"SELECT * FROM {view}"))
     script = re.sub(r"\s+", "", migrations.sql(database_url))
-    assert [view for view, statement in telemetry.tables.VIEWS.items() if _bare(statement) not in script] == []
+    assert [view for view, statement in telemetry.store.tables.VIEWS.items() if _bare(statement) not in script] == []
 
 
 def _bare(statement: str) -> str:

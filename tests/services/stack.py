@@ -28,7 +28,7 @@ READY_SECONDS = 60
 STOP_SECONDS = 30
 """The service drains for 20 s."""
 
-_SPANLOOM = [sys.executable, "-c", "from api.cli import main; main()"]
+_SPANLOOM = [sys.executable, "-c", "from api.cli.main import main; main()"]
 _POSTGRES_URL = "postgresql://spanloom@127.0.0.1:5432/spanloom"
 
 

@@ -11,21 +11,21 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from uuid_utils.compat import UUID, uuid7
 
-from engine import semconv
+from engine.database.database import Database
+from engine.identity import Subject
 from engine.ledger import Acceptance, Finish
 from engine.resources import ModelReply, ModelRequest
 from engine.result import Status, Usage
-from engine.semconv import Waste
 from engine.store.control import Lease
-from engine.store.database import Database
-from engine.subject import Subject
-from engine.testing import PerTokenPrices, ScriptedModel
-from engine.tracker import Attributes, NodeSpan, Tracing, WorkflowTracker
-from telemetry.journal import FLUSH_SECONDS, POLL_SECONDS, RETRY_SECONDS, Journal
-from telemetry.pipeline import Consumer, Pipeline
-from telemetry.records import Records
-from telemetry.sdk import Telemetry, build_telemetry
-from telemetry.signals import Signal, event_record, span_record
+from engine.testing.models import PerTokenPrices, ScriptedModel
+from engine.tracing import semconv
+from engine.tracing.semconv import Waste
+from engine.tracing.tracker import Attributes, NodeSpan, Tracing, WorkflowTracker
+from telemetry.journal.journal import FLUSH_SECONDS, POLL_SECONDS, RETRY_SECONDS, Journal
+from telemetry.pipeline.pipeline import Consumer, Pipeline
+from telemetry.records.consumer import Records
+from telemetry.sdk.providers import Telemetry, build_telemetry
+from telemetry.signals.records import Signal, event_record, span_record
 
 REQUEST = ModelRequest(system="", messages=[])
 ANSWER = Usage(input_tokens=100, output_tokens=20, cache_read_tokens=30, reasoning_tokens=5)

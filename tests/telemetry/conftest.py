@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from engine.store import migrations
-from engine.store.database import Database
+from engine.database import migrations
+from engine.database.database import Database
 from tests.telemetry.bookkeeper import Bookkeeper, bookkeeper
 
 

@@ -11,9 +11,9 @@ import uvicorn
 from standardwebhooks import Webhook
 from starlette.types import Receive, Scope, Send
 
-from engine.addresses import Exceptions
-from engine.egress import Egress
 from engine.graph import JsonObject
+from engine.security.addresses import Exceptions
+from engine.security.egress import Egress
 
 
 @dataclass(frozen=True, slots=True)

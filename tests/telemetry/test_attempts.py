@@ -7,20 +7,20 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select
 
+from engine.database.database import Database
 from engine.errors import Fenced
 from engine.ledger import CallReservation, Checkpoint, Pause, Release
 from engine.pause import Paused
 from engine.result import Status
 from engine.store import unfinished
 from engine.store.control import Lease, expired, get, lose
-from engine.store.database import Database
 from engine.store.tables import call_reservations, execution_control, journalled
-from engine.testing import ScriptedModel
-from engine.totals import Carried, Totals
-from engine.tracker import seal_hash
-from telemetry.queries import get_execution, get_trace
-from telemetry.signals import EventRecord, SpanRecord
-from telemetry.tally import totals_of
+from engine.testing.models import ScriptedModel
+from engine.tracing.tracker import seal_hash
+from engine.usage import Carried, Totals
+from telemetry.reads.executions import get_execution, get_trace
+from telemetry.records.totals import totals_of
+from telemetry.signals.records import EventRecord, SpanRecord
 from tests.telemetry.bookkeeper import REQUEST, Bookkeeper, Listener, Story, bookkeeper
 
 

@@ -5,8 +5,8 @@ import asyncio
 import httpx2
 import pytest
 
-from engine.store.database import Database
-from telemetry.queries import TraceSpan, get_trace
+from engine.database.database import Database
+from telemetry.reads.executions import TraceSpan, get_trace
 from tests.services.jaeger.server import Jaeger
 from tests.telemetry.bookkeeper import bookkeeper
 

@@ -8,9 +8,9 @@ import pytest
 
 from engine.dispatch.inprocess import Dispatcher
 from engine.errors import Unavailable
+from engine.identity import Subject
 from engine.ledger import Claim, NullLedger
-from engine.subject import Subject
-from engine.totals import Carried
+from engine.usage import Carried
 
 
 def claim(number: int) -> Claim:

@@ -9,11 +9,13 @@ import pytest
 from sqlalchemy import func, insert, select
 from sqlalchemy.exc import IntegrityError
 
+from engine.database.base import now_sql
+from engine.database.database import Database
 from engine.errors import ConversationBusy
+from engine.identity import Subject
 from engine.ledger import Acceptance, CallReservation, Claim, Finish, GivenAnswer, Idempotency, Pause, Release, Root
 from engine.result import Approval, Status, Usage
 from engine.store import approvals, unfinished
-from engine.store.base import now_sql
 from engine.store.control import (
     Admission,
     ControlRow,
@@ -35,11 +37,9 @@ from engine.store.control import (
     request_cancel,
 )
 from engine.store.conversations import StoredConversations
-from engine.store.database import Database
 from engine.store.tables import approvals as approvals_table
 from engine.store.tables import call_reservations, execution_control, graphs, journalled
-from engine.subject import Subject
-from engine.totals import Totals
+from engine.usage import Totals
 
 STARTED = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
 ROOT = Root("t1", "s1", "p1", STARTED)

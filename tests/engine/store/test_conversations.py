@@ -2,10 +2,10 @@
 
 import pytest
 
+from engine.database.database import Database
 from engine.graph import JsonObject
 from engine.resources import History
 from engine.store.conversations import NewMessages, StoredConversations, append, make_missing, set_summaries
-from engine.store.database import Database
 
 
 def said(number: int, role: str = "user") -> JsonObject:

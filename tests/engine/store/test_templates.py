@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import func, select, update
 
-from engine.library import BuiltinTemplates
+from engine.database.database import Database
+from engine.execution.defaults import BuiltinTemplates
 from engine.resources import Template
-from engine.store.database import Database
 from engine.store.definitions import StoredDefinitions, save_definition
 from engine.store.tables import workflow_definitions, workflow_templates
 from engine.store.templates import StoredTemplates, sync_builtin
-from engine.templates import load_builtin
+from engine.templates.template import load_builtin
 
 
 async def sync(database: Database, *templates: Template) -> list[tuple[str, int]]:

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.graph import Json, JsonObject
-from engine.library import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.report import ValidationReport
-from engine.resources import Effect, Passage, Price, Resources, RetrievalQuery, ToolContext, ToolSpec
+from engine.resources import CostSource, Effect, Passage, Price, Resources, RetrievalQuery, ToolContext, ToolSpec
 from engine.result import Usage
-from engine.semconv import CostSource
-from engine.testing import PerTokenPrices, Say, ScriptedModel, ScriptedModels
+from engine.testing.models import PerTokenPrices, Say, ScriptedModel, ScriptedModels
 from engine.validation.validator import Validation, WorkflowValidator
 
 VALIDATOR = WorkflowValidator()

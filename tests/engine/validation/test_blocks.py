@@ -4,8 +4,8 @@ from typing import Any
 
 from hypothesis import given
 
-from engine.plan import make_plan
-from engine.topology import Topology
+from engine.interpreter.plan import make_plan
+from engine.interpreter.topology import Topology
 from tests.engine.validation.blocks import BLOCKS, Builder
 from tests.engine.validation.graphs import document, validate
 

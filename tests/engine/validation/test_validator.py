@@ -10,9 +10,9 @@ from hypothesis import example
 from hypothesis import given as given_any
 from hypothesis import strategies as st
 
+from engine.documents.strict_json import read_json
 from engine.graph import Json, JsonObject, content_hash, read_canonical
 from engine.report import Issue, Layer
-from engine.strict_json import read_json
 from engine.validation import paths, routing
 from engine.validation.rules import Finding
 from engine.validation.subject import Subject

@@ -1,0 +1,55 @@
+"""`spanloom cost`: what executions cost, per group."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from difflib import get_close_matches
+from typing import cast, get_args
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api.cli import terminal
+from api.cli.failures import DONE, wrong_use
+from api.cli.reading import read
+from api.cli.rendering.tables import DemoShare, cost_table
+from api.schemas import executions
+from engine.models.offline import OFFLINE
+from telemetry.reads.cost import CostFilter, CostReport, Dimension
+from telemetry.reads.cost import cost as query_cost
+
+DIMENSIONS: tuple[str, ...] = get_args(Dimension)
+
+
+def show_cost(
+    by: Sequence[str], template: str | None, since: datetime | None, until: datetime | None, *, as_json: bool
+) -> int:
+    """The table per group, and the total."""
+    settings = terminal.begin()
+    dimensions = _dimensions(by)
+    wanted = CostFilter(template=template, since=since, until=until)
+    report, demo = read(settings, lambda connection: cost_report(connection, wanted, dimensions))
+    if as_json:
+        terminal.show_json(executions.cost(report).model_dump(mode="json"))
+    else:
+        terminal.show(cost_table(report, demo))
+    return DONE
+
+
+async def cost_report(
+    connection: AsyncConnection, wanted: CostFilter, by: Sequence[Dimension]
+) -> tuple[CostReport, DemoShare]:
+    """The report, and what of it is the offline model's."""
+    report = await query_cost(connection, wanted, by)
+    offline = await query_cost(connection, replace(wanted, provider=OFFLINE[0]), by)
+    groups = frozenset(row.group for row in offline.rows if row.sums.priced_nano_usd)
+    return report, DemoShare(offline.total.priced_nano_usd, groups)
+
+
+def _dimensions(by: Sequence[str]) -> tuple[Dimension, ...]:
+    names = [name.strip() for each in by for name in each.split(",")]
+    for name in names:
+        if name not in DIMENSIONS:
+            near = get_close_matches(name, DIMENSIONS, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            wrong_use(f"cost cannot be grouped by {name}; {hint}There are: {', '.join(DIMENSIONS)}")
+    return cast("tuple[Dimension, ...]", tuple(dict.fromkeys(names)))

@@ -1,0 +1,35 @@
+"""`spanloom dead-letters`: the signals that a consumer could not store, and trying them again."""
+
+import asyncio
+from dataclasses import asdict
+
+from api.cli import terminal
+from api.cli.failures import BAD_NEWS, DONE
+from api.cli.reading import check_exists
+from api.cli.rendering.tables import dead_letters_table
+from api.cli.rendering.text import count
+from api.settings import Settings
+from api.wiring.bootstrap import open_database, replay_of
+from telemetry.recovery.replay import Pile, Replayed, piles
+
+
+def list_or_replay(*, replay: bool, as_json: bool) -> int:
+    """Tell what lies there, after it was tried again if that is wished; 1 if something lies there then."""
+    settings = terminal.begin()
+    check_exists(settings)
+    done, found = asyncio.run(_read(settings, replay=replay))
+    if as_json:
+        stored = {} if done is None else {"stored": done.stored}
+        terminal.show_json(stored | {"items": [asdict(pile) for pile in found]})
+    else:
+        if done is not None:
+            print(f"Stored now: {count(done.stored)}.")
+        terminal.show(dead_letters_table(found))
+    return BAD_NEWS if done is not None and found else DONE
+
+
+async def _read(settings: Settings, *, replay: bool) -> tuple[Replayed | None, list[Pile]]:
+    async with open_database(settings) as database:
+        done = await replay_of(settings, database).try_all() if replay else None
+        async with database.read() as connection:
+            return done, await piles(connection)

@@ -1,0 +1,165 @@
+"""`spanloom doctor`: what is in force, what is missing, and what to do about it."""
+
+import asyncio
+import platform
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from api.cli import terminal
+from api.cli.failures import DONE, NOT_READY
+from api.cli.rendering.tables import Check, checks_view
+from api.settings import Settings, check_bind, in_force, prepare_process
+from engine.database import migrations
+from engine.database.base import database_time
+from engine.database.database import Database, dialect_name, parse_url, safe_name
+from engine.errors import SpanloomError
+from engine.models.offline import OFFLINE
+from engine.models.pricing import GenaiPrices
+from engine.models.registry import PROVIDERS, LangChainModels, Provider
+from telemetry.sdk.providers import ExportSettingInvalid, build_telemetry
+
+_SKEW_SECONDS = 2.0
+
+
+def examine(*, as_json: bool) -> int:
+    """Every check; 3 if one has failed."""
+    settings = terminal.begin()
+    checks = [*_program(settings), *asyncio.run(_database(settings)), *_models(settings), *_surroundings(settings)]
+    is_ready = all(check.level != "fail" for check in checks)
+    if as_json:
+        settings_now = [asdict(setting) for setting in in_force(settings)]
+        terminal.show_json({"ready": is_ready, "checks": [asdict(check) for check in checks], "settings": settings_now})
+    else:
+        terminal.show(checks_view(checks))
+        print("Ready." if is_ready else "Not ready: executions cannot run until what is marked ✗ is put right.")
+    return DONE if is_ready else NOT_READY
+
+
+def _program(settings: Settings) -> Iterator[Check]:
+    yield Check("spanloom", "ok", f"{version('spanloom')} on Python {platform.python_version()}")
+    every = in_force(settings)
+    given = [f"{setting.variable}={setting.shown}" for setting in every if setting.is_set]
+    rest = f"{len(every) - len(given)} settings have their defaults; --json shows them"
+    yield Check("settings", "ok", "\n".join(given) or "none is set", rest)
+
+
+async def _database(settings: Settings) -> list[Check]:
+    try:
+        return [check async for check in _database_checks(settings)]
+    except SpanloomError as error:
+        return [Check("database", "fail", error.message)]
+
+
+async def _database_checks(settings: Settings) -> AsyncIterator[Check]:
+    url = parse_url(settings.database_url)
+    name = safe_name(url)
+    if dialect_name(url) == "sqlite" and (new := _new_file(Path(name))) is not None:
+        yield new
+        return
+    waiting = await migrations.pending(settings.database_url)
+    async with Database(settings.database_url, busy_seconds=1.0) as database:
+        async with database.begin() as connection:
+            clock = await database_time(connection)
+        yield Check("database", "ok", f"{name} can be read and written")
+        yield _schema(waiting, is_sqlite=database.dialect_name == "sqlite")
+        skew = abs((datetime.now(UTC) - clock).total_seconds())
+        advice = "set the clocks of both machines by NTP" if skew > _SKEW_SECONDS else ""
+        yield Check("clock", "warn" if advice else "ok", f"{skew:.1f} s from the database's", advice)
+
+
+def _new_file(file: Path) -> Check | None:
+    """What is to be said of a file that is not there yet."""
+    if file.exists():
+        return None
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        return Check("database", "fail", f"there is no folder {folder}", "make it, or change SPANLOOM_DATABASE_URL")
+    return Check("database", "ok", f"{file} is not there yet; the first execution makes it")
+
+
+def _schema(waiting: list[str], *, is_sqlite: bool) -> Check:
+    if not waiting:
+        return Check("schema", "ok", "up to date")
+    finding = f"{', '.join(waiting)} not run yet"
+    if is_sqlite:
+        return Check("schema", "warn", finding, "the next execution brings it up to date, or: spanloom migrate")
+    return Check("schema", "fail", finding, "run: spanloom migrate")
+
+
+def _models(settings: Settings) -> Iterator[Check]:
+    models = LangChainModels(settings.providers, settings.model)
+    default = models.default() or OFFLINE
+    source = "SPANLOOM_MODEL" if settings.model else "the first provider with a key" if default != OFFLINE else "no key"
+    problem = models.problem(*default)
+    yield Check("default model", "fail" if problem else "ok", f"{':'.join(default)} ({source})", problem or "")
+    for provider in PROVIDERS.values():
+        yield _provider(provider, settings)
+    try:
+        is_priced = GenaiPrices(settings.prices).upper_nano_usd(*default, 1, 1) is not None
+    except SpanloomError as error:
+        yield Check("prices", "fail", error.message)
+        return
+    advice = "" if is_priced else f"{':'.join(default)} has no price; give one in the file of SPANLOOM_PRICES"
+    yield Check(
+        "prices",
+        "ok" if is_priced else "warn",
+        "own file, then the catalogue" if settings.prices else "catalogue",
+        advice,
+    )
+
+
+def _provider(provider: Provider, settings: Settings) -> Check:
+    reach = settings.providers[provider.name]
+    key = "key present" if reach.api_key else "no key"
+    address = f", at {reach.base_url}" if reach.base_url else ""
+    if provider.is_installed:
+        return Check(provider.name, "ok" if reach.is_set else "info", f"installed, {key}{address}")
+    advice = f"pip install 'spanloom[{provider.name}]'" if reach.is_set else ""
+    return Check(provider.name, "warn" if reach.is_set else "info", f"not installed, {key}{address}", advice)
+
+
+def _surroundings(settings: Settings) -> Iterator[Check]:
+    yield _attempt("address", lambda: check_bind(settings), "{}:{}".format(*settings.address))
+    yield _attempt("checkpoints", lambda: prepare_process(settings), "LangGraph's strict msgpack is on")
+    if settings.langsmith:
+        yield Check(
+            "LangSmith", "warn", "on: prompts and answers are sent to it", "unset SPANLOOM_LANGSMITH to keep them"
+        )
+    else:
+        yield Check("LangSmith", "ok", "off")
+    yield Check(
+        "leases",
+        "ok",
+        f"{settings.lease_seconds:g} s, renewed every {settings.lease_renew_seconds:g} s; "
+        f"dead processes are looked for every {settings.sweep_seconds:g} s",
+    )
+    yield _exporters()
+    for root in settings.files_roots:
+        is_there = root.is_dir()
+        advice = "" if is_there else "make the folder, or change SPANLOOM_FILES_ROOTS"
+        yield Check(
+            "files", "ok" if is_there else "warn", f"{root} {'may be searched' if is_there else 'is no folder'}", advice
+        )
+    if not settings.files_roots:
+        advice = "the command line may search any; SPANLOOM_FILES_ROOTS names those that requests over HTTP may"
+        yield Check("files", "info", "no folder for requests over HTTP", advice)
+
+
+def _attempt(name: str, check: Callable[[], None], finding: str) -> Check:
+    try:
+        check()
+    except SpanloomError as error:
+        return Check(name, "fail", error.message)
+    return Check(name, "ok", finding)
+
+
+def _exporters() -> Check:
+    try:
+        telemetry = build_telemetry()
+    except ExportSettingInvalid as error:
+        return Check("exporters", "fail", str(error))
+    telemetry.shutdown()
+    return Check("exporters", "ok", "as OTEL_* says")

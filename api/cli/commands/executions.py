@@ -1,0 +1,215 @@
+"""`spanloom executions`: list, show, cancel, resume, retry."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api.cli import terminal
+from api.cli.failures import BAD_NEWS, DONE, wrong_use
+from api.cli.reading import check_exists, find_execution, read
+from api.cli.rendering.tables import execution_details, executions_table, question_view
+from api.operations.approve import ResumeBody, answer, open_questions
+from api.operations.retry import kept
+from api.schemas import executions
+from api.settings import Settings
+from api.wiring.bootstrap import open_database, open_orphans, open_runtime
+from engine.database.database import Database
+from engine.documents.strict_json import MalformedJson, read_json
+from engine.errors import AlreadyFinished, NotPaused
+from engine.graph import Json
+from engine.request import Caller
+from engine.result import Approval, Status
+from engine.store import control
+from telemetry.reads.executions import ExecutionFilter, ExecutionRecord, get_execution, list_executions
+
+_STOP_SECONDS = 10.0
+"""How long `cancel` waits for the execution to end; nodes get 5 s to clean up."""
+_POLL_SECONDS = 0.2
+_REASON = "cancelled from the command line"
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What `spanloom executions` lists."""
+
+    status: Sequence[str]
+    template: str | None
+    error_type: Sequence[str]
+    since: datetime | None
+    until: datetime | None
+    limit: int
+
+
+def list_all(filters: Filters, *, as_json: bool) -> int:
+    """The newest executions."""
+    settings = terminal.begin()
+    unknown = [status for status in filters.status if status not in list(Status)]
+    if unknown:
+        wrong_use(f"{unknown[0]} is no status; use {', '.join(Status)}")
+    wanted = ExecutionFilter(
+        status=filters.status,
+        template=filters.template,
+        error_type=filters.error_type,
+        since=filters.since,
+        until=filters.until,
+    )
+    page = read(settings, lambda connection: list_executions(connection, wanted, limit=filters.limit))
+    if as_json:
+        items = [executions.summary(record, settings).model_dump(mode="json") for record in page.items]
+        terminal.show_json({"items": items, "more": page.end is not None})
+        return DONE
+    console = terminal.console()
+    terminal.show(executions_table(page.items, width=console.width))
+    if page.end is not None:
+        console.print(f"The newest {filters.limit} are shown; --limit shows more.", style="dim")
+    return DONE
+
+
+def show_one(id: str, *, as_json: bool) -> int:
+    """The record of one execution."""
+    settings = terminal.begin()
+    record, row, asked = read(settings, lambda connection: _with_control(connection, id))
+    if as_json:
+        terminal.show_json(executions.execution(record, row, asked, settings).model_dump(mode="json"))
+        return DONE
+    terminal.show(execution_details(record, settings.trace_link(record.trace_id)))
+    for question in asked:
+        terminal.show(question_view(record.id, question))
+    return DONE
+
+
+def cancel_one(id: str, reason: str | None, *, as_json: bool) -> int:
+    """Ask it to stop and wait a little. Raises `AlreadyFinished` for one that has ended in another way."""
+    settings = terminal.begin()
+    check_exists(settings)
+
+    async def cancel() -> tuple[ExecutionRecord, control.ControlRow | None]:
+        async with open_database(settings) as database, open_orphans(settings, database) as orphans:
+            record = await _ask(database, id, reason or _REASON)
+            await orphans.cancel(record.id, record.owner_id, reason or _REASON)
+            return await _ended(database, record)
+
+    record, row = asyncio.run(cancel())
+    if as_json:
+        terminal.show_json(executions.execution(record, row, [], settings).model_dump(mode="json"))
+    elif record.status == Status.CANCELLED:
+        print(f"{record.id} is cancelled.")
+    elif Status(record.status).is_terminal:
+        print(f"{record.id} had already ended: {record.status}.")
+    else:
+        print(f"{record.id} is asked to stop; it does once the process that runs it hears of it.")
+    return DONE if record.status == Status.CANCELLED or not Status(record.status).is_terminal else BAD_NEWS
+
+
+def resume_one(id: str, choice: str, approval_id: str | None, data: str | None, *, as_json: bool) -> int:
+    """Answer what it asks. Raises `NotPaused`, `AlreadyAnswered`, `InvalidAnswer`, or `WrongUse`."""
+    settings = terminal.begin()
+    check_exists(settings)
+    value = _data(data)
+
+    async def resume() -> Detailed:
+        async with open_database(settings) as database:
+            async with database.begin() as connection:
+                record = await find_execution(connection, id)
+                asked = approval_id or await _only_question(connection, record)
+                given = ResumeBody(approval_id=asked, choice=choice, data=value)
+                await answer(connection, record.id, record.owner_id, given, answered_by=record.owner_id)
+            async with database.read() as connection:
+                return await _with_control(connection, record.id)
+
+    record, row, asked = asyncio.run(resume())
+    if as_json:
+        terminal.show_json(executions.execution(record, row, asked, settings).model_dump(mode="json"))
+    else:
+        print(f"{record.id} is answered; a running service goes on with it: spanloom serve.")
+    return DONE
+
+
+def retry_one(id: str, *, as_json: bool) -> int:
+    """Queue it anew. Raises `NotFinished` or `InputGone`."""
+    settings = terminal.begin()
+    check_exists(settings)
+
+    async def retry() -> Detailed:
+        async with open_runtime(settings) as runtime:
+            async with runtime.database.read() as connection:
+                record = await find_execution(connection, id)
+                asked = await kept(connection, record.id, record.owner_id)
+            caller = Caller(owner=record.owner_id, trigger="cli", any_folder=True)
+            again = await runtime.engine.enqueue_again(asked.subject, asked.request, asked.graph, caller)
+            return await read_queued(runtime.database, again)
+
+    return show_queued(settings, asyncio.run(retry()), as_json=as_json)
+
+
+def show_queued(settings: Settings, queued: "Detailed", *, as_json: bool) -> int:
+    """The id on stdout, what happens next on stderr."""
+    record, row, asked = queued
+    if as_json:
+        terminal.show_json(executions.execution(record, row, asked, settings).model_dump(mode="json"))
+    else:
+        print(record.id)
+        print(
+            f"queued; a running service takes it: spanloom serve · spanloom trace {record.id} --follow", file=sys.stderr
+        )
+    return DONE
+
+
+Detailed = tuple[ExecutionRecord, control.ControlRow | None, list[Approval]]
+"""A record, what control knows of it, and what it asks."""
+
+
+async def _with_control(connection: AsyncConnection, id: str) -> Detailed:
+    record = await find_execution(connection, id)
+    row = await control.get(connection, record.id, record.owner_id)
+    return record, row, await open_questions(connection, row)
+
+
+async def read_queued(database: Database, execution_id: str) -> Detailed:
+    """An execution that was queued just now."""
+    async with database.read() as connection:
+        return await _with_control(connection, execution_id)
+
+
+async def _only_question(connection: AsyncConnection, record: ExecutionRecord) -> str:
+    row = await control.get(connection, record.id, record.owner_id)
+    asked = await open_questions(connection, row)
+    if not asked:
+        raise NotPaused(f"execution {record.id} is not waiting for an answer: {record.status}")
+    if len(asked) > 1:
+        wrong_use(f"it asks {len(asked)} questions: name one by --approval, {', '.join(q.approval_id for q in asked)}")
+    return asked[0].approval_id
+
+
+def _data(text: str | None) -> Json:
+    try:
+        return None if text is None else read_json(text.encode("utf-8", "surrogatepass"))
+    except MalformedJson as error:
+        wrong_use(f"--data: {error}")
+
+
+async def _ask(database: Database, id: str, reason: str) -> ExecutionRecord:
+    async with database.read() as connection:
+        record = await find_execution(connection, id)
+    status = Status(record.status)
+    if status.is_terminal and status is not Status.CANCELLED:
+        raise AlreadyFinished(f"execution {record.id} has already ended: {record.status}")
+    async with database.begin() as connection:
+        await control.request_cancel(connection, record.id, record.owner_id, reason)
+    return record
+
+
+async def _ended(database: Database, record: ExecutionRecord) -> tuple[ExecutionRecord, control.ControlRow | None]:
+    """The record once the execution has ended, or as it is when the time is over."""
+    for _ in range(round(_STOP_SECONDS / _POLL_SECONDS)):
+        async with database.read() as connection:
+            record = await get_execution(connection, record.id, record.owner_id) or record
+            row = await control.get(connection, record.id, record.owner_id)
+        if Status(record.status).is_terminal:
+            break
+        await asyncio.sleep(_POLL_SECONDS)
+    return record, row

@@ -1,0 +1,57 @@
+"""`spanloom reconcile`: whether the books agree."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+from api.cli import terminal
+from api.cli.failures import BAD_NEWS, DONE, wrong_use
+from api.cli.reading import check_exists
+from api.schemas.reconcile import ReconcileDocument
+from api.settings import Settings
+from api.wiring.bootstrap import open_database
+from telemetry.reconcile.compare import ReconcileReport
+from telemetry.reconcile.job import reconcile
+
+_DAY = timedelta(days=1)
+_SHOWN = 50
+
+
+def compare(since: datetime | None, until: datetime | None, *, as_json: bool) -> int:
+    """Compare and tell; 1 if something differs."""
+    settings = terminal.begin()
+    end = until or datetime.now(UTC)
+    start = since or end - _DAY
+    if start >= end:
+        wrong_use("--from is to be before --to")
+    check_exists(settings)
+    report = asyncio.run(_report(settings, start, end))
+    if as_json:
+        terminal.show_json(ReconcileDocument.of(report).model_dump(mode="json"))
+    else:
+        print("\n".join(sentences(report)))
+    return BAD_NEWS if report.differences else DONE
+
+
+async def _report(settings: Settings, since: datetime, until: datetime) -> ReconcileReport:
+    async with open_database(settings) as database:
+        return await reconcile(database, since, until, prometheus_url=settings.prometheus_url)
+
+
+def sentences(report: ReconcileReport) -> list[str]:
+    """The report for people."""
+    time = f"{report.since:%Y-%m-%d %H:%M} to {report.until:%Y-%m-%d %H:%M} UTC"
+    compared = f"Compared {time}: {report.executions} executions, {report.rollup_rows} roll-up rows."
+    counters = [
+        f"{counter.metric}: {'compared' if counter.is_compared else f'not compared, {counter.note}'}"
+        for counter in report.counters
+    ]
+    if not report.differences:
+        return [compared, *counters, "The books agree."]
+    more = len(report.differences) - _SHOWN
+    return [
+        compared,
+        *counters,
+        *map(str, report.differences[:_SHOWN]),
+        *([f"… and {more} more; --json has all"] if more > 0 else []),
+        f"The books disagree: {len(report.differences)} differences, {report.drift_nano_usd} nano-USD.",
+    ]

@@ -1,0 +1,181 @@
+"""`spanloom run`: one execution, from the arguments to the answer."""
+
+import asyncio
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from api.cli import terminal
+from api.cli.commands.executions import Detailed, read_queued, show_queued
+from api.cli.failures import BAD_NEWS, DONE, INTERRUPTED, wrong_use
+from api.cli.watch import CALLER, Followed, follow, problem, summary
+from api.cli.workflow_files import is_template, read_document
+from api.wiring.bootstrap import Runtime, open_runtime
+from engine.documents.strict_json import MalformedJson, read_json
+from engine.errors import NotFound
+from engine.graph import Json, JsonObject
+from engine.request import ExecutionRequest
+from engine.resources import Template
+from engine.result import Status
+from engine.templates.template import load_builtin
+
+
+def run_workflow(
+    workflow: str,
+    params: Sequence[str],
+    input_text: str | None,
+    message: str | None,
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """Run, show, and say by the exit code how it ended."""
+    settings = terminal.begin()
+    input = _input(input_text, message)
+    pairs = _pairs(params)
+    document = _graph_file(workflow, has_params=bool(pairs))
+
+    async def run() -> Followed:
+        async with open_runtime(settings) as runtime:
+            request = await _asked(runtime, workflow, document, pairs, input)
+            return await follow(runtime, request, quiet=quiet, prints_answer=not as_json)
+
+    followed = asyncio.run(run())
+    if as_json:
+        terminal.show_json(followed.result.model_dump(mode="json"))
+    _tell(followed, quiet=quiet)
+    return _exit_code(followed)
+
+
+def queue_workflow(
+    workflow: str, params: Sequence[str], input_text: str | None, message: str | None, *, as_json: bool
+) -> int:
+    """Leave it to a service over the same database, and print its id."""
+    settings = terminal.begin()
+    input = _input(input_text, message)
+    pairs = _pairs(params)
+    document = _graph_file(workflow, has_params=bool(pairs))
+
+    async def queue() -> Detailed:
+        async with open_runtime(settings) as runtime:
+            request = await _asked(runtime, workflow, document, pairs, input, mode="async")
+            execution_id = await runtime.engine.enqueue(request, CALLER)
+            return await read_queued(runtime.database, execution_id)
+
+    return show_queued(settings, asyncio.run(queue()), as_json=as_json)
+
+
+async def _asked(
+    runtime: Runtime,
+    workflow: str,
+    document: JsonObject | None,
+    pairs: dict[str, str],
+    input: JsonObject,
+    *,
+    mode: str = "wait",
+) -> ExecutionRequest:
+    source = _graph(document) if document is not None else await _template(runtime, workflow, pairs)
+    return _request({"source": source, "input": input, "mode": mode})
+
+
+def _tell(followed: Followed, *, quiet: bool) -> None:
+    console = terminal.console(stderr=True)
+    sentence = problem(followed.result)
+    if sentence is not None:
+        console.print(sentence, soft_wrap=True)
+    if not quiet:
+        console.print(summary(followed), soft_wrap=True)
+
+
+def _exit_code(followed: Followed) -> int:
+    if followed.was_interrupted and followed.result.status is Status.CANCELLED:
+        return INTERRUPTED
+    return DONE if followed.result.status in (Status.COMPLETED, Status.PAUSED) else BAD_NEWS
+
+
+def _request(document: JsonObject) -> ExecutionRequest:
+    try:
+        return ExecutionRequest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        wrong_use(f"{'.'.join(str(step) for step in first['loc'])}: {first['msg']}")
+
+
+def _input(text: str | None, message: str | None) -> JsonObject:
+    """The input from `--input` and `--message`. Raises `WrongUse`."""
+    document: Json = {}
+    if text is not None and text.startswith("@"):
+        document = read_document(Path(text[1:]))
+    elif text is not None:
+        try:
+            document = read_json(text.encode("utf-8", "surrogatepass"))
+        except MalformedJson as error:
+            wrong_use(f"""--input: {error} Write an object, as in --input '{{"message": "hi"}}', or use -m 'hi'.""")
+    if not isinstance(document, dict):
+        wrong_use("""--input is no JSON object; write it as in --input '{"message": "hi"}', or use -m 'hi'""")
+    return document if message is None else {**document, "message": message}
+
+
+def _pairs(params: Sequence[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for param in params:
+        name, separator, value = param.partition("=")
+        if not (name and separator):
+            wrong_use(f"--param {param} is not written as name=value")
+        pairs[name] = value
+    return pairs
+
+
+def _graph_file(workflow: str, *, has_params: bool) -> JsonObject | None:
+    """The graph of a file; null if the argument names a template."""
+    file = Path(workflow)
+    if file.suffix != ".json":
+        return None
+    document = read_document(file)
+    if is_template(document):
+        wrong_use(f"{workflow} is a template, and only graphs are run from files; check it with `spanloom validate`")
+    if not isinstance(document, dict):
+        wrong_use(f"{workflow} holds no workflow graph: it is no JSON object")
+    if has_params:
+        wrong_use("--param is for templates; a graph in a file takes what it needs from --input")
+    return document
+
+
+def _graph(document: JsonObject) -> JsonObject:
+    return {"kind": "graph", "graph": document}
+
+
+async def _template(runtime: Runtime, key: str, pairs: dict[str, str]) -> JsonObject:
+    """The source for a template, its parameters read as its schema has them. Raises `NotFound`."""
+    template = await runtime.resources.templates.find(key, None, CALLER.owner)
+    if template is None:
+        known = [each.key for each in load_builtin()]
+        near = get_close_matches(key, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise NotFound(
+            f"there is no template {key!r}; {hint}There are: {', '.join(known)}. A graph in a file ends with .json"
+        )
+    params = {name: _value(text, _types(template, name)) for name, text in pairs.items()}
+    return {"kind": "template", "template": key, "params": params}
+
+
+def _types(template: Template, name: str) -> frozenset[str]:
+    """The JSON types that the parameter may have; empty if it is unknown or of any type."""
+    properties = template.parameters.get("properties")
+    schema = properties.get(name) if isinstance(properties, dict) else None
+    types = schema.get("type") if isinstance(schema, dict) else None
+    return (
+        frozenset(str(each) for each in types) if isinstance(types, list) else frozenset({str(types)} if types else ())
+    )
+
+
+def _value(text: str, types: frozenset[str]) -> Json:
+    """The text as JSON where the parameter wants something else than text, and it is JSON."""
+    if "string" in types and not (text == "null" and "null" in types):
+        return text
+    try:
+        return read_json(text.encode("utf-8", "surrogatepass"))
+    except MalformedJson:
+        return text

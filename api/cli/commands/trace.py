@@ -1,0 +1,85 @@
+"""`spanloom trace`: the span tree of one execution."""
+
+import asyncio
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api.cli import terminal
+from api.cli.failures import BAD_NEWS, DONE, INTERRUPTED
+from api.cli.reading import check_exists, find_execution, read
+from api.cli.rendering.text import duration
+from api.cli.rendering.trace_tree import trace_header, trace_view
+from api.schemas import executions
+from api.wiring.bootstrap import open_database
+from engine.database.database import Database
+from engine.result import Status
+from telemetry.reads.executions import ExecutionRecord, Trace, get_trace
+
+MAX_SPANS = 2_000
+FOLLOW_SECONDS = 0.5
+MAX_WIDTH = 120
+"""Wider lines are hard to follow with the eye."""
+PIPED_WIDTH = 100
+
+
+def show_trace(id: str, *, as_json: bool) -> int:
+    """The tree with bars, or its spans as JSON."""
+    settings = terminal.begin()
+    record, trace = read(settings, lambda connection: find_trace(connection, id))
+    if as_json:
+        terminal.show_json(executions.trace(trace, None, settings).model_dump(mode="json"))
+        return DONE
+    console = terminal.console()
+    console.print(trace_header(record))
+    width = min(console.width, MAX_WIDTH) if console.is_terminal else PIPED_WIDTH
+    console.print(trace_view(trace, record, width=width))
+    if link := settings.trace_link(record.trace_id):
+        console.print(link, style="dim")
+    return DONE
+
+
+def follow_trace(id: str, *, as_json: bool) -> int:
+    """Stay until the execution has ended, telling on stderr what has; then show the trace. 1 if it ended badly."""
+    settings = terminal.begin()
+    check_exists(settings)
+
+    async def follow() -> ExecutionRecord:
+        async with open_database(settings) as database:
+            return await _until_ended(database, id)
+
+    try:
+        record = asyncio.run(follow())
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    show_trace(record.id, as_json=as_json)
+    return DONE if record.status == Status.COMPLETED else BAD_NEWS
+
+
+async def _until_ended(database: Database, id: str) -> ExecutionRecord:
+    """Each change of the status, and each span as it becomes durable."""
+    console = terminal.console(stderr=True)
+    shown: set[str] = set()
+    status = ""
+    while True:
+        async with database.read() as connection:
+            record, trace = await find_trace(connection, id)
+        id = record.id
+        for span in trace.spans:
+            if span.duration_us is not None and span.span_id not in shown and span.kind != "workflow":
+                console.print(f"  {span.name}  {span.status}  {duration(span.duration_us / 1_000)}", soft_wrap=True)
+                shown.add(span.span_id)
+        if record.status != status:
+            status = record.status
+            hint = f"; what it asks: spanloom executions show {record.id}" if status == Status.PAUSED else ""
+            console.print(f"{status}{hint}", soft_wrap=True)
+        if Status(status).is_terminal:
+            return record
+        await asyncio.sleep(FOLLOW_SECONDS)
+
+
+async def find_trace(connection: AsyncConnection, id: str) -> tuple[ExecutionRecord, Trace]:
+    """Record and spans. Raises `NotFound`."""
+    record = await find_execution(connection, id)
+    trace = await get_trace(connection, record.id, record.owner_id, limit=MAX_SPANS)
+    assert trace is not None
+    return record, trace

@@ -1,0 +1,267 @@
+"""`spanloom webhooks`: who is told of what happens, what was sent to them, and sending it again."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal, TypeVar
+
+from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api.cli import terminal
+from api.cli.failures import BAD_NEWS, DONE, wrong_use
+from api.cli.reading import check_exists
+from api.cli.rendering.webhooks import deliveries_table, endpoints_table
+from api.schemas import webhooks as documents
+from api.settings import Settings
+from api.wiring.bootstrap import open_database
+from api.wiring.outgoing import egress_of, sealer_of, sender_of
+from engine.errors import NotFound
+from engine.request import Caller
+from engine.tracing.semconv import TERMINAL_EVENTS
+from telemetry.webhooks import deliveries, endpoints
+from telemetry.webhooks.payloads import TYPES
+
+T = TypeVar("T")
+
+_OWNER = Caller().owner
+"""Whoever has the shell."""
+_SHOWN = 5
+_TEST_SECONDS = 5.0
+"""How much longer than an attempt may take a test is waited for."""
+
+
+def list_all(*, as_json: bool) -> int:
+    """Every endpoint."""
+    settings = terminal.begin()
+    found = _run(settings, _all_endpoints)
+    if as_json:
+        terminal.show_json({"items": [documents.endpoint(one).model_dump(mode="json") for one in found]})
+    else:
+        terminal.show(endpoints_table(found))
+    return DONE
+
+
+@dataclass(frozen=True, slots=True)
+class NewEndpoint:
+    """What `spanloom webhooks add` was given."""
+
+    url: str
+    events: Sequence[str]
+    templates: Sequence[str]
+    headers: Sequence[str]
+    description: str | None
+
+
+def add(given: NewEndpoint, *, as_json: bool) -> int:
+    """A new endpoint; its secret is shown this once. Raises `UrlNotAllowed`."""
+    settings = terminal.begin()
+    body = _body(given)
+    asyncio.run(egress_of(settings).check(body.url))
+    wish = endpoints.Wish(body.url, body.events, body.templates, body.headers, body.description)
+    made, secret = _write(settings, lambda c: endpoints.create(c, _OWNER, wish, sealer_of(settings)))
+    if as_json:
+        terminal.show_json(documents.new_endpoint(made, secret).model_dump(mode="json"))
+        return DONE
+    print(f"Endpoint {made.id} hears of {', '.join(made.events)}.")
+    print(f"Its secret, shown this once: {secret}")
+    print(f"Try it: spanloom webhooks test {made.id}")
+    return DONE
+
+
+def test(id: str, *, as_json: bool) -> int:
+    """Send `webhook.test` now and tell what came of it; 1 if it was not taken."""
+    settings = terminal.begin()
+    check_exists(settings)
+    found, attempts = asyncio.run(_test(settings, id))
+    if as_json:
+        terminal.show_json(documents.delivery_detail(found, attempts).model_dump(mode="json"))
+    elif found.state == "delivered":
+        print(f"Delivered: status {found.last_status} in {attempts[-1].duration_ms} ms.")
+    else:
+        reason = found.last_error or "nobody has sent it yet; see `spanloom webhooks deliveries`"
+        print(f"Not delivered: {reason}.")
+    return DONE if found.state == "delivered" else BAD_NEWS
+
+
+def rotate(id: str, overlap_hours: int, *, as_json: bool) -> int:
+    """A new secret, shown this once; for a while the old one signs too."""
+    settings = terminal.begin()
+
+    async def change(connection: AsyncConnection) -> tuple[str, datetime]:
+        endpoint_id = await _endpoint_id(connection, id)
+        return await endpoints.rotate_secret(connection, _OWNER, endpoint_id, overlap_hours, sealer_of(settings))
+
+    secret, until = _run(settings, change)
+    if as_json:
+        terminal.show_json(documents.SecretAnswer(secret=secret, old_valid_until=until).model_dump(mode="json"))
+    else:
+        print(f"The new secret, shown this once: {secret}")
+        print(f"The old one signs too until {until.astimezone(UTC):%Y-%m-%d %H:%M} UTC.")
+    return DONE
+
+
+def set_status(id: str, status: Literal["active", "disabled"], *, as_json: bool) -> int:
+    """Disable an endpoint, or enable it again."""
+    settings = terminal.begin()
+
+    async def change(connection: AsyncConnection) -> endpoints.Endpoint:
+        endpoint_id = await _endpoint_id(connection, id)
+        wanted = endpoints.Changes(status=status)
+        return await endpoints.change(connection, _OWNER, endpoint_id, wanted, sealer_of(settings))
+
+    changed = _run(settings, change)
+    if as_json:
+        terminal.show_json(documents.endpoint(changed).model_dump(mode="json"))
+    else:
+        hint = f"; what it misses: spanloom webhooks redeliver {changed.id} --from TIME --to TIME"
+        print(f"{changed.id} is {changed.status}" + (hint if status == "active" else "") + ".")
+    return DONE
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What `spanloom webhooks deliveries` lists."""
+
+    endpoint: str | None
+    state: str | None
+    event_type: str | None
+    execution_id: str | None
+    since: datetime | None
+    until: datetime | None
+
+
+def list_deliveries(wanted: Wanted, limit: int, *, as_json: bool) -> int:
+    """The newest deliveries."""
+    settings = terminal.begin()
+    filters = deliveries.DeliveryFilter(
+        wanted.endpoint, _state(wanted.state), wanted.event_type, wanted.execution_id, wanted.since, wanted.until
+    )
+    found, end = _run(settings, lambda c: deliveries.list_deliveries(c, _OWNER, filters, limit=limit))
+    if as_json:
+        items = [documents.delivery(one).model_dump(mode="json") for one in found]
+        terminal.show_json({"items": items, "more": end is not None})
+        return DONE
+    terminal.show(deliveries_table(found))
+    if end is not None:
+        print(f"The newest {limit} are shown; --limit shows more.")
+    return DONE
+
+
+def redeliver(id: str, since: datetime | None, until: datetime | None, *, everything: bool, as_json: bool) -> int:
+    """Send one delivery again, or what an endpoint did not get in a time."""
+    settings = terminal.begin()
+
+    async def again(connection: AsyncConnection) -> int:
+        if since is None or until is None:
+            delivery_id = await _delivery_id(connection, id)
+            await deliveries.redeliver(connection, _OWNER, delivery_id)
+            return 1
+        endpoint_id = await _endpoint_id(connection, id)
+        only: Literal["failed", "all"] = "all" if everything else "failed"
+        return await deliveries.redeliver_range(connection, _OWNER, endpoint_id, since, until, only)
+
+    if (since is None) != (until is None):
+        wrong_use("give both --from and --to, with the id of an endpoint")
+    count = _run(settings, again)
+    if as_json:
+        terminal.show_json({"deliveries": count})
+    else:
+        print(f"{count} to be sent, by the service that runs: spanloom serve.")
+    return DONE
+
+
+def _state(name: str | None) -> deliveries.State | None:
+    states = {state: state for state in deliveries.STATES}
+    if name is not None and name not in states:
+        wrong_use(f"{name} is no state; use {', '.join(states)}")
+    return None if name is None else states[name]
+
+
+async def _test(settings: Settings, id: str) -> tuple[deliveries.Delivery, list[deliveries.Attempt]]:
+    """Sent from here; where a service was faster, its attempt is waited for."""
+    async with open_database(settings) as database:
+        async with database.begin() as connection:
+            made = await deliveries.send_test(connection, _OWNER, await _endpoint_id(connection, id))
+        await sender_of(settings, database).send_one(made.id)
+        for _ in range(round((settings.webhook_timeout_seconds + _TEST_SECONDS) / 0.2)):
+            async with database.read() as connection:
+                found = await deliveries.get_delivery(connection, _OWNER, made.id)
+                attempts = await deliveries.read_attempts(connection, found)
+            if attempts:
+                break
+            await asyncio.sleep(0.2)
+        return found, attempts
+
+
+def _run(settings: Settings, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    """In one transaction. Raises `Unavailable` for a SQLite file that is not there."""
+    check_exists(settings)
+    return _write(settings, work)
+
+
+def _write(settings: Settings, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    """In one transaction; a SQLite file is made."""
+
+    async def run() -> T:
+        async with open_database(settings) as database, database.begin() as connection:
+            return await work(connection)
+
+    return asyncio.run(run())
+
+
+async def _all_endpoints(connection: AsyncConnection) -> list[endpoints.Endpoint]:
+    found: list[endpoints.Endpoint] = []
+    page, end = await endpoints.list_endpoints(connection, _OWNER, limit=200)
+    found += page
+    while end is not None:
+        page, end = await endpoints.list_endpoints(connection, _OWNER, limit=200, after=end)
+        found += page
+    return found
+
+
+async def _endpoint_id(connection: AsyncConnection, beginning: str) -> str:
+    ids = await endpoints.find_endpoint_ids(connection, _OWNER, beginning.lower(), limit=_SHOWN + 1)
+    return _only(ids, beginning, "endpoint", "spanloom webhooks list")
+
+
+async def _delivery_id(connection: AsyncConnection, beginning: str) -> str:
+    ids = await deliveries.find_delivery_ids(connection, _OWNER, beginning.lower(), limit=_SHOWN + 1)
+    return _only(ids, beginning, "delivery", "spanloom webhooks deliveries")
+
+
+def _only(ids: Sequence[str], beginning: str, thing: str, command: str) -> str:
+    """Raises `NotFound`."""
+    if len(ids) > 1:
+        shown = ", ".join(ids[:_SHOWN]) + (", …" if len(ids) > _SHOWN else "")
+        raise NotFound(f"more than one {thing} begins with {beginning}: {shown}; give more of the id")
+    if not ids:
+        raise NotFound(f"there is no {thing} {beginning}; `{command}` lists what there is")
+    return ids[0]
+
+
+def _body(given: NewEndpoint) -> documents.EndpointBody:
+    """Under the rules of the HTTP interface."""
+    headers: dict[str, str] = {}
+    for header in given.headers:
+        name, separator, value = header.partition("=")
+        if not separator:
+            wrong_use("a header is written as NAME=VALUE")
+        headers[name] = value
+    unknown = [event for event in given.events if event not in TYPES]
+    if unknown:
+        wrong_use(f"{unknown[0]} is no event; there are: {', '.join(TYPES)}")
+    try:
+        return documents.EndpointBody.model_validate(
+            {
+                "url": given.url,
+                "events": list(given.events) or sorted(event.value for event in TERMINAL_EVENTS),
+                "templates": list(given.templates) or None,
+                "headers": headers,
+                "description": given.description,
+            }
+        )
+    except ValidationError as error:
+        place = ".".join(str(step) for step in error.errors(include_input=False)[0]["loc"])
+        wrong_use(f"{place} is not of the declared form: see `EndpointBody` in docs/openapi.json")

@@ -1,0 +1,301 @@
+"""Tables and reports of the terminal: executions, one execution, cost, validation, the checks of `doctor`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+from api.cli.rendering.text import UNKNOWN, count, duration, moment, percent, plural, short_ids, tokens, usd
+from api.cli.rendering.trace_tree import STATUS_STYLES
+from engine.report import Issue, Severity, ValidationReport
+from engine.result import Approval
+from telemetry.reads.cost import CostReport, GroupValue, Sums
+from telemetry.reads.executions import ExecutionRecord
+from telemetry.recovery.replay import Pile
+
+Level = Literal["ok", "warn", "fail", "info"]
+_WIDE = 100
+_GAP = 2
+_MIN_STATUS = 9
+_BOX = box.Box("    \n    \n ── \n    \n    \n ── \n    \n    \n")
+"""A line below the head and one above the foot."""
+_MARKS: dict[Level, tuple[str, str]] = {
+    "ok": ("✓", "green"),
+    "warn": ("!", "yellow"),
+    "fail": ("✗", "bold red"),
+    "info": (" ", ""),
+}
+
+
+def executions_table(records: Sequence[ExecutionRecord], *, width: int) -> RenderableType:
+    """One line per execution, as they come; on a narrow terminal without tokens and seconds."""
+    if not records:
+        return Text("No executions. Start one: spanloom run universal_chat -m 'hi'")
+    is_wide = width >= _WIDE
+    table = _table(
+        "id", "status", "workflow", "at (UTC)", right=("duration", *(("tokens",) if is_wide else ()), "cost")
+    )
+    shown = short_ids([record.id for record in records])
+    for record in records:
+        started = moment(record.started_at or record.queued_at)
+        table.add_row(
+            shown[record.id],
+            _status(record.status, record.error_type),
+            record.workflow_name,
+            started if is_wide else started[5:-3],
+            duration(record.duration_ms),
+            *((tokens(record.input_tokens, record.output_tokens),) if is_wide else ()),
+            _cost(record),
+        )
+    others = [_width(column) for column in table.columns if column.header != "status"]
+    table.columns[1].max_width = max(width - sum(others) - _GAP * len(others), _MIN_STATUS)
+    return table
+
+
+def execution_details(record: ExecutionRecord, trace_url: str | None) -> RenderableType:
+    """Everything of one record that says something."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in _details(record, trace_url):
+        grid.add_row(name, value)
+    return grid
+
+
+def question_view(execution_id: str, question: Approval) -> RenderableType:
+    """What a paused execution asks, and how to answer."""
+    text = Text(f"asks: {question.prompt}", style="bold")
+    until = f"until {moment(question.expires_at)} UTC"
+    text.append(f"\n  {' or '.join(question.choices)}, {until} (approval {question.approval_id})", style="not bold")
+    text.append(f"\n  spanloom executions resume {execution_id} --choice {question.choices[0]}", style="not bold dim")
+    return text
+
+
+def _details(record: ExecutionRecord, trace_url: str | None) -> list[tuple[str, RenderableType]]:
+    version = f", version {record.template_version}" if record.template_version else ""
+    rows: list[tuple[str, RenderableType | None]] = [
+        ("id", record.id),
+        ("status", _status(record.status)),
+        ("error", _error(record)),
+        ("cancelled", record.cancel_reason),
+        ("workflow", f"{record.workflow_name} ({record.workflow_source}{version})"),
+        ("started", f"{moment(record.started_at)} UTC"),
+        ("duration", duration(record.duration_ms)),
+        ("  of which", _time_ledger(record)),
+        ("first token", duration(record.time_to_first_token_ms) if record.time_to_first_token_ms is not None else None),
+        ("tokens", _all_tokens(record)),
+        ("cost", _whole_cost(record)),
+        ("calls", f"{plural(record.model_calls, 'model call')}, {plural(record.tool_calls, 'tool call')}"),
+        ("nodes", f"{record.nodes_total} run, {record.nodes_failed} failed, {record.nodes_retried} retried"),
+        ("seal", f"{record.spans_stored}/{record.spans_expected or '?'} spans"),
+        ("trigger", f"{record.trigger or UNKNOWN}{', streaming' if record.streaming else ''}"),
+        ("conversation", record.conversation_id),
+        ("correlation", record.correlation_id),
+        ("trace", record.trace_id),
+        ("", trace_url),
+        ("graph", record.graph_hash),
+        ("tags", ", ".join(f"{name}={value}" for name, value in record.tags.items()) or None),
+        ("params", ", ".join(f"{name}={value}" for name, value in record.params.items()) or None),
+    ]
+    return [(name, value) for name, value in rows if value is not None]
+
+
+def _error(record: ExecutionRecord) -> Text | None:
+    if record.error_type is None:
+        return None
+    place = f" at node {record.error_node_id}" if record.error_node_id else ""
+    return Text(f"{record.error_type}{place}: {record.error_message or ''}", style="red")
+
+
+def _time_ledger(record: ExecutionRecord) -> str | None:
+    parts = {
+        "queue": record.time_queue_ms,
+        "model": record.time_model_ms,
+        "tools": record.time_tool_ms,
+        "retries": record.time_retry_ms,
+        "people": record.time_human_ms,
+        "engine": record.time_engine_ms,
+    }
+    return ", ".join(f"{name} {duration(value)}" for name, value in parts.items() if value) or None
+
+
+def _all_tokens(record: ExecutionRecord) -> str:
+    parts = {
+        "read from cache": record.cache_read_tokens,
+        "written to cache": record.cache_write_tokens,
+        "of reasoning": record.reasoning_tokens,
+    }
+    extra = ", ".join(f"{count(value)} {name}" for name, value in parts.items() if value)
+    return tokens(record.input_tokens, record.output_tokens) + (f" ({extra})" if extra else "")
+
+
+def _whole_cost(record: ExecutionRecord) -> str:
+    notes = []
+    if record.unpriced_calls:
+        notes.append(f"{plural(record.unpriced_calls, 'call')} without a price")
+    if record.waste_nano_usd:
+        notes.append(f"{usd(record.waste_nano_usd)} bought nothing")
+    return _cost(record) + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _cost(record: ExecutionRecord) -> str:
+    return "unpriced" if record.cost_nano_usd is None and record.model_calls else usd(record.cost_nano_usd)
+
+
+@dataclass(frozen=True, slots=True)
+class DemoShare:
+    """What of a cost report is the offline model's: a price that is made up."""
+
+    total_nano_usd: int
+    groups: frozenset[tuple[GroupValue, ...]]
+
+
+def cost_table(report: CostReport, demo: DemoShare) -> RenderableType:
+    """One line per group, dearest first, and the total; exact to the nano-dollar.
+
+    An execution has no one provider or model: where those are asked for, model calls are counted instead.
+    """
+    by_call = bool({"provider", "model"} & {*report.group_by})
+    rows = [row for row in report.rows if row.sums.model_calls or not by_call]
+    if not rows:
+        return Text("No model calls in this time." if by_call else "No executions in this time.")
+    names = [dimension.replace("_", "\n") for dimension in report.group_by]
+    columns = _cost_columns(report.total, by_call=by_call)
+    table = _table(*names, right=list(columns))
+    for row in rows:
+        mark = "*" if row.group in demo.groups else " " if demo.groups else ""
+        table.add_row(*(_group_value(value) for value in row.group), *_cells(columns, row.sums, mark))
+    total = ["total", *[""] * (len(names) - 1), *_cells(columns, report.total, "*" if demo.groups else "")]
+    table.show_footer = True
+    for column, cell in zip(table.columns, total, strict=True):
+        column.footer = cell
+    if not demo.groups:
+        return table
+    note = f"* {usd(demo.total_nano_usd)} of it is the offline model's demo price: no real money."
+    return Group(table, Text(note, style="dim"))
+
+
+_COST = "cost\nUSD"
+
+
+def _cost_columns(total: Sums, *, by_call: bool) -> dict[str, Callable[[Sums], str]]:
+    """Heading to cell. Waste has a column where there is any."""
+    columns: dict[str, Callable[[Sums], str]] = (
+        {"model\ncalls": lambda sums: count(sums.model_calls)}
+        if by_call
+        else {"executions": lambda sums: count(sums.executions), "failed": _failed}
+    )
+    columns |= {
+        "tokens\nin": lambda sums: count(sums.input_tokens),
+        "tokens\nout": lambda sums: count(sums.output_tokens),
+        _COST: lambda sums: usd(sums.cost_nano_usd, every_digit=True),
+        "un-\npriced": lambda sums: count(sums.unpriced_calls),
+    }
+    if total.waste_nano_usd:
+        columns["waste\nUSD"] = lambda sums: usd(sums.waste_nano_usd, every_digit=True)
+    return columns
+
+
+def _cells(columns: dict[str, Callable[[Sums], str]], sums: Sums, mark: str) -> list[str]:
+    return [cell(sums) + (mark if heading == _COST else "") for heading, cell in columns.items()]
+
+
+def _failed(sums: Sums) -> str:
+    failed = sums.executions_failed
+    return f"{count(failed)} ({percent(failed, sums.executions_completed + failed)})" if failed else "0"
+
+
+def _group_value(value: GroupValue) -> str:
+    if isinstance(value, datetime):
+        return value.date().isoformat()
+    return UNKNOWN if value is None else str(value)
+
+
+def validation_view(name: str, report: ValidationReport) -> Text:
+    """Every issue of one document: where, what, and what to do."""
+    text = Text()
+    mark, style = _MARKS["ok" if report.valid else "fail"]
+    text.append(f"{mark} {name}", style=style)
+    text.append(f"  {_found(report)}\n")
+    for issue in report.issues:
+        text.append_text(_issue(issue))
+    if report.truncated:
+        text.append(f"  the first {len(report.issues)} are shown\n", style="dim")
+    return text
+
+
+def _found(report: ValidationReport) -> str:
+    counts = report.counts
+    parts = [(counts.error, "error"), (counts.warning, "warning"), (counts.info, "info")]
+    found = ", ".join(plural(number, name) for number, name in parts if number)
+    return found or f"valid, {report.content_hash}"
+
+
+def _issue(issue: Issue) -> Text:
+    level: dict[Severity, Level] = {Severity.ERROR: "fail", Severity.WARNING: "warn", Severity.INFO: "info"}
+    mark, style = _MARKS[level[issue.severity]]
+    text = Text(f"  {mark} {issue.code}", style=style)
+    text.append(f"  {issue.pointer or '/'}\n", style="dim")
+    text.append(f"      {issue.message} {issue.hint}\n")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding of `doctor`: how it stands, and what to do where it does not stand well."""
+
+    name: str
+    level: Level
+    finding: str
+    advice: str = ""
+
+
+def checks_view(checks: Sequence[Check]) -> Table:
+    """One line per check."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for check in checks:
+        mark, style = _MARKS[check.level]
+        text = Text(check.finding)
+        if check.advice:
+            text.append(f"\n{check.advice}", style="dim")
+        grid.add_row(Text(mark, style=style), check.name, text)
+    return grid
+
+
+def dead_letters_table(found: Sequence[Pile]) -> RenderableType:
+    """One line for all letters of a consumer with the same reason."""
+    if not found:
+        return Text("Nothing is kept aside.")
+    table = _table("consumer", "since (UTC)", "next try (UTC)", right=["signals"])
+    table.add_column("reason", overflow="fold")
+    for pile in found:
+        table.add_row(pile.consumer, moment(pile.since), moment(pile.next_try_at), count(pile.letters), pile.reason)
+    return table
+
+
+def _table(*names: str, right: Sequence[str]) -> Table:
+    table = Table(
+        box=_BOX, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", footer_style="bold"
+    )
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _width(column: Column) -> int:
+    return max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+
+
+def _status(status: str, error_type: str | None = None) -> Text:
+    return Text(f"{status}: {error_type}" if error_type else status, style=STATUS_STYLES.get(status, ""))

@@ -1,0 +1,1 @@
+"""HTTP without routes: middleware, problems, bodies, pagination, event streams."""

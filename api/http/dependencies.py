@@ -1,0 +1,65 @@
+"""What routes are given: the running service, and who asks."""
+
+import re
+from typing import Annotated
+
+from fastapi import Depends, Query, Request
+from opentelemetry import trace
+from opentelemetry.context import Context
+from pydantic import BaseModel, ConfigDict
+
+from api.http.middleware import ids_of
+from api.http.problems import Problem
+from api.http.responses import IDEMPOTENCY_KEY
+from api.wiring.bootstrap import Runtime
+from engine.request import Caller
+
+OWNER = "default"
+"""Whoever reaches a service without keys."""
+
+_KEY = re.compile(r"[!-~]{1,255}")
+
+LINKED_TRACE = "spanloom.linked_trace"
+"""Where the scope of a request holds the trace of a caller whom executions link to."""
+
+
+class QueryModel(BaseModel):
+    """The query parameters of a route; a misspelt one is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class NoQuery(QueryModel):
+    """A route without query parameters."""
+
+
+def _runtime(request: Request) -> Runtime:
+    runtime = request.app.state.runtime
+    assert isinstance(runtime, Runtime)
+    return runtime
+
+
+def _caller(request: Request) -> Caller:
+    """The execution's root span goes below the span of the request."""
+    span = trace.get_current_span()
+    return Caller(
+        owner=OWNER,
+        correlation_id=ids_of(request).correlation_id,
+        trace_context=trace.set_span_in_context(span, Context()) if span.get_span_context().is_valid else None,
+        trace_link=request.scope.get(LINKED_TRACE),
+    )
+
+
+def _idempotency_key(request: Request) -> str | None:
+    keys = request.headers.getlist(IDEMPOTENCY_KEY)
+    if not keys:
+        return None
+    if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
+        raise Problem("invalid_header", f"{IDEMPOTENCY_KEY} is one value of 1 to 255 visible ASCII characters.")
+    return keys[0]
+
+
+RuntimeDep = Annotated[Runtime, Depends(_runtime)]
+IdempotencyKeyDep = Annotated[str | None, Depends(_idempotency_key)]
+CallerDep = Annotated[Caller, Depends(_caller)]
+NoQueryDep = Annotated[NoQuery, Query()]

@@ -1,0 +1,101 @@
+"""Reads the bodies of requests: JSON that means the same to every reader, then the engine's own models."""
+
+from difflib import get_close_matches
+from functools import cache
+from typing import TypeVar
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+
+from api.http.problems import InputError, Problem
+from engine.documents.strict_json import MalformedJson, escape, read_json
+from engine.graph import Json
+from engine.validation.pydantic_findings import findings_of
+
+Body = TypeVar("Body", bound=BaseModel)
+
+_CODES = {
+    "missing": "missing_field",
+    "extra_forbidden": "unknown_field",
+    "int_parsing": "wrong_type",
+    "bool_parsing": "wrong_type",
+    "datetime_from_date_parsing": "wrong_type",
+    "timezone_aware": "wrong_type",
+}
+"""Any other type of error in a query is `out_of_range`."""
+
+
+async def read_body(request: Request, model: type[Body], *, optional: bool = False) -> Body:
+    """The body as a model; without one, and if that is `optional`, the model's defaults. Raises `Problem`."""
+    data = await request.body()
+    if not data and optional:
+        return model()
+    _check_content_type(request)
+    if not data:
+        raise Problem("malformed_json", "The body is empty.")
+    try:
+        document = read_json(data)
+    except MalformedJson as error:
+        raise Problem("malformed_json", str(error)) from None
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise _invalid_body(error, document, model) from None
+
+
+def invalid_parameters(error: RequestValidationError) -> Problem:
+    """The problem of query and path parameters that do not fit."""
+    errors = []
+    for found in error.errors():
+        place, *steps = found["loc"]
+        code = _CODES.get(found["type"], "out_of_range")
+        message = (
+            "There is no such parameter."
+            if code == "unknown_field"
+            else f"{found['msg'].removeprefix('Value error, ')}."
+        )
+        pointer = "".join(f"/{escape(step)}" for step in steps)
+        errors.append(
+            InputError(place="path" if place == "path" else "query", pointer=pointer, code=code, message=message)
+        )
+    return _invalid(errors)
+
+
+def _check_content_type(request: Request) -> None:
+    """Anything but JSON is refused, which also stops forms of other sites."""
+    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
+    if media_type.strip().lower() != "application/json" or charset not in ("", "utf-8", "utf8"):
+        raise Problem("unsupported_media_type", "Send the body as application/json in UTF-8.")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Problem("unsupported_media_type", "Send the body without a content encoding.")
+
+
+def _invalid_body(error: ValidationError, document: Json, model: type[BaseModel]) -> Problem:
+    errors = []
+    for finding in findings_of(error, document):
+        code = finding.code.removeprefix("schema.")
+        hint = _hint(finding.pointer, model) if code == "unknown_field" else ""
+        errors.append(InputError(place="body", pointer=finding.pointer, code=code, message=finding.message + hint))
+    return _invalid(errors)
+
+
+def _invalid(errors: list[InputError]) -> Problem:
+    first = errors[0]
+    rest = f" And {len(errors) - 1} more." if len(errors) > 1 else ""
+    where = f"the {first.place}" + (f" at {first.pointer}" if first.pointer else "")
+    return Problem("invalid_request", f"In {where}: {first.message}{rest}", errors=errors)
+
+
+def _hint(pointer: str, model: type[BaseModel]) -> str:
+    near = get_close_matches(pointer.rpartition("/")[2], _field_names(model), n=1)
+    return f" Did you mean `{near[0]}`?" if near else ""
+
+
+@cache
+def _field_names(model: type[BaseModel]) -> tuple[str, ...]:
+    """The fields of a model and of those it holds."""
+    schema = model.model_json_schema()
+    parts = [schema, *schema.get("$defs", {}).values()]
+    return tuple(sorted({name for part in parts for name in part.get("properties", {})}))

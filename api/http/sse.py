@@ -1,0 +1,100 @@
+"""Event streams: `ExecutionEvent`s as server-sent events, one frame each."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+import orjson
+from fastapi.responses import StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from api.http.problems import ProblemDocument
+from engine.errors import SpanloomError
+from engine.events import ExecutionEvent
+
+PING_SECONDS = 15.0
+SLOW_SECONDS = 30.0
+"""A reader that takes nothing for so long is cut off; the execution waits for nobody."""
+
+_OPENING = b"retry: 2000\n\n"
+_PING = b": ping\n\n"
+
+log = logging.getLogger(__name__)
+
+
+def frame(event: ExecutionEvent) -> bytes:
+    """The event on the wire; its id is `<attempt>-<seq>`."""
+    return b"event: %b\ndata: %b\nid: %d-%d\n\n" % (
+        event.type.encode(),
+        orjson.dumps(event.document()),
+        event.attempt,
+        event.seq,
+    )
+
+
+def error_frame(problem: ProblemDocument) -> bytes:
+    """The stream broke, the execution may go on. It has no id."""
+    return b"event: stream_error\ndata: %b\n\n" % orjson.dumps(problem.model_dump(mode="json"))
+
+
+async def frames(
+    follow: Callable[[ExecutionEvent | None], AsyncGenerator[ExecutionEvent, None]],
+    broken: Callable[[SpanloomError | None], ProblemDocument],
+    *,
+    first: ExecutionEvent | None = None,
+    ping_seconds: float = PING_SECONDS,
+) -> AsyncGenerator[bytes, None]:
+    """The stream to its closing event. `follow` gives what comes behind an event, or behind where the stream begins.
+
+    `broken` says in a document why it ends without a closing event.
+    """
+    yield _OPENING + (b"" if first is None else frame(first))
+    last = first
+    while not _is_closing(last):
+        async with aclosing(follow(last)) as events:
+            try:
+                while not _is_closing(last):
+                    async with asyncio.timeout(ping_seconds):
+                        last = await anext(events)
+                    yield frame(last)
+            except TimeoutError:
+                yield _PING
+            except SpanloomError as error:
+                yield error_frame(broken(error))
+                return
+            except StopAsyncIteration:
+                yield error_frame(broken(None))
+                return
+
+
+def _is_closing(event: ExecutionEvent | None) -> bool:
+    return event is not None and event.type.is_closing
+
+
+class EventStream(StreamingResponse):
+    """Sends frames, and says when it is over, however it ended."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, content: AsyncGenerator[bytes, None], on_close: Callable[[], None], headers: dict[str, str]
+    ) -> None:
+        super().__init__(content, headers=headers | {"X-Accel-Buffering": "no"})
+        self._content = content
+        self._on_close = on_close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream until the end, or until the client leaves or reads nothing any more."""
+
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(SLOW_SECONDS):
+                await send(message)
+
+        try:
+            async with aclosing(self._content):
+                await super().__call__(scope, receive, send_in_time)
+        except* TimeoutError:
+            log.warning("a reader that took no events for %g s was cut off", SLOW_SECONDS)
+        finally:
+            self._on_close()

@@ -1,0 +1,66 @@
+"""Answers what a paused execution asks: the first answer lets it go on, whoever gives it and wherever."""
+
+from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from engine.documents.json_schema import validator
+from engine.errors import AlreadyAnswered, InvalidAnswer, NotFound, NotPaused
+from engine.graph import Document, Json
+from engine.ledger import GivenAnswer
+from engine.result import Approval, Status
+from engine.store import approvals, control
+from engine.store.control import ControlRow
+
+
+class ResumeBody(Document):
+    """The answer to one question of a paused execution; `data` fits the question's `response_schema`."""
+
+    approval_id: str = Field(min_length=1, max_length=255)
+    choice: str = Field(min_length=1, max_length=255)
+    data: Json = None
+
+
+async def answer(
+    connection: AsyncConnection, execution_id: str, owner: str, given: ResumeBody, answered_by: str
+) -> None:
+    """Keep the answer and let the execution go on, both or neither.
+
+    Raises `NotFound`, `NotPaused`, `AlreadyAnswered` or `InvalidAnswer`; the transaction is to be rolled back then.
+    """
+    row = await control.get(connection, execution_id, owner)
+    if row is None:
+        raise NotFound("There is no execution of this id.")
+    found = await approvals.find(connection, execution_id, given.approval_id)
+    if found is not None and found[1]:
+        raise AlreadyAnswered
+    if row.status is not Status.PAUSED:
+        raise NotPaused
+    if found is None:
+        raise NotFound("The execution asks no such question.")
+    _check(found[0], given)
+    if not await approvals.answer(
+        connection, GivenAnswer(given.approval_id, given.choice, given.data, answered_by=answered_by)
+    ):
+        raise AlreadyAnswered
+    if not await control.make_answered(connection, execution_id):
+        raise NotPaused
+
+
+async def open_questions(connection: AsyncConnection, row: ControlRow | None) -> list[Approval]:
+    """What an execution asks while it is paused."""
+    if row is None or row.status is not Status.PAUSED:
+        return []
+    return await approvals.open_of(connection, row.execution_id)
+
+
+def _check(question: Approval, given: ResumeBody) -> None:
+    """Raises `InvalidAnswer`; the sentence holds no value of the answer."""
+    if given.choice not in question.choices:
+        raise InvalidAnswer(f"The choices are: {', '.join(question.choices)}.")
+    if question.response_schema is None:
+        return
+    errors = validator(question.response_schema, mask="the value").iter_errors(given.data)
+    first = next(iter(errors), None)
+    if first is not None:
+        place = "/".join(["data", *(str(step) for step in first.instance_path)])
+        raise InvalidAnswer(f"At {place}: {first.message}.")

@@ -1,0 +1,130 @@
+"""Follows an execution over all its attempts, wherever they run.
+
+Of one that runs in this process every event is told as it happens, and shortly after what it was; of any other what is
+decided, looked at once a second: that it has begun, waits for an answer, or has ended. A `gap` says what is not known.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime
+
+from api.operations.lookup import unknown
+from api.wiring.bootstrap import Runtime
+from engine.errors import Draining
+from engine.events import EventRing, EventType, ExecutionEvent
+from engine.graph import JsonObject
+from engine.result import Status
+from engine.store import control
+from engine.store.control import ControlRow
+
+STORED_SECONDS = 1.0
+"""How often what is decided elsewhere is looked at."""
+
+_LOOKS = 10
+"""So many times in between: whether it runs here by now."""
+_LAST_SEQ = 2**31 - 1
+"""The last word about an attempt whose process could not say it, whatever it said before."""
+_CLOSING = {
+    Status.PAUSED: EventType.PAUSED,
+    Status.COMPLETED: EventType.COMPLETED,
+    Status.FAILED: EventType.FAILED,
+    Status.CANCELLED: EventType.CANCELLED,
+}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """The event that a reader has seen last; before the first one if it has seen none."""
+
+    attempt: int = 0
+    seq: int = 0
+
+    @classmethod
+    def of(cls, event: ExecutionEvent) -> "Position":
+        """Where this event stands."""
+        return cls(event.attempt, event.seq)
+
+
+async def follow(
+    runtime: Runtime, execution_id: str, owner: str, position: Position
+) -> AsyncGenerator[ExecutionEvent, None]:
+    """What comes behind the position, to the next closing event. Raises `NotFound`, `Draining`, `Unavailable`."""
+    while True:
+        while (ring := _ring(runtime, execution_id, position)) is not None:
+            async with aclosing(ring.read(position.seq if ring.attempt == position.attempt else 0)) as events:
+                async for event in events:
+                    yield event
+                    position = Position.of(event)
+                    if event.type.is_closing:
+                        return
+        for event in told(await read_row(runtime, execution_id, owner), position):
+            yield event
+            position = Position.of(event)
+            if event.type.is_closing:
+                return
+        if runtime.is_draining:
+            raise Draining("the service is stopping; the execution goes on in another process")
+        await _rest(runtime, execution_id, position)
+
+
+async def read_row(runtime: Runtime, execution_id: str, owner: str) -> ControlRow:
+    """What is decided. Raises `NotFound`."""
+    async with runtime.database.read() as connection:
+        row = await control.get(connection, execution_id, owner)
+    if row is None:
+        raise unknown()
+    return row
+
+
+def has_told_all(row: ControlRow, position: Position) -> bool:
+    """The execution has ended, and the reader knows."""
+    return row.status.is_terminal and position >= _end(row)
+
+
+def told(row: ControlRow, position: Position) -> Iterator[ExecutionEvent]:
+    """What is to be said to a reader by what is decided."""
+    if row.status in _CLOSING:
+        if position < _end(row):
+            yield from _closing(row, position)
+    elif row.status is Status.RUNNING and row.root is not None and position.attempt < row.attempt:
+        is_first = row.attempt == 1
+        data = row.subject.told(row.trace_id)
+        if not is_first:
+            data |= {"attempt": row.attempt, "reason": None}
+        type_ = EventType.STARTED if is_first else EventType.RESUMED
+        yield _event(row, type_, 1, row.root.started_at, data)
+
+
+def _closing(row: ControlRow, position: Position) -> Iterator[ExecutionEvent]:
+    seq = _end(row).seq
+    at = row.finished_at or row.paused_at or row.accepted_at
+    if position.attempt == row.attempt and position.seq + 1 < seq < _LAST_SEQ:
+        yield _event(row, EventType.GAP, seq - 1, at, {"first": position.seq + 1, "last": seq - 1})
+    yield _event(row, _CLOSING[row.status], seq, at, row.result or {})
+
+
+def _end(row: ControlRow) -> Position:
+    """Where the closing event stands."""
+    return Position(row.attempt, row.last_seq or _LAST_SEQ)
+
+
+def _event(row: ControlRow, type_: EventType, seq: int, at: datetime, data: JsonObject) -> ExecutionEvent:
+    return ExecutionEvent(type_, seq, row.execution_id, row.attempt, at.timestamp(), data)
+
+
+def _ring(runtime: Runtime, execution_id: str, position: Position) -> EventRing | None:
+    """The events of an attempt that runs or ran here, if there are or will be some behind the position."""
+    ring = runtime.engine.events_of(execution_id)
+    if ring is None or ring.attempt < position.attempt:
+        return None
+    has_more = not ring.closed or ring.attempt > position.attempt or ring.last_seq > position.seq
+    return ring if has_more and not (ring.closed and ring.last_seq == 0) else None
+
+
+async def _rest(runtime: Runtime, execution_id: str, position: Position) -> None:
+    for _ in range(_LOOKS):
+        await asyncio.sleep(STORED_SECONDS / _LOOKS)
+        if runtime.is_draining or _ring(runtime, execution_id, position) is not None:
+            return

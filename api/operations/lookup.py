@@ -1,0 +1,45 @@
+"""What several routes read of one execution, and how their problems say which one they are about."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from api.http.dependencies import OWNER
+from api.http.problems import Problem, problem_of
+from api.operations.approve import open_questions
+from api.schemas import executions as documents
+from api.wiring.bootstrap import Runtime
+from engine.errors import NotFound, SpanloomError
+from engine.store import control
+from telemetry.reads import executions
+
+
+@asynccontextmanager
+async def about(execution_id: str) -> AsyncIterator[None]:
+    """Problems inside say which execution they are about."""
+    try:
+        yield
+    except SpanloomError as error:
+        raise problem_of(error, execution_id) from error
+    except Problem as problem:
+        problem.execution_id = execution_id
+        raise
+
+
+async def read_execution(runtime: Runtime, execution_id: str) -> documents.Execution:
+    """The record with what control knows. Raises `NotFound`."""
+    async with runtime.database.read() as connection:
+        record = await executions.get_execution(connection, execution_id, OWNER)
+        if record is None:
+            raise unknown()
+        row = await control.get(connection, execution_id, OWNER)
+        return documents.execution(record, row, await open_questions(connection, row), runtime.settings)
+
+
+def unknown() -> NotFound:
+    """No execution has this id, for this owner."""
+    return NotFound("There is no execution of this id.")
+
+
+def headers_of(execution_id: str, **more: str) -> dict[str, str]:
+    """Which execution an answer is about."""
+    return {"X-Execution-ID": execution_id, **more}

@@ -1,0 +1,37 @@
+"""What a finished execution was asked to run, so that it can be run anew."""
+
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from engine.errors import InputGone, NotFinished, NotFound
+from engine.graph import JsonObject
+from engine.identity import Subject
+from engine.store import control
+from telemetry.reads.executions import get_execution
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """As it was accepted; `graph` is null where it had none that could be run."""
+
+    subject: Subject
+    request: JsonObject
+    graph: bytes | None
+
+
+async def kept(connection: AsyncConnection, execution_id: str, owner: str) -> Kept:
+    """Raises `NotFound`, `NotFinished` or `InputGone`."""
+    row = await control.get(connection, execution_id, owner)
+    if row is None:
+        if await get_execution(connection, execution_id, owner) is None:
+            raise NotFound("There is no execution of this id.")
+        raise InputGone
+    if not row.status.is_terminal:
+        raise NotFinished
+    graph = None
+    if row.graph_hash is not None:
+        graph = await control.kept_graph(connection, row.graph_hash)
+        if graph is None:
+            raise InputGone
+    return Kept(row.subject, row.request, graph)

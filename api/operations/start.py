@@ -1,0 +1,190 @@
+"""The three ways to start an execution over HTTP, and what a request gets whose Idempotency-Key has started one."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from fastapi import Request, Response
+
+from api.http.dependencies import OWNER
+from api.http.middleware import ids_of
+from api.http.problems import ProblemDocument, internal_error, problem_of
+from api.http.responses import json_answer
+from api.http.sse import EventStream, frames
+from api.operations.follow import STORED_SECONDS, Position, follow, read_row
+from api.operations.lookup import about, headers_of, read_execution
+from api.wiring.bootstrap import Runtime
+from engine.errors import Draining, Fenced, Replayed, SpanloomError
+from engine.events import ExecutionEvent
+from engine.request import Caller, ExecutionRequest
+from engine.result import ExecutionResult, Status
+
+if TYPE_CHECKING:
+    from engine.execution.handle import Execution
+
+CLIENT_CLOSED_REQUEST = 499
+"""What the log says of an answer that nobody was there to read."""
+
+_REPLAYED = {"Idempotency-Replayed": "true"}
+
+
+async def start(
+    runtime: Runtime, request: Request, asked: ExecutionRequest, caller: Caller, wait_seconds: float
+) -> Response:
+    """Start it, or find what the same request has started; wait for it, follow it, or leave it with the service."""
+    asked = _with_policy(asked, caller)
+    try:
+        if asked.mode == "async":
+            return await _queue(runtime, asked, caller)
+        execution = await runtime.engine.start(asked, caller, streaming=asked.mode == "stream")
+    except Replayed as replayed:
+        return await _replay(runtime, request, asked, replayed.execution_id, wait_seconds)
+    execution.join()
+    if asked.mode == "stream":
+        return await _stream(execution, request, runtime)
+    return await _wait(execution, request, runtime, wait_seconds, {})
+
+
+async def accepted(runtime: Runtime, execution_id: str, *, replayed: bool = False) -> Response:
+    """202: it goes on, and this is how far it is."""
+    more = {"Location": f"/v1/executions/{execution_id}"} | (_REPLAYED if replayed else {})
+    async with about(execution_id):
+        return json_answer(await read_execution(runtime, execution_id), 202, headers_of(execution_id, **more))
+
+
+def event_stream(
+    runtime: Runtime, request: Request, execution_id: str, position: Position, *, headers: dict[str, str] | None = None
+) -> EventStream:
+    """What comes behind the position, over all attempts. Counts as a reader, who never takes the execution along."""
+    readers = runtime.readers
+    readers[execution_id] += 1
+
+    def leave() -> None:
+        readers[execution_id] -= 1
+        if readers[execution_id] <= 0:
+            del readers[execution_id]
+
+    def behind(last: ExecutionEvent | None) -> AsyncGenerator[ExecutionEvent, None]:
+        return follow(runtime, execution_id, OWNER, Position.of(last) if last else position)
+
+    broken = _Broken(request, execution_id)
+    return EventStream(frames(behind, broken), leave, headers_of(execution_id) | (headers or {}))
+
+
+class _Broken:
+    """Says why a stream ends without a closing event."""
+
+    def __init__(self, request: Request, execution_id: str) -> None:
+        self._ids = ids_of(request)
+        self._path = request.url.path
+        self._execution_id = execution_id
+
+    def __call__(self, error: SpanloomError | None) -> ProblemDocument:
+        if isinstance(error, Fenced):
+            error = Draining("this process does not run the execution any more; another one goes on with it")
+        problem = problem_of(error, self._execution_id) if error else internal_error(self._execution_id)
+        return problem.document(self._ids, self._path)
+
+
+def _with_policy(asked: ExecutionRequest, caller: Caller) -> ExecutionRequest:
+    """Whoever sends a key or does not wait has said that they may come back."""
+    may_return = caller.idempotency_key is not None or asked.mode == "async"
+    if asked.on_disconnect is None and may_return:
+        return asked.model_copy(update={"on_disconnect": "continue"})
+    return asked
+
+
+async def _queue(runtime: Runtime, asked: ExecutionRequest, caller: Caller) -> Response:
+    execution_id = await runtime.engine.enqueue(asked, caller)
+    runtime.dispatcher.wake()
+    return await accepted(runtime, execution_id)
+
+
+async def _stream(execution: "Execution", request: Request, runtime: Runtime) -> Response:
+    """The first event is awaited before the answer begins."""
+
+    def leave() -> None:
+        execution.leave(runtime.settings.disconnect_seconds)
+
+    try:
+        async with aclosing(execution.events()) as events:
+            first = await anext(events)
+    except BaseException:
+        leave()
+        raise
+    content = frames(
+        lambda last: execution.events(last.seq if last else 0), _Broken(request, execution.id), first=first
+    )
+    return EventStream(content, leave, headers_of(execution.id))
+
+
+async def _wait(
+    execution: "Execution", request: Request, runtime: Runtime, seconds: float, headers: dict[str, str]
+) -> Response:
+    """The result; 202 if it takes longer or goes on in another process; nobody is answered who has left."""
+    result = asyncio.create_task(execution.result(), name=f"result of {execution.id}")
+    gone = asyncio.create_task(_disconnected(request), name=f"client of {execution.id}")
+    try:
+        await asyncio.wait({result, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if result.done() and not isinstance(result.exception(), Draining | Fenced):
+            return _result_answer(result, execution, headers)
+        if gone.done() and not result.done():
+            execution.leave(runtime.settings.disconnect_seconds)
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+    finally:
+        result.cancel()
+        gone.cancel()
+    return await accepted(runtime, execution.id, replayed=bool(headers))
+
+
+def _result_answer(
+    result: "asyncio.Task[ExecutionResult]", execution: "Execution", headers: dict[str, str]
+) -> Response:
+    try:
+        return json_answer(result.result(), headers=headers_of(execution.id) | headers)
+    except SpanloomError as error:
+        raise problem_of(error, execution.id) from error
+
+
+async def _replay(
+    runtime: Runtime, request: Request, asked: ExecutionRequest, execution_id: str, wait_seconds: float
+) -> Response:
+    """The same execution, however far it is, in the way that is asked for now."""
+    if asked.mode == "async":
+        return await accepted(runtime, execution_id, replayed=True)
+    if asked.mode == "stream":
+        return event_stream(runtime, request, execution_id, Position(), headers=_REPLAYED)
+    async with about(execution_id):
+        return await _join(runtime, request, execution_id, wait_seconds)
+
+
+async def _join(runtime: Runtime, request: Request, execution_id: str, seconds: float) -> Response:
+    """Wait for what another request has started: where it runs here for its result, else for what is decided."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    gone = asyncio.create_task(_disconnected(request), name=f"client of {execution_id}")
+    try:
+        while not gone.done():
+            here = runtime.engine.running(execution_id)
+            if here is not None and here.claim is None:
+                gone.cancel()
+                here.join()
+                return await _wait(here, request, runtime, max(0.0, until - loop.time()), _REPLAYED)
+            row = await read_row(runtime, execution_id, OWNER)
+            if row.result is not None and (row.status.is_terminal or row.status is Status.PAUSED):
+                result = ExecutionResult.model_validate(row.result, strict=False)
+                return json_answer(result, headers=headers_of(execution_id) | _REPLAYED)
+            left = until - loop.time()
+            if left <= 0 or runtime.is_draining:
+                return await accepted(runtime, execution_id, replayed=True)
+            await asyncio.wait({gone}, timeout=min(STORED_SECONDS, left))
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    finally:
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    """Ends when the client leaves: the server does not interrupt a handler."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,120 @@
+"""/healthz, /readyz, /metrics: for whoever operates the service."""
+
+from collections.abc import Awaitable
+from importlib.metadata import version
+from typing import Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
+from sqlalchemy import false, text, update
+
+from api.http.dependencies import NoQueryDep, RuntimeDep
+from api.http.responses import answers, json_answer
+from api.wiring.bootstrap import Runtime
+from engine.database import migrations
+from engine.errors import Draining, Unavailable
+from engine.store.tables import execution_control
+
+router = APIRouter(tags=["operations"])
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+
+
+class Check(BaseModel):
+    """One thing that must be well; `detail` says what to do if it is not."""
+
+    ok: bool
+    detail: str | None = None
+
+
+class Readiness(BaseModel):
+    """Whether the service takes executions."""
+
+    status: Literal["ready", "not_ready"]
+    checks: dict[Literal["database", "schema", "journal", "draining"], Check]
+
+
+@router.head("/healthz", include_in_schema=False)
+@router.get(
+    "/healthz",
+    operation_id="operations_health",
+    summary="Whether the process answers; touches nothing",
+    response_model=None,
+    responses=answers({200: {"description": "It does.", "model": Health}}, "invalid_request"),
+)
+async def health(query: NoQueryDep) -> Response:
+    """Alive."""
+    return json_answer(Health(version=version("spanloom")))
+
+
+@router.head("/readyz", include_in_schema=False)
+@router.get(
+    "/readyz",
+    operation_id="operations_readiness",
+    summary="Whether the service takes executions",
+    response_model=None,
+    responses=answers(
+        {
+            200: {"description": "It does.", "model": Readiness},
+            503: {"description": "It does not; the checks say why.", "model": Readiness},
+        },
+        "invalid_request",
+    ),
+)
+async def readiness(runtime: RuntimeDep, query: NoQueryDep) -> Response:
+    """Everything an execution needs."""
+    checks = {
+        "database": await _check(_reach(runtime)),
+        "schema": await _check(_compare_schema(runtime)),
+        "journal": await _check(_write(runtime)),
+        "draining": Check(ok=not runtime.is_draining, detail=Draining().message if runtime.is_draining else None),
+    }
+    ok = all(check.ok for check in checks.values())
+    answer = Readiness.model_validate({"status": "ready" if ok else "not_ready", "checks": checks})
+    return json_answer(answer, 200 if ok else 503)
+
+
+async def _check(trial: Awaitable[None]) -> Check:
+    try:
+        await trial
+    except Unavailable as error:
+        return Check(ok=False, detail=error.message)
+    return Check(ok=True)
+
+
+async def _reach(runtime: Runtime) -> None:
+    async with runtime.database.read() as connection:
+        await connection.execute(text("SELECT 1"))
+
+
+async def _compare_schema(runtime: Runtime) -> None:
+    if await migrations.pending(runtime.settings.database_url):
+        raise Unavailable("the database has an older schema; run `spanloom migrate`")
+
+
+async def _write(runtime: Runtime) -> None:
+    """Where the last commit failed, try one that changes nothing: nobody else may commit before we are ready."""
+    if not runtime.journal.health.is_writable:
+        async with runtime.database.begin() as connection:
+            await connection.execute(update(execution_control).where(false()).values(attempt=1))
+
+
+@router.get(
+    "/metrics",
+    operation_id="operations_metrics",
+    summary="Metrics for Prometheus, as OpenMetrics or in the older text format by `Accept`",
+    response_model=None,
+    responses=answers(
+        {200: {"description": "The metrics.", "content": {"text/plain": {}, "application/openmetrics-text": {}}}},
+        "invalid_request",
+    ),
+)
+async def metrics(request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+    """The exact counters are read from the roll-ups now."""
+    content_type, content = await runtime.metrics.exposition(request.headers.get("accept", ""))
+    return Response(content, headers={"Content-Type": content_type})

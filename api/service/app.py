@@ -1,0 +1,116 @@
+"""The HTTP application: routes, what holds for all of them, and its description as OpenAPI."""
+
+from collections.abc import MutableMapping
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
+
+from api.http.dependencies import LINKED_TRACE
+from api.http.middleware import Edge, ids_of
+from api.http.problems import Problem
+from api.http.request_bodies import invalid_parameters
+from api.routers import analytics, decisions, events, executions, monitoring, reconcile, webhooks
+from api.service.openapi import describe
+from api.wiring.bootstrap import Runtime
+
+UNTRACED = frozenset({"/healthz", "/readyz", "/metrics"})
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_TRACE_HEADERS = (b"traceparent", b"tracestate")
+
+
+class Service(FastAPI):
+    """FastAPI, which joins every caller's trace unless that is taken from the request before."""
+
+    traceparent: str = "join"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self.traceparent != "join":
+            if self.traceparent == "link":
+                scope[LINKED_TRACE] = TraceContextTextMapPropagator().extract(Headers(scope=scope))
+            scope["headers"] = [pair for pair in scope["headers"] if pair[0] not in _TRACE_HEADERS]
+        await super().__call__(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """The description, with problems by reference and without FastAPI's own 422."""
+        if self.openapi_schema is None:
+            self.openapi_schema = describe(self)
+        return self.openapi_schema
+
+
+def create_app(runtime: Runtime) -> Service:
+    """The application over what runs."""
+    settings = runtime.settings
+    app = _bare(
+        telemetry={
+            "tracer_provider": runtime.telemetry.tracer_provider,
+            "tracing": True,
+            "operation_spans": False,
+            "metrics": False,
+            "logs": False,
+            "auto_configure": False,
+            "exclude": _is_untraced,
+        }
+    )
+    app.traceparent = settings.traceparent
+    app.state.runtime = runtime
+    app.add_middleware(Edge, allowed_hosts=settings.allowed_hosts, max_body_bytes=settings.max_body_bytes)
+    return app
+
+
+def openapi_document() -> dict[str, Any]:
+    """The description of the service, without one that runs."""
+    return _bare().openapi()
+
+
+def _bare(**settings: Any) -> Service:
+    app = Service(
+        title="spanloom",
+        summary="Runs LLM workflows and keeps their books.",
+        version=version("spanloom"),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        **settings,
+    )
+    app.add_exception_handler(HTTPException, _routing_problem)
+    app.add_exception_handler(RequestValidationError, _parameter_problem)
+    for routes in (executions, events, decisions, analytics, webhooks, reconcile, monitoring):
+        app.include_router(routes.router)
+    return app
+
+
+def _is_untraced(scope: MutableMapping[str, Any]) -> bool:
+    """Looking at the service is no work of the service."""
+    return scope["path"] in UNTRACED
+
+
+async def _parameter_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return invalid_parameters(error).response(ids_of(request), request.url.path)
+
+
+async def _routing_problem(request: Request, error: Exception) -> Response:
+    """An unknown path, or a path that has other methods."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = ", ".join(_allowed(request))
+        problem = Problem("method_not_allowed", f"It answers to {allowed}.", headers={"Allow": allowed})
+    else:
+        problem = Problem("not_found", "There is nothing at this path.")
+    return problem.response(ids_of(request), request.url.path)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Every method of the path; the router names those of one route only."""
+    routes = request.app.router.routes
+    scopes = {method: dict(request.scope) | {"method": method} for method in METHODS}
+    return [
+        method for method, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)
+    ]

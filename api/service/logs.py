@@ -1,0 +1,60 @@
+"""The log of this process: a sentence and fields per line, as text for people or as JSON for machines. No secrets."""
+
+import logging
+import sys
+import traceback
+from datetime import UTC, datetime
+
+import orjson
+from opentelemetry import trace
+
+from api.settings import Settings
+from engine.security.redaction import redact
+
+_OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+_TELL_URLS = ("httpx2", "httpcore2")
+"""Loggers that write out the addresses of requests: those of webhooks may hold secrets."""
+
+
+def configure_logs(settings: Settings) -> None:
+    """Log to standard error as the settings say."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if settings.logs_as_json else TextLines())
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    for name in _TELL_URLS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per line, with the trace it belongs to."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["exception"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()
+        return redact(orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode())
+
+
+class TextLines(logging.Formatter):
+    """Time, level, sentence, fields."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        first, *rest = super().format(record).split("\n")
+        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        return redact("\n".join([first + fields, *rest]))
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    span = trace.get_current_span().get_span_context()
+    known: dict[str, object] = {"trace_id": trace.format_trace_id(span.trace_id)} if span.is_valid else {}
+    return known | {name: value for name, value in vars(record).items() if name not in _OF_EVERY_RECORD}

@@ -1,0 +1,148 @@
+"""The OpenAPI document: what FastAPI says, with our problems by reference, our bodies, and the events of a stream."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from api.http.problems import ProblemDocument
+from api.operations.approve import ResumeBody
+from api.routers.decisions import CancelBody
+from api.schemas.webhooks import EndpointBody, EndpointChange, RedeliverBody, RotateBody
+from engine.events import EventType
+from engine.request import ExecutionRequest
+from engine.result import ExecutionResult
+from telemetry.webhooks.payloads import DATA_MODELS
+
+_REFERENCE = "#/components/schemas/{model}"
+_STOCK = ("HTTPValidationError", "ValidationError")
+_BODIES: tuple[type[BaseModel], ...] = (
+    ExecutionRequest,
+    CancelBody,
+    ResumeBody,
+    EndpointBody,
+    EndpointChange,
+    RotateBody,
+    RedeliverBody,
+)
+_ANSWERS: tuple[type[BaseModel], ...] = (ExecutionResult, ProblemDocument, *DATA_MODELS.values())
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the application."""
+    document = get_openapi(
+        title=app.title, version=app.version, summary=app.summary, routes=app.routes, separate_input_output_schemas=True
+    )
+    schemas = document["components"]["schemas"]
+    for name in _STOCK:
+        schemas.pop(name, None)
+    schemas |= _schemas() | {"ExecutionEvent": _event(), "StreamFrame": _frame()}
+    for operation in (one for path in document["paths"].values() for one in path.values()):
+        _drop_stock_answer(operation)
+    document["components"]["schemas"] = dict(sorted(schemas.items()))
+    document["webhooks"] = {type_: {"post": _webhook(type_, model)} for type_, model in DATA_MODELS.items()}
+    return document
+
+
+def _schemas() -> dict[str, Any]:
+    wanted: list[tuple[type[BaseModel], Any]] = [(model, "validation") for model in _BODIES]
+    wanted += [(model, "serialization") for model in _ANSWERS]
+    _, definitions = models_json_schema(wanted, ref_template=_REFERENCE)
+    found: dict[str, Any] = definitions["$defs"]
+    return found
+
+
+def _drop_stock_answer(operation: dict[str, Any]) -> None:
+    """FastAPI describes its own 422 where a route names none."""
+    content = operation["responses"].get("422", {}).get("content", {})
+    schema = content.get("application/json", {}).get("schema", {})
+    if schema.get("$ref", "").endswith("HTTPValidationError"):
+        del operation["responses"]["422"]
+
+
+def _webhook(type_: str, data: type[BaseModel]) -> dict[str, Any]:
+    """What an endpoint is sent: Standard Webhooks, at least once and in no order."""
+    headers = {
+        "webhook-id": "`evt_<event id>`, the same for every attempt.",
+        "webhook-timestamp": "When this attempt was made, in seconds since 1970.",
+        "webhook-signature": "`v1,<base64>`, two of them while a secret is rotated.",
+    }
+    body = {
+        "type": "object",
+        "required": ["type", "timestamp", "data"],
+        "properties": {
+            "type": {"const": type_},
+            "timestamp": {"type": "string", "format": "date-time"},
+            "data": {"$ref": _REFERENCE.format(model=data.__name__)},
+        },
+    }
+    return {
+        "tags": ["webhooks"],
+        "operationId": f"webhook_{type_.replace('.', '_')}",
+        "summary": (data.__doc__ or "").strip().splitlines()[0],
+        "parameters": [
+            {"name": name, "in": "header", "required": True, "description": meaning, "schema": {"type": "string"}}
+            for name, meaning in headers.items()
+        ],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "responses": {
+            "2XX": {"description": "It was taken. Anything else is repeated."},
+            "410": {"description": "The endpoint is gone: nothing more is sent to it."},
+        },
+    }
+
+
+def _frame() -> dict[str, Any]:
+    """A frame of the event stream, as the specification of server-sent events reads it."""
+    types = [*EventType, "stream_error"]
+    return {
+        "description": "One frame. `stream_error` (without `id`) holds a problem: the stream broke.",
+        "type": "object",
+        "required": ["event", "data"],
+        "properties": {
+            "event": {"type": "string", "enum": types},
+            "id": {"type": "string", "pattern": "^[0-9]+-[0-9]+$", "description": "`<attempt>-<seq>`"},
+            "data": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "contentSchema": {
+                    "oneOf": [
+                        {"$ref": "#/components/schemas/ExecutionEvent"},
+                        {"$ref": "#/components/schemas/ProblemDocument"},
+                    ]
+                },
+            },
+        },
+    }
+
+
+def _event() -> dict[str, Any]:
+    """What `data` of a frame holds; node fields are there where the event is about a node."""
+    closing = [type_ for type_ in EventType if type_.is_closing]
+    others = [type_ for type_ in EventType if not type_.is_closing]
+    common = {
+        "seq": {"type": "integer", "minimum": 1},
+        "execution_id": {"type": "string"},
+        "attempt": {"type": "integer", "minimum": 1},
+        "at": {"type": "string", "format": "date-time"},
+        "node_id": {"type": "string"},
+        "node_type": {"type": "string"},
+        "path": {"type": "string"},
+        "visit": {"type": "integer", "minimum": 1},
+        "node_attempt": {"type": "integer", "minimum": 1},
+    }
+    required = ["type", "seq", "execution_id", "attempt", "at", "data"]
+    result = {"$ref": "#/components/schemas/ExecutionResult"}
+    return {
+        "description": "One thing that happened. The last one holds the result.",
+        "oneOf": [
+            {
+                "type": "object",
+                "required": required,
+                "properties": {"type": {"enum": types}, **common, "data": data},
+            }
+            for types, data in ((others, {"type": "object"}), (closing, result))
+        ],
+    }

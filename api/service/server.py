@@ -1,0 +1,219 @@
+"""Runs the HTTP application until a signal: then it is not ready, lets executions end, and stops.
+
+What only one role needs is imported where it is used: the role `ingest` is to be small.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Set as AbstractSet
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from types import FrameType
+from typing import Literal
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from api.service.ingest import create_ingest_app
+from api.service.worker import working
+from api.settings import Settings, check_bind, check_ingest
+from api.wiring.bootstrap import Ingest, Runtime, open_ingest, open_runtime
+from engine.errors import SpanloomError
+
+GRACE_SECONDS = 3
+"""How long answers may take to be read once all executions have ended."""
+
+Role = Literal["api", "worker", "keeper", "ingest"]
+ROLES: tuple[Role, ...] = ("api", "worker", "keeper", "ingest")
+"""What a process does: answer the API and run what is waited for or streamed; run what was queued, answered or left by
+another process; keep house; take signals back from the Collector."""
+
+_BACKLOG = 2_048
+
+log = logging.getLogger(__name__)
+
+
+class CannotListen(SpanloomError):
+    """The address cannot be listened on."""
+
+    code = "cannot_listen"
+
+
+async def serve(
+    settings: Settings,
+    roles: AbstractSet[Role],
+    on_ready: Callable[[str], None] | None = None,
+    *,
+    on_signal: Callable[[], None] = lambda: None,
+) -> None:
+    """The service in some of its roles, from start to stop; `on_ready` is told the URL of the API.
+
+    `on_signal` is told when it begins to stop. Raises a `SpanloomError` that says what to do.
+    """
+    async with AsyncExitStack() as stack:
+        api = ingest = None
+        if "api" in roles:
+            check_bind(settings)
+            api = stack.enter_context(listen(*settings.address))
+        if "ingest" in roles:
+            check_ingest(settings)
+            ingest = stack.enter_context(listen(*settings.ingest_address, variable="SPANLOOM_INGEST_BIND"))
+        runtime = None
+        if roles != {"ingest"}:
+            runtime = await stack.enter_async_context(open_runtime(settings))
+        if ingest is not None:
+            over = ingest_of(runtime) if runtime else await stack.enter_async_context(open_ingest(settings))
+            await stack.enter_async_context(receiving(over, ingest))
+        if runtime is not None and "keeper" in roles:
+            from api.service.keeper import keeping
+
+            await stack.enter_async_context(keeping(runtime))
+        if runtime is not None and "worker" in roles:
+            await stack.enter_async_context(working(runtime))
+        if runtime is not None and api is not None:
+            await serve_runtime(runtime, api, on_ready, on_signal)
+            return
+        await _signal()
+        on_signal()
+        if runtime is not None:
+            await runtime.drain()
+
+
+def default_roles(settings: Settings) -> frozenset[Role]:
+    """Everything that one process can do."""
+    return frozenset(ROLES if settings.pipeline == "collector" else ("api", "worker", "keeper"))
+
+
+async def _signal() -> None:
+    """SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+@asynccontextmanager
+async def receiving(ingest: Ingest, listener: socket.socket) -> AsyncIterator[None]:
+    """The Collector is answered at `listener` while the block runs."""
+    server = _IngestServer(_config(create_ingest_app(ingest)))
+    serving = asyncio.create_task(server.serve([listener]), name="ingest")
+    log.info("ready for the Collector at %s", url_of(listener))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+def ingest_of(runtime: Runtime) -> Ingest:
+    """What answers the Collector, over what already runs."""
+    return Ingest(runtime.settings, runtime.metrics, runtime.receiver)
+
+
+async def serve_runtime(
+    runtime: Runtime,
+    listener: socket.socket,
+    on_ready: Callable[[str], None] | None = None,
+    on_signal: Callable[[], None] = lambda: None,
+) -> None:
+    """Answer requests at `listener` over what already runs, until SIGTERM or SIGINT."""
+    await make_server(runtime, listener, on_ready, on_signal).serve([listener])
+
+
+def make_server(
+    runtime: Runtime,
+    listener: socket.socket,
+    on_ready: Callable[[str], None] | None = None,
+    on_signal: Callable[[], None] = lambda: None,
+) -> uvicorn.Server:
+    """The server, not yet started; setting its `should_exit` is what a signal does."""
+    from api.service.app import create_app
+
+    return _Server(_config(create_app(runtime)), runtime, listener, on_ready, on_signal)
+
+
+def _config(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+
+
+def listen(host: str, port: int, *, variable: str = "SPANLOOM_BIND") -> socket.socket:
+    """A socket that listens there; port 0 takes a free one. Raises `CannotListen`.
+
+    The protocol is named, as asyncio turns Nagle's algorithm off only then: with it each answer takes 40 ms longer.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+        return listener
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or str(error)
+        raise CannotListen(f"cannot listen on {host}:{port} ({reason}); name another address in {variable}") from error
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where the service is reached on this machine."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _IngestServer(uvicorn.Server):
+    """uvicorn, which leaves signals to those who stop it."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with our way of stopping."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        runtime: Runtime,
+        listener: socket.socket,
+        on_ready: Callable[[str], None] | None,
+        on_signal: Callable[[], None],
+    ) -> None:
+        super().__init__(config)
+        self._runtime = runtime
+        self._url = url_of(listener)
+        self._on_ready = on_ready
+        self._on_signal = on_signal
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        log.info("ready at %s", self._url)
+        if self._on_ready is not None:
+            self._on_ready(self._url)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The second Ctrl-C does not wait. Signals are not raised again: what lives long is still to be closed."""
+        self._on_signal()
+        self.force_exit = self.force_exit or (self.should_exit and sig == signal.SIGINT)
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say that we are not ready and let executions end, while answers are still given; then stop."""
+        draining = asyncio.create_task(self._runtime.drain(), name="drain")
+        while not (draining.done() or self.force_exit):
+            await asyncio.wait({draining}, timeout=0.1)
+        await super().shutdown(sockets)
+        draining.cancel()
+        await asyncio.gather(draining, return_exceptions=True)

@@ -1,0 +1,1 @@
+"""Builds everything that lives long, from the settings."""

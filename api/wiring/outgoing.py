@@ -1,0 +1,74 @@
+"""What sending to users' addresses takes, from the settings: where it may lead, and the keys of sealed secrets."""
+
+import os
+import secrets
+from pathlib import Path
+
+from api.settings import Settings, SettingsInvalid
+from engine.database.database import Database, dialect_name, parse_url
+from engine.security.addresses import Exceptions
+from engine.security.egress import Egress
+from engine.security.sealing import Sealer
+from telemetry.health import DeliveryHealth
+from telemetry.webhooks.queue import Policy
+from telemetry.webhooks.sender import Sender
+
+
+def egress_of(settings: Settings) -> Egress:
+    """Where requests to users' addresses may lead."""
+    return Egress(Exceptions.parse(settings.egress_allow), ports=settings.egress_ports)
+
+
+def sealer_of(settings: Settings) -> Sealer:
+    """Seals with `SPANLOOM_SECRET_KEY`; on SQLite without one, with a key in a file that is made when it is needed."""
+    return Sealer(lambda: settings.secret_key or _kept_key(settings))
+
+
+def sender_of(settings: Settings, database: Database, health: DeliveryHealth | None = None) -> Sender:
+    """What sends webhooks."""
+    policy = Policy(
+        schedule_seconds=settings.webhook_schedule,
+        disable_hours=settings.webhook_disable_hours,
+        lease_seconds=2 * settings.webhook_timeout_seconds + 20,
+    )
+    return Sender(
+        database,
+        egress_of(settings),
+        sealer_of(settings),
+        policy=policy,
+        timeout_seconds=settings.webhook_timeout_seconds,
+        health=health,
+    )
+
+
+def key_file(settings: Settings) -> Path | None:
+    """Where the key is kept beside a SQLite database; null for PostgreSQL, whose processes must share one."""
+    url = parse_url(settings.database_url)
+    return Path(f"{url.database}.key") if dialect_name(url) == "sqlite" else None
+
+
+def _kept_key(settings: Settings) -> tuple[str, ...]:
+    """The key in the file, made if there is none. Raises `SettingsInvalid` for a file that others may read."""
+    file = key_file(settings)
+    if file is None:
+        return ()
+    if not file.exists():
+        _make(file)
+    if file.stat().st_mode & 0o077:
+        raise SettingsInvalid(f"{file} holds a secret and may be read by others; run: chmod 600 {file}")
+    return (file.read_text().strip(),)
+
+
+def _make(file: Path) -> None:
+    """Complete or not at all; of two processes at once one wins."""
+    draft = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(descriptor, f"{secrets.token_hex(32)}\n".encode())
+        os.fsync(descriptor)
+        file.hardlink_to(draft)
+    except FileExistsError:
+        return
+    finally:
+        os.close(descriptor)
+        draft.unlink()

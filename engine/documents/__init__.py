@@ -1,0 +1,1 @@
+"""JSON and texts as spanloom reads and frames them."""

@@ -1,0 +1,1 @@
+"""The life of one execution: accepted, begun, run, ended."""

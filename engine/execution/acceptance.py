@@ -1,0 +1,91 @@
+"""From a request to what is accepted of it, and back from what was kept to the request."""
+
+import orjson
+from uuid_utils.compat import uuid7
+
+from engine.execution.attempts import traceparent
+from engine.execution.handle import Execution
+from engine.execution.sources import Resolved
+from engine.graph import JsonObject
+from engine.identity import Subject
+from engine.interpreter.langgraph import CompiledWorkflow
+from engine.ledger import Acceptance, Idempotency
+from engine.request import Caller, ExecutionRequest, digest
+from engine.resources import Message, as_json
+from engine.result import Status
+
+_KEPT_BY_HASH = {"source": {"graph"}}
+"""Part of a request that is not stored with it, since the graph that runs is kept by its hash."""
+
+
+def subject_of(
+    request: ExecutionRequest,
+    caller: Caller,
+    resolved: Resolved,
+    compiled: CompiledWorkflow | None,
+    queued_ns: int,
+    *,
+    streaming: bool,
+) -> Subject:
+    """Who a new execution is; `compiled` is null if its graph is not valid."""
+    template, definition = resolved.template, resolved.definition
+    return Subject(
+        execution_id=(execution_id := str(uuid7())),
+        attempt=1,
+        owner=caller.owner,
+        workflow_name=resolved.workflow_name,
+        source=resolved.kind,
+        trigger=caller.trigger,
+        streaming=streaming,
+        queued_ns=queued_ns,
+        started_ns=queued_ns,
+        correlation_id=caller.correlation_id or execution_id,
+        template_id=template.id if template else None,
+        template_version=template.version if template else None,
+        definition_id=definition.id if definition else None,
+        graph_hash=compiled.plan.content_hash if compiled else None,
+        conversation_id=resolved.history.conversation_id if resolved.history else None,
+        record_level=compiled.plan.graph.record_level if compiled else "full",
+        tags=dict(request.tags),
+        params=resolved.params,
+    )
+
+
+def acceptance_of(execution: Execution, caller: Caller, status: Status) -> Acceptance:
+    """What the ledger is to make durable."""
+    subject, compiled, root = execution.subject, execution.compiled, None
+    if status is Status.RUNNING:
+        root = execution.context.tracker.root
+    is_chat = subject.conversation_id is not None and execution.user_message is not None
+    return Acceptance(
+        subject=subject,
+        status=status,
+        request=execution.request.model_dump(mode="json", exclude=_KEPT_BY_HASH if compiled else None),
+        graph=compiled.plan.canonical if compiled else None,
+        user_message=as_json(execution.user_message) if is_chat and execution.user_message else None,
+        root=root,
+        on_lost=execution.on_lost,
+        any_folder=caller.any_folder,
+        caller_trace=traceparent(caller) if status is Status.QUEUED else None,
+        idempotency=_idempotency(caller, execution),
+    )
+
+
+def _idempotency(caller: Caller, execution: Execution) -> Idempotency | None:
+    if caller.idempotency_key is None:
+        return None
+    return Idempotency(caller.idempotency_key, digest(execution.request, retry_of=execution.subject.retry_of))
+
+
+def request_of(request: JsonObject, graph: bytes | None) -> ExecutionRequest:
+    """The request as it was kept: where its graph was sent along it stands apart."""
+    source = request["source"]
+    if isinstance(source, dict) and source.get("kind") == "graph" and "graph" not in source:
+        source = {**source, "graph": {} if graph is None else orjson.loads(graph)}
+    return ExecutionRequest.model_validate({**request, "source": source})
+
+
+def user_message_of(request: ExecutionRequest) -> Message | None:
+    """What the user says; null if that is nothing."""
+    text = request.input.get("message")
+    return Message(id=str(uuid7()), role="user", content=text) if isinstance(text, str) and text else None

@@ -1,0 +1,80 @@
+"""How attempts begin: in which trace, linked to what, and where the run goes on."""
+
+from dataclasses import replace
+
+from opentelemetry.context import Context
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, get_current_span, set_span_in_context
+
+from engine.identity import Subject
+from engine.ledger import Claim, Root
+from engine.pause import Answer, Resume
+from engine.request import Caller
+from engine.tracing import semconv
+from engine.tracing.tracker import Attributes, Beginning
+
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+
+
+def begun(claim: Claim) -> Subject:
+    """A queued execution begins now: it has waited for as long as the database's clock says."""
+    if claim.reason != "queued":
+        return claim.subject
+    waited_ns = max(1, round(claim.age_seconds * 1e9))
+    return replace(claim.subject, started_ns=claim.subject.queued_ns + waited_ns)
+
+
+def first_beginning(caller: Caller) -> Beginning:
+    """In the caller's trace, or linked to it."""
+    linked = get_current_span(caller.trace_link).get_span_context() if caller.trace_link is not None else None
+    return Beginning(caller.trace_context, [linked] if linked is not None else [])
+
+
+def later_beginning(claim: Claim) -> Beginning:
+    """A queued execution joins the trace of its caller; a later attempt links to the one before."""
+    if claim.subject.attempt == 1:
+        return Beginning(_parent_of(claim.caller_trace), age_seconds=claim.age_seconds)
+    previous = claim.previous_root
+    return Beginning(
+        links=[] if previous is None else [_span_context(previous)],
+        age_seconds=claim.age_seconds,
+        paused_seconds=claim.paused_seconds,
+        extra=_resumption(claim),
+    )
+
+
+def _resumption(claim: Claim) -> Attributes:
+    said: Attributes = {semconv.RESUME_REASON: claim.reason}
+    if claim.reason == "answer" and claim.answers:
+        newest = claim.answers[-1]
+        said |= {semconv.APPROVAL_ID: newest.approval_id, semconv.APPROVAL_CHOICE: newest.choice}
+    return said
+
+
+def _span_context(root: Root) -> SpanContext:
+    return SpanContext(int(root.trace_id, 16), int(root.span_id, 16), is_remote=True, trace_flags=_SAMPLED)
+
+
+def traceparent(caller: Caller) -> str | None:
+    """The caller's trace as a `traceparent`, to be joined by whichever process runs the execution."""
+    if caller.trace_context is None:
+        return None
+    span = get_current_span(caller.trace_context).get_span_context()
+    return f"00-{span.trace_id:032x}-{span.span_id:016x}-01" if span.is_valid else None
+
+
+def _parent_of(traceparent: str | None) -> Context | None:
+    if traceparent is None:
+        return None
+    _, trace_id, span_id, _ = traceparent.split("-")
+    context = SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=_SAMPLED)
+    return set_span_in_context(NonRecordingSpan(context), Context())
+
+
+def resume_of(claim: Claim | None) -> Resume | None:
+    """Where a later attempt goes on; one that is retried begins at the input, and asks nothing that was answered."""
+    if claim is None or claim.subject.attempt == 1:
+        return None
+    answers = [Answer(each.choice, each.data, each.answered_by, each.approval_id) for each in claim.answers]
+    is_retried = claim.on_lost == "retry" and claim.reason in ("crash", "shutdown")
+    earlier = range(claim.subject.attempt - 1, 0, -1)
+    return Resume([] if is_retried else list(earlier), answers, is_due=claim.reason == "timer")

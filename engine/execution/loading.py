@@ -1,0 +1,50 @@
+"""From a document to something that runs: validated every time, planned and compiled once per content hash."""
+
+from collections import OrderedDict
+
+from engine.errors import InvalidWorkflow, MalformedWorkflow
+from engine.graph import JsonObject, content_hash, read_canonical
+from engine.interpreter.langgraph import CompiledWorkflow, compile_plan
+from engine.interpreter.plan import make_plan
+from engine.resources import Resources
+from engine.validation.validator import WorkflowValidator
+
+CACHED_WORKFLOWS = 512
+
+
+class Loader:
+    """Validates documents and keeps the compiled workflows that were used last."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._validator = WorkflowValidator()
+        self._compiled: OrderedDict[str, CompiledWorkflow] = OrderedDict()
+
+    def load(self, document: JsonObject, owner: str, *, refuse_shape: bool) -> CompiledWorkflow:
+        """The compiled workflow of a valid document.
+
+        Raises `InvalidWorkflow`; with `refuse_shape` a document that is no graph at all raises `MalformedWorkflow`.
+        """
+        validation = self._validator.validate(document, owner=owner, resources=self._resources)
+        if not validation.report.valid:
+            if refuse_shape and validation.graph is None:
+                raise MalformedWorkflow(validation.report)
+            raise InvalidWorkflow(validation.report)
+        assert validation.canonical is not None
+        assert validation.content_hash is not None
+        return self._compile(validation.canonical, validation.content_hash)
+
+    def load_kept(self, canonical: bytes) -> CompiledWorkflow:
+        """The compiled workflow of a graph that was validated when its execution was accepted."""
+        return self._compile(canonical, content_hash(canonical))
+
+    def _compile(self, canonical: bytes, content_hash: str) -> CompiledWorkflow:
+        compiled = self._compiled.get(content_hash)
+        if compiled is None:
+            compiled = compile_plan(make_plan(read_canonical(canonical), canonical, content_hash))
+            self._compiled[content_hash] = compiled
+            if len(self._compiled) > CACHED_WORKFLOWS:
+                self._compiled.popitem(last=False)
+        else:
+            self._compiled.move_to_end(content_hash)
+        return compiled

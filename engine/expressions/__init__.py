@@ -1,0 +1,1 @@
+"""CEL expressions and prompt templates: what authors write inside a workflow."""

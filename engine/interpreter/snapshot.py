@@ -1,0 +1,74 @@
+"""The snapshot of a run between two nodes: JSON, and all that an attempt needs to go on where another one stood.
+
+What a worker brings along (models, tools, tracker, clock) is not in it. Visits, tool calls and the run's time go on
+where they stood; a pause does not count as run time. What was used so far is not in it either: the ledger knows it
+better (`engine.usage.Carried`), since a crash may follow a call that no checkpoint has seen.
+"""
+
+from time import monotonic
+from typing import TypedDict
+
+import orjson
+
+from engine.graph import JsonObject
+from engine.result import ErrorInfo
+from engine.runtime.context import ExecutionContext
+from engine.runtime.position import Arrival, Parked, Position
+from engine.runtime.state import WorkflowState
+
+
+class Snapshot(TypedDict):
+    """A run between two nodes. `at` null: it has reached an end."""
+
+    state: WorkflowState
+    state_bytes: int
+    at: str | None
+    source: str | None
+    """The node it came from."""
+    error: JsonObject | None
+    """The error that routed it here."""
+    parked: Parked | None
+    node_visits: int
+    tool_calls: dict[str, int]
+    errors: list[JsonObject]
+    degraded: list[str]
+    elapsed_seconds: float
+
+
+def take(context: ExecutionContext) -> bytes:
+    """The run as it stands, as JSON: whatever changes later does not change it."""
+    position = context.standing
+    error = position.arrival.error
+    return orjson.dumps(
+        Snapshot(
+            state=context.state,
+            state_bytes=context.state_bytes,
+            at=position.at,
+            source=position.arrival.source,
+            error=error.model_dump(mode="json") if error is not None else None,
+            parked=position.parked,
+            node_visits=context.node_visits,
+            tool_calls=context.tool_calls,
+            errors=[each.model_dump(mode="json") for each in context.errors],
+            degraded=context.degraded,
+            elapsed_seconds=context.elapsed_seconds,
+        )
+    )
+
+
+def restore(context: ExecutionContext, data: bytes) -> None:
+    """Let the context stand where the snapshot was taken."""
+    snapshot: Snapshot = orjson.loads(data)
+    error = snapshot["error"]
+    context.state = snapshot["state"]
+    context.state_bytes = snapshot["state_bytes"]
+    context.position = Position(
+        snapshot["at"],
+        Arrival(snapshot["source"], ErrorInfo.model_validate(error) if error is not None else None),
+        snapshot["parked"],
+    )
+    context.node_visits = snapshot["node_visits"]
+    context.tool_calls = snapshot["tool_calls"]
+    context.errors = [ErrorInfo.model_validate(each) for each in snapshot["errors"]]
+    context.degraded = snapshot["degraded"]
+    context.deadline = monotonic() + context.limits.run_seconds - snapshot["elapsed_seconds"]

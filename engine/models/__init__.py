@@ -1,0 +1,1 @@
+"""Providers of language models, and what their calls cost."""

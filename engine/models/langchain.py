@@ -1,0 +1,366 @@
+"""Any LangChain chat model as a `ChatModel`: messages in, text and one whole reply out, failures by our codes.
+
+`invoke` and `stream` feed the same `_Answer`, so they cannot disagree.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import orjson
+from jsonschema_rs import ValidationError
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    HumanMessage,
+    InvalidToolCall,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_core.messages import ToolCall as LangChainToolCall
+from langchain_core.messages.ai import UsageMetadata, add_usage
+from langchain_core.runnables import Runnable, RunnableBinding
+
+from engine.documents.json_schema import validator as schema_validator
+from engine.errors import ModelFailure
+from engine.graph import Json, JsonObject
+from engine.models.provider_errors import WIRE_ERRORS, failure_of
+from engine.resources import Message, ModelReply, ModelRequest, ModelSettings, ToolCall, ToolSpec
+from engine.result import Usage
+
+MESSAGE_START_USAGE = "message_start_usage"
+"""Key of response metadata under which `engine.models.anthropic` keeps what the stream's first event reported."""
+
+_FINISH_REASONS = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "content_filter",
+    "safety": "content_filter",
+    "recitation": "content_filter",
+    "blocklist": "content_filter",
+    "prohibited_content": "content_filter",
+    "spii": "content_filter",
+    "malformed_function_call": "invalid_output",
+}
+"""Anthropic's and Gemini's words for OpenAI's: stop, length, tool_calls, content_filter. Others stay as they are."""
+
+_BYTES_PER_TOKEN = 2
+_TOKENS_PER_MESSAGE = 8
+_TOKENS_PER_FILE = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How one provider's LangChain class wants to be called."""
+
+    settings: Mapping[str, str]
+    """Our settings' names and the keywords they go by there; a setting that is not here cannot be sent."""
+    structured: Callable[[JsonObject], dict[str, object]]
+    """The keywords that ask for an answer by a JSON Schema."""
+    errors: Mapping[type[Exception], str | None] = field(default_factory=dict)
+    """What the provider's SDK raises beside `WIRE_ERRORS`, and its code; null: the HTTP status says."""
+
+
+def response_format(schema: JsonObject) -> dict[str, object]:
+    """OpenAI's form of asking for structured output; LangChain translates it for the other providers."""
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
+
+
+PLAIN = Dialect(
+    settings={name: name for name in ("max_tokens", "temperature", "top_p", "frequency_penalty", "presence_penalty")}
+    | {"seed": "seed"},
+    structured=response_format,
+)
+
+
+class LangChainModel:
+    """One LangChain chat model of one provider. `secret` is taken out of error messages."""
+
+    def __init__(
+        self,
+        chat: BaseChatModel,
+        *,
+        provider: str,
+        model: str,
+        server_address: str | None = None,
+        dialect: Dialect = PLAIN,
+        secret: str | None = None,
+        close: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._chat = chat
+        self._provider = provider
+        self._model = model
+        self._server_address = server_address
+        self._dialect = dialect
+        self._errors = (*WIRE_ERRORS, *dialect.errors)
+        self._secret = secret
+        self._close = close
+
+    @property
+    def provider(self) -> str:
+        """`gen_ai.provider.name`."""
+        return self._provider
+
+    @property
+    def model(self) -> str:
+        """The model's name as the provider knows it."""
+        return self._model
+
+    @property
+    def server_address(self) -> str | None:
+        """Host of the provider's endpoint."""
+        return self._server_address
+
+    async def invoke(self, request: ModelRequest) -> ModelReply:
+        """One call without streaming."""
+        answer = _Answer()
+        try:
+            model, keywords = self._bound(request)
+            answer.add_whole(await model.ainvoke(_messages(request), **keywords))
+        except self._errors as error:
+            raise self._failure(error) from error
+        return answer.reply(request.settings.response_schema)
+
+    async def stream(self, request: ModelRequest) -> AsyncIterator[str | ModelReply]:
+        """Text as it arrives, then the whole reply."""
+        answer = _Answer()
+        add = answer.add_chunk
+        try:
+            model, keywords = self._bound(request)
+            chunks = model.astream(_messages(request), **keywords)
+            async with aclosing(cast("AsyncGenerator[AIMessage]", chunks)):
+                async for chunk in chunks:
+                    if text := add(chunk):
+                        yield text
+        except self._errors as error:
+            raise self._failure(error) from error
+        yield answer.reply(request.settings.response_schema)
+
+    def estimate_input_tokens(self, request: ModelRequest) -> int:
+        """One token per two bytes of everything that is sent, and an allowance per message and file."""
+        texts = [request.system, *(orjson.dumps(tool.parameters).decode() + tool.description for tool in request.tools)]
+        tokens = _TOKENS_PER_MESSAGE * (len(request.messages) + 1 + len(request.tools))
+        for message in request.messages:
+            content = message.get("content", "")
+            if not isinstance(content, str):
+                tokens += _TOKENS_PER_FILE * sum(part["type"] == "file" for part in content)
+            texts.append(_text(content))
+            texts += [orjson.dumps(call).decode() for call in message.get("tool_calls", ())]
+        return tokens + sum(len(text.encode()) for text in texts) // _BYTES_PER_TOKEN
+
+    async def aclose(self) -> None:
+        """Close the connections it has of its own."""
+        if self._close is not None:
+            await self._close()
+
+    def _bound(self, request: ModelRequest) -> tuple[Runnable[LanguageModelInput, AIMessage], dict[str, Any]]:
+        """What to call and with which keywords: the chat model itself, as every layer costs time per token."""
+        keywords = self._keywords(request.settings)
+        if not request.tools:
+            return self._chat, keywords
+        bound = self._chat.bind_tools([_tool(spec) for spec in request.tools], **keywords)
+        if isinstance(bound, RunnableBinding):
+            return bound.bound, dict(bound.kwargs)
+        return bound, {}
+
+    def _keywords(self, settings: ModelSettings) -> dict[str, Any]:
+        given = {
+            "max_tokens": settings.max_tokens,
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "frequency_penalty": settings.frequency_penalty,
+            "presence_penalty": settings.presence_penalty,
+            "seed": settings.seed,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        if unknown := sorted(given.keys() - self._dialect.settings.keys()):
+            raise ModelFailure(
+                "bad_request",
+                f"{self._provider} has no setting {' or '.join(unknown)}; take it out of the node's config",
+            )
+        keywords: dict[str, Any] = {self._dialect.settings[name]: value for name, value in given.items()}
+        if settings.stop:
+            keywords["stop"] = list(settings.stop)
+        if settings.response_schema is not None:
+            keywords |= self._dialect.structured(settings.response_schema)
+        return keywords
+
+    def _failure(self, error: Exception) -> ModelFailure:
+        return failure_of(error, self._dialect.errors, provider=self._provider, model=self._model, secret=self._secret)
+
+
+class _Answer:
+    """What a call has answered so far. Text is a list: adding LangChain chunks up costs tens of µs per token."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._calls: AIMessageChunk | None = None
+        self._tool_calls: list[LangChainToolCall] = []
+        self._invalid_calls: list[InvalidToolCall] = []
+        self._usage: UsageMetadata | None = None
+        self._metadata: dict[str, Any] = {}
+        self._id: str | None = None
+
+    def add_chunk(self, chunk: AIMessage) -> str:
+        """Take a chunk in and give its text back."""
+        content = chunk.content
+        text = content if type(content) is str else _text(content)
+        if text:
+            self._texts.append(text)
+        if isinstance(chunk, AIMessageChunk) and chunk.tool_call_chunks:
+            self._calls = chunk if self._calls is None else self._calls + chunk
+        if chunk.usage_metadata is not None:
+            self._usage = add_usage(self._usage, chunk.usage_metadata)
+        if chunk.response_metadata:
+            self._note(chunk)
+        return text
+
+    def add_whole(self, message: AIMessage) -> None:
+        """Take a whole message in."""
+        self.add_chunk(message)
+        self._tool_calls, self._invalid_calls = message.tool_calls, message.invalid_tool_calls
+
+    def reply(self, schema: JsonObject | None) -> ModelReply:
+        """The whole reply. Raises `ModelFailure` for one that is empty, filtered or against its schema."""
+        if self._calls is not None:
+            self._tool_calls, self._invalid_calls = self._calls.tool_calls, self._calls.invalid_tool_calls
+        text, calls, finish = "".join(self._texts), self._checked_calls(), self._finish_reason()
+        if finish == "content_filter":
+            raise ModelFailure("content_filter", "the provider's content filter stopped the answer")
+        if not text and not calls:
+            raise ModelFailure("empty_response", _why_empty(finish))
+        return ModelReply(
+            text=text,
+            tool_calls=calls,
+            data=None if schema is None or calls else _parsed(text, schema, finish),
+            finish_reason="tool_calls" if calls and finish == "stop" else finish,
+            model=self._metadata.get("model_name") or self._metadata.get("model"),
+            response_id=self._metadata.get("id") or self._id,
+            usage=self._usage_reported(),
+        )
+
+    def _note(self, message: AIMessage) -> None:
+        for key, value in message.response_metadata.items():
+            if value is not None:
+                self._metadata[key] = value
+        if self._id is None and message.id and not message.id.startswith(("lc_", "run-")):
+            self._id = message.id
+
+    def _finish_reason(self) -> str | None:
+        reason = self._metadata.get("finish_reason") or self._metadata.get("stop_reason")
+        return _FINISH_REASONS.get(str(reason).lower(), str(reason).lower()) if reason else None
+
+    def _checked_calls(self) -> tuple[ToolCall, ...]:
+        if self._invalid_calls or self._finish_reason() == "invalid_output":
+            raise ModelFailure("invalid_output", "the model called a tool with arguments that are no JSON object")
+        return tuple(
+            ToolCall(id=call["id"] or f"call-{position}", name=call["name"], arguments=call["args"])
+            for position, call in enumerate(self._tool_calls, start=1)
+        )
+
+    def _usage_reported(self) -> Usage | None:
+        """Unknown unless both sides are: no call reads nothing, so no input tokens means that nobody counted them."""
+        usage, started = self._usage, self._metadata.get(MESSAGE_START_USAGE)
+        if usage is not None and usage["input_tokens"] <= 0 and started is not None:
+            usage["input_tokens"] = started["input_tokens"]
+            usage["input_token_details"] = started.get("input_token_details", {})
+        if usage is None or usage["input_tokens"] <= 0:
+            return None
+        read, written = usage.get("input_token_details", {}), usage.get("output_token_details", {})
+        return Usage(
+            input_tokens=usage["input_tokens"],
+            output_tokens=usage["output_tokens"],
+            total_tokens=usage["input_tokens"] + usage["output_tokens"],
+            cache_read_tokens=_detail(read, "cache_read"),
+            cache_write_tokens=_detail(
+                read, "cache_creation", "ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens"
+            ),
+            reasoning_tokens=_detail(written, "reasoning"),
+        )
+
+
+def _detail(details: Mapping[str, Any], *names: str) -> int | None:
+    """The sum of what stands under these names, also behind a tier (`flex_cache_read`); null if nothing does."""
+    found = [count for key, count in details.items() if key.endswith(names) and count is not None]
+    return sum(found) if found else None
+
+
+def _text(content: str | Iterable[Any]) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(part if isinstance(part, str) else part.get("text", "") for part in content if _is_text(part))
+
+
+def _is_text(part: str | Mapping[str, Any]) -> bool:
+    return isinstance(part, str) or part.get("type") == "text"
+
+
+def _why_empty(finish: str | None) -> str:
+    if finish == "length":
+        return "the model used up max_tokens before it wrote any text; raise max_tokens"
+    return "the model answered with neither text nor tool calls"
+
+
+def _parsed(text: str, schema: JsonObject, finish: str | None) -> Json:
+    try:
+        data: Json = orjson.loads(text)
+        schema_validator(schema).validate(data)
+    except orjson.JSONDecodeError as error:
+        cut = ": it was cut off at max_tokens" if finish == "length" else ""
+        raise ModelFailure("invalid_output", f"the answer is no JSON{cut}") from error
+    except ValidationError as error:
+        place = "/".join(str(step) for step in error.instance_path) or "the answer"
+        raise ModelFailure("invalid_output", f"the answer does not fit response_schema at {place}") from error
+    return data
+
+
+def _tool(spec: ToolSpec) -> dict[str, Any]:
+    function = {"name": spec.name, "description": spec.description, "parameters": spec.parameters}
+    return {"type": "function", "function": function}
+
+
+def _messages(request: ModelRequest) -> list[BaseMessage]:
+    system: list[BaseMessage] = [SystemMessage(request.system)] if request.system else []
+    return system + [_message(message) for message in request.messages]
+
+
+def _message(message: Message) -> BaseMessage:
+    content = _content(message.get("content", ""))
+    if message["role"] == "user":
+        return HumanMessage(content=content)
+    if message["role"] == "assistant":
+        calls = [
+            LangChainToolCall(name=call["name"], args=call["arguments"], id=call["id"], type="tool_call")
+            for call in message.get("tool_calls", ())
+        ]
+        return AIMessage(content=content, tool_calls=calls)
+    status = "error" if message.get("is_error") else "success"
+    return ToolMessage(content=content, tool_call_id=message["tool_call_id"], status=status)
+
+
+def _content(content: str | list[JsonObject]) -> str | list[Any]:
+    """One string where there is only text: not every server takes a list."""
+    if isinstance(content, str) or all(part["type"] == "text" for part in content):
+        return _text(content)
+    return [_part(part) for part in content]
+
+
+def _part(part: JsonObject) -> dict[str, object]:
+    if part["type"] == "text":
+        return {"type": "text", "text": part["text"]}
+    media_type, uri = str(part["media_type"]), str(part["uri"])
+    kind = media_type.partition("/")[0]
+    block: dict[str, object] = {
+        "type": kind if kind in {"image", "audio", "video"} else "file",
+        "mime_type": media_type,
+    }
+    if uri.startswith("data:"):
+        return block | {"base64": uri.partition(",")[2]}
+    return block | {"url": uri}

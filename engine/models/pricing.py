@@ -1,0 +1,151 @@
+"""What a model call costs, in integer nano-USD, from the genai-prices catalogue that is installed.
+
+Exact: prices and sums are Decimal, rounded once per call to a whole nano-USD, half to even. Nothing is fetched; a new
+catalogue is a new package. What has no price has none: null, never 0. Cache writes count at the catalogue's ordinary
+(five-minute) rate.
+"""
+
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+from functools import lru_cache
+from pathlib import Path
+
+import genai_prices
+from genai_prices import data_snapshot
+from genai_prices.types import ModelInfo, ModelPrice
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from engine.errors import SpanloomError
+from engine.resources import CostSource, Price
+from engine.result import Usage
+
+DEMO_PROVIDER = "offline"
+DEMO_PRICE = ModelPrice(input_mtok=Decimal("0.10"), output_mtok=Decimal("0.40"))
+"""What the offline model would cost if it were sold: an example to look at, marked `demo` wherever it is booked."""
+
+_GRAPH_NAMES = {"gcp.gemini": "google"}
+"""Providers that spans call otherwise than graphs and the file of own prices do."""
+
+_CACHED_MODELS = 1_024
+"""The catalogue does not change while we run, and to find a model in it takes longer than to price a call."""
+
+_NANO_PER_USD = Decimal(1_000_000_000)
+_UNKNOWN = Price(None, CostSource.NONE)
+
+
+class InvalidPrices(SpanloomError):
+    """The file of own prices (`SPANLOOM_PRICES`) cannot be read."""
+
+    code = "invalid_prices"
+
+
+class OwnPrice(BaseModel):
+    """The price of one model in USD per million tokens; cached tokens without a price of their own cost as input."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input_mtok: Decimal = Field(ge=0)
+    output_mtok: Decimal = Field(ge=0)
+    cache_read_mtok: Decimal | None = Field(default=None, ge=0)
+    cache_write_mtok: Decimal | None = Field(default=None, ge=0)
+
+
+class GenaiPrices:
+    """Prices of the installed genai-prices catalogue, with own ones in front.
+
+    `own_prices` is a JSON file `{"provider:model": {"input_mtok": "0.25", "output_mtok": "1.25"}}` in USD per million
+    tokens. Raises `InvalidPrices` if it cannot be read.
+    """
+
+    def __init__(self, own_prices: Path | None = None) -> None:
+        self._catalogue = data_snapshot.get_snapshot()
+        self._catalogue_version = f"genai-prices {importlib.metadata.version('genai-prices')}"
+        self._own, self._own_version = _read(own_prices) if own_prices else ({}, "")
+        self._listed = lru_cache(maxsize=_CACHED_MODELS)(self._look_up)
+
+    def price(self, provider: str, model: str, usage: Usage | None, at: datetime) -> Price:
+        """The cost of a call made at `at`; source `none` where the usage, the model or its price is unknown."""
+        if usage is None or usage.input_tokens is None or usage.output_tokens is None:
+            return _UNKNOWN
+        found = self._find(provider, model, at)
+        usd = found and _usd(found[0], usage)
+        if found is None or usd is None:
+            return _UNKNOWN
+        _, source, version = found
+        return Price(int((usd * _NANO_PER_USD).to_integral_value(ROUND_HALF_EVEN)), source, version)
+
+    def upper_nano_usd(self, provider: str, model: str, input_tokens: int, output_tokens: int) -> int | None:
+        """The most such a call can cost: all input is read afresh or written to the cache, whichever is dearer."""
+        found = self._find(provider, model, datetime.now(UTC))
+        if found is None:
+            return None
+        plain = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
+        costs = [_usd(found[0], usage) for usage in (plain, plain + Usage(cache_write_tokens=input_tokens))]
+        known = [usd for usd in costs if usd is not None]
+        return int((max(known) * _NANO_PER_USD).to_integral_value(ROUND_CEILING)) if known else None
+
+    def _find(self, provider: str, model: str, at: datetime) -> tuple[ModelPrice, CostSource, str] | None:
+        own = self._own.get(f"{_GRAPH_NAMES.get(provider, provider)}:{model}")
+        if own is not None:
+            return own, CostSource.OVERRIDE, self._own_version
+        if provider == DEMO_PROVIDER:
+            return DEMO_PRICE, CostSource.DEMO, "demo"
+        listed = self._listed(provider, model)
+        if listed is None:
+            return None
+        known_model, version = listed
+        return known_model.get_prices(at), CostSource.PRICE_TABLE, version
+
+    def _look_up(self, provider: str, model: str) -> tuple[ModelInfo, str] | None:
+        """The model's entry in the catalogue and the name of its price."""
+        try:
+            known_provider, known_model = self._catalogue.find_provider_model(
+                model, None, self._known_provider(provider), None
+            )
+        except LookupError:
+            return None
+        return known_model, f"{self._catalogue_version} {known_provider.id}/{known_model.id}"
+
+    def _known_provider(self, provider: str) -> str | None:
+        """A provider the catalogue does not know is left out: the model's own name may say enough."""
+        try:
+            return self._catalogue.find_provider(None, provider, None).id
+        except LookupError:
+            return None
+
+
+def _usd(price: ModelPrice, usage: Usage) -> Decimal | None:
+    """Null where a kind of token that was used has no price, or the numbers contradict each other."""
+    if (usage.input_tokens and price.input_mtok is None) or (usage.output_tokens and price.output_mtok is None):
+        return None
+    counted = genai_prices.Usage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cache_read_tokens=usage.cache_read_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        output_reasoning_tokens=usage.reasoning_tokens,
+    )
+    try:
+        return price.calc_price(counted)["total_price"]
+    except ValueError:
+        return None
+
+
+def _read(path: Path) -> tuple[Mapping[str, ModelPrice], str]:
+    try:
+        text = path.read_bytes()
+        own = TypeAdapter(dict[str, OwnPrice]).validate_json(text)
+    except (OSError, ValidationError) as error:
+        raise InvalidPrices(f"{InvalidPrices.__doc__} {path}: {_reason(error)}") from error
+    prices = {name: ModelPrice(**price.model_dump(exclude_none=True)) for name, price in own.items()}
+    return prices, f"own {hashlib.sha256(text).hexdigest()[:12]}"
+
+
+def _reason(error: OSError | ValidationError) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or "cannot be opened"
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(str(step) for step in first['loc']) or 'document'}: {first['msg']}"

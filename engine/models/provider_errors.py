@@ -1,0 +1,163 @@
+"""What goes wrong between us and a provider, as a `ModelFailure` with a code that retries and people can act on."""
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Protocol, runtime_checkable
+
+import anyio
+import httpx2
+from langchain_core.exceptions import (
+    ContextOverflowError,
+    LangChainException,
+    ModelAuthenticationError,
+    ModelConnectionError,
+    ModelInvalidRequestError,
+    ModelNotFoundError,
+    ModelPermissionDeniedError,
+    ModelRateLimitError,
+    ModelTimeoutError,
+)
+
+from engine.errors import ModelFailure
+from engine.security.redaction import REDACTED, error_text
+
+WIRE_ERRORS: tuple[type[Exception], ...] = (
+    LangChainException,
+    httpx2.HTTPError,
+    anyio.BrokenResourceError,
+    anyio.ClosedResourceError,
+    anyio.EndOfStream,
+    OSError,
+    # a provider's malformed answer, seen by the code that takes it apart
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+)
+
+_BY_CLASS: tuple[tuple[type[Exception], str], ...] = (
+    (ContextOverflowError, "context_too_long"),
+    (ModelRateLimitError, "rate_limited"),
+    (ModelAuthenticationError, "auth"),
+    (ModelPermissionDeniedError, "auth"),
+    (ModelNotFoundError, "model_not_found"),
+    (ModelInvalidRequestError, "bad_request"),
+    (ModelTimeoutError, "timeout"),
+    (TimeoutError, "timeout"),
+    (httpx2.TimeoutException, "timeout"),
+    (ModelConnectionError, "connection"),
+    (httpx2.TransportError, "connection"),
+    (anyio.BrokenResourceError, "connection"),
+    (anyio.ClosedResourceError, "connection"),
+    (anyio.EndOfStream, "connection"),
+    (OSError, "connection"),
+)
+_BY_STATUS = {
+    400: "bad_request",
+    401: "auth",
+    402: "auth",
+    403: "auth",
+    404: "model_not_found",
+    408: "timeout",
+    413: "context_too_long",
+    422: "bad_request",
+    429: "rate_limited",
+    503: "overloaded",
+    504: "timeout",
+    529: "overloaded",
+}
+_SAID = {
+    "rate_limited": "takes no more calls for now",
+    "overloaded": "is overloaded",
+    "timeout": "did not answer in time",
+    "connection": "could not be reached or broke the connection off",
+    "auth": "refused the key; check the provider's API key and what it may use",
+    "model_not_found": "does not know the model",
+    "context_too_long": "refused the messages: they are longer than the model's context",
+    "bad_request": "refused the request",
+    "provider_error": "failed or sent an answer that cannot be read",
+}
+_WRONG_KEY = re.compile(r"API_KEY_INVALID|API key not valid|invalid x-api-key", re.IGNORECASE)
+_OVERLOADED = re.compile(r"overloaded", re.IGNORECASE)
+_RETRY_DELAY = re.compile(r"""retryDelay\W+(\d+(?:\.\d+)?)s""")
+
+
+@runtime_checkable
+class _Response(Protocol):
+    @property
+    def status_code(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+
+@runtime_checkable
+class _WithResponse(Protocol):
+    @property
+    def response(self) -> object: ...
+
+
+def failure_of(
+    error: Exception, codes: Mapping[type[Exception], str | None], *, provider: str, model: str, secret: str | None
+) -> ModelFailure:
+    """The failure behind an exception of a provider's SDK, LangChain or the transport; `secret` never shows in it.
+
+    `codes` are those of the SDK's own exceptions.
+    """
+    response, said = _response(error), str(error)
+    code = _code(error, codes, response, said)
+    status = f" ({response.status_code})" if response is not None else ""
+    message = f"{provider} {_SAID[code]}{status}, model {model}: {said}"
+    if secret:
+        message = message.replace(secret, REDACTED)
+    return ModelFailure(code, error_text(message), retry_after_seconds=_retry_after_seconds(response, said))
+
+
+def _code(error: Exception, codes: Mapping[type[Exception], str | None], response: _Response | None, said: str) -> str:
+    if _WRONG_KEY.search(said):
+        return "auth"
+    known = (*_BY_CLASS, *codes.items())
+    for link in _chain(error):
+        for kind, code in known:
+            if code is not None and isinstance(link, kind):
+                return code
+    if response is not None and response.status_code in _BY_STATUS:
+        return _BY_STATUS[response.status_code]
+    return "overloaded" if _OVERLOADED.search(said) else "provider_error"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _response(error: Exception) -> _Response | None:
+    """The provider's HTTP answer, from the exception or what caused it."""
+    for link in _chain(error):
+        if isinstance(link, _WithResponse) and isinstance(link.response, _Response):
+            return link.response
+    return None
+
+
+def _retry_after_seconds(response: _Response | None, said: str) -> float | None:
+    """`Retry-After` in seconds or as a date; Gemini says it in the body."""
+    header = response.headers.get("retry-after") if response is not None else None
+    if header is None:
+        delay = _RETRY_DELAY.search(said)
+        return float(delay.group(1)) if delay else None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        return _seconds_until(header)
+
+
+def _seconds_until(date: str) -> float | None:
+    try:
+        at = parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return max(0.0, (at - datetime.now(UTC)).total_seconds())

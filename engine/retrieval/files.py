@@ -1,0 +1,336 @@
+"""The retriever `files`: full-text search over the text and Markdown files of a folder, or over one file.
+
+Each folder has an index in memory (SQLite FTS5), made when it is first asked for and renewed as files change. A passage
+is a piece of a section, its source the file's relative path and the heading above it. Its score is the BM25 of the
+passage relative to the best hit, times the share of the question's words that the passage holds: 0 to 1.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import sqlite3
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from engine.errors import ResourceMissing
+from engine.graph import JsonObject
+from engine.resources import Passage, RetrievalQuery
+from engine.retrieval.lexical import STOP_WORDS
+
+MAX_FILES = 2_000
+MAX_FILE_BYTES = 2 << 20
+MAX_FOLDER_BYTES = 64 << 20
+MAX_INDEXES = 8
+MAX_QUERY_TERMS = 32
+
+SUFFIXES = frozenset({".md", ".markdown", ".txt", ".text", ".rst"})
+"""What is read of a folder; a file that is named itself may be called anything."""
+
+_MARKDOWN = frozenset({".md", ".markdown"})
+_SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__"})
+_PASSAGE_CHARACTERS = 800
+_CANDIDATES = 200
+_BINARY_PROBE_BYTES = 8_192
+_WORD = re.compile(r"[^\W_]+")
+_HEADING = re.compile(r"#{1,6}\s+(.*?)\s*#*\s*$")
+_FENCE = re.compile(r"\s*(?:```|~~~)")
+_NOT_ALLOWED = (
+    "this path cannot be searched: only files in the folders of the server's setting SPANLOOM_FILES_ROOTS can, "
+    "and there must be something to read"
+)
+_log = logging.getLogger(__name__)
+
+_SCHEMA = """
+CREATE VIRTUAL TABLE passage USING fts5(
+    heading, text, document UNINDEXED, tokenize = 'porter unicode61 remove_diacritics 2'
+)
+"""
+_BEST = """
+SELECT rowid, document, heading, text, -bm25(passage, 2.0, 1.0) AS weight FROM passage
+WHERE passage MATCH :query AND (:documents IS NULL OR document IN (SELECT value FROM json_each(:documents)))
+ORDER BY weight DESC, rowid LIMIT :limit
+"""
+_HOLDING = "SELECT rowid FROM passage WHERE passage MATCH :term AND rowid IN (SELECT value FROM json_each(:rows))"
+
+
+class FilesRetriever:
+    """Searches files below `roots`; a query with `any_folder` (the command line's) may name any path.
+
+    Whether files changed is looked up at most every `check_seconds`.
+    """
+
+    options_schema: JsonObject = {
+        "type": "object",
+        "properties": {
+            "path": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": 4_096,
+                "description": "A folder or file below the allowed folders; on the command line any",
+            }
+        },
+        "required": ["path"],
+        "additionalProperties": False,
+    }
+
+    def __init__(self, roots: Sequence[Path] = (), *, check_seconds: float = 1.0) -> None:
+        self._roots = [Path(os.path.realpath(root)) for root in roots]
+        self._check_seconds = check_seconds
+        self._indexes: dict[Path, _Index] = {}
+        self._turn = anyio.CapacityLimiter(1)
+
+    async def retrieve(self, query: RetrievalQuery) -> list[Passage]:
+        """Best first. Raises `ResourceMissing` for a path that may not or cannot be read."""
+        if query.filter:
+            raise ResourceMissing("the retriever files has no filter; choose files by `path` or `document_ids`")
+        return await anyio.to_thread.run_sync(self._retrieve, query, limiter=self._turn)
+
+    def close(self) -> None:
+        """Forget all indexes."""
+        while self._indexes:
+            self._indexes.popitem()[1].close()
+
+    def _retrieve(self, query: RetrievalQuery) -> list[Passage]:
+        path = self._allowed(str(query.options.get("path", "")), any_folder=query.any_folder)
+        return self._index(path).search(query)
+
+    def _allowed(self, path: str, *, any_folder: bool) -> Path:
+        """The real path. What is not allowed and what is not there are refused alike: nobody can probe the disk."""
+        try:
+            if any_folder:
+                return Path(path).expanduser().resolve(strict=True)
+            for root in self._roots:
+                real = Path(os.path.realpath(root / path))
+                if real.is_relative_to(root) and real.exists():
+                    return real
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ResourceMissing("there is nothing to read at this path" if any_folder else _NOT_ALLOWED) from error
+        raise ResourceMissing(_NOT_ALLOWED)
+
+    def _index(self, path: Path) -> "_Index":
+        """The index of a path, up to date; the one that was used longest ago makes room for a new one."""
+        index = self._indexes.pop(path, None) or _Index(path)
+        now = time.monotonic()
+        if now >= index.checked_at + self._check_seconds:
+            try:
+                index.refresh()
+            except (ResourceMissing, sqlite3.Error):
+                index.close()
+                raise
+            index.checked_at = now
+        self._indexes[path] = index
+        if len(self._indexes) > MAX_INDEXES:
+            self._indexes.pop(next(iter(self._indexes))).close()
+        return index
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file as it was read, and the rows of its passages."""
+
+    modified_ns: int
+    size_bytes: int
+    first_row: int = 0
+    last_row: int = -1
+
+    def is_same(self, other: "_File") -> bool:
+        return (self.modified_ns, self.size_bytes) == (other.modified_ns, other.size_bytes)
+
+
+@dataclass(slots=True)
+class _Index:
+    """The passages of one folder or file. Used by one thread at a time."""
+
+    path: Path
+    checked_at: float = float("-inf")
+    files: dict[str, _File] = field(default_factory=dict)
+    rows: int = 0
+    database: sqlite3.Connection = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.database = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        self.database.execute(_SCHEMA)
+
+    def close(self) -> None:
+        self.database.close()
+
+    def refresh(self) -> None:
+        """Read what is new or changed, forget what is gone."""
+        present = dict(_files(self.path))
+        if not present:
+            raise ResourceMissing("there is no text or Markdown file to read at this path")
+        self.database.execute("BEGIN")
+        for name in [
+            name for name, file in self.files.items() if name not in present or not file.is_same(present[name])
+        ]:
+            file = self.files.pop(name)
+            self.database.execute("DELETE FROM passage WHERE rowid BETWEEN ? AND ?", (file.first_row, file.last_row))
+        for name, file in present.items():
+            if name not in self.files:
+                self.files[name] = self._read(name, file)
+        self.database.execute("COMMIT")
+
+    def _read(self, name: str, file: _File) -> _File:
+        first = self.rows + 1
+        text = _text(self.path / name if self.path.is_dir() else self.path)
+        for heading, part in _passages(text, is_markdown=Path(name).suffix.lower() in _MARKDOWN):
+            self.rows += 1
+            self.database.execute(
+                "INSERT INTO passage (rowid, heading, text, document) VALUES (?, ?, ?, ?)",
+                (self.rows, heading, part, name),
+            )
+        return _File(file.modified_ns, file.size_bytes, first, self.rows)
+
+    def search(self, query: RetrievalQuery) -> list[Passage]:
+        terms = _terms(query.text)
+        if not terms:
+            return []
+        documents = None if query.document_ids is None else json.dumps(query.document_ids)
+        found = self.database.execute(
+            _BEST, {"query": " OR ".join(terms), "documents": documents, "limit": max(_CANDIDATES, query.max_documents)}
+        ).fetchall()
+        shares = self._shares(terms, [row[0] for row in found])
+        passages = [
+            Passage(
+                id=f"{document}#{hashlib.sha256(text.encode()).hexdigest()[:12]}",
+                source=f"{document} > {heading}" if heading else document,
+                text=text,
+                score=round(weight / found[0][4] * shares[row], 4),
+            )
+            for row, document, heading, text, weight in found
+        ]
+        passages.sort(key=lambda passage: -passage.score)
+        threshold = query.score_threshold or 0.0
+        return [passage for passage in passages if passage.score >= threshold][: query.max_documents]
+
+    def _shares(self, terms: Sequence[str], rows: Sequence[int]) -> dict[int, float]:
+        """For each row the share of the terms it holds, as the index's own tokenizer sees them."""
+        counts = dict.fromkeys(rows, 0)
+        among = json.dumps(rows)
+        for term in terms:
+            for (row,) in self.database.execute(_HOLDING, {"term": term, "rows": among}):
+                counts[row] += 1
+        return {row: count / len(terms) for row, count in counts.items()}
+
+
+def _terms(question: str) -> list[str]:
+    """The question's words, each as a quoted FTS5 string; stop words only where there is nothing else."""
+    asked = list(dict.fromkeys(_WORD.findall(question.lower())))
+    telling = [word for word in asked if word not in STOP_WORDS] or asked
+    return [f'"{word}"' for word in telling[:MAX_QUERY_TERMS]]
+
+
+def _files(path: Path) -> Iterator[tuple[str, _File]]:
+    """The files to read, by their path relative to the folder. Raises `ResourceMissing` where there are too many."""
+    if not path.is_dir():
+        yield path.name, _File(*_state(path))
+        return
+    count = size_bytes = 0
+    for name in sorted(_names(path)):
+        try:
+            modified_ns, file_bytes = _state(path / name)
+        except ResourceMissing as error:
+            _log.warning("a file is left out of the search: %s", error, extra={"file": name})
+            continue
+        count, size_bytes = count + 1, size_bytes + file_bytes
+        if count > MAX_FILES or size_bytes > MAX_FOLDER_BYTES:
+            raise ResourceMissing(
+                f"the folder holds more than {MAX_FILES:,} text files or {MAX_FOLDER_BYTES >> 20} MiB of them; "
+                "name a smaller one"
+            )
+        yield name, _File(modified_ns, file_bytes)
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """Text files below a folder. Hidden ones and linked folders are skipped, so is a link to a file outside."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in _SKIPPED_FOLDERS]
+        for name in files:
+            path = Path(parent, name)
+            if path.suffix.lower() not in SUFFIXES or name.startswith("."):
+                continue
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder):
+                continue
+            yield path.relative_to(folder).as_posix()
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Time of the last change (ns) and size. Raises `ResourceMissing` for what is no readable file."""
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise ResourceMissing("the file cannot be read") from error
+    if not stat.S_ISREG(state.st_mode) or not os.access(path, os.R_OK):
+        raise ResourceMissing("it is no file that can be read")
+    if state.st_size > MAX_FILE_BYTES:
+        raise ResourceMissing(f"the file is larger than {MAX_FILE_BYTES >> 20} MiB")
+    return state.st_mtime_ns, state.st_size
+
+
+def _text(path: Path) -> str:
+    """The text of a file; nothing of one that is binary or has gone since."""
+    try:
+        descriptor = os.open(os.path.realpath(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            data = file.read(MAX_FILE_BYTES)
+    except OSError:
+        return ""
+    if b"\0" in data[:_BINARY_PROBE_BYTES]:
+        return ""
+    return data.decode("utf-8-sig", "replace")
+
+
+def _passages(text: str, *, is_markdown: bool) -> Iterator[tuple[str, str]]:
+    """(heading, text) pairs: paragraphs of a section together, up to about 800 characters."""
+    for heading, section in _sections(text) if is_markdown else [("", text)]:
+        kept = ""
+        for paragraph in _paragraphs(section):
+            if kept and len(kept) + len(paragraph) > _PASSAGE_CHARACTERS:
+                yield heading, kept
+                kept = ""
+            kept = f"{kept}\n{paragraph}" if kept else paragraph
+        if kept:
+            yield heading, kept
+
+
+def _sections(text: str) -> Iterator[tuple[str, str]]:
+    """The sections of a Markdown text under their headings; a # in a code block is no heading."""
+    heading, lines, in_code = "", list[str](), False
+    for line in text.splitlines():
+        if _FENCE.match(line):
+            in_code = not in_code
+        found = None if in_code else _HEADING.match(line)
+        if found:
+            yield heading, "\n".join(lines)
+            heading, lines = found.group(1), []
+        else:
+            lines.append(line)
+    yield heading, "\n".join(lines)
+
+
+def _paragraphs(section: str) -> Iterator[str]:
+    """The paragraphs of a section; a long one falls apart into its lines, a long line into pieces."""
+    for paragraph in re.split(r"\n\s*\n", section):
+        if len(paragraph) <= _PASSAGE_CHARACTERS:
+            pieces = [paragraph]
+        else:
+            pieces = re.split(r"\n(?=\s*(?:[-*+]|\d+[.)]|\|)\s)", paragraph)
+        for piece in pieces:
+            yield from _cut(piece.strip("\n"))
+
+
+def _cut(text: str) -> Iterator[str]:
+    while len(text) > 2 * _PASSAGE_CHARACTERS:
+        end = text.rfind(" ", 0, _PASSAGE_CHARACTERS) + 1 or _PASSAGE_CHARACTERS
+        yield text[:end].strip()
+        text = text[end:]
+    if text.strip():
+        yield text.rstrip()

@@ -1,0 +1,95 @@
+"""The limits of model calls: how many, how many tokens, how much money. Reserved before a call, settled after it."""
+
+from dataclasses import dataclass
+
+from engine.errors import BudgetExceeded, LimitExceeded, UnpricedModel
+from engine.graph import Limits
+from engine.resources import ChatModel, ModelRequest, Price, Prices
+from engine.result import Usage
+from engine.tracing.semconv import Event
+from engine.tracing.tracker import WorkflowTracker
+
+WARNING_SHARE = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What a call may use at most; nano-USD 0 without a cost budget."""
+
+    tokens: int
+    nano_usd: int
+
+    def plus(self, other: "Reservation") -> "Reservation":
+        """Both together."""
+        return Reservation(self.tokens + other.tokens, self.nano_usd + other.nano_usd)
+
+
+class Budget:
+    """One sum for the whole execution, drawn on by all of its branches; it goes on where earlier attempts stood."""
+
+    def __init__(self, limits: Limits, prices: Prices, tracker: WorkflowTracker) -> None:
+        self._limits = limits
+        self._prices = prices
+        self._tracker = tracker
+        used = tracker.totals
+        self._calls = used.model_calls
+        self._spent = Reservation(
+            used.usage.total_tokens or 0, used.priced_nano_usd + (tracker.unfinished.upper_nano_usd or 0)
+        )
+        self._reserved = Reservation(0, 0)
+        """What the calls that run now may use; not spent, but not to be had either."""
+        self._warned: set[str] = set()
+
+    def reserve(self, model: ChatModel, request: ModelRequest) -> Reservation:
+        """Raises `LimitExceeded`, `BudgetExceeded` or `UnpricedModel`, before anything is sent."""
+        if self._calls >= self._limits.max_model_calls:
+            raise LimitExceeded(f"more than {self._limits.max_model_calls} model calls")
+        reservation = self._estimate(model, request)
+        reserved = self._reserved.plus(reservation)
+        self._check("tokens", reserved.tokens, self._spent.tokens, self._limits.budget_tokens)
+        self._check("nano_usd", reserved.nano_usd, self._spent.nano_usd, self._limits.budget_nano_usd)
+        self._calls += 1
+        self._reserved = reserved
+        return reservation
+
+    def settle(self, reservation: Reservation, usage: Usage | None, price: Price) -> None:
+        """Replace what was reserved by what was used; where that is unknown the reservation counts as used.
+
+        A refused call has no usage and a price of 0: it used nothing.
+        """
+        tokens = usage.total_tokens if usage is not None else 0 if price.nano_usd == 0 else None
+        self._reserved = self._reserved.plus(Reservation(-reservation.tokens, -reservation.nano_usd))
+        self._spent = self._spent.plus(
+            Reservation(
+                reservation.tokens if tokens is None else tokens,
+                reservation.nano_usd if price.nano_usd is None else price.nano_usd,
+            )
+        )
+        self._warn("tokens", self._spent.tokens, self._limits.budget_tokens)
+        self._warn("nano_usd", self._spent.nano_usd, self._limits.budget_nano_usd)
+
+    def upper(self, model: ChatModel, request: ModelRequest) -> tuple[int, int | None]:
+        """What a call may use at most: tokens, and nano-USD or null where the price is not known."""
+        inputs, outputs = model.estimate_input_tokens(request), request.settings.max_tokens
+        return inputs + outputs, self._prices.upper_nano_usd(model.provider, model.model, inputs, outputs)
+
+    def _estimate(self, model: ChatModel, request: ModelRequest) -> Reservation:
+        limits = self._limits
+        if limits.budget_tokens is None and limits.budget_nano_usd is None:
+            return Reservation(0, 0)
+        if limits.budget_nano_usd is None:
+            return Reservation(model.estimate_input_tokens(request) + request.settings.max_tokens, 0)
+        tokens, nano_usd = self.upper(model, request)
+        if nano_usd is None:
+            raise UnpricedModel
+        return Reservation(tokens, nano_usd)
+
+    def _check(self, unit: str, reserved: int, spent: int, limit: int | None) -> None:
+        if limit is not None and spent + reserved > limit:
+            self._tracker.budget(Event.BUDGET_EXCEEDED, limit=limit, spent=spent, unit=unit)
+            raise BudgetExceeded(f"the next call may bring the execution to {spent + reserved} of {limit} {unit}")
+
+    def _warn(self, unit: str, spent: int, limit: int | None) -> None:
+        if limit is not None and unit not in self._warned and spent >= limit * WARNING_SHARE:
+            self._warned.add(unit)
+            self._tracker.budget(Event.BUDGET_WARNING, limit=limit, spent=spent, unit=unit)

@@ -1,0 +1,247 @@
+"""What nodes do to the world: call a model, call a tool, ask a retriever. One span each, counted and limited."""
+
+import asyncio
+from copy import deepcopy
+from dataclasses import dataclass
+
+import orjson
+
+from engine.documents.json_schema import validator as schema_validator
+from engine.errors import Failure, ModelFailure, NodeTimeout, OutputInvalid, ResourceMissing
+from engine.events import EventType
+from engine.graph import Json, JsonObject
+from engine.ledger import CallReservation
+from engine.resources import (
+    ChatModel,
+    ModelReply,
+    ModelRequest,
+    Passage,
+    Price,
+    RetrievalQuery,
+    Search,
+    Tool,
+    ToolCall,
+    ToolContext,
+)
+from engine.runtime.visit import Visit, is_cut_off
+from engine.security.redaction import error_text
+from engine.tracing import semconv
+from engine.tracing.semconv import Waste
+from engine.tracing.tracker import ModelCall
+
+UNKNOWN_TOOL = "unknown"
+"""Stands on the span in place of a name that the model made up."""
+MISFIT = "the arguments do not fit the tool's schema"
+
+
+async def call_model(visit: Visit, model: ChatModel, request: ModelRequest, *, stream_as: str | None) -> ModelReply:
+    """One provider call. With `stream_as` the tokens go to the readers as parts of the message of that id.
+
+    Raises `ModelFailure`, or `BudgetExceeded` and `LimitExceeded` before anything is sent.
+    """
+    reservation = visit.context.budget.reserve(model, request)
+    call = visit.span.model_call(model, request)
+    try:
+        await _write_down(visit, call, model, request)
+    except BaseException:
+        visit.settle(reservation, None, call.withdraw())
+        raise
+    try:
+        reply = await (model.invoke(request) if stream_as is None else _stream(visit, call, model, request, stream_as))
+    except ModelFailure as failure:
+        waste = Waste.RETRIED if visit.can_retry(failure) else Waste.FAILED
+        price = call.fail(failure.error_type, failure.message, failure.usage, waste)
+        visit.settle(reservation, failure.usage, price)
+        await visit.context.checkpoint()
+        raise
+    except (Exception, asyncio.CancelledError) as error:
+        visit.settle(reservation, None, _broken_off(visit, call, error))
+        raise
+    visit.settle(reservation, reply.usage, call.complete(reply))
+    await visit.context.checkpoint()
+    return reply
+
+
+async def _write_down(visit: Visit, call: ModelCall, model: ChatModel, request: ModelRequest) -> None:
+    """What is spent must survive a crash: before a call is made, what it may cost at most is durable."""
+    context = visit.context
+    if context.ledger.is_durable:
+        tokens, nano_usd = context.budget.upper(model, request)
+        await context.checkpoint(CallReservation(call.id, model.provider, model.model, tokens, nano_usd))
+
+
+def _broken_off(visit: Visit, call: ModelCall, error: BaseException) -> Price:
+    """Close the span of a call that was cut off, or whose adapter failed."""
+    if not is_cut_off(error):
+        return call.fail(type(error).__name__, "the model's adapter failed", None, Waste.FAILED)
+    if not visit.is_out_of_time:
+        return call.cancel()
+    waste = Waste.RETRIED if visit.can_retry(NodeTimeout()) else Waste.FAILED
+    return call.fail("timeout", "the call was cut off", None, waste)
+
+
+async def _stream(
+    visit: Visit, call: ModelCall, model: ChatModel, request: ModelRequest, message_id: str
+) -> ModelReply:
+    tracker, events = visit.context.tracker, visit.context.events
+    reply: ModelReply | None = None
+    first = True
+    async for piece in model.stream(request):
+        if isinstance(piece, ModelReply):
+            reply = piece
+            continue
+        if first:
+            call.first_chunk()
+            tracker.first_token()
+            first = False
+        visit.emit(EventType.TOKEN, {"message_id": message_id, "text": piece})
+        await events.breathe()
+    if reply is None:
+        raise ModelFailure("connection", "the answer broke off")
+    return reply
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOutcome:
+    """How a tool call ended. `attempts` counts towards the limits."""
+
+    ok: bool
+    text: str
+    """What the model is told."""
+    error_type: str | None = None
+    problem: str = ""
+    """What went wrong, as it may stand on a span: without arguments, results and whatever else is content."""
+    attempts: int = 1
+
+
+async def call_tool(
+    visit: Visit, tool: Tool | None, call: ToolCall, *, attempt: int, timeout_seconds: float, max_result_bytes: int
+) -> ToolOutcome:
+    """One attempt of a tool call. Never raises but when cancelled: a failing tool is told to the model."""
+    visit.emit(EventType.TOOL_CALL, {"call_id": call["id"], "tool": call["name"]})
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    span = visit.span.tool_call(tool.spec.name if tool else UNKNOWN_TOOL, call["id"], attempt)
+    try:
+        outcome = await _run_tool(visit, tool, call, timeout_seconds, max_result_bytes)
+    except asyncio.CancelledError as error:
+        if is_cut_off(error):
+            if visit.is_out_of_time:
+                span.fail("timeout", "the call was cut off")
+            else:
+                span.cancel()
+            raise
+        outcome = _broken(error)
+    if outcome.ok:
+        span.complete()
+    else:
+        span.fail(outcome.error_type or "tool_failed", outcome.problem)
+    visit.emit(
+        EventType.TOOL_RESULT,
+        {
+            "call_id": call["id"],
+            "ok": outcome.ok,
+            "error_type": outcome.error_type,
+            "duration_ms": round((loop.time() - began) * 1000),
+        },
+    )
+    return outcome
+
+
+async def _run_tool(
+    visit: Visit, tool: Tool | None, call: ToolCall, timeout_seconds: float, max_result_bytes: int
+) -> ToolOutcome:
+    if tool is None:
+        text = f"there is no tool {call['name']} here"
+        return ToolOutcome(False, text, "resource_missing", "there is no tool of this name here")
+    context = ToolContext(
+        execution_id=visit.context.execution_id,
+        owner=visit.context.owner,
+        idempotency_key=f"{visit.idempotency_key}:{call['id']}",
+        deadline_seconds=min(timeout_seconds, visit.context.seconds_left),
+        search=bound_search(visit),
+    )
+    timeout = asyncio.timeout(timeout_seconds)
+    try:
+        misfit = _arguments_problem(tool.spec.parameters, call["arguments"])
+        if misfit is not None:
+            return ToolOutcome(False, f"{MISFIT}: {misfit}", "invalid_arguments", MISFIT)
+        async with timeout:
+            result = await tool.call(deepcopy(call["arguments"]), context)
+        return ToolOutcome(True, _result_text(result, max_result_bytes))
+    except Failure as failure:
+        text = error_text(failure.message)
+        return ToolOutcome(False, text, failure.error_type, text)
+    except Exception as error:
+        if not timeout.expired():
+            return _broken(error)
+        text = f"{tool.spec.name} took longer than {timeout_seconds:g} s"
+        return ToolOutcome(False, text, "timeout", text)
+
+
+def _broken(error: BaseException) -> ToolOutcome:
+    name = type(error).__name__
+    return ToolOutcome(False, error_text(str(error)) or name, name, "the tool failed")
+
+
+def _result_text(result: Json, max_bytes: int) -> str:
+    try:
+        text = result if isinstance(result, str) else orjson.dumps(result).decode()
+    except TypeError as error:
+        raise OutputInvalid("the tool's result is no JSON") from error
+    data = text.encode("utf-8", "replace")
+    return text if len(data) <= max_bytes else data[:max_bytes].decode("utf-8", "ignore") + " [cut]"
+
+
+def _arguments_problem(schema: JsonObject, arguments: JsonObject) -> str | None:
+    error = next(iter(schema_validator(schema).iter_errors(arguments)), None)
+    return None if error is None else error_text(error.message)
+
+
+async def retrieve(visit: Visit, name: str, query: RetrievalQuery) -> list[Passage]:
+    """Ask a retriever. Raises `ResourceMissing` if there is none of this name, or the retriever's own failure."""
+    retriever = visit.context.resources.retrievers.get(name)
+    if retriever is None:
+        raise ResourceMissing(f"there is no retriever {name} here")
+    span = visit.span.retrieval(name)
+    try:
+        passages = await retriever.retrieve(query)
+    except Failure as failure:
+        span.fail(failure.error_type, failure.message)
+        raise
+    except (Exception, asyncio.CancelledError) as error:
+        if not is_cut_off(error):
+            span.fail(type(error).__name__, "the retriever failed")
+        elif visit.is_out_of_time:
+            span.fail("timeout", "the search was cut off")
+        else:
+            span.cancel()
+        raise
+    span.complete(
+        {
+            semconv.RETRIEVAL_DOCUMENTS: len(passages),
+            semconv.RETRIEVAL_TOP_SCORE: passages[0].score if passages else 0.0,
+        }
+    )
+    return passages
+
+
+def bound_search(visit: Visit) -> Search | None:
+    """A search where the graph's retrieval node, or else the server, says; null if there is no such retriever."""
+    source, context = visit.node.search_source, visit.context
+    retriever = context.resources.retrievers.get(source.retriever)
+    if retriever is None:
+        return None
+
+    async def search(query: str, max_documents: int) -> list[Passage]:
+        return await retriever.retrieve(
+            RetrievalQuery(
+                text=query,
+                owner=context.owner,
+                max_documents=max_documents,
+                options=source.options,
+                any_folder=context.any_folder,
+            )
+        )
+
+    return search

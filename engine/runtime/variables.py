@@ -1,0 +1,110 @@
+"""The names that expressions and prompts see (workflow.md section 4), computed only when they are read."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from engine.graph import Json, JsonObject
+from engine.resources import as_json
+from engine.result import ErrorInfo
+from engine.runtime.state import LoopState, WorkflowState, last_user_message, text_of
+
+if TYPE_CHECKING:
+    from engine.runtime.context import ExecutionContext
+
+
+class View(Mapping[str, Json]):
+    """The state of one execution under the names of the expression language."""
+
+    __slots__ = ("_context", "_error", "_loops", "_state")
+
+    def __init__(
+        self,
+        state: WorkflowState,
+        context: "ExecutionContext",
+        error: ErrorInfo | None = None,
+        loops: Mapping[str, LoopState] | None = None,
+    ) -> None:
+        self._state = state
+        self._context = context
+        self._error = error
+        self._loops = loops
+
+    def with_loop(self, loop_id: str, counted: LoopState) -> "View":
+        """The same view, with one loop's counts as they are for the round that is being decided."""
+        return View(self._state, self._context, self._error, {**self._state["loop_state"], loop_id: counted})
+
+    def __getitem__(self, name: str) -> Json:
+        return _NAMES[name](self)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_NAMES)
+
+    def __len__(self) -> int:
+        return len(_NAMES)
+
+    def _last_message(self) -> JsonObject:
+        messages = self._state["messages"]
+        if not messages:
+            return {"role": "", "text": "", "has_tool_calls": False, "tool_calls": [], "node_id": None}
+        message = messages[-1]
+        calls: list[Json] = [as_json(call) for call in message.get("tool_calls", ())]
+        return {
+            "role": message["role"],
+            "text": text_of(message),
+            "has_tool_calls": bool(calls),
+            "tool_calls": calls,
+            "node_id": message.get("node_id"),
+        }
+
+    def _errors(self) -> JsonObject:
+        by_node: JsonObject = dict(self._state["error_state"])
+        last = list(by_node.values())[-1] if by_node else None
+        return {"count": len(by_node), "last": last, "by_node": by_node}
+
+    def _usage(self) -> JsonObject:
+        totals = self._context.tracker.totals
+        usage: JsonObject = {name: count or 0 for name, count in totals.usage.model_dump().items()}
+        return {**usage, "cost_nano_usd": totals.cost_nano_usd, "model_calls": totals.model_calls}
+
+    def _execution(self) -> JsonObject:
+        context = self._context
+        return {
+            "id": context.execution_id,
+            "attempt": context.attempt,
+            "source": context.source,
+            "conversation_id": context.conversation_id,
+            "elapsed_seconds": context.elapsed_seconds,
+        }
+
+    def _loop_counts(self) -> JsonObject:
+        loops = self._loops if self._loops is not None else self._state["loop_state"]
+        return {loop_id: as_json(counts) for loop_id, counts in loops.items()}
+
+    def _summary(self) -> str:
+        summary = self._state["conversation_summary"]
+        return str(summary["text"]) if summary else ""
+
+    def _retrieved(self) -> str:
+        return "\n\n".join(found["text"] for found in self._state["retrieval_context"].values() if found["text"])
+
+
+_NAMES: dict[str, Callable[[View], Json]] = {
+    "input": lambda view: view._state["input"],
+    "variables": lambda view: view._state["variables"],
+    "outputs": lambda view: view._state["outputs"],
+    "last_user_message": lambda view: last_user_message(view._state["messages"]),
+    "last_message": View._last_message,
+    "message_count": lambda view: len(view._state["messages"]),
+    "tool_call_count": lambda view: view._state["tool_call_count"],
+    "loops": View._loop_counts,
+    "results": lambda view: dict(view._state["conditional_results"]),
+    "errors": View._errors,
+    "error": lambda view: view._error.model_dump(mode="json") if view._error else None,
+    "usage": View._usage,
+    "execution": View._execution,
+    "retrieval_context": View._retrieved,
+    "conversation_summary": View._summary,
+}
+
+NAMES = frozenset(_NAMES)
+"""Every root name there is."""

@@ -1,0 +1,1 @@
+"""Guards of addresses, secrets and texts."""

@@ -1,0 +1,241 @@
+"""Where the snapshots of runs are kept: LangGraph's official savers, one thread for each attempt of an execution.
+
+With `engine/interpreter/langgraph.py` the only file that imports langgraph. The savers commit by themselves, so the
+thread is per attempt: what an attempt still writes that no longer owns its execution, nobody reads. A checkpoint holds
+one channel, the snapshot as JSON bytes; of a thread only the newest checkpoints are kept.
+"""
+
+import importlib.util
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import aiosqlite
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointMetadata, empty_checkpoint
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde import _msgpack
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+from engine.database.database import APPLICATION_NAME, dialect_name, parse_url
+from engine.errors import MissingExtra, SpanloomError
+
+SNAPSHOT = "snapshot"
+"""The channel that holds the snapshot of a run that goes on."""
+STOPPED = "stopped"
+"""The channel that holds the snapshot of a run that has ended or paused."""
+INSTALL = "pip install 'spanloom[postgres-checkpoints]'"
+PRUNE_EVERY = 16
+"""Steps after which the older checkpoints of a thread are dropped."""
+_BUSY_SECONDS = 5.0
+_POOL_CONNECTIONS = 10
+_SETUP_ATTEMPTS = 5
+
+log = logging.getLogger(__name__)
+
+Saver = BaseCheckpointSaver[str]
+
+
+class LenientCheckpoints(SpanloomError):
+    """Reading checkpoints could run code: set LANGGRAPH_STRICT_MSGPACK=true before langgraph is first imported."""
+
+    code = "lenient_checkpoints"
+
+
+class Checkpoints:
+    """Keeps the snapshots of runs and finds the one to go on from. Tables are made with the first use."""
+
+    def __init__(
+        self, saver: Saver, *, setup: Callable[[], Awaitable[None]], prune: Callable[[str], Awaitable[None]]
+    ) -> None:
+        self.saver = saver
+        self._setup = setup
+        self._prune = prune
+        self._is_set_up = False
+
+    async def setup(self) -> None:
+        """Make the saver's tables where they are missing. Harmless when repeated."""
+        if not self._is_set_up:
+            await self._setup()
+            self._is_set_up = True
+
+    async def newest(self, execution_id: str, attempts: Sequence[int]) -> bytes | None:
+        """The last snapshot of the first of these attempts that has one; null if none has."""
+        await self.setup()
+        for attempt in attempts:
+            found = await self.saver.aget_tuple(thread(execution_id, attempt))
+            values = found.checkpoint["channel_values"] if found is not None else {}
+            for channel in (STOPPED, SNAPSHOT):
+                if isinstance(snapshot := values.get(channel), bytes):
+                    return snapshot
+        return None
+
+    async def keep(self, execution_id: str, attempt: int, snapshot: bytes) -> None:
+        """Make a snapshot the last one of an attempt."""
+        await self.setup()
+        checkpoint = empty_checkpoint()
+        versions: dict[str, str | int | float] = {STOPPED: self.saver.get_next_version(None, None)}
+        checkpoint["channel_values"] = {STOPPED: snapshot}
+        checkpoint["channel_versions"] = versions
+        await self.saver.aput(thread(execution_id, attempt), checkpoint, CheckpointMetadata(source="update"), versions)
+
+    async def prune(self, execution_id: str, attempt: int) -> None:
+        """Drop all but the newest checkpoint of an attempt."""
+        await self._prune(thread_id(execution_id, attempt))
+
+    async def delete_thread(self, execution_id: str, attempts: Iterable[int]) -> None:
+        """Forget an execution that has ended, with these attempts."""
+        await self.setup()
+        for attempt in attempts:
+            await self.saver.adelete_thread(thread_id(execution_id, attempt))
+
+    async def forget(self, execution_id: str, attempts: int) -> None:
+        """Drop what is kept of an execution that has ended. What is left is harmless, so nothing fails by it."""
+        try:
+            await self.delete_thread(execution_id, range(1, attempts + 1))
+        except Exception as error:
+            log.warning("checkpoints of execution %s were not dropped: %s", execution_id, error)
+
+
+def thread_id(execution_id: str, attempt: int) -> str:
+    """The thread of one attempt."""
+    return f"{execution_id}:{attempt}"
+
+
+def thread(execution_id: str, attempt: int) -> RunnableConfig:
+    """The thread of one attempt, as LangGraph is told."""
+    return {"configurable": {"thread_id": thread_id(execution_id, attempt), "checkpoint_ns": ""}}
+
+
+def problem(database_url: str) -> str | None:
+    """Why no checkpoints can be kept in the database, as a sentence with what to do; null if they can."""
+    if dialect_name(parse_url(database_url)) == "sqlite" or _has_postgres_saver():
+        return None
+    return f"checkpoints in PostgreSQL need an extra: {INSTALL}"
+
+
+def in_memory() -> Checkpoints:
+    """Checkpoints of this process, for library use without a database."""
+    saver = _InMemorySaver(serde=_serializer())
+
+    async def nothing() -> None:
+        pass
+
+    async def prune(thread_id: str) -> None:
+        saver.forget_older(thread_id)
+
+    return Checkpoints(saver, setup=nothing, prune=prune)
+
+
+@asynccontextmanager
+async def open_checkpoints(database_url: str) -> AsyncIterator[Checkpoints]:
+    """Checkpoints in the database that the URL names; nothing is connected or made before the first use.
+
+    Raises `MissingExtra` with the install command, or `LenientCheckpoints`.
+    """
+    if not _msgpack.STRICT_MSGPACK_ENABLED:
+        raise LenientCheckpoints
+    if (missing := problem(database_url)) is not None:
+        raise MissingExtra(missing)
+    parsed = parse_url(database_url)
+    if dialect_name(parsed) == "sqlite":
+        async with _sqlite(str(parsed.database)) as checkpoints:
+            yield checkpoints
+    else:
+        async with _postgres(urlunsplit(urlsplit(database_url)._replace(scheme="postgresql"))) as checkpoints:
+            yield checkpoints
+
+
+def _serializer() -> JsonPlusSerializer:
+    """Strict by itself, too: no type but LangGraph's own safe ones is ever read back."""
+    return JsonPlusSerializer(allowed_msgpack_modules=None)
+
+
+class _OneTask:
+    """A step has one task: either its checkpoint is there, or it runs again. So its writes are not kept beside it."""
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Keep nothing."""
+
+
+class _InMemorySaver(_OneTask, InMemorySaver):
+    def forget_older(self, thread_id: str) -> None:
+        """Keep the newest checkpoint and what it needs."""
+        checkpoints = self.storage[thread_id][""]
+        for older in sorted(checkpoints)[:-1]:
+            del checkpoints[older]
+        versions = sorted(key for key in self.blobs if key[0] == thread_id)
+        newest = {key[2]: key for key in versions}
+        for key in versions:
+            if newest[key[2]] != key:
+                del self.blobs[key]
+
+
+class _SqliteSaver(_OneTask, AsyncSqliteSaver):
+    async def forget_older(self, thread_id: str) -> None:
+        """Keep the newest checkpoint."""
+        newest = "SELECT MAX(checkpoint_id) FROM checkpoints WHERE thread_id = ?"
+        statement = f"DELETE FROM checkpoints WHERE thread_id = ? AND checkpoint_id < ({newest})"
+        try:
+            async with self.lock, self.conn.execute(statement, (thread_id, thread_id)):
+                await self.conn.commit()
+        except sqlite3.Error as error:
+            log.warning("older checkpoints were not dropped: %s", error)
+
+
+@asynccontextmanager
+async def _sqlite(file: str) -> AsyncIterator[Checkpoints]:
+    """A second writer on the file beside the ledger's: it waits for the lock just as long."""
+    async with aiosqlite.connect(file, timeout=_BUSY_SECONDS) as connection:
+        await connection.execute("PRAGMA synchronous = NORMAL")
+        saver = _SqliteSaver(connection, serde=_serializer())
+        yield Checkpoints(saver, setup=saver.setup, prune=saver.forget_older)
+
+
+def _has_postgres_saver() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in ("psycopg", "langgraph.checkpoint.postgres"))
+
+
+@asynccontextmanager
+async def _postgres(url: str) -> AsyncIterator[Checkpoints]:
+    """A pool of its own: this saver speaks psycopg, the ledger asyncpg."""
+    from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+    from psycopg import AsyncConnection, Error, errors
+    from psycopg.rows import DictRow, dict_row
+    from psycopg_pool import AsyncConnectionPool
+
+    class PostgresSaver(_OneTask, AsyncPostgresSaver):
+        """The saver of one pool."""
+
+    settings = {
+        "autocommit": True,
+        "prepare_threshold": 0,
+        "row_factory": dict_row,
+        "application_name": APPLICATION_NAME,
+    }
+    pool: AsyncConnectionPool[AsyncConnection[DictRow]] = AsyncConnectionPool(
+        url, min_size=0, max_size=_POOL_CONNECTIONS, open=False, kwargs=settings
+    )
+    async with pool:
+        saver = PostgresSaver(pool, serde=_serializer())
+
+        async def setup() -> None:
+            """Of processes that make the tables at once, all but the first find some there, and go on behind them."""
+            for _ in range(_SETUP_ATTEMPTS - 1):
+                with suppress(errors.UniqueViolation, errors.DuplicateTable, errors.DuplicateColumn):
+                    return await saver.setup()
+            return await saver.setup()
+
+        async def prune(thread_id: str) -> None:
+            try:
+                await saver.aprune([thread_id], strategy="keep_latest")
+            except Error as error:
+                log.warning("older checkpoints were not dropped: %s", error)
+
+        yield Checkpoints(saver, setup=setup, prune=prune)

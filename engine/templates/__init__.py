@@ -1,0 +1,1 @@
+"""Graphs with parameters, and the built-in ones."""

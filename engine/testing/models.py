@@ -1,0 +1,191 @@
+"""Models and prices for tests: they answer what a script says, count what they were asked, and never touch a network.
+
+models = ScriptedModels(ScriptedModel([Call("calculate", {"expression": "6 * 7"}), Say("It is 42.")]))
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from engine.errors import ModelFailure, ResourceMissing
+from engine.graph import Json, JsonObject
+from engine.resources import CostSource, ModelReply, ModelRequest, Price, ToolCall
+from engine.result import Usage
+from engine.retrieval.lexical import words
+
+USAGE = Usage(input_tokens=12, output_tokens=7, total_tokens=19)
+"""What a scripted answer reports unless its step says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Answer with a text, streamed word by word; `usage` null stands for a provider that reports none."""
+
+    text: str = ""
+    usage: Usage | None = USAGE
+    data: Json = None
+    finish_reason: str = "stop"
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Answer with one tool call."""
+
+    tool: str
+    arguments: JsonObject = field(default_factory=dict)
+    id: str = "call-1"
+    usage: Usage | None = USAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Fail as a provider does; when streamed, `after` arrives first."""
+
+    error_type: str
+    message: str = "the script says so"
+    retry_after_seconds: float | None = None
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Stop until the model's `release` is set, then do `then`; when streamed, `after` arrives first."""
+
+    then: Say | Call | Fail = field(default_factory=Say)
+    after: str = ""
+
+
+Step = Say | Call | Fail | Hold
+Script = Iterable[Step] | Callable[[ModelRequest], Step]
+
+
+class ScriptedModel:
+    """A chat model that follows a script: steps in order, or a function of the request.
+
+    `requests` holds what it was asked; `entered` is set by every call, `release` lets those under `Hold` go on. A
+    script that has run out is an `AssertionError`, which no error policy of a workflow expects.
+    """
+
+    def __init__(self, script: Script, *, provider: str = "scripted", model: str = "scripted-1") -> None:
+        self._step_for = script if callable(script) else _in_order(script)
+        self._provider = provider
+        self._model = model
+        self.requests: list[ModelRequest] = []
+        self.entered = asyncio.Event()
+        self.release = asyncio.Event()
+
+    @property
+    def provider(self) -> str:
+        """What the span calls the provider."""
+        return self._provider
+
+    @property
+    def model(self) -> str:
+        """The name it was made with."""
+        return self._model
+
+    @property
+    def server_address(self) -> str | None:
+        """None: it runs here."""
+        return None
+
+    async def invoke(self, request: ModelRequest) -> ModelReply:
+        """The next step of the script."""
+        step = self._next(request)
+        if isinstance(step, Hold):
+            await self.release.wait()
+        return self._reply(step)
+
+    async def stream(self, request: ModelRequest) -> AsyncIterator[str | ModelReply]:
+        """The next step of the script, word by word."""
+        step = self._next(request)
+        already = step.after if isinstance(step, Hold | Fail) else ""
+        for word in words(already):
+            yield word
+        if isinstance(step, Hold):
+            await self.release.wait()
+        reply = self._reply(step)
+        for word in words(reply.text[len(already) :]):
+            yield word
+        yield reply
+
+    def estimate_input_tokens(self, request: ModelRequest) -> int:
+        """The input tokens a scripted answer reports by default, whatever is asked."""
+        return USAGE.input_tokens or 0
+
+    def _next(self, request: ModelRequest) -> Step:
+        self.requests.append(request)
+        self.entered.set()
+        return self._step_for(request)
+
+    def _reply(self, step: Step) -> ModelReply:
+        if isinstance(step, Fail):
+            raise ModelFailure(step.error_type, step.message, retry_after_seconds=step.retry_after_seconds)
+        if isinstance(step, Hold):
+            reply = self._reply(step.then)
+            return replace(reply, text=step.after + reply.text)
+        if isinstance(step, Call):
+            call = ToolCall(id=step.id, name=step.tool, arguments=step.arguments)
+            step = Say(usage=step.usage, finish_reason="tool_calls", tool_calls=(call,))
+        return ModelReply(
+            text=step.text,
+            tool_calls=step.tool_calls,
+            data=step.data,
+            finish_reason=step.finish_reason,
+            model=self._model,
+            response_id=f"scripted-{len(self.requests)}",
+            usage=step.usage,
+        )
+
+
+class ScriptedModels:
+    """Models for tests. The first one given is the default; each is found by its provider and name."""
+
+    def __init__(self, *models: ScriptedModel) -> None:
+        self._models: Mapping[tuple[str, str], ScriptedModel] = {(m.provider, m.model): m for m in models}
+
+    def default(self) -> tuple[str, str] | None:
+        """The first model, if there is one."""
+        return next(iter(self._models), None)
+
+    def get(self, provider: str, model: str) -> ScriptedModel:
+        """Raises `ResourceMissing` for a model that is not here."""
+        if problem := self.problem(provider, model):
+            raise ResourceMissing(problem)
+        return self._models[provider, model]
+
+    def problem(self, provider: str, model: str) -> str | None:
+        """A sentence for a model that is not here."""
+        return None if (provider, model) in self._models else f"no script was given for {provider}:{model}"
+
+
+@dataclass(frozen=True, slots=True)
+class PerTokenPrices:
+    """The same price for every model: nano-USD per token."""
+
+    input_nano_usd: int = 1_000
+    output_nano_usd: int = 2_000
+
+    def price(self, provider: str, model: str, usage: Usage | None, at: datetime) -> Price:
+        """Input and output tokens times their price; unknown usage has none."""
+        if usage is None or usage.input_tokens is None or usage.output_tokens is None:
+            return Price(None, CostSource.NONE)
+        cost = usage.input_tokens * self.input_nano_usd + usage.output_tokens * self.output_nano_usd
+        return Price(cost, CostSource.PRICE_TABLE, "per-token-prices")
+
+    def upper_nano_usd(self, provider: str, model: str, input_tokens: int, output_tokens: int) -> int | None:
+        """The same sum."""
+        return input_tokens * self.input_nano_usd + output_tokens * self.output_nano_usd
+
+
+def _in_order(script: Iterable[Step]) -> Callable[[ModelRequest], Step]:
+    steps = iter(script)
+
+    def step_for(request: ModelRequest) -> Step:
+        step = next(steps, None)
+        assert step is not None, "the script has run out: the model was called more often than it has steps"
+        return step
+
+    return step_for

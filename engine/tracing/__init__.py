@@ -1,0 +1,1 @@
+"""What an execution says through the OpenTelemetry API."""

@@ -1,0 +1,216 @@
+"""Every span name, attribute key and event name that we emit, once, with unit and meaning.
+
+`gen_ai.*`, `error.type` and `server.*` follow the OpenTelemetry GenAI conventions (1.41 to 1.44); own names use
+`workflow.`. Dashboards, queries and tests are checked against this file.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+SCOPE_ENGINE = "spanloom.engine"
+SCOPE_GENAI = "spanloom.genai"
+SCOPE_PREFIX = "spanloom."
+
+SPAN_WORKFLOW = "invoke_workflow"
+SPAN_NODE = "execute_node"
+SPAN_TOOL = "execute_tool"
+SPAN_CHAT = "chat"
+SPAN_RETRIEVAL = "retrieval"
+
+
+class Event(StrEnum):
+    """Names of the log records we emit, in the context of their span."""
+
+    QUEUED = "workflow.execution.queued"
+    STARTED = "workflow.execution.started"
+    COMPLETED = "workflow.execution.completed"
+    FAILED = "workflow.execution.failed"
+    CANCELLED = "workflow.execution.cancelled"
+    PAUSED = "workflow.execution.paused"
+    RESUMED = "workflow.execution.resumed"
+    BUDGET_WARNING = "workflow.budget.warning"
+    BUDGET_EXCEEDED = "workflow.budget.exceeded"
+    NODE_RETRYING = "workflow.node.retrying"
+
+
+class Operation(StrEnum):
+    """Values of `gen_ai.operation.name`; the kind of a span."""
+
+    WORKFLOW = "invoke_workflow"
+    CHAT = "chat"
+    TOOL = "execute_tool"
+    RETRIEVAL = "retrieval"
+
+
+class NodeStatus(StrEnum):
+    """Values of `workflow.node.status`."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    RETRYING = "retrying"
+    CANCELLED = "cancelled"
+    PAUSED = "paused"
+
+
+class Waste(StrEnum):
+    """Values of `workflow.call.waste`: why a paid call bought nothing."""
+
+    RETRIED = "retried"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One attribute key: its OpenTelemetry type, its unit (empty if none) and what it says."""
+
+    key: str
+    type: str
+    unit: str
+    meaning: str
+
+
+ATTRIBUTES: dict[str, Attribute] = {}
+
+
+def _key(key: str, type_: str, meaning: str, unit: str = "") -> str:
+    ATTRIBUTES[key] = Attribute(key, type_, unit, meaning)
+    return key
+
+
+# Who and what: on every span and event of ours.
+WORKFLOW_NAME = _key("workflow.name", "string", "template key, definition slug, `chat`, or `custom`")
+WORKFLOW_SOURCE = _key("workflow.source", "string", "template, definition, graph or chat")
+EXECUTION_ID = _key("workflow.execution.id", "string", "UUIDv7 of the execution")
+EXECUTION_ATTEMPT = _key("workflow.execution.attempt", "int", "attempt of the execution, from 1")
+OWNER_ID = _key("workflow.owner.id", "string", "tenant the execution belongs to")
+TEMPLATE_ID = _key("workflow.template.id", "string", "id of the template, if one was used")
+TEMPLATE_VERSION = _key("workflow.template.version", "int", "version of the template")
+RECORD_LEVEL = _key("workflow.record_level", "string", "which span rows are kept, where it is not `full`")
+SANITIZED = _key("workflow.sanitized", "string[]", "attributes whose value was cut, repaired or redacted when stored")
+
+# Root, at start.
+OPERATION = _key("gen_ai.operation.name", "string", "invoke_workflow, chat, execute_tool, retrieval")
+GENAI_WORKFLOW_NAME = _key("gen_ai.workflow.name", "string", "same as workflow.name")
+CONVERSATION_ID = _key("gen_ai.conversation.id", "string", "conversation of the execution")
+DEFINITION_ID = _key("workflow.definition.id", "string", "id of the definition, if one was used")
+GRAPH_HASH = _key("workflow.graph.hash", "string", "content hash of the effective graph")
+STREAMING = _key("workflow.streaming", "boolean", "the starting caller reads events")
+TRIGGER = _key("workflow.trigger", "string", "api, chat, cli, resume, retry, parent, schedule")
+CORRELATION_ID = _key("workflow.correlation.id", "string", "id the caller joins its own logs by")
+NESTED = _key("workflow.nested", "boolean", "a workflow inside another execution")
+OPENINFERENCE_KIND = _key("openinference.span.kind", "string", "CHAIN on the root, for Langfuse and Phoenix")
+RETRY_OF = _key("workflow.execution.retry_of", "string", "finished execution that this one runs again")
+RESUME_REASON = _key("workflow.resume.reason", "string", "why an attempt goes on: answer, timer, crash, shutdown")
+TAGS = _key("workflow.tags", "string", "the request's tags as JSON")
+PARAMS = _key("workflow.params", "string", "the template's parameters as JSON, secrets redacted")
+QUEUED_AT = _key("workflow.queued_at", "int", "when the execution was accepted", "ns since the epoch")
+STARTED_AT = _key("workflow.started_at", "int", "when the root span began", "ns since the epoch")
+
+# Root, at end, and the terminal event.
+EXECUTION_STATUS = _key("workflow.execution.status", "string", "completed, failed, cancelled, paused")
+ERROR_TYPE = _key("error.type", "string", "why it failed")
+ERROR_MESSAGE = _key("workflow.error.message", "string", "the redacted sentence of the failure")
+ERROR_NODE_ID = _key("workflow.error.node_id", "string", "node that failed")
+CANCEL_REASON = _key("workflow.cancel.reason", "string", "why it was cancelled")
+DURATION_MS = _key("workflow.duration_ms", "int", "how long the execution took", "ms")
+USAGE_INPUT = _key("workflow.usage.input_tokens", "int", "sum over model calls, cached included", "{token}")
+USAGE_OUTPUT = _key("workflow.usage.output_tokens", "int", "sum over model calls, reasoning included", "{token}")
+USAGE_CACHE_READ = _key("workflow.usage.cache_read_tokens", "int", "sum over model calls", "{token}")
+USAGE_CACHE_WRITE = _key("workflow.usage.cache_write_tokens", "int", "sum over model calls", "{token}")
+USAGE_REASONING = _key("workflow.usage.reasoning_tokens", "int", "sum over model calls", "{token}")
+COST_NANO_USD = _key("workflow.cost.nano_usd", "int", "cost of the call; on the root the sum of its calls", "nano-USD")
+UNFINISHED_CALLS = _key("workflow.unfinished_calls", "int", "model calls that a crash cut off: their cost is unknown")
+COST_UPPER_NANO_USD = _key("workflow.cost.upper_nano_usd", "int", "cost, and at most that of these calls", "nano-USD")
+UNPRICED_CALLS = _key("workflow.cost.unpriced_calls", "int", "model calls whose cost is unknown")
+WASTE_NANO_USD = _key("workflow.cost.waste_nano_usd", "int", "cost of calls that bought nothing", "nano-USD")
+MODEL_CALLS = _key("workflow.model_calls", "int", "provider attempts")
+TOOL_CALLS = _key("workflow.tool_calls", "int", "tool calls taken up")
+NODES_TOTAL = _key("workflow.nodes.total", "int", "node visits")
+NODES_FAILED = _key("workflow.nodes.failed", "int", "node visits that failed, handled or not")
+NODES_RETRIED = _key("workflow.nodes.retried", "int", "node attempts that were repeated")
+TIME_TO_FIRST_TOKEN = _key("workflow.time_to_first_token", "double", "from start to the first streamed token", "s")
+SPANS = _key("workflow.spans", "int", "seal: spans journalled at this record level, the root included")
+SPANS_HASH = _key("workflow.spans.hash", "string", "seal: SHA-256 over the sorted span ids")
+TIME_QUEUE = _key("workflow.time.queue", "double", "time ledger: waiting to start", "s")
+TIME_MODEL = _key("workflow.time.model", "double", "time ledger: at least one model call ran", "s")
+TIME_TOOL = _key("workflow.time.tool", "double", "time ledger: no model call, but a tool or retrieval ran", "s")
+TIME_RETRY = _key("workflow.time.retry", "double", "time ledger: waiting before a retry", "s")
+TIME_HUMAN = _key("workflow.time.human", "double", "time ledger: waiting for a person", "s")
+TIME_ENGINE = _key("workflow.time.engine", "double", "time ledger: everything else", "s")
+
+# Node spans, and in part the leaves below them.
+NODE_ID = _key("workflow.node.id", "string", "id of the node")
+NODE_TYPE = _key("workflow.node.type", "string", "type of the node")
+NODE_VISIT = _key("workflow.node.visit", "int", "visit of the node, from 1")
+NODE_ATTEMPT = _key("workflow.node.attempt", "int", "attempt within the visit, from 1")
+NODE_STATUS = _key("workflow.node.status", "string", "completed, failed, retrying, cancelled, paused")
+NODE_PATH = _key("workflow.node.path", "string", "id behind those of the nodes around it")
+NODE_LABEL = _key("workflow.node.label", "string", "label the node gave")
+NODE_DEGRADED = _key("workflow.node.degraded", "boolean", "the node went on after a failure")
+EDGE_TAKEN = _key("workflow.edge.taken", "string", "id of the edge taken; for a fork all of them, by comma")
+CONDITION_RESULT = _key("workflow.condition.result", "string", "label a conditional chose")
+LOOP_ITERATION = _key("workflow.loop.iteration", "int", "iterations of the loop so far")
+MEMORY_WINDOW = _key("workflow.memory.window", "int", "newest messages kept", "{message}")
+MEMORY_SUMMARIZED = _key("workflow.memory.summarized", "int", "messages put into the summary", "{message}")
+MEMORY_TRUNCATED = _key("workflow.memory.truncated", "int", "messages removed", "{message}")
+RETRIEVAL_DOCUMENTS = _key("workflow.retrieval.documents", "int", "documents found")
+RETRIEVAL_SIZE_BYTES = _key("workflow.retrieval.size_bytes", "int", "size of the texts found", "By")
+RETRIEVAL_TOP_SCORE = _key("workflow.retrieval.top_score", "double", "score of the best hit, 0..1")
+MODEL_MESSAGES = _key("workflow.model.messages", "int", "messages sent", "{message}")
+MODEL_TOOLS = _key("workflow.model.tools", "int", "tools bound to the call")
+MODEL_CALLS_DROPPED = _key("workflow.model.calls_dropped", "int", "tool calls returned without a tool bound")
+TOOLS_CALLS = _key("workflow.tools.calls", "int", "tool calls taken up by the node")
+TOOLS_FAILED = _key("workflow.tools.failed", "int", "of those, failed")
+TOOLS_LIMIT_REACHED = _key("workflow.tools.limit_reached", "boolean", "some calls were not executed")
+HANDLER_SOURCE = _key("workflow.error_handler.source", "string", "node whose failure led to the handler")
+HANDLER_ERROR_TYPE = _key("workflow.error_handler.error_type", "string", "why that node failed")
+HANDLER_RETRY = _key("workflow.error_handler.retry", "int", "how often in a row it was sent back, this time included")
+HANDLER_ACTION = _key("workflow.error_handler.action", "string", "retry, continue, clear_errors, stop")
+DELAY_SECONDS = _key("workflow.delay.seconds", "double", "how long the node waits", "s")
+DELAY_PARKED = _key("workflow.delay.parked", "boolean", "the execution pauses meanwhile")
+APPROVAL_ID = _key("workflow.approval.id", "string", "UUIDv5 of execution id, node path and visit")
+APPROVAL_CHOICE = _key("workflow.approval.choice", "string", "what was answered, or the label of the timeout")
+APPROVAL_WAIT = _key("workflow.approval.wait_seconds", "double", "from the question to its answer", "s")
+VARIABLE_OPERATION = _key("workflow.variable.operation", "string", "set, get, append, increment, decrement")
+VARIABLE_NAME = _key("workflow.variable.name", "string", "name of the variable")
+VARIABLE_TYPE = _key("workflow.variable.type", "string", "JSON type of the value; never the value")
+
+# Leaf spans.
+PROVIDER = _key("gen_ai.provider.name", "string", "openai, anthropic, gcp.gemini, …")
+REQUEST_MODEL = _key("gen_ai.request.model", "string", "model asked for")
+REQUEST_TEMPERATURE = _key("gen_ai.request.temperature", "double", "sampling temperature")
+REQUEST_TOP_P = _key("gen_ai.request.top_p", "double", "nucleus sampling")
+REQUEST_MAX_TOKENS = _key("gen_ai.request.max_tokens", "int", "most output tokens asked for", "{token}")
+RESPONSE_MODEL = _key("gen_ai.response.model", "string", "model that answered")
+RESPONSE_ID = _key("gen_ai.response.id", "string", "the provider's id of the answer")
+FINISH_REASONS = _key("gen_ai.response.finish_reasons", "string[]", "why the model stopped")
+TIME_TO_FIRST_CHUNK = _key("gen_ai.response.time_to_first_chunk", "double", "from the call to its first chunk", "s")
+GENAI_INPUT = _key("gen_ai.usage.input_tokens", "int", "cached included", "{token}")
+GENAI_OUTPUT = _key("gen_ai.usage.output_tokens", "int", "reasoning included", "{token}")
+GENAI_CACHE_READ = _key("gen_ai.usage.cache_read.input_tokens", "int", "read from the provider's cache", "{token}")
+GENAI_CACHE_WRITE = _key("gen_ai.usage.cache_creation.input_tokens", "int", "written to the cache", "{token}")
+GENAI_REASONING = _key("gen_ai.usage.reasoning.output_tokens", "int", "reasoning tokens", "{token}")
+GENAI_COST = _key("gen_ai.usage.cost", "double", "cost for other tools; ours is workflow.cost.nano_usd", "USD")
+COST_SOURCE = _key("workflow.cost.source", "string", "price_table, override, demo (not real money) or none")
+PRICE_VERSION = _key("workflow.cost.price_version", "string", "which price list was used")
+CALL_WASTE = _key("workflow.call.waste", "string", "retried, failed or cancelled: the call bought nothing")
+SERVER_ADDRESS = _key("server.address", "string", "host of the provider")
+TOOL_NAME = _key("gen_ai.tool.name", "string", "name of the tool")
+TOOL_CALL_ID = _key("gen_ai.tool.call.id", "string", "the model's id of the call")
+TOOL_TYPE = _key("gen_ai.tool.type", "string", "function")
+DATA_SOURCE_ID = _key("gen_ai.data_source.id", "string", "retriever that was asked")
+INPUT_MESSAGES = _key("gen_ai.input.messages", "string", "content, only where the capture setting allows it")
+OUTPUT_MESSAGES = _key("gen_ai.output.messages", "string", "content, only where the capture setting allows it")
+
+# Events.
+DUE_AT = _key("workflow.due_at", "int", "when a pause ends by itself", "ns since the epoch")
+EVENT_ID = _key("workflow.event.id", "string", "UUIDv5 of execution id, attempt, event name and sequence")
+EVENT_SEQ = _key("workflow.event.seq", "int", "order within the attempt, from 1")
+RETRY_DELAY_MS = _key("workflow.retry.delay_ms", "int", "wait before the next attempt", "ms")
+BUDGET_LIMIT = _key("workflow.budget.limit", "int", "the budget", "tokens or nano-USD")
+BUDGET_SPENT = _key("workflow.budget.spent", "int", "spent so far", "tokens or nano-USD")
+BUDGET_UNIT = _key("workflow.budget.unit", "string", "tokens or nano_usd")
+
+CONTENT_KEYS = frozenset({INPUT_MESSAGES, OUTPUT_MESSAGES})
+TERMINAL_EVENTS = frozenset({Event.COMPLETED, Event.FAILED, Event.CANCELLED})

@@ -1,0 +1,1 @@
+"""The way through an OpenTelemetry Collector and back."""

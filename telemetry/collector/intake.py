@@ -1,0 +1,133 @@
+"""Gives signals that come back from the Collector, or do not, to one consumer: in the transaction that clears its mark.
+
+A signal of an execution that control does not know is kept aside; whose an execution is, control says.
+"""
+
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from engine.database.base import among
+from engine.database.database import Database
+from engine.graph import JsonObject
+from engine.store.tables import execution_control
+from telemetry.collector import outbox
+from telemetry.collector.outbox import Parcel
+from telemetry.health import Health
+from telemetry.pipeline.dead_letters import Unreadable, document
+from telemetry.pipeline.pipeline import Consumer, ConsumerHung, Pipeline
+from telemetry.signals import otlp
+from telemetry.signals.otlp import Decoded
+from telemetry.signals.records import BadSignal, Batch, Signal
+
+UNREADABLE = "the signal could not be read; its `problem` says why"
+UNKNOWN = "control knows no such execution"
+
+_Work = Callable[[AsyncConnection, Pipeline, frozenset[str]], Awaitable[int]]
+
+
+class Intake:
+    """The way into one consumer."""
+
+    def __init__(self, database: Database, consumer: Consumer, health: Health) -> None:
+        self._database = database
+        self._consumer = consumer
+        self._health = health
+        self.name = consumer.name
+
+    async def receive(self, decoded: Decoded) -> None:
+        """Store signals that came from outside, in one transaction. Raises `Unavailable`, `ConsumerHung`."""
+
+        async def work(connection: AsyncConnection, pipeline: Pipeline, hung: frozenset[str]) -> int:
+            ids = [otlp.signal_id(signal) for signal in decoded.signals]
+            await outbox.lock(connection, ids)
+            known, strangers = await sort(connection, decoded.signals)
+            nobodys = [(signal.identity.execution_id, document(signal)) for signal in strangers]
+            await pipeline.keep_aside(connection, self.name, decoded.unreadable, UNREADABLE)
+            await pipeline.keep_aside(connection, self.name, nobodys, UNKNOWN)
+            await pipeline.apply(connection, Batch.of(known), hung)
+            return await outbox.confirm(connection, self.name, ids)
+
+        confirmed = await self._transact(work)
+        self._health.outbox.confirmed[self.name] += confirmed
+
+    async def serve_unconfirmed(self, after_seconds: float | None) -> int:
+        """Store signals that were shipped that long ago and did not come back, or all there are; how many.
+
+        Raises as `receive` does.
+        """
+
+        async def work(connection: AsyncConnection, pipeline: Pipeline, hung: frozenset[str]) -> int:
+            parcels = await outbox.unconfirmed(connection, self.name, after_seconds)
+            signals, unreadable = _read(parcels)
+            await pipeline.keep_aside(connection, self.name, unreadable, UNREADABLE)
+            await pipeline.apply(connection, Batch.of(signals), hung)
+            return await outbox.confirm(connection, self.name, [parcel.id for parcel in parcels])
+
+        served = await self._transact(work)
+        self._health.outbox.served_locally[self.name] += served
+        return served
+
+    async def keep_undecodable(self, body: bytes) -> None:
+        """Keep bytes that are no request of ours. Raises `Unavailable`."""
+
+        async def work(connection: AsyncConnection, pipeline: Pipeline, hung: frozenset[str]) -> int:
+            said: JsonObject = {"type": "bytes", "size": len(body), "base64": b64encode(body).decode()}
+            await pipeline.keep_aside(connection, self.name, [(None, said)], "the bytes are no OTLP protobuf message")
+            return 0
+
+        await self._transact(work)
+
+    async def _transact(self, work: _Work) -> int:
+        """A consumer that hangs gets a second transaction, in which its signals are kept aside."""
+        try:
+            return await self._try(work, frozenset())
+        except ConsumerHung as error:
+            return await self._try(work, frozenset({error.consumer}))
+
+    async def _try(self, work: _Work, hung: frozenset[str]) -> int:
+        pipeline = Pipeline([self._consumer], health=self._health)
+        async with self._database.begin() as connection:
+            count = await work(connection, pipeline, hung)
+        pipeline.committed(Batch([], []))
+        return count
+
+
+def _read(parcels: Sequence[Parcel]) -> tuple[list[Signal], list[Unreadable]]:
+    signals: list[Signal] = []
+    unreadable: list[Unreadable] = []
+    for parcel in parcels:
+        try:
+            signals.append((otlp.decode_event if parcel.is_event else otlp.decode_span)(parcel.payload))
+        except (BadSignal, otlp.Undecodable) as error:
+            unreadable.append((parcel.id.partition("/")[0], {"type": "bytes", "problem": str(error)}))
+    return signals, unreadable
+
+
+async def sort(connection: AsyncConnection, signals: Sequence[Signal]) -> tuple[list[Signal], list[Signal]]:
+    """Those of executions that control knows, with its owners, and the others."""
+    owners = await _owners(connection, {signal.identity.execution_id for signal in signals})
+    known: list[Signal] = []
+    strangers: list[Signal] = []
+    for signal in signals:
+        owner = owners.get(signal.identity.execution_id)
+        if owner is None:
+            strangers.append(signal)
+        else:
+            known.append(_owned(signal, owner))
+    return known, strangers
+
+
+def _owned(signal: Signal, owner: str) -> Signal:
+    if signal.identity.owner == owner:
+        return signal
+    return replace(signal, identity=replace(signal.identity, owner=owner))
+
+
+async def _owners(connection: AsyncConnection, execution_ids: Collection[str]) -> dict[str, str]:
+    id_ = execution_control.c.execution_id
+    known = select(id_, execution_control.c.owner_id).where(among(connection.dialect, id_, sorted(execution_ids)))
+    return {row.execution_id: row.owner_id for row in await connection.execute(known)}

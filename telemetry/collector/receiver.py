@@ -1,0 +1,102 @@
+"""What the Collector sends back: records and webhooks get it from here, and what it loses is served without it."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from engine.database.database import Database
+from engine.errors import SpanloomError
+from telemetry.collector.intake import Intake
+from telemetry.collector.outbox import RECORDS, WEBHOOKS
+from telemetry.health import Health
+from telemetry.pipeline.pipeline import Consumer, ConsumerHung
+from telemetry.signals import otlp
+from telemetry.signals.otlp import Decoded, Undecodable
+
+CONFIRM_SECONDS = 60.0
+"""How long after shipping a signal must have come back."""
+
+log = logging.getLogger(__name__)
+
+
+class Receiver:
+    """Takes OTLP requests. Each call returns when everything in it is committed, and may be repeated."""
+
+    def __init__(self, database: Database, consumers: Sequence[Consumer], health: Health) -> None:
+        self._intakes = {consumer.name: Intake(database, consumer, health) for consumer in consumers}
+        self.health = health
+
+    @property
+    def intakes(self) -> list[Intake]:
+        """The way into each consumer."""
+        return list(self._intakes.values())
+
+    async def traces(self, body: bytes) -> None:
+        """Spans for the records. Raises `Undecodable` (the bytes are kept aside), or what is wrong here."""
+        await self._receive(RECORDS, otlp.decode_traces, body)
+
+    async def logs(self, body: bytes) -> None:
+        """Events for the records. Raises as `traces` does."""
+        await self._receive(RECORDS, otlp.decode_logs, body)
+
+    async def webhook_logs(self, body: bytes) -> None:
+        """Events for the webhooks. Raises as `traces` does."""
+        await self._receive(WEBHOOKS, otlp.decode_logs, body)
+
+    async def serve_all(self) -> None:
+        """Serve what an earlier run in the Collector mode has left, whether it was shipped or not."""
+        for intake in self.intakes:
+            while await intake.serve_unconfirmed(None):
+                continue
+
+    async def undecodable(self, body: bytes) -> None:
+        """Keep aside what could not even be unpacked."""
+        await self._intakes[RECORDS].keep_undecodable(body)
+
+    async def _receive(self, consumer: str, decode: Callable[[bytes], Decoded], body: bytes) -> None:
+        intake = self._intakes[consumer]
+        try:
+            decoded = decode(body)
+        except Undecodable:
+            await intake.keep_undecodable(body)
+            raise
+        await intake.receive(decoded)
+
+
+class Unconfirmed:
+    """Serves what the Collector has lost, while it is entered."""
+
+    def __init__(self, receiver: Receiver, *, after_seconds: float = CONFIRM_SECONDS) -> None:
+        self._receiver = receiver
+        self._after_seconds = after_seconds
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._serve_often(), name="unconfirmed")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _serve_often(self) -> None:
+        while True:
+            await asyncio.sleep(min(5.0, max(0.05, self._after_seconds / 4)))
+            for intake in self._receiver.intakes:
+                try:
+                    await self._serve(intake)
+                except (SpanloomError, SQLAlchemyError, ConsumerHung, OSError) as error:
+                    log.warning("unconfirmed signals could not be served", extra={"error": str(error)})
+
+    async def _serve(self, intake: Intake) -> None:
+        served = 0
+        while count := await intake.serve_unconfirmed(self._after_seconds):
+            served += count
+        if served:
+            fields = {"consumer": intake.name, "signals": served}
+            log.warning("the Collector has not brought back all signals; they were served without it", extra=fields)

@@ -1,0 +1,1 @@
+"""Makes signals durable together with the decision they belong to."""

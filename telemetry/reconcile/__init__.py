@@ -1,0 +1,1 @@
+"""Compares the books with each other and with Prometheus."""

@@ -1,0 +1,137 @@
+"""Do the books agree? Record totals = sums of the model-call spans = what the roll-ups hold, for every execution.
+
+And an execution that has ended has left nothing behind: no lease, no question, no call in flight.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from sqlalchemy import Table, select
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from engine.database.database import Database
+from engine.store.tables import approvals, call_reservations, execution_control, journalled
+from telemetry.records.rollups import Deltas, from_records
+from telemetry.store.tables import (
+    ROLLUP_KEYS,
+    ROLLUP_LATEST,
+    ROLLUP_SUMS,
+    TOKEN_COLUMNS,
+    execution_rollups,
+    execution_rollups_daily,
+    executions,
+    spans,
+)
+
+
+async def check_books(database: Database) -> list[str]:
+    """Every difference as a sentence with the id or the roll-up row it is about; empty if the books agree."""
+    async with database.read() as connection:
+        deltas = await from_records(connection)
+        return [
+            *await _check_records(connection),
+            *await _check_left_overs(connection),
+            *await _check_rollups(connection, execution_rollups, "bucket_hour", deltas),
+            *await _check_rollups(connection, execution_rollups_daily, "bucket_day", deltas.by_day()),
+        ]
+
+
+@dataclass(slots=True)
+class _Calls:
+    """What the spans of one execution add up to."""
+
+    span_ids: list[str] = field(default_factory=list)
+    calls: int = 0
+    unpriced: int = 0
+    cost_nano_usd: int = 0
+    waste_nano_usd: int = 0
+    tokens: dict[str, int] = field(default_factory=dict)
+
+    def add(self, span: RowMapping) -> None:
+        self.span_ids.append(span["span_id"])
+        if span["kind"] != "model":
+            return
+        self.calls += 1
+        for name in TOKEN_COLUMNS:
+            if span[name] is not None:
+                self.tokens[name] = self.tokens.get(name, 0) + span[name]
+        if span["cost_nano_usd"] is None:
+            self.unpriced += 1
+        else:
+            self.cost_nano_usd += span["cost_nano_usd"]
+            self.waste_nano_usd += span["cost_nano_usd"] if span["waste"] is not None else 0
+
+    def expected(self) -> dict[str, object]:
+        """The totals of the record, by its columns."""
+        tokens = {name: self.tokens.get(name) for name in TOKEN_COLUMNS}
+        ids = "".join(sorted(self.span_ids)).encode()
+        return {
+            **tokens,
+            "model_calls": self.calls,
+            "unpriced_calls": self.unpriced,
+            "waste_nano_usd": self.waste_nano_usd,
+            "cost_nano_usd": None if self.calls and self.unpriced == self.calls else self.cost_nano_usd,
+            "spans_expected": len(self.span_ids),
+            "spans_stored": len(self.span_ids),
+            "seal": hashlib.sha256(ids).hexdigest(),
+        }
+
+
+async def _check_records(connection: AsyncConnection) -> list[str]:
+    """Ended executions against their spans, those of all attempts together."""
+    by_execution: dict[str, _Calls] = {}
+    for span in (await connection.execute(select(spans))).mappings():
+        by_execution.setdefault(span["execution_id"], _Calls()).add(span)
+    ended = select(executions).where(executions.c.completed_at.is_not(None))
+    records = (await connection.execute(ended)).mappings().all()
+    return [
+        difference for record in records for difference in _compare(record, by_execution.get(record["id"], _Calls()))
+    ]
+
+
+async def _check_left_overs(connection: AsyncConnection) -> list[str]:
+    """What only an unfinished execution may have."""
+    control = execution_control.c
+    leased = await connection.execute(
+        select(control.execution_id).where(control.finished_at.is_not(None), control.lease_owner.is_not(None))
+    )
+    found = [f"execution {id_} has ended and is leased" for id_ in sorted(leased.scalars())]
+    for table in (journalled, call_reservations, approvals):
+        unfinished = select(control.execution_id).where(control.finished_at.is_(None))
+        ids = await connection.execute(
+            select(table.c.execution_id).where(table.c.execution_id.not_in(unfinished)).distinct()
+        )
+        found += [f"execution {id_} has ended and left rows in {table.name}" for id_ in sorted(ids.scalars())]
+    return found
+
+
+def _compare(record: RowMapping, calls: _Calls) -> Iterable[str]:
+    for column, expected in calls.expected().items():
+        if record[column] != expected:
+            yield f"execution {record['id']}: {column} is {record[column]}, its spans say {expected}"
+    parts = [record[name] for name in record if name.startswith("time_") and name != "time_to_first_token_ms"]
+    if sum(parts) != record["duration_ms"]:
+        yield f"execution {record['id']}: the time ledger says {sum(parts)} ms of {record['duration_ms']}"
+
+
+async def _check_rollups(connection: AsyncConnection, table: Table, bucket: str, expected: Deltas) -> list[str]:
+    columns = (bucket, *ROLLUP_KEYS, *ROLLUP_SUMS, *ROLLUP_LATEST)
+    keys = 1 + len(ROLLUP_KEYS)
+    stored = {
+        tuple(row[:keys]): tuple(row[keys:])
+        for row in await connection.execute(select(*(table.c[name] for name in columns)))
+    }
+    wanted = {row[:keys]: row[keys:] for row in expected.rows()}
+    return [
+        f"{table.name} {tuple(map(str, key))}: {name} is {is_}, records say {should_be}"
+        for key in sorted(stored.keys() | wanted.keys(), key=str)
+        for name, is_, should_be in zip(
+            columns[keys:], stored.get(key, _NOTHING), wanted.get(key, _NOTHING), strict=True
+        )
+        if is_ != should_be
+    ]
+
+
+_NOTHING = (*(0 for _ in ROLLUP_SUMS), *(None for _ in ROLLUP_LATEST))

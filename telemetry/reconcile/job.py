@@ -1,0 +1,183 @@
+"""The hourly comparison of the books: when it is due, who makes it, and what it found."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import httpx2
+import orjson
+from pydantic import TypeAdapter
+from sqlalchemy import and_, select, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from engine.database.base import insert
+from engine.database.database import Database
+from engine.errors import SpanloomError
+from engine.graph import JsonObject
+from telemetry.reconcile.compare import DAY, CounterOutcome, ReconcileReport, Window, compare_books, floor_hour
+from telemetry.reconcile.prometheus import SETTLE, Prometheus, compare_counters
+from telemetry.store.tables import reconcile_runs
+
+MAX_STORED_DIFFERENCES = 200
+"""A report in the table names so many differences; it counts all of them."""
+
+_WAIT = timedelta(minutes=10)
+"""How long after an hour its run is due: what ended in it has been stored by then."""
+_LOOK_BACK = DAY
+_LONGEST = timedelta(days=31)
+_GIVEN_UP = timedelta(minutes=15)
+"""A run that has not ended after this time is made by somebody else."""
+_POLL_SECONDS = 60.0
+_PROMETHEUS_SECONDS = 30.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileRun:
+    """A finished hourly run."""
+
+    scheduled_for: datetime
+    started_at: datetime
+    finished_at: datetime
+    differences: int
+    drift_nano_usd: int
+    report: ReconcileReport
+
+
+async def reconcile(
+    database: Database,
+    since: datetime,
+    until: datetime,
+    *,
+    prometheus_url: str | None,
+    settle: timedelta = SETTLE,
+) -> ReconcileReport:
+    """Compare all books: records and roll-ups by whole hours, counters from `since` to `until`."""
+    async with database.read() as connection:
+        report = await compare_books(connection, Window.around(since, until))
+        if prometheus_url is None:
+            return replace(report, counters=[CounterOutcome("all", False, "SPANLOOM_PROMETHEUS_URL is not set")])
+        async with httpx2.AsyncClient(timeout=_PROMETHEUS_SECONDS, trust_env=False) as client:
+            prometheus = Prometheus(client, prometheus_url)
+            compared = await compare_counters(connection, prometheus, since, until, settle=settle)
+    return replace(report, differences=[*report.differences, *compared.differences], counters=compared.outcomes)
+
+
+class ReconcileJob:
+    """Compares the books once an hour; of several processes on one database one does."""
+
+    def __init__(
+        self,
+        database: Database,
+        prometheus_url: str | None,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._database = database
+        self._prometheus_url = prometheus_url
+        self._clock = clock
+        self._done: datetime | None = None
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self.run_if_due()
+            except (SpanloomError, SQLAlchemyError, OSError) as error:
+                log.warning("the books could not be compared", extra={"error": str(error)})
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def run_if_due(self) -> ReconcileReport | None:
+        """Make the run of the last hour; null if it is made already, or by another process."""
+        hour = floor_hour(self._clock() - _WAIT)
+        if hour == self._done:
+            return None
+        since = await self._since(hour)
+        if not await self._claim(hour, since):
+            return None
+        report = await reconcile(self._database, since, hour, prometheus_url=self._prometheus_url)
+        await self._store(hour, report)
+        self._done = hour
+        if report.differences:
+            log.error("the books disagree", extra={"differences": len(report.differences), "since": str(since)})
+        return report
+
+    async def _since(self, hour: datetime) -> datetime:
+        """A day before, or where the last run with a difference began: drift does not age away."""
+        c = reconcile_runs.c
+        newest = select(c.since, c.differences).where(c.finished_at.is_not(None)).order_by(c.scheduled_for.desc())
+        async with self._database.read() as connection:
+            last = (await connection.execute(newest.limit(1))).one_or_none()
+        usual = hour - _LOOK_BACK
+        return usual if last is None or not last.differences else max(min(last.since, usual), hour - _LONGEST)
+
+    async def _claim(self, hour: datetime, since: datetime) -> bool:
+        now = self._clock()
+        c = reconcile_runs.c
+        async with self._database.begin() as connection:
+            statement = insert(connection.dialect, reconcile_runs).values(
+                scheduled_for=hour, started_at=now, since=since, until=hour
+            )
+            abandoned = and_(c.finished_at.is_(None), c.started_at < now - _GIVEN_UP)
+            claimed = await connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=[c.scheduled_for], set_={"started_at": now, "since": since}, where=abandoned
+                ).returning(c.scheduled_for)
+            )
+            return claimed.first() is not None
+
+    async def _store(self, hour: datetime, report: ReconcileReport) -> None:
+        async with self._database.begin() as connection:
+            await connection.execute(
+                update(reconcile_runs)
+                .where(reconcile_runs.c.scheduled_for == hour)
+                .values(
+                    finished_at=self._clock(),
+                    differences=len(report.differences),
+                    drift_nano_usd=report.drift_nano_usd,
+                    report=_document(report),
+                )
+            )
+
+
+async def list_runs(
+    connection: AsyncConnection,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    before: datetime | None = None,
+    limit: int = 50,
+) -> list[ReconcileRun]:
+    """Finished runs, newest first: those due in a time, and before the last one of another page."""
+    c = reconcile_runs.c
+    statement = select(reconcile_runs).where(c.finished_at.is_not(None)).order_by(c.scheduled_for.desc()).limit(limit)
+    if since is not None:
+        statement = statement.where(c.scheduled_for >= since)
+    if until is not None:
+        statement = statement.where(c.scheduled_for < until)
+    if before is not None:
+        statement = statement.where(c.scheduled_for < before)
+    return [
+        ReconcileRun(
+            row["scheduled_for"],
+            row["started_at"],
+            row["finished_at"],
+            row["differences"],
+            row["drift_nano_usd"],
+            _REPORT.validate_python(row["report"], strict=False),
+        )
+        for row in (await connection.execute(statement)).mappings()
+    ]
+
+
+_REPORT = TypeAdapter(ReconcileReport)
+
+
+def _document(report: ReconcileReport) -> JsonObject:
+    stored = replace(report, differences=report.differences[:MAX_STORED_DIFFERENCES])
+    document: JsonObject = orjson.loads(orjson.dumps(asdict(stored)))
+    return document

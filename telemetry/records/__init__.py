@@ -1,0 +1,1 @@
+"""The consumer that keeps execution records, span rows and roll-ups."""

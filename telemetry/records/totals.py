@@ -1,0 +1,62 @@
+"""What signals add to the books of their execution: the ids that its seal counts, and the sums of its totals."""
+
+from collections.abc import Iterable
+
+from engine.result import Usage
+from engine.tracing import semconv
+from engine.usage import Totals
+from telemetry.signals.records import Kind, SpanRecord
+
+ALWAYS_KEPT = frozenset({Kind.WORKFLOW, Kind.MODEL})
+"""Kinds of spans that every record level keeps."""
+
+
+def is_kept(span: SpanRecord) -> bool:
+    """The record level keeps the span."""
+    return span.identity.record_level != "summary" or span.kind in ALWAYS_KEPT
+
+
+def totals_of(spans: Iterable[SpanRecord]) -> Totals:
+    """The sum over the spans of one attempt, each given once."""
+    totals = Totals()
+    for span in spans:
+        if span.kind is Kind.MODEL:
+            _add_call(totals, span)
+        elif span.kind is Kind.NODE:
+            totals.nodes_total += span.integer(semconv.NODE_ATTEMPT) == 1
+            totals.nodes_failed += span.status == "failed"
+            totals.nodes_retried += span.status == "retrying"
+        elif span.kind is Kind.TOOL:
+            totals.tool_calls += 1
+        if span.kind in (Kind.TOOL, Kind.RETRIEVAL):
+            totals.tool_seconds += _seconds(span)
+    return totals
+
+
+def _add_call(totals: Totals, span: SpanRecord) -> None:
+    cost = span.integer(semconv.COST_NANO_USD)
+    totals.model_calls += 1
+    totals.model_seconds += _seconds(span)
+    totals.usage = totals.usage + _usage(span)
+    if cost is None:
+        totals.unpriced_calls += 1
+        return
+    totals.priced_calls += 1
+    totals.priced_nano_usd += cost
+    totals.waste_nano_usd += cost if span.text(semconv.CALL_WASTE) is not None else 0
+
+
+def _usage(span: SpanRecord) -> Usage:
+    inputs, outputs = span.integer(semconv.GENAI_INPUT), span.integer(semconv.GENAI_OUTPUT)
+    return Usage(
+        input_tokens=inputs,
+        output_tokens=outputs,
+        total_tokens=None if inputs is None and outputs is None else (inputs or 0) + (outputs or 0),
+        cache_read_tokens=span.integer(semconv.GENAI_CACHE_READ),
+        cache_write_tokens=span.integer(semconv.GENAI_CACHE_WRITE),
+        reasoning_tokens=span.integer(semconv.GENAI_REASONING),
+    )
+
+
+def _seconds(span: SpanRecord) -> float:
+    return (span.end_ns - span.start_ns) / 1e9

@@ -1,0 +1,140 @@
+"""Renews the leases of what runs here, from a thread of its own: a blocked event loop loses no execution.
+
+The thread has its own event loop and its own connection. What it finds taken away it tells the journal, whose fenced
+checkpoint tells the engine.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from engine.database.database import Database
+from engine.errors import SpanloomError
+from engine.store.control import renew
+from telemetry.journal.journal import Journal
+from telemetry.signals.records import Attempt
+
+RENEW_SECONDS = 10.0
+PAGE = 500
+"""So many leases a transaction: commits of the same executions wait for it."""
+
+_ANSWER_SECONDS = 5.0
+"""A database that takes longer does not answer."""
+_FIRST_PAUSE_SECONDS = 0.25
+_LONGEST_PAUSE_SECONDS = 2.0
+_STOP_SECONDS = 2.0
+_TROUBLE = (SpanloomError, SQLAlchemyError, OSError)
+
+log = logging.getLogger(__name__)
+
+
+class Leases:
+    """Renews while it is entered. `open_database` gives a database that is the thread's own."""
+
+    def __init__(
+        self, journal: Journal, open_database: Callable[[], Database], *, renew_seconds: float = RENEW_SECONDS
+    ) -> None:
+        self._journal = journal
+        self._open_database = open_database
+        self._renew_seconds = renew_seconds
+        self._health = journal.health.leases
+        self._failures = 0
+        self._check: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._main = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        self._stop = threading.Event()
+        self._cancel: Callable[[], object] = lambda: None
+        threading.Thread(target=self._live, name="leases", daemon=True).start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop; a thread that hangs in the database is left behind."""
+        self._stop.set()
+        with suppress(RuntimeError):  # the thread has ended by itself
+            self._cancel()
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await self._ended.wait()
+        except TimeoutError:
+            log.warning("the renewal of leases did not stop in %g s", _STOP_SECONDS)
+        if self._check is not None:
+            await asyncio.gather(self._check, return_exceptions=True)
+
+    def _live(self) -> None:
+        """The thread."""
+        try:
+            with suppress(asyncio.CancelledError):
+                asyncio.run(self._renew_on())
+        finally:
+            self._tell(self._ended.set)
+
+    async def _renew_on(self) -> None:
+        """Renew until stopped; what breaks is begun again, since without renewal everything here is taken away."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+        async with self._open_database() as database:
+            while not self._stop.is_set():
+                began = time.monotonic()
+                [failure] = await asyncio.gather(self._renew_all(database), return_exceptions=True)
+                if failure is None:
+                    self._failures = 0
+                    await asyncio.sleep(max(0.0, self._renew_seconds - (time.monotonic() - began)))
+                else:
+                    await asyncio.sleep(self._note(failure))
+
+    async def _renew_all(self, database: Database) -> None:
+        """Every lease once."""
+        running = self._journal.running()
+        missing: list[Attempt] = []
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            for start in range(0, len(running), PAGE):
+                missing += await self._renew_page(database, running[start : start + PAGE])
+        self._health.renewals += 1
+        self._health.renewed_at = time.monotonic()
+        if missing:
+            self._tell(self._look_into, missing)
+
+    async def _renew_page(self, database: Database, attempts: Sequence[Attempt]) -> list[Attempt]:
+        """Those that were not renewed."""
+        async with database.begin() as connection:
+            renewed = await renew(connection, self._journal.lease, [id_ for id_, _ in attempts])
+        return [attempt for attempt in attempts if attempt[0] not in renewed]
+
+    def _note(self, failure: BaseException) -> float:
+        """Say what is wrong; how long to wait before it is tried again."""
+        self._failures += 1
+        self._health.failed_renewals += 1
+        known = isinstance(failure, _TROUBLE)
+        log.warning(
+            "leases could not be renewed; it is tried again",
+            extra={"error": str(failure) or type(failure).__name__},
+            exc_info=None if known else failure,
+        )
+        return min(_FIRST_PAUSE_SECONDS * self._failures, _LONGEST_PAUSE_SECONDS, self._renew_seconds)
+
+    def _tell(self, what: Callable[..., object], *arguments: object) -> None:
+        """Call something in the main loop; one that is closed has nothing left that could be told."""
+        with suppress(RuntimeError):
+            self._main.call_soon_threadsafe(what, *arguments)
+
+    def _look_into(self, missing: list[Attempt]) -> None:
+        """In the main loop: of these some have ended meanwhile, the others are fenced off."""
+        here = set(self._journal.running())
+        still = [attempt for attempt in missing if attempt in here]
+        if not still or (self._check is not None and not self._check.done()):
+            return
+        self._health.missing += len(still)
+        log.warning("executions that run here were taken away", extra={"executions": len(still)})
+        self._check = asyncio.create_task(self._journal.check(still), name="leases-check")

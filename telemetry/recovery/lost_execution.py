@@ -1,0 +1,203 @@
+"""What others than its process say of an execution: the root span of a lost attempt, the closing event, the result.
+
+All of it comes from what the database keeps: who it is, its root span's ids and start, what it has made durable so far.
+Durations are the database's; the worker's clock may be off by an hour.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from engine.identity import Subject
+from engine.ledger import Finish, Root
+from engine.result import ExecutionResult, ResultMetadata, Status
+from engine.store.control import ControlRow
+from engine.store.unfinished import Part
+from engine.tracing import semconv
+from engine.tracing.semconv import Event
+from engine.tracing.tracker import LOST_ERROR, Attributes, event_id, identity, sums
+from engine.usage import Carried, Totals
+from telemetry.signals.records import EventRecord, SpanRecord, make_event, make_span, place_all
+
+LAST_SEQ = 2**31 - 1
+"""The last word of an attempt, whatever it said before."""
+
+PROCESS_GONE = "the process that ran the execution is gone"
+
+_ROOT_PART = 0
+"""Parts of the attempt itself are numbered from 1."""
+
+_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an execution ends that no process runs."""
+
+    status: Status
+    error_message: str | None = None
+    cancel_reason: str | None = None
+
+    @property
+    def error_type(self) -> str | None:
+        """Only the loss of its process makes such an execution fail."""
+        return LOST_ERROR if self.status is Status.FAILED else None
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """An execution without a process, as it was left, and what becomes of it."""
+
+    row: ControlRow
+    carried: Carried
+    now: datetime
+    """By the database's clock."""
+    is_lost: bool
+    """Its process died in the midst of an attempt, and its root span was never ended."""
+    end: End | None
+    """Null: another process is to go on."""
+
+    @property
+    def root(self) -> Root | None:
+        """The root span that is still to be written; null if there is none."""
+        root = self.row.root if self.is_lost else None
+        return None if root is None or int(root.span_id, 16) in self.carried.span_ids else root
+
+    @property
+    def duration_seconds(self) -> float:
+        """Since it was accepted."""
+        return max(0.0, (self.now - self.row.accepted_at).total_seconds())
+
+    @property
+    def ended_ns(self) -> int:
+        """Now, by the clock of whoever accepted it, so that no part of it comes after its end."""
+        return self.row.subject.queued_ns + int(self.duration_seconds * 1e9)
+
+
+def root_span(left: Left) -> SpanRecord | None:
+    """The root span of a lost attempt; it bears a status only if the execution ends with it."""
+    root, subject = left.root, left.row.subject
+    if root is None:
+        return None
+    start_ns = _ns(root.started_at)
+    ended = {} if left.end is None else _outcome(left.end) | _sums(left)
+    return make_span(
+        trace_id=root.trace_id,
+        span_id=root.span_id,
+        parent_span_id=root.parent_span_id,
+        name=f"{semconv.SPAN_WORKFLOW} {subject.workflow_name}",
+        start_ns=start_ns,
+        end_ns=max(start_ns, left.ended_ns if subject.attempt == 1 else _ns(left.now)),
+        placed=place_all({**identity(subject), **ended, semconv.ERROR_TYPE: LOST_ERROR}),
+        failed=True,
+        description=(left.end and left.end.error_message) or PROCESS_GONE,
+    )
+
+
+def root_part(left: Left, span: SpanRecord) -> Part:
+    """The lost attempt's root span as a part of what is durable of the execution: a later attempt seals it."""
+    return Part(left.row.execution_id, left.row.attempt, _ROOT_PART, [span.span_id], Totals())
+
+
+def closing_event(left: Left, end: End) -> EventRecord:
+    """What the end says: everything that the record needs."""
+    row, root, subject = left.row, left.row.root, _begun(left)
+    event = Event.FAILED if end.status is Status.FAILED else Event.CANCELLED
+    return make_event(
+        name=event.value,
+        at_ns=left.ended_ns,
+        trace_id=row.trace_id or _NO_TRACE,
+        span_id=root.span_id if root else _NO_SPAN,
+        placed=place_all(
+            {
+                **identity(subject),
+                **_outcome(end),
+                **_sums(left),
+                semconv.EVENT_ID: event_id(subject.execution_id, subject.attempt, event, LAST_SEQ),
+                semconv.EVENT_SEQ: LAST_SEQ,
+            }
+        ),
+    )
+
+
+def finish(left: Left, end: End) -> Finish:
+    """The decision that goes with it; the conversation learns nothing."""
+    result = _result(left, end).model_dump(mode="json")
+    return Finish(left.row.execution_id, left.row.attempt, end.status, result, last_seq=LAST_SEQ)
+
+
+def _begun(left: Left) -> Subject:
+    """One that waited in the queue to its end has begun with it."""
+    subject = left.row.subject
+    return replace(subject, started_ns=left.ended_ns) if left.row.status is Status.QUEUED else subject
+
+
+def _outcome(end: End) -> Attributes:
+    said: dict[str, str | None] = {
+        semconv.EXECUTION_STATUS: end.status.value,
+        semconv.ERROR_TYPE: end.error_type,
+        semconv.ERROR_MESSAGE: end.error_message,
+        semconv.CANCEL_REASON: end.cancel_reason,
+    }
+    return {key: value for key, value in said.items() if value is not None}
+
+
+def _sums(left: Left) -> Attributes:
+    carried, root = left.carried, left.root
+    span_ids = [*carried.span_ids, *([int(root.span_id, 16)] if root else [])]
+    return sums(carried.totals, carried.unfinished, span_ids, left.duration_seconds) | _times(left)
+
+
+def _times(left: Left) -> Attributes:
+    """The time ledger: what the ended spans took, and where else the execution waited; the rest is the engine's."""
+    subject, totals = _begun(left), left.carried.totals
+    waited = left.now - left.row.paused_at if left.row.paused_at is not None else None
+    known: dict[str, float] = {
+        semconv.TIME_QUEUE: max(0.0, (subject.started_ns - subject.queued_ns) / 1e9),
+        semconv.TIME_MODEL: totals.model_seconds,
+        semconv.TIME_TOOL: totals.tool_seconds,
+        semconv.TIME_RETRY: 0.0,
+        semconv.TIME_HUMAN: left.row.paused_seconds + (max(0.0, waited.total_seconds()) if waited else 0.0),
+    }
+    return {**known, semconv.TIME_ENGINE: max(0.0, left.duration_seconds - sum(known.values()))}
+
+
+def _result(left: Left, end: End) -> ExecutionResult:
+    row, totals, unfinished = left.row, left.carried.totals, left.carried.unfinished
+    return ExecutionResult(
+        execution_id=row.execution_id,
+        status=end.status,
+        error_type=end.error_type,
+        error_message=end.error_message,
+        duration_ms=round(left.duration_seconds * 1000),
+        usage=totals.usage,
+        cost_nano_usd=totals.cost_nano_usd,
+        unpriced_calls=totals.unpriced_calls,
+        waste_nano_usd=totals.waste_nano_usd,
+        unfinished_calls=unfinished.calls,
+        cost_upper_nano_usd=unfinished.upper_cost_nano_usd(totals.cost_nano_usd),
+        model_calls=totals.model_calls,
+        tool_calls=totals.tool_calls,
+        node_executions=totals.nodes_total,
+        metadata=_metadata(row, end),
+    )
+
+
+def _metadata(row: ControlRow, end: End) -> ResultMetadata:
+    subject = row.subject
+    return ResultMetadata(
+        source=subject.source,
+        workflow_name=subject.workflow_name,
+        template_id=subject.template_id,
+        template_version=subject.template_version,
+        definition_id=subject.definition_id,
+        graph_hash=subject.graph_hash,
+        conversation_id=subject.conversation_id,
+        correlation_id=subject.correlation_id,
+        trace_id=row.trace_id,
+        cancel_reason=end.cancel_reason,
+    )
+
+
+def _ns(at: datetime) -> int:
+    since = at - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1_000

@@ -1,0 +1,223 @@
+"""Gives what was kept aside to its consumer again: by itself, after longer and longer waits, and when asked for.
+
+What a consumer could not store because rows were locked, the disk was full or the program had a bug, it can store
+later. Consumers bear the same signal twice, so a letter that was stored by other means does no harm. Letters are tried
+a page at a time, and where that fails one by one, each in a transaction of its own: a bad one keeps no good one back.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from engine.database.base import database_time
+from engine.database.database import Database
+from engine.database.time_limit import within
+from engine.errors import SpanloomError
+from engine.graph import JsonObject
+from telemetry.collector.intake import UNKNOWN, sort
+from telemetry.health import Health
+from telemetry.pipeline.dead_letters import FIRST_WAIT_SECONDS
+from telemetry.pipeline.pipeline import TIMEOUT_SECONDS, Consumer, reason
+from telemetry.signals.otlp import signal_id
+from telemetry.signals.records import Batch, EventRecord, Signal, SpanRecord
+from telemetry.store.tables import dead_letter
+
+WAITS_SECONDS = (FIRST_WAIT_SECONDS, 60.0, 600.0, 3_600.0, 21_600.0, 57_600.0)
+"""Before each try, 23 hours in all; after the last one it is tried only when asked for."""
+
+LOOK_SECONDS = 5.0
+PAGE = 200
+LETTER_SECONDS = 1.0
+"""How long one letter alone may take: a page of them is not to keep others waiting for hours."""
+
+_TROUBLE = (SpanloomError, SQLAlchemyError, OSError)
+_SIGNALS: dict[object, TypeAdapter[Signal]] = {
+    "span": TypeAdapter(SpanRecord),
+    "event": TypeAdapter(EventRecord),
+}
+"""By the `type` of `dead_letters.document`."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """How many letters were stored and are gone, and how many were tried and stay."""
+
+    stored: int = 0
+    kept: int = 0
+
+    def __add__(self, other: "Replayed") -> "Replayed":
+        return Replayed(self.stored + other.stored, self.kept + other.kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Pile:
+    """Letters of one consumer with one reason."""
+
+    consumer: str
+    reason: str
+    letters: int
+    since: datetime
+    next_try_at: datetime | None
+    """Null: none of them is tried again by itself."""
+
+
+class Replay:
+    """Tries the letters of these consumers, which are its own, as those of the journal are the journal's."""
+
+    def __init__(self, database: Database, consumers: Sequence[Consumer], health: Health | None = None) -> None:
+        self._database = database
+        self._consumers = list(consumers)
+        self._health = health or Health()
+        self._health.dead_letters_stored.update({consumer.name: 0 for consumer in consumers})
+
+    async def run(self, look_seconds: float = LOOK_SECONDS) -> None:
+        """Try what is due, until cancelled."""
+        while True:
+            await asyncio.sleep(look_seconds)
+            try:
+                await self.try_due()
+            except _TROUBLE as error:
+                log.warning("signals that were kept aside could not be tried again", extra={"error": str(error)})
+
+    async def try_all(self) -> Replayed:
+        """Try every letter now, due or not; what stays is tried by itself as if it were new. Raises `Unavailable`."""
+        names = [consumer.name for consumer in self._consumers]
+        async with self._database.begin() as connection:
+            due = {"due_at": await database_time(connection), "tries": 0}
+            await connection.execute(update(dead_letter).where(_l.consumer.in_(names)).values(due))
+        return await self.try_due()
+
+    async def try_due(self) -> Replayed:
+        """Try what is due now. Raises `Unavailable`."""
+        async with self._database.read() as connection:
+            now = await database_time(connection)
+        done = Replayed()
+        for consumer in self._consumers:
+            while page := await self._read(consumer, now):
+                done += await self._try_page(consumer, page, now)
+        if done != Replayed():
+            log.info("signals that were kept aside were tried again", extra={"stored": done.stored, "kept": done.kept})
+        return done
+
+    async def _read(self, consumer: Consumer, now: datetime) -> "_Page | None":
+        """The letters that have been due longest; null if none is."""
+        due = (
+            select(_l.id, _l.tries, _l.signal)
+            .where(_l.consumer == consumer.name, _l.due_at <= now)
+            .order_by(_l.due_at, _l.id)
+            .limit(PAGE)
+        )
+        async with self._database.read() as connection:
+            read = [(_Letter(row.id, row.tries), _signal(row.signal)) for row in await connection.execute(due)]
+            if not read:
+                return None
+            known, _ = await sort(connection, [signal for _, signal in read if signal is not None])
+        return _page(read, known)
+
+    async def _try_page(self, consumer: Consumer, page: "_Page", now: datetime) -> Replayed:
+        """All together, and if that fails one by one."""
+        await self._leave(page)
+        done = Replayed(kept=len(page.unreadable) + len(page.nobodys))
+        try:
+            return done + await self._store(consumer, page.good, now, TIMEOUT_SECONDS)
+        except Exception as error:
+            log.debug("a page of dead letters is tried one by one", extra={"error": reason(error)})
+        for letter, signal in page.good.items():
+            try:
+                done += await self._store(consumer, {letter: signal}, now, LETTER_SECONDS)
+            except Exception as error:
+                done += await self._postpone(letter, reason(error))
+        return done
+
+    async def _store(
+        self, consumer: Consumer, letters: Mapping["_Letter", Signal], now: datetime, seconds: float
+    ) -> Replayed:
+        """Store and drop those that are still due, all or none. Raises what the consumer does."""
+        asked = [letter.id for letter in letters]
+        async with self._database.begin() as connection:
+            still_due = select(_l.id).where(_l.id.in_(asked), _l.due_at <= now).order_by(_l.id).with_for_update()
+            ids = set((await connection.execute(still_due)).scalars())
+            signals = {signal_id(signal): signal for letter, signal in letters.items() if letter.id in ids}
+            if signals:
+                await within(connection, seconds, consumer.apply(connection, Batch.of(signals.values())))
+                await connection.execute(delete(dead_letter).where(_l.id.in_(ids)))
+        self._health.dead_letters_stored[consumer.name] += len(ids)
+        return Replayed(stored=len(ids))
+
+    async def _postpone(self, letter: "_Letter", why: str) -> Replayed:
+        tries = letter.tries + 1
+        async with self._database.begin() as connection:
+            now = await database_time(connection)
+            due = now + timedelta(seconds=WAITS_SECONDS[tries]) if tries < len(WAITS_SECONDS) else None
+            values = {"tries": tries, "reason": why, "due_at": due}
+            await connection.execute(update(dead_letter).where(_l.id == letter.id).values(values))
+        return Replayed(kept=1)
+
+    async def _leave(self, page: "_Page") -> None:
+        """What no consumer can ever take is not tried again by itself."""
+        if page.unreadable or page.nobodys:
+            leave = update(dead_letter).values(due_at=None)
+            async with self._database.begin() as connection:
+                await connection.execute(leave.where(_l.id.in_(page.unreadable)))
+                await connection.execute(leave.where(_l.id.in_(page.nobodys)).values(reason=UNKNOWN))
+
+
+@dataclass(frozen=True, slots=True)
+class _Letter:
+    id: str
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """Letters that are tried together, and the ids of those that nobody is asked to store."""
+
+    good: dict[_Letter, Signal]
+    unreadable: list[str]
+    nobodys: list[str]
+    """Of executions that control does not know."""
+
+
+def _page(read: Sequence[tuple[_Letter, Signal | None]], known: Sequence[Signal]) -> _Page:
+    """`known`: the signals among them whose executions exist, with the owners that control names."""
+    owned = {signal_id(signal): signal for signal in known}
+    page = _Page({}, [], [])
+    for letter, signal in read:
+        if signal is None:
+            page.unreadable.append(letter.id)
+        elif signal_id(signal) in owned:
+            page.good[letter] = owned[signal_id(signal)]
+        else:
+            page.nobodys.append(letter.id)
+    return page
+
+
+def _signal(document: JsonObject) -> Signal | None:
+    """What `dead_letters.document` was made of; null if that was no signal."""
+    adapter = _SIGNALS.get(document.get("type"))
+    try:
+        return adapter.validate_python(document) if adapter is not None else None
+    except ValidationError:
+        return None
+
+
+async def piles(connection: AsyncConnection) -> list[Pile]:
+    """What lies in `dead_letter`."""
+    statement = (
+        select(_l.consumer, _l.reason, func.count(), func.min(_l.at), func.min(_l.due_at))
+        .group_by(_l.consumer, _l.reason)
+        .order_by(_l.consumer, _l.reason)
+    )
+    return [Pile(*row) for row in await connection.execute(statement)]
+
+
+_l = dead_letter.c

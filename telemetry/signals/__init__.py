@@ -1,0 +1,1 @@
+"""Spans and events as the bookkeeper reads them, and as OTLP."""

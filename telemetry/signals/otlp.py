@@ -1,0 +1,335 @@
+"""Signals as OTLP protobuf and back: what the outbox keeps, the Collector is sent, and the receiver gets.
+
+The record read from OTLP equals the one that was written, so that both ways into the books make the same rows. What
+only the trace store wants (links, span events, content) is written and not read back.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TypeVar, cast
+
+from google.protobuf.message import DecodeError, Message
+from google.rpc.status_pb2 import Status as RpcStatus  # type: ignore[import-untyped]  # its stubs lack the marker
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue as PbValue
+from opentelemetry.proto.common.v1.common_pb2 import ArrayValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs, SeverityNumber
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
+from opentelemetry.util.types import AnyValue
+
+from engine.graph import JsonObject
+from engine.tracing import semconv
+from telemetry.signals.otlp_shapes import EventShape, SpanShape, event_of, events_of, span_of, spans_of
+from telemetry.signals.records import (
+    Attributes,
+    BadSignal,
+    EventRecord,
+    Kind,
+    Placed,
+    Signal,
+    SpanRecord,
+    TraceOnly,
+    Value,
+    make_event,
+    make_span,
+    place,
+)
+
+CONTENT_TYPE = "application/x-protobuf"
+
+_SAMPLED = 1
+_ERROR_STATUS = frozenset({"failed", "retrying"})
+_CLIENT_KINDS = frozenset({Kind.MODEL, Kind.RETRIEVAL})
+_ENGINE_KINDS = frozenset({Kind.WORKFLOW, Kind.NODE})
+_SHORT = 128
+
+_M = TypeVar("_M", bound=Message)
+_Shape = TypeVar("_Shape")
+
+
+class Undecodable(ValueError):
+    """The bytes are no OTLP protobuf message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a request held of ours; other scopes are left out."""
+
+    signals: list[Signal] = field(default_factory=list)
+    unreadable: list[tuple[str | None, JsonObject]] = field(default_factory=list)
+    """Execution, if known, and what could be told of a signal without the form its name promises."""
+
+
+def signal_id(signal: Signal) -> str:
+    """What a signal is known by, however often it comes: its execution and its own id."""
+    own = signal.span_id if isinstance(signal, SpanRecord) else signal.id
+    return f"{signal.identity.execution_id}/{own}"
+
+
+def scope_of(signal: Signal) -> str:
+    """The instrumentation scope that said it."""
+    is_call = isinstance(signal, SpanRecord) and signal.kind not in _ENGINE_KINDS
+    return semconv.SCOPE_GENAI if is_call else semconv.SCOPE_ENGINE
+
+
+def encode(signal: Signal) -> bytes:
+    """The signal as the bytes of one OTLP `Span` or `LogRecord`."""
+    return _encode_span(signal) if isinstance(signal, SpanRecord) else _encode_event(signal)
+
+
+def decode_span(payload: bytes) -> SpanRecord:
+    """Read one `Span`. Raises `Undecodable` or `BadSignal`."""
+    with _decoding():
+        return _span_record(span_of(payload))
+
+
+def decode_event(payload: bytes) -> EventRecord:
+    """Read one `LogRecord`. Raises `Undecodable` or `BadSignal`."""
+    with _decoding():
+        return _event_record(event_of(payload))
+
+
+def decode_traces(body: bytes) -> Decoded:
+    """Read an export request of spans. Raises `Undecodable`."""
+    with _decoding():
+        return _decode(spans_of(body), _span_record, "span", lambda span: span.name)
+
+
+def decode_logs(body: bytes) -> Decoded:
+    """Read an export request of events; log records without an event name are left out. Raises `Undecodable`."""
+    with _decoding():
+        return _decode(events_of(body), _event_record, "event", lambda record: record.event_name)
+
+
+def traces_request(resource: Attributes, spans: Iterable[tuple[str, bytes]]) -> bytes:
+    """An export request of encoded spans, each with its scope."""
+    scopes: dict[str, ScopeSpans] = {}
+    for name, payload in spans:
+        scope = scopes.get(name)
+        if scope is None:
+            scope = scopes[name] = ScopeSpans(scope=InstrumentationScope(name=name))
+        scope.spans.add().MergeFromString(payload)
+    said = ResourceSpans(resource=_resource(resource), scope_spans=scopes.values())
+    return ExportTraceServiceRequest(resource_spans=[said]).SerializeToString()
+
+
+def logs_request(resource: Attributes, events: Iterable[tuple[str, bytes]]) -> bytes:
+    """An export request of encoded events, each with its scope."""
+    scopes: dict[str, ScopeLogs] = {}
+    for name, payload in events:
+        scope = scopes.get(name)
+        if scope is None:
+            scope = scopes[name] = ScopeLogs(scope=InstrumentationScope(name=name))
+        scope.log_records.add().MergeFromString(payload)
+    said = ResourceLogs(resource=_resource(resource), scope_logs=scopes.values())
+    return ExportLogsServiceRequest(resource_logs=[said]).SerializeToString()
+
+
+def rejected_signals(answer: bytes, *, are_events: bool) -> int:
+    """How many signals an answer says were rejected. Raises `Undecodable` for what is no answer."""
+    if are_events:
+        return _parse(ExportLogsServiceResponse, answer).partial_success.rejected_log_records
+    return _parse(ExportTraceServiceResponse, answer).partial_success.rejected_spans
+
+
+def error_status(code: int, message: str) -> bytes:
+    """The protobuf `Status` that OTLP wants as the body of an error; `code` is one of gRPC's."""
+    body: bytes = RpcStatus(code=code, message=message).SerializeToString()
+    return body
+
+
+def _encode_span(span: SpanRecord) -> bytes:
+    attributes = span.fields | span.attributes
+    head = Span(
+        trace_id=bytes.fromhex(span.trace_id),
+        span_id=bytes.fromhex(span.span_id),
+        name=span.name,
+        kind=Span.SPAN_KIND_CLIENT if span.kind in _CLIENT_KINDS else Span.SPAN_KIND_INTERNAL,
+        start_time_unix_nano=span.start_ns,
+        end_time_unix_nano=span.end_ns,
+        flags=_SAMPLED,
+    )
+    if span.parent_span_id is not None:
+        head.parent_span_id = bytes.fromhex(span.parent_span_id)
+    if span.status in _ERROR_STATUS:
+        head.status.code = Status.STATUS_CODE_ERROR
+        message = attributes.get(semconv.ERROR_MESSAGE)
+        if message and isinstance(message, str):
+            head.status.message = message
+            del attributes[semconv.ERROR_MESSAGE]
+    if span.trace_only is not None:
+        attributes |= span.trace_only.content
+        _add_trace_only(head, span.trace_only)
+    return b"".join([head.SerializeToString(), *_attributes(Span, attributes)])
+
+
+def _add_trace_only(head: Span, said: TraceOnly) -> None:
+    for link in said.links:
+        head.links.add(
+            trace_id=bytes.fromhex(link.trace_id),
+            span_id=bytes.fromhex(link.span_id),
+            attributes=_key_values(link.attributes),
+        )
+    for event in said.events:
+        head.events.add(name=event.name, time_unix_nano=event.at_ns, attributes=_key_values(event.attributes))
+
+
+def _encode_event(event: EventRecord) -> bytes:
+    head = LogRecord(
+        time_unix_nano=event.at_ns,
+        observed_time_unix_nano=event.at_ns,
+        severity_number=SeverityNumber.SEVERITY_NUMBER_INFO,
+        event_name=event.name,
+        trace_id=bytes.fromhex(event.trace_id),
+        span_id=bytes.fromhex(event.span_id),
+        flags=_SAMPLED,
+    )
+    return b"".join([head.SerializeToString(), *_attributes(LogRecord, event.attributes)])
+
+
+_Carrier = type[Span] | type[LogRecord]
+
+
+def _attributes(carrier: _Carrier, attributes: Attributes) -> list[bytes]:
+    """Each attribute as the bytes of a message that holds nothing else: put together they are one message."""
+    return [
+        _common(carrier, key, value)
+        if (kind := value.__class__) is bool or (kind is str and len(str(value)) <= _SHORT)
+        else _one(carrier, key, value)
+        for key, value in attributes.items()
+    ]
+
+
+def _one(carrier: _Carrier, key: str, value: Value) -> bytes:
+    return carrier(attributes=[KeyValue(key=key, value=_value(value))]).SerializeToString()
+
+
+# Names, ids and outcomes come again and again.
+_common = cast(Callable[[_Carrier, str, Value], bytes], lru_cache(maxsize=16_384, typed=True)(_one))
+
+
+def _resource(attributes: Attributes) -> Resource:
+    return Resource(attributes=_key_values(attributes))
+
+
+def _key_values(attributes: Attributes) -> list[KeyValue]:
+    return [KeyValue(key=key, value=_value(value)) for key, value in attributes.items()]
+
+
+def _value(value: Value) -> PbValue:
+    if isinstance(value, bool):
+        return PbValue(bool_value=value)
+    if isinstance(value, str):
+        return PbValue(string_value=value)
+    if isinstance(value, int):
+        return PbValue(int_value=value)
+    if isinstance(value, float):
+        return PbValue(double_value=value)
+    return PbValue(array_value=ArrayValue(values=[_value(item) for item in value]))
+
+
+def _decode(
+    messages: Iterable[_Shape],
+    read: Callable[[_Shape], Signal],
+    kind: str,
+    name_of: Callable[[_Shape], str],
+) -> Decoded:
+    decoded = Decoded()
+    for message in messages:
+        try:
+            decoded.signals.append(read(message))
+        except BadSignal as bad:
+            decoded.unreadable.append((None, {"type": kind, "name": name_of(message), "problem": str(bad)}))
+    return decoded
+
+
+def _span_record(span: SpanShape) -> SpanRecord:
+    return make_span(
+        trace_id=_hex(span.trace_id, 16),
+        span_id=_hex(span.span_id, 8),
+        parent_span_id=span.parent_span_id.hex() or None,
+        name=span.name,
+        start_ns=span.start_time_unix_nano,
+        end_ns=span.end_time_unix_nano,
+        placed=_placed(span.attributes),
+        failed=span.status.code == Status.STATUS_CODE_ERROR,
+        description=span.status.message,
+    )
+
+
+def _event_record(record: EventShape) -> EventRecord:
+    return make_event(
+        name=record.event_name,
+        at_ns=record.time_unix_nano,
+        trace_id=_hex(record.trace_id, 16),
+        span_id=_hex(record.span_id, 8),
+        placed=_placed(record.attributes),
+    )
+
+
+def _hex(id_: bytes, length: int) -> str:
+    """An id in hex; one that was left out is all zeros. Raises `BadSignal` for another length."""
+    if len(id_) not in (0, length):
+        raise BadSignal(f"an id has {len(id_)} bytes instead of {length}")
+    return id_.hex() or "00" * length
+
+
+def _placed(attributes: Iterable[bytes]) -> list[Placed]:
+    known = _PLACED.get
+    return [known(data) or _place(data) for data in attributes]
+
+
+def _place(data: bytes) -> Placed:
+    pair = KeyValue.FromString(data)
+    placed = place(pair.key, _read(pair.value))
+    if len(data) <= _SHORT:
+        if len(_PLACED) >= _MOST_PLACED:
+            _PLACED.clear()
+        _PLACED[data] = placed
+    return placed
+
+
+_PLACED: dict[bytes, Placed] = {}
+"""Short attributes that were read; names, ids and outcomes come again and again."""
+
+_MOST_PLACED = 4_096
+
+
+def _read(value: PbValue) -> AnyValue:
+    match value.WhichOneof("value"):
+        case "string_value":
+            return value.string_value
+        case "int_value":
+            return value.int_value
+        case "bool_value":
+            return value.bool_value
+        case "double_value":
+            return value.double_value
+        case "array_value":
+            return [_read(item) for item in value.array_value.values]
+        case "kvlist_value":
+            return {pair.key: _read(pair.value) for pair in value.kvlist_value.values}
+        case "bytes_value":
+            return value.bytes_value
+        case _:
+            return None
+
+
+def _parse(kind: type[_M], data: bytes) -> _M:
+    with _decoding():
+        return kind.FromString(data)
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    try:
+        yield
+    except DecodeError as error:
+        raise Undecodable("the bytes are no OTLP protobuf message") from error

@@ -1,0 +1,404 @@
+"""What happened, as tables: executions, their spans, the roll-ups over them, and what could not be stored.
+
+Times are UTC, money is integer nano-USD, ids are text. Rows hold no content. The views are part of the schema, for
+people with SQL; the migration creates them from `VIEWS`.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from engine.database.base import JsonColumn, UtcTime, metadata, one_of
+
+DURATION_BOUNDS_MS = tuple(1 << exponent for exponent in range(28))
+"""Upper bounds of the duration histogram: powers of two from 1 ms to 37 hours. A quantile read from it is at most a
+factor of two too high. The buckets are not cumulative: each execution counts in one, so that a delta is one column."""
+
+DURATION_COLUMNS = (*(f"duration_le_{bound}" for bound in DURATION_BOUNDS_MS), "duration_le_inf")
+
+TOKEN_COLUMNS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
+TIME_LEDGER_COLUMNS = (
+    "time_queue_ms",
+    "time_model_ms",
+    "time_tool_ms",
+    "time_retry_ms",
+    "time_human_ms",
+    "time_engine_ms",
+)
+ROLLUP_KEYS = ("owner_id", "workflow_name", "source", "template_id", "template_version", "provider", "model")
+"""What a roll-up row is about, beside its bucket. What does not apply is `''`, or version 0."""
+
+ROLLUP_SUMS = (
+    "executions_completed",
+    "executions_failed",
+    "executions_cancelled",
+    *TOKEN_COLUMNS,
+    "cost_nano_usd",
+    "waste_nano_usd",
+    "unpriced_calls",
+    "model_calls",
+    "duration_sum_ms",
+    *DURATION_COLUMNS,
+)
+ROLLUP_LATEST = ("last_used_at", "last_success_at", "last_failure_at")
+
+executions = Table(
+    "executions",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("owner_id", String, nullable=False),
+    Column("status", String, nullable=False),
+    # A record moves only to a strictly higher (attempt, rank, seq). Rank: 0 queued, 1 running, 1 paused, 2 terminal.
+    Column("attempt", Integer, nullable=False),
+    Column("rank", SmallInteger, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("workflow_name", String, nullable=False),
+    Column("workflow_source", String, nullable=False),
+    Column("template_id", String),
+    Column("template_version", Integer),
+    Column("definition_id", String),
+    Column("graph_hash", String),
+    Column("conversation_id", String),
+    Column("correlation_id", String),
+    Column("trace_id", String(32)),
+    Column("root_span_id", String(16)),
+    Column("trigger", String),
+    Column("streaming", Boolean),
+    Column("record_level", String, nullable=False),
+    Column("queued_at", UtcTime, nullable=False),
+    Column("started_at", UtcTime),
+    Column("completed_at", UtcTime),
+    Column("duration_ms", BigInteger),
+    Column("time_to_first_token_ms", BigInteger),
+    *(Column(name, BigInteger) for name in TIME_LEDGER_COLUMNS),
+    *(Column(name, BigInteger) for name in TOKEN_COLUMNS),
+    # Null if there were model calls and none had a price, and until the execution has ended.
+    Column("cost_nano_usd", BigInteger),
+    Column("unpriced_calls", Integer, nullable=False),
+    Column("waste_nano_usd", BigInteger, nullable=False),
+    # Calls cut off by a crash, and the cost plus what they may have cost.
+    Column("unfinished_calls", Integer, nullable=False),
+    Column("cost_upper_nano_usd", BigInteger),
+    Column("model_calls", Integer, nullable=False),
+    Column("tool_calls", Integer, nullable=False),
+    Column("nodes_total", Integer, nullable=False),
+    Column("nodes_failed", Integer, nullable=False),
+    Column("nodes_retried", Integer, nullable=False),
+    # The seal: how many spans the terminal event announced with the hash of their ids, and how many are stored.
+    Column("spans_expected", Integer),
+    Column("seal", String),
+    Column("spans_stored", Integer, nullable=False),
+    Column("error_type", String),
+    Column("error_message", Text),
+    Column("error_node_id", String),
+    Column("cancel_reason", Text),
+    Column("retry_of", String(36)),
+    Column("tags", JsonColumn, nullable=False),
+    Column("params", JsonColumn, nullable=False),
+    CheckConstraint("status IN ('queued', 'running', 'paused', 'completed', 'failed', 'cancelled')", name="status"),
+    CheckConstraint("workflow_source IN ('template', 'definition', 'graph', 'chat')", name="workflow_source"),
+    CheckConstraint("record_level IN ('summary', 'nodes', 'full')", name="record_level"),
+    CheckConstraint("cost_nano_usd >= 0", name="cost_nano_usd"),
+    CheckConstraint("waste_nano_usd >= 0", name="waste_nano_usd"),
+    CheckConstraint("cost_upper_nano_usd >= 0", name="cost_upper_nano_usd"),
+    Index("ix_executions_owner_queued", "owner_id", "queued_at", "id"),
+    Index("ix_executions_template_queued", "template_id", "queued_at"),
+    Index("ix_executions_status_queued", "status", "queued_at"),
+    Index("ix_executions_correlation", "correlation_id"),
+    Index("ix_executions_conversation", "conversation_id"),
+    Index("ix_executions_trace", "trace_id"),
+)
+
+spans = Table(
+    "spans",
+    metadata,
+    Column("execution_id", String(36), primary_key=True),
+    Column("span_id", String(16), primary_key=True),
+    Column("owner_id", String, nullable=False),
+    Column("trace_id", String(32), nullable=False),
+    Column("parent_span_id", String(16)),
+    Column("attempt", Integer, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("node_id", String),
+    Column("node_type", String),
+    Column("node_attempt", Integer),
+    Column("path", String),
+    Column("status", String, nullable=False),
+    Column("started_at", UtcTime, nullable=False),
+    # Nanoseconds within the microsecond of `started_at`: siblings can be that close.
+    Column("started_nanos", SmallInteger, nullable=False),
+    Column("duration_us", BigInteger, nullable=False),
+    Column("provider", String),
+    Column("model", String),
+    *(Column(name, BigInteger) for name in TOKEN_COLUMNS),
+    Column("cost_nano_usd", BigInteger),
+    Column("cost_source", String),
+    Column("price_version", String),
+    Column("waste", String),
+    Column("error_type", String),
+    Column("attributes", JsonColumn),
+    CheckConstraint("kind IN ('workflow', 'node', 'model', 'tool', 'retrieval', 'embedding')", name="kind"),
+    CheckConstraint("status IN ('completed', 'failed', 'skipped', 'retrying', 'paused', 'cancelled')", name="status"),
+    CheckConstraint("cost_nano_usd >= 0", name="cost_nano_usd"),
+    CheckConstraint("duration_us >= 0", name="duration_us"),
+)
+
+
+def _rollup(name: str, bucket: str) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column(bucket, UtcTime, primary_key=True),
+        Column("owner_id", String, primary_key=True),
+        Column("workflow_name", String, primary_key=True),
+        Column("source", String, primary_key=True),
+        Column("template_id", String, primary_key=True),
+        Column("template_version", Integer, primary_key=True, autoincrement=False),
+        Column("provider", String, primary_key=True),
+        Column("model", String, primary_key=True),
+        *(Column(column, BigInteger, nullable=False) for column in ROLLUP_SUMS),
+        *(Column(column, UtcTime) for column in ROLLUP_LATEST),
+        CheckConstraint("cost_nano_usd >= 0", name="cost_nano_usd"),
+        CheckConstraint("waste_nano_usd >= 0", name="waste_nano_usd"),
+    )
+
+
+execution_rollups = _rollup("execution_rollups", "bucket_hour")
+execution_rollups_daily = _rollup("execution_rollups_daily", "bucket_day")
+
+dead_letter = Table(
+    "dead_letter",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("consumer", String, nullable=False),
+    Column("execution_id", String),
+    Column("signal", JsonColumn, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    # How often it was given to its consumer again, and when that is due the next time; null: only when asked for. What
+    # a program writes that does not know of this yet is due at once.
+    Column("tries", Integer, nullable=False, server_default=text("0")),
+    Column("due_at", UtcTime, server_default=text("'1970-01-01 00:00:00.000000'")),
+    Index("ix_dead_letter_consumer_at", "consumer", "at"),
+    Index("ix_dead_letter_consumer_due_at", "consumer", "due_at"),
+)
+
+template_ratings = Table(
+    "template_ratings",
+    metadata,
+    Column("owner_id", String, primary_key=True),
+    Column("template_id", String, primary_key=True),
+    Column("rating", SmallInteger, nullable=False),
+    Column("rated_at", UtcTime, nullable=False),
+    CheckConstraint("rating BETWEEN 1 AND 5", name="rating"),
+)
+
+webhook_endpoints = Table(
+    "webhook_endpoints",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("owner_id", String, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("description", Text),
+    Column("events", JsonColumn, nullable=False),
+    # Ids or keys of templates; null is every execution.
+    Column("templates", JsonColumn),
+    Column("header_names", JsonColumn, nullable=False),
+    # Sealed: the headers as JSON, the secret, and during a rotation the one before.
+    Column("sealed_headers", Text),
+    Column("sealed_secret", Text, nullable=False),
+    Column("sealed_old_secret", Text),
+    Column("old_valid_until", UtcTime),
+    Column("status", String, nullable=False),
+    Column("disabled_at", UtcTime),
+    Column("disabled_reason", String),
+    # When the first of the failures in a row was; null after a success.
+    Column("failing_since", UtcTime),
+    Column("failures_in_row", Integer, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    one_of("status", ("active", "disabled")),
+    one_of("disabled_reason", ("owner", "gone", "failing")),
+    CheckConstraint("(status = 'disabled') = (disabled_at IS NOT NULL)", name="disabled_at"),
+    Index("ix_webhook_endpoints_owner_created", "owner_id", "created_at", "id"),
+)
+"""Who receives webhooks."""
+
+webhook_events = Table(
+    "webhook_events",
+    metadata,
+    Column("event_id", String(36), primary_key=True),
+    Column("owner_id", String, nullable=False),
+    Column("execution_id", String(36)),
+    Column("event_type", String, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("ix_webhook_events_owner_at", "owner_id", "at", "event_id"),
+)
+"""Each event that some endpoint of its owner asks for, once, with the bytes that every endpoint gets.
+
+An event is kept for a disabled endpoint too, so that it can be sent when the endpoint is well again.
+"""
+
+_PENDING = "state = 'pending'"
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("event_id", String(36), ForeignKey(webhook_events.c.event_id, ondelete="CASCADE"), nullable=False),
+    Column("endpoint_id", String(36), ForeignKey(webhook_endpoints.c.id, ondelete="CASCADE"), nullable=False),
+    Column("owner_id", String, nullable=False),
+    Column("execution_id", String(36)),
+    Column("event_type", String, nullable=False),
+    Column("state", String, nullable=False),
+    # All there were; `step` is the place in the schedule, which a redelivery begins again.
+    Column("attempts", Integer, nullable=False),
+    Column("step", Integer, nullable=False),
+    # On the database's clock. While a sender holds the claim, when it ends.
+    Column("next_attempt_at", UtcTime),
+    Column("claim", String(36)),
+    Column("last_attempt_at", UtcTime),
+    Column("last_status", Integer),
+    Column("last_error", Text),
+    Column("created_at", UtcTime, nullable=False),
+    Column("ended_at", UtcTime),
+    UniqueConstraint("event_id", "endpoint_id"),
+    one_of("state", ("pending", "delivered", "failed")),
+    CheckConstraint("(state = 'pending') = (next_attempt_at IS NOT NULL)", name="next_attempt_at"),
+    CheckConstraint("(state = 'pending') = (ended_at IS NULL)", name="ended_at"),
+    Index("ix_webhook_deliveries_owner_created", "owner_id", "created_at", "id"),
+    Index("ix_webhook_deliveries_endpoint_created", "endpoint_id", "created_at", "id"),
+    Index(
+        "ix_webhook_deliveries_claimed",
+        "endpoint_id",
+        sqlite_where=text("claim IS NOT NULL"),
+        postgresql_where=text("claim IS NOT NULL"),
+    ),
+    Index(
+        "ix_webhook_deliveries_due",
+        "endpoint_id",
+        "next_attempt_at",
+        sqlite_where=text(_PENDING),
+        postgresql_where=text(_PENDING),
+    ),
+)
+"""One event on its way to one endpoint; its bytes are those of the event."""
+
+webhook_attempts = Table(
+    "webhook_attempts",
+    metadata,
+    Column("delivery_id", String(36), ForeignKey(webhook_deliveries.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", UtcTime, nullable=False),
+    Column("duration_ms", BigInteger, nullable=False),
+    # Null where there was no answer; `error` says why then.
+    Column("http_status", Integer),
+    Column("error", Text),
+    Column("reply", Text),
+)
+"""What came of each attempt, with the beginning of the reply."""
+
+outbox = Table(
+    "outbox",
+    metadata,
+    # The execution's id, a slash, and the id of the span or event.
+    Column("id", Text, primary_key=True),
+    Column("is_event", Boolean, nullable=False),
+    Column("scope", Text, nullable=False),
+    # One OTLP `Span` or `LogRecord`.
+    Column("payload", LargeBinary, nullable=False),
+    Column("owes_records", Boolean, nullable=False),
+    Column("owes_webhooks", Boolean, nullable=False),
+    Column("kept_at", UtcTime, nullable=False),
+    # When it was last handed to the Collector, on the database's clock; null while it waits to be.
+    Column("shipped_at", UtcTime),
+    Column("attempts", Integer, nullable=False),
+    Index(
+        "ix_outbox_unshipped",
+        "is_event",
+        "attempts",
+        "kept_at",
+        sqlite_where=text("shipped_at IS NULL"),
+        postgresql_where=text("shipped_at IS NULL"),
+    ),
+    Index("ix_outbox_shipped", "shipped_at"),
+)
+"""Signals on their way through the Collector. A row goes when no consumer owes it any more."""
+
+reconcile_runs = Table(
+    "reconcile_runs",
+    metadata,
+    # The hour that the run was due for: of several keepers one makes it.
+    Column("scheduled_for", UtcTime, primary_key=True),
+    Column("started_at", UtcTime, nullable=False),
+    Column("finished_at", UtcTime),
+    Column("since", UtcTime, nullable=False),
+    Column("until", UtcTime, nullable=False),
+    Column("differences", Integer),
+    Column("drift_nano_usd", BigInteger),
+    Column("report", JsonColumn),
+    CheckConstraint("differences >= 0", name="differences"),
+    CheckConstraint("drift_nano_usd >= 0", name="drift_nano_usd"),
+)
+
+_ENDED = "executions_completed + executions_failed + executions_cancelled"
+
+VIEWS = {
+    "template_analytics": f"""
+CREATE VIEW template_analytics AS
+SELECT totals.*, ratings.rating_average, COALESCE(ratings.rating_count, 0) AS rating_count
+FROM (
+    SELECT
+        template_id,
+        CAST(SUM({_ENDED}) AS BIGINT) AS total_executions,
+        CAST(SUM(executions_completed) AS BIGINT) AS successful_executions,
+        CAST(SUM(executions_failed) AS BIGINT) AS failed_executions,
+        CAST(SUM(executions_cancelled) AS BIGINT) AS cancelled_executions,
+        CAST(SUM(input_tokens + output_tokens) AS BIGINT) AS total_tokens,
+        CAST(SUM(cost_nano_usd) AS BIGINT) AS total_cost_nano_usd,
+        CAST(SUM(duration_sum_ms) / NULLIF(SUM({_ENDED}), 0) AS BIGINT) AS average_duration_ms,
+        MAX(last_used_at) AS last_used_at,
+        MAX(last_success_at) AS last_success_at,
+        MAX(last_failure_at) AS last_failure_at
+    FROM execution_rollups_daily
+    WHERE template_id <> ''
+    GROUP BY template_id
+) AS totals
+LEFT JOIN (
+    SELECT template_id, AVG(CAST(rating AS DOUBLE PRECISION)) AS rating_average, COUNT(*) AS rating_count
+    FROM template_ratings
+    GROUP BY template_id
+) AS ratings ON ratings.template_id = totals.template_id
+""",
+    "node_runs": """
+CREATE VIEW node_runs AS
+SELECT execution_id, span_id, parent_span_id, owner_id, trace_id, attempt, node_id, node_type, node_attempt, path,
+       status, started_at, duration_us, error_type, attributes
+FROM spans
+WHERE kind = 'node'
+""",
+    "model_calls": """
+CREATE VIEW model_calls AS
+SELECT execution_id, span_id, parent_span_id, owner_id, trace_id, attempt, node_id, node_type, node_attempt, path,
+       status, started_at, duration_us, provider, model, input_tokens, output_tokens, cache_read_tokens,
+       cache_write_tokens, reasoning_tokens, cost_nano_usd, cost_source, price_version, waste, error_type
+FROM spans
+WHERE kind = 'model'
+""",
+}
+"""View name to the statement that creates it; the same text is right on SQLite and PostgreSQL."""

@@ -1,0 +1,1 @@
+"""Tells endpoints what happened."""

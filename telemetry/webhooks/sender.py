@@ -1,0 +1,264 @@
+"""The sender: posts what is due, signed as Standard Webhooks says, and records what came of it.
+
+One task reads and writes the queue, each attempt is a task of its own, and none of them knows more than its claim.
+Where the sender dies, the claims run out and another one goes on: at least once, with the same id and the same bytes.
+"""
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from importlib.metadata import version
+
+import httpx2
+import orjson
+from sqlalchemy.exc import SQLAlchemyError
+from standardwebhooks import Webhook
+
+from engine.database.database import Database
+from engine.errors import SpanloomError, Unavailable
+from engine.security.egress import Egress, UrlNotAllowed, open_client, read_reply
+from engine.security.redaction import error_text
+from engine.security.sealing import Sealer
+from telemetry.health import DeliveryHealth
+from telemetry.webhooks.queue import (
+    UNSENT_SECONDS,
+    Claimed,
+    Outcome,
+    Policy,
+    Settled,
+    claim,
+    hand_back,
+    is_anything_due,
+    settle,
+)
+
+TIMEOUT_SECONDS = 20.0
+POLL_SECONDS = 0.25
+"""How often an idle sender looks; it reads one entry of an index per endpoint."""
+
+SLOTS = 64
+"""How many deliveries one sender has in flight."""
+
+KEPT_REPLY_BYTES = 2 * 1024
+_STOP_SECONDS = 5.0
+_TROUBLE = (SpanloomError, SQLAlchemyError, OSError)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What an endpoint said, or why it said nothing."""
+
+    http_status: int | None = None
+    error: str | None = None
+    reply: bytes = b""
+    retry_after_seconds: float | None = None
+
+
+class Sender:
+    """Sends due deliveries of every owner, whichever process made them. `run` is to be supervised."""
+
+    def __init__(
+        self,
+        database: Database,
+        egress: Egress,
+        sealer: Sealer,
+        *,
+        policy: Policy | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        poll_seconds: float = POLL_SECONDS,
+        tls: ssl.SSLContext | None = None,
+        health: DeliveryHealth | None = None,
+    ) -> None:
+        self._database = database
+        self._egress = egress
+        self._sealer = sealer
+        self._policy = policy or Policy(lease_seconds=2 * timeout_seconds + 20)
+        self._timeout_seconds = timeout_seconds
+        self._poll_seconds = poll_seconds
+        self._tls = tls
+        self._news = asyncio.Event()
+        self._flying: dict[asyncio.Task[Outcome | None], Claimed] = {}
+        self._outcomes: list[Outcome] = []
+        self._unsent: list[Claimed] = []
+        self.health = health or DeliveryHealth()
+
+    async def run(self) -> None:
+        """Send until cancelled; then what is in flight is handed back. Trouble with the database is waited for."""
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(self._client())
+            stack.push_async_callback(self._stop)
+            while True:
+                self._news.clear()
+                if await self._turn(client):
+                    await self._sleep()
+                else:
+                    await asyncio.sleep(4 * self._poll_seconds)
+
+    async def send_one(self, delivery_id: str) -> None:
+        """Make one attempt for this delivery, unless another sender is at it. Raises `Unavailable`."""
+        async with self._database.begin() as connection:
+            claimed = await claim(connection, self._policy, 1, only=delivery_id)
+        async with self._client() as client:
+            outcomes = [await self._send(client, one) for one in claimed]
+        async with self._database.begin() as connection:
+            await settle(connection, self._policy, [outcome for outcome in outcomes if outcome is not None])
+            await hand_back(connection, [one for one, outcome in zip(claimed, outcomes, strict=True) if not outcome])
+
+    def _client(self) -> httpx2.AsyncClient:
+        return open_client(self._egress, timeout_seconds=self._timeout_seconds, tls=self._tls)
+
+    async def _sleep(self) -> None:
+        try:
+            async with asyncio.timeout(self._poll_seconds):
+                await self._news.wait()
+        except TimeoutError:
+            return
+
+    async def _turn(self, client: httpx2.AsyncClient) -> bool:
+        """Settle what has come back and take what is due. False if the database has trouble: nothing is forgotten."""
+        outcomes, unsent = list(self._outcomes), list(self._unsent)
+        try:
+            async with self._database.read() as connection:
+                if not (outcomes or unsent or await is_anything_due(connection)):
+                    return True
+            async with self._database.begin() as connection:
+                settled = await settle(connection, self._policy, outcomes)
+                await hand_back(connection, unsent, wait_seconds=UNSENT_SECONDS)
+                claimed = await claim(connection, self._policy, SLOTS - len(self._flying))
+        except _TROUBLE as error:
+            log.warning("the queue of deliveries cannot be used", extra={"error": str(error)})
+            return False
+        del self._outcomes[: len(outcomes)], self._unsent[: len(unsent)]
+        self._count(settled)
+        for one in claimed:
+            self._start(client, one)
+        return True
+
+    def _start(self, client: httpx2.AsyncClient, one: Claimed) -> None:
+        task = asyncio.create_task(self._send(client, one), name=f"delivery {one.delivery_id}")
+        self._flying[task] = one
+        self.health.in_flight = len(self._flying)
+        task.add_done_callback(self._landed)
+
+    def _landed(self, task: "asyncio.Task[Outcome | None]") -> None:
+        one = self._flying.pop(task)
+        self.health.in_flight = len(self._flying)
+        if task.cancelled() or (error := task.exception()) is not None:
+            self._unsent.append(one)
+            if not task.cancelled():
+                log.error("a delivery broke", extra={"delivery_id": one.delivery_id}, exc_info=error)
+        elif (outcome := task.result()) is not None:
+            self._outcomes.append(outcome)
+        else:
+            self._unsent.append(one)
+        self._news.set()
+
+    def _count(self, settled: Settled) -> None:
+        health = self.health
+        health.attempts_delivered += settled.attempts_delivered
+        health.attempts_failed += settled.attempts_failed
+        health.delivered += settled.delivered
+        health.failed += settled.failed
+        health.endpoints_disabled += settled.disabled
+
+    async def _stop(self) -> None:
+        """Give back what is in flight, so that another sender need not wait for the claims to run out."""
+        tasks = list(self._flying)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            async with asyncio.timeout(_STOP_SECONDS), self._database.begin() as connection:
+                settled = await settle(connection, self._policy, self._outcomes)
+                await hand_back(connection, self._unsent)
+        except (*_TROUBLE, TimeoutError) as error:
+            log.warning("deliveries in flight were not handed back", extra={"error": str(error)})
+            return
+        self._outcomes.clear()
+        self._unsent.clear()
+        self._count(settled)
+
+    async def _send(self, client: httpx2.AsyncClient, one: Claimed) -> Outcome | None:
+        """One attempt; null if it could not be made for a reason of ours."""
+        began = time.perf_counter()
+        try:
+            headers = self._headers(one)
+        except Unavailable as error:
+            log.warning("a webhook cannot be signed: %s", error.message, extra={"endpoint_id": one.endpoint_id})
+            return None
+        answer = await self._post(client, one, headers)
+        reply = answer.reply[:KEPT_REPLY_BYTES].decode("utf-8", "replace").replace("\0", "\ufffd")
+        return Outcome(
+            delivery_id=one.delivery_id,
+            claim=one.claim,
+            at=one.at,
+            duration_ms=round((time.perf_counter() - began) * 1000),
+            http_status=answer.http_status,
+            error=None if answer.error is None else error_text(answer.error),
+            reply=reply or None,
+            retry_after_seconds=answer.retry_after_seconds,
+        )
+
+    async def _post(self, client: httpx2.AsyncClient, one: Claimed, headers: Mapping[str, str]) -> _Answer:
+        try:
+            async with (
+                asyncio.timeout(self._timeout_seconds),
+                client.stream("POST", one.url, content=one.body, headers=headers) as response,
+            ):
+                return await _read(response, one.at)
+        except (TimeoutError, httpx2.TimeoutException):
+            return _Answer(error=f"no answer within {self._timeout_seconds:g} s")
+        except UrlNotAllowed as refusal:
+            return _Answer(error=refusal.message)
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
+            return _Answer(error=str(error) or type(error).__name__)
+
+    def _headers(self, one: Claimed) -> dict[str, str]:
+        """Those of the owner, and over them those of Standard Webhooks. Raises `SealBroken`, `SecretKeyMissing`."""
+        own: dict[str, str] = orjson.loads(self._sealer.open(one.sealed_headers)) if one.sealed_headers else {}
+        webhook_id = f"evt_{one.event_id}"
+        body = one.body.decode()
+        secrets = [self._sealer.open(sealed) for sealed in one.sealed_secrets]
+        return own | {
+            "content-type": "application/json",
+            "accept-encoding": "identity",
+            "user-agent": f"spanloom/{version('spanloom')}",
+            "webhook-id": webhook_id,
+            "webhook-timestamp": str(int(one.at.timestamp())),
+            "webhook-signature": " ".join(Webhook(secret).sign(webhook_id, one.at, body) for secret in secrets),
+        }
+
+
+async def _read(response: httpx2.Response, now: datetime) -> _Answer:
+    """The status decides; a reply that breaks off changes nothing."""
+    status = response.status_code
+    try:
+        reply = await read_reply(response)
+    except httpx2.HTTPError:
+        reply = b""
+    if 200 <= status < 300:
+        return _Answer(status, reply=reply)
+    error = f"status {status}" + (", and redirects are not followed" if 300 <= status < 400 else "")
+    return _Answer(status, error, reply, retry_after(response.headers.get("retry-after"), now))
+
+
+def retry_after(header: str | None, now: datetime) -> float | None:
+    """The seconds of a `Retry-After` header, which holds seconds or a date; null if it says nothing one can use."""
+    if header is None:
+        return None
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        at = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())

@@ -1,0 +1,103 @@
+"""The command line over the queue: leaving an execution to a service, following it, answering, retrying, cancelling."""
+
+import json
+import signal
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from tests.api.cli.test_main import Shell, shell
+from tests.api.operations.test_approve import REVIEW
+
+__all__ = ["shell"]
+
+OFFLINE = ("run", "universal_chat", "-m", "hi")
+
+
+@contextmanager
+def serving(shell: Shell) -> Iterator[None]:
+    """A service over the shell's database."""
+    process = shell.start("serve", SPANLOOM_BIND="127.0.0.1:0")
+    assert process.stderr is not None
+    try:
+        while "ready at " not in (line := process.stderr.readline()):
+            assert line, "it ended before it was ready"
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+
+
+def test_what_is_left_to_a_service_is_run_by_it_and_can_be_followed(shell: Shell) -> None:
+    queued = shell.run(*OFFLINE, "--async")
+    execution_id = queued.stdout.strip()
+    assert (queued.returncode, len(execution_id)) == (0, 36)
+    assert f"spanloom trace {execution_id} --follow" in queued.stderr
+    assert shell.json("executions", "show", execution_id)["status"] == "queued"
+    with serving(shell):
+        followed = shell.run("trace", execution_id, "--follow")
+    assert followed.returncode == 0, followed.stderr
+    assert followed.stderr.splitlines()[-1] == "completed"
+    assert followed.stdout.startswith("universal_chat  completed")
+    again = shell.run("executions", "retry", execution_id)
+    assert (again.returncode, len(again.stdout.strip())) == (0, 36)
+    retried = shell.json("executions", "show", again.stdout.strip())
+    assert (retried["status"], retried["retry_of"], retried["trigger"]) == ("queued", execution_id, "retry")
+    assert shell.run("executions", "cancel", again.stdout.strip()).returncode == 0
+
+
+def test_what_is_queued_is_cancelled_at_once(shell: Shell) -> None:
+    execution_id = shell.json(*OFFLINE, "--async")["id"]
+    cancelled = shell.run("executions", "cancel", execution_id, "--reason", "not needed")
+    assert (cancelled.returncode, cancelled.stdout) == (0, f"{execution_id} is cancelled.\n")
+    assert shell.json("executions", "show", execution_id)["cancel_reason"] == "not needed"
+    badly = shell.run("trace", execution_id, "--follow")
+    assert (badly.returncode, badly.stderr.splitlines()[-1]) == (1, "cancelled")
+
+
+def test_a_question_is_shown_answered_once_and_gone_on_with(shell: Shell) -> None:
+    (shell.folder / "review.json").write_text(json.dumps(REVIEW))
+    paused = shell.run("run", "review.json", "-m", "write")
+    assert paused.returncode == 0, paused.stderr
+    assert "spanloom executions show " in paused.stderr
+    execution_id = shell.json("executions")["items"][0]["id"]
+    shown = shell.run("executions", "show", "last")
+    assert "approved or rejected" in shown.stdout
+    resume = ("executions", "resume", execution_id, "--choice")
+    wrong = shell.run(*resume, "maybe", "--data", "{}")
+    assert (wrong.returncode, wrong.stderr) == (4, "spanloom: The choices are: approved, rejected.\n")
+    answered = shell.run(*resume, "rejected", "--data", "{}")
+    assert answered.returncode == 0, answered.stderr
+    assert shell.run(*resume, "approved", "--data", "{}").returncode == 4
+    with serving(shell):
+        assert shell.run("trace", execution_id, "--follow").returncode == 0
+    assert shell.run(*resume, "approved").returncode == 4
+
+
+def test_what_waits_for_an_answer_is_cancelled_with_all_that_was_kept_to_go_on(shell: Shell) -> None:
+    (shell.folder / "review.json").write_text(json.dumps(REVIEW))
+    assert shell.run("run", "review.json", "-m", "write").returncode == 0
+    assert checkpoints(shell) > 0
+    assert shell.run("executions", "cancel", "last").returncode == 0
+    assert checkpoints(shell) == 0
+
+
+def checkpoints(shell: Shell) -> int:
+    """How many LangGraph's saver holds."""
+    with closing(sqlite3.connect(shell.folder / "spanloom.db")) as connection:
+        return int(connection.execute("SELECT count(*) FROM checkpoints").fetchone()[0])
+
+
+def test_what_has_not_ended_cannot_be_retried(shell: Shell) -> None:
+    execution_id = shell.json(*OFFLINE, "--async")["id"]
+    refused = shell.run("executions", "retry", execution_id)
+    assert (refused.returncode, refused.stderr) == (4, "spanloom: The execution has not ended yet.\n")
+    assert shell.run("executions", "cancel", execution_id).returncode == 0
+
+
+def test_data_that_is_no_json_is_wrong_use(shell: Shell) -> None:
+    execution_id = shell.json(*OFFLINE, "--async")["id"]
+    wrong = shell.run("executions", "resume", execution_id, "--choice", "approved", "--data", "{")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("spanloom: --data: ")
+    shell.run("executions", "cancel", execution_id)

@@ -1,0 +1,250 @@
+"""Attempts: queued and taken on, fenced off, handed over, run again; and what is written down before money is spent."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
+
+from engine.errors import Draining, Fenced, Unavailable
+from engine.events import EventType
+from engine.graph import JsonObject
+from engine.ledger import Acceptance, Checkpoint, Claim, ClaimReason, Release
+from engine.request import Caller
+from engine.result import Status
+from engine.testing.models import Hold, Say, ScriptedModel
+from engine.tracing.tracker import seal_hash
+from engine.usage import Carried, Totals, Unfinished
+from tests.engine.harness import Harness, NotedLedger, graph, graph_request
+
+ASK = graph([{"id": "ask", "type": "model"}], ["start -> ask", "ask -> end"])
+TWICE = graph(
+    [{"id": "ask", "type": "model"}, {"id": "again", "type": "model"}], ["start -> ask", "ask -> again", "again -> end"]
+)
+FORK = graph(
+    [{"id": "one", "type": "model"}, {"id": "two", "type": "model"}, {"id": "both", "type": "variable", "config": {
+        "variable_name": "x", "value": 1}}],
+    ["start -> one", "start -> two", "one -> both", "two -> both", "both -> end"],
+)  # fmt: skip
+
+
+@dataclass
+class DurableLedger(NotedLedger):
+    """A ledger whose word survives this process; `when_told` may refuse a checkpoint."""
+
+    is_durable = True
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    released: list[Release] = field(default_factory=list)
+    when_told: Callable[[Checkpoint], Awaitable[None]] | None = None
+
+    async def checkpoint(self, checkpoint: Checkpoint) -> None:
+        if self.when_told is not None:
+            await self.when_told(checkpoint)
+        self.checkpoints.append(checkpoint)
+
+    async def release(self, release: Release) -> bool:
+        self.released.append(release)
+        return True
+
+
+def durable(harness: Harness) -> DurableLedger:
+    """The harness with a durable ledger."""
+    ledger = DurableLedger()
+    harness.ledger = ledger
+    harness.engine._ledger = ledger
+    return ledger
+
+
+def claim_of(acceptance: Acceptance, attempt: int = 1, reason: ClaimReason = "queued", **more: object) -> Claim:
+    """What a process gets that takes the execution on."""
+    claim = Claim(
+        subject=replace(acceptance.subject, attempt=attempt),
+        reason=reason,
+        request=acceptance.request,
+        graph=acceptance.graph,
+        age_seconds=2.0,
+        previous_root=acceptance.root,
+        carried=Carried(),
+        on_lost=acceptance.on_lost,
+        caller_trace=acceptance.caller_trace,
+    )
+    return replace(claim, **more)  # type: ignore[arg-type]  # the callers name the fields
+
+
+async def test_a_model_call_is_written_down_before_it_is_made_and_once_it_has_ended() -> None:
+    harness = Harness([Say("fine")])
+    ledger = durable(harness)
+    asked: list[int] = []
+
+    async def note(checkpoint: Checkpoint) -> None:
+        asked.append(len(harness.model.requests))
+
+    ledger.when_told = note
+    run = await harness.run(ASK)
+    before, after = ledger.checkpoints
+    assert asked == [0, 1]
+    assert before.begins is not None
+    call = next(span for span in run.spans if span.name == "chat scripted-1")
+    assert before.begins.call_id == f"{call.context.span_id:016x}"
+    assert (before.begins.provider, before.begins.model) == ("scripted", "scripted-1")
+    assert before.begins.upper_tokens > 1_024
+    assert (before.begins.upper_nano_usd or 0) > (run.result.cost_nano_usd or 0) > 0
+    assert after.begins is None
+
+
+async def test_a_call_that_cannot_be_written_down_is_not_made_and_costs_nothing() -> None:
+    harness = Harness([Say("fine")])
+
+    async def refuse(checkpoint: Checkpoint) -> None:
+        raise Unavailable
+
+    durable(harness).when_told = refuse
+    run = await harness.run(ASK)
+    assert (run.result.status, run.result.error_type) == ("failed", "internal_error")
+    assert harness.model.requests == []
+    assert (run.result.cost_nano_usd, run.result.unpriced_calls) == (0, 0)
+
+
+@pytest.mark.parametrize("workflow", [TWICE, FORK])
+async def test_an_attempt_that_is_fenced_off_stops_in_the_middle_and_says_nothing_more(workflow: JsonObject) -> None:
+    harness = Harness(models=[ScriptedModel(lambda request: Say("fine"))])
+    ledger = durable(harness)
+
+    async def fence(checkpoint: Checkpoint) -> None:
+        if len(ledger.checkpoints) == 1:
+            raise Fenced
+
+    ledger.when_told = fence
+    execution = await harness.engine.start(graph_request(workflow), streaming=True)
+    with pytest.raises(Fenced):
+        await execution.result()
+    assert ledger.finished == []
+    assert not any([event.type.is_closing async for event in execution.context.events.read()])
+    assert not any(span.name.startswith("invoke_workflow") for span in harness.spans())
+
+
+async def test_a_queued_execution_runs_once_it_is_taken_on() -> None:
+    harness = Harness([Say("fine")])
+    ledger = durable(harness)
+    trace = SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=TraceFlags(1))
+    caller = Caller(trace_context=set_span_in_context(NonRecordingSpan(trace)), any_folder=True)
+    execution_id = await harness.engine.enqueue(graph_request(ASK), caller)
+    [acceptance] = ledger.accepted
+    assert (acceptance.status, acceptance.root, acceptance.any_folder) == (Status.QUEUED, None, True)
+    assert harness.said() == ["workflow.execution.queued"]
+    assert harness.model.requests == []
+    execution = await harness.engine.take_on(claim_of(acceptance))
+    result = await execution.result()
+    assert (result.execution_id, result.status, result.response) == (execution_id, "completed", "fine")
+    assert ledger.checkpoints[0].root == execution.context.tracker.root
+    root = next(span for span in harness.spans() if span.name.startswith("invoke_workflow"))
+    assert root.context.trace_id == trace.trace_id
+    assert result.duration_ms >= 2_000
+    assert harness.said() == [f"workflow.execution.{name}" for name in ("queued", "started", "completed")]
+    assert (await anext(execution.events())).type is EventType.STARTED
+
+
+async def test_an_invalid_graph_is_queued_and_fails_when_it_is_taken_on() -> None:
+    harness = Harness()
+    ledger = durable(harness)
+    await harness.engine.enqueue(graph_request(graph([{"id": "x", "type": "model"}], ["start -> end"])))
+    [acceptance] = ledger.accepted
+    assert acceptance.graph is None
+    result = await (await harness.engine.take_on(claim_of(acceptance))).result()
+    assert (result.status, result.error_type) == ("failed", "invalid_workflow")
+
+
+async def test_a_later_attempt_links_to_the_one_before_and_carries_on_its_books() -> None:
+    harness = Harness([Hold(), Say("fine")])
+    ledger = durable(harness)
+    first = await harness.engine.start(graph_request(ASK), streaming=False)
+    await harness.model.entered.wait()
+    [acceptance] = ledger.accepted
+    carried = Carried(Totals(priced_nano_usd=70, priced_calls=1, model_calls=1), [0xAA], Unfinished(1, 500))
+    harness.model.release.set()
+    second = await harness.engine.take_on(claim_of(acceptance, 2, "crash", carried=carried))
+    result = await second.result()
+    assert (result.model_calls, result.unfinished_calls) == (2, 1)
+    assert result.cost_nano_usd is not None
+    assert result.cost_upper_nano_usd == result.cost_nano_usd + 500
+    assert result.cost_nano_usd > 70
+    root = next(span for span in harness.spans() if (span.attributes or {}).get("workflow.execution.attempt") == 2
+                and span.name.startswith("invoke_workflow"))  # fmt: skip
+    assert acceptance.root is not None
+    assert [f"{link.context.span_id:016x}" for link in root.links] == [acceptance.root.span_id]
+    assert root.parent is None
+    ours = [span for span in harness.spans() if (span.attributes or {}).get("workflow.execution.attempt") == 2]
+    assert (root.attributes or {})["workflow.spans"] == 1 + len(ours)
+    assert (root.attributes or {})["workflow.spans.hash"] == seal_hash([0xAA, *(s.context.span_id for s in ours)])
+    assert (await anext(second.events())).type is EventType.RESUMED
+    with pytest.raises(Fenced):
+        await first.result()
+
+
+async def test_the_budget_of_a_later_attempt_is_what_is_left() -> None:
+    harness = Harness([Say("fine")])
+    ledger = durable(harness)
+    limited: JsonObject = {**ASK, "limits": {"budget_nano_usd": 10_000_000}}
+    await harness.engine.execute(graph_request(limited))
+    [acceptance] = ledger.accepted
+    carried = Carried(Totals(priced_nano_usd=5_000_000), [], Unfinished(1, 4_999_999))
+    result = await (await harness.engine.take_on(claim_of(acceptance, 2, "crash", carried=carried))).result()
+    assert (result.status, result.error_type) == ("failed", "budget_exceeded")
+
+
+async def test_a_stopping_engine_hands_over_what_may_go_on_elsewhere() -> None:
+    harness = Harness([Hold()])
+    ledger = durable(harness)
+    execution = await harness.engine.start(graph_request({**ASK, "on_lost": "retry"}), streaming=False)
+    await harness.model.entered.wait()
+    await harness.engine.close()
+    with pytest.raises(Draining):
+        await execution.result()
+    assert (ledger.released, ledger.finished) == ([Release(execution.id, 1)], [])
+    assert harness.spans()[-1].attributes is not None
+    by_name = {span.name: span for span in harness.spans()}
+    assert (by_name["execute_node ask" if "execute_node ask" in by_name else "execute_node model"].attributes or {})[
+        "workflow.node.status"
+    ] == "cancelled"
+    root = by_name["invoke_workflow custom"]
+    assert not root.status.is_ok
+    assert "workflow.execution.status" not in (root.attributes or {})
+
+
+async def test_a_stopping_engine_cancels_what_is_lost_with_its_process() -> None:
+    harness = Harness([Hold()])
+    ledger = durable(harness)
+    execution = await harness.engine.start(graph_request(ASK), streaming=False)
+    await harness.model.entered.wait()
+    await harness.engine.close()
+    assert (await execution.result()).status == "cancelled"
+    assert ledger.released == []
+
+
+async def test_a_finished_execution_is_run_again_with_the_same_graph_and_input() -> None:
+    harness = Harness([Say("one"), Say("two")])
+    ledger = durable(harness)
+    result = await harness.engine.execute(graph_request(ASK))
+    first = ledger.accepted[0]
+    again = await harness.engine.enqueue_again(first.subject, first.request, first.graph, Caller(correlation_id="r2"))
+    second = ledger.accepted[1]
+    assert (second.subject.retry_of, second.subject.trigger) == (result.execution_id, "retry")
+    assert (second.graph, second.request, second.subject.graph_hash) == (
+        first.graph,
+        first.request,
+        first.subject.graph_hash,
+    )
+    rerun = await (await harness.engine.take_on(claim_of(second))).result()
+    assert (rerun.execution_id, rerun.response) == (again, "two")
+    assert rerun.execution_id != result.execution_id
+
+
+async def test_the_events_of_an_execution_can_be_read_a_while_after_its_end() -> None:
+    harness = Harness([Say("fine")])
+    result = await harness.engine.execute(graph_request(ASK))
+    await asyncio.sleep(0)
+    ring = harness.engine.events_of(result.execution_id)
+    assert ring is not None
+    assert [event.type async for event in ring.read()][-1] is EventType.COMPLETED
+    assert harness.engine.events_of("unknown") is None

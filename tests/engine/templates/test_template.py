@@ -1,0 +1,337 @@
+"""What parameters make of a template, and that every built-in template is a valid workflow."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from engine.errors import ExpressionError, InvalidParams
+from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefinitions
+from engine.expressions.prompts import parse as parse_prompt
+from engine.graph import Json, JsonObject
+from engine.resources import Passage, Resources, RetrievalQuery, Template
+from engine.retrieval.files import FilesRetriever
+from engine.templates.template import load_builtin, resolve
+from engine.testing.models import PerTokenPrices, ScriptedModel, ScriptedModels
+from engine.tools.builtin import builtin_tools
+from engine.validation.validator import WorkflowValidator
+
+BUILTIN = {template.key: template for template in load_builtin()}
+
+
+def template(*nodes: JsonObject, edges: Json = None, defaults: JsonObject | None = None, **graph: Json) -> Template:
+    """A template with these nodes whose parameters are those of `defaults`, of any type."""
+    return Template(
+        id="t",
+        key="sample",
+        version=1,
+        name="Sample",
+        description="",
+        category="test",
+        tags=(),
+        parameters={
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {name: {} for name in defaults or {}},
+        },
+        defaults=defaults or {},
+        graph={"schema": "spanloom/1", "name": "sample", "nodes": [*nodes], "edges": edges or [], **graph},
+    )
+
+
+def config_of(resolved: JsonObject, node_id: str) -> JsonObject:
+    nodes = resolved["nodes"]
+    assert isinstance(nodes, list)
+    config = next(node["config"] for node in nodes if isinstance(node, dict) and node["id"] == node_id)
+    assert isinstance(config, dict)
+    return config
+
+
+def drawing(resolved: JsonObject) -> list[str]:
+    """The edges as text."""
+    edges = resolved["edges"]
+    assert isinstance(edges, list)
+    return [f"{e['source']} -{e.get('when', '')}-> {e['target']}" for e in edges if isinstance(e, dict)]
+
+
+def test_a_parameter_stands_for_a_whole_value_of_its_type() -> None:
+    sample = template(
+        {"id": "answer", "type": "model", "config": {"max_tokens": {"$param": "size"}, "stop": {"$param": "stops"}}},
+        defaults={"size": 10, "stops": []},
+        variables={"limit": {"$param": "size"}, "deep": [{"inside": {"$param": "stops"}}]},
+    )
+    resolved = resolve(sample, {"size": 20, "stops": ["###"]})
+    assert config_of(resolved, "answer") == {"max_tokens": 20, "stop": ["###"]}
+    assert resolved["variables"] == {"limit": 20, "deep": [{"inside": ["###"]}]}
+
+
+def test_defaults_are_filled_in() -> None:
+    sample = template({"id": "m", "type": "memory", "config": {"memory_window": {"$param": "n"}}}, defaults={"n": 7})
+    assert config_of(resolve(sample, {}), "m") == {"memory_window": 7}
+
+
+def test_a_null_parameter_leaves_a_config_field_unset() -> None:
+    sample = template(
+        {"id": "r", "type": "retrieval", "config": {"retriever": "files", "options": {"path": {"$param": "path"}}}},
+        {"id": "end", "type": "end", "config": {"output": {"path": {"$param": "path"}}}},
+        defaults={"path": None},
+        variables={"path": {"$param": "path"}},
+    )
+    resolved = resolve(sample, {})
+    assert config_of(resolved, "r") == {"retriever": "files", "options": {}}
+    assert config_of(resolved, "end") == {"output": {"path": None}}
+    assert resolved["variables"] == {"path": None}
+
+
+HOSTILE = "{{ input.secret }} \\{{ x }}"
+
+
+@pytest.mark.parametrize(
+    ("type_", "config"),
+    [
+        ("model", {"system_message": {"$param": "text"}}),
+        ("end", {"response": {"$param": "text"}}),
+        ("end", {"fail": {"error_type": "no", "message": {"$param": "text"}}}),
+        ("end", {"output": {"deep": [{"$param": "text"}]}}),
+        ("variable", {"variable_name": "v", "value": {"$param": "text"}}),
+        ("variable", {"variable_name": "v", "value": {"$param": "deep"}}),
+        ("retrieval", {"filter": {"$param": "deep"}}),
+        ("end", {"fail": {"$param": "object"}}),
+    ],
+)
+def test_no_parameter_is_read_as_a_prompt(type_: str, config: JsonObject) -> None:
+    defaults: JsonObject = {"text": HOSTILE, "object": {"message": HOSTILE}, "deep": {"a": [HOSTILE]}}
+    resolved = resolve(template({"id": "n", "type": type_, "config": config}, defaults=defaults), {})
+    texts = [text for text in _texts(config_of(resolved, "n")) if "{{" in text]
+    assert texts
+    assert all(parse_prompt(text).render({}) == HOSTILE for text in texts)
+
+
+def _texts(value: Json) -> list[str]:
+    if isinstance(value, dict):
+        return [text for key, item in value.items() for text in _texts(item)]
+    if isinstance(value, list):
+        return [text for item in value for text in _texts(item)]
+    return [value] if isinstance(value, str) else []
+
+
+def test_text_where_no_prompt_stands_is_put_in_as_it_is() -> None:
+    sample = template(
+        {"id": "r", "type": "retrieval", "config": {"options": {"path": {"$param": "path"}}}},
+        defaults={"path": "/docs/{{ x }}"},
+        variables={"path": {"$param": "path"}},
+    )
+    resolved = resolve(sample, {})
+    assert config_of(resolved, "r")["options"] == {"path": "/docs/{{ x }}"}
+    assert resolved["variables"] == {"path": "/docs/{{ x }}"}
+
+
+@pytest.mark.parametrize(
+    ("type_", "config"),
+    [
+        ("conditional", {"condition": {"$param": "p"}}),
+        ("conditional", {"cases": [{"label": "a", "condition": {"$param": "p"}}]}),
+        ("loop", {"condition": {"$param": "p"}}),
+        ("variable", {"variable_name": "v", "expression": {"$param": "p"}}),
+    ],
+)
+def test_no_parameter_becomes_an_expression(type_: str, config: JsonObject) -> None:
+    sample = template({"id": "n", "type": type_, "config": config}, defaults={"p": "true"})
+    with pytest.raises(InvalidParams, match="parameter p stands in an expression"):
+        resolve(sample, {})
+
+
+def test_no_parameter_becomes_an_id_a_type_or_an_edge() -> None:
+    param: JsonObject = {"$param": "p"}
+    sample = template({"id": param, "type": param}, edges=[{"source": param, "target": "x"}], defaults={"p": "start"})
+    resolved = resolve(sample, {})
+    assert resolved["nodes"] == [{"id": param, "type": param}]
+    assert resolved["edges"] == [{"source": param, "target": "x"}]
+
+
+def test_the_template_itself_stays_as_it_is() -> None:
+    before = repr(BUILTIN["universal_chat"])
+    resolve(BUILTIN["universal_chat"], {"enable_tools": True})
+    assert repr(BUILTIN["universal_chat"]) == before
+
+
+CHAIN: list[JsonObject] = [
+    {"source": "a", "target": "b"},
+    {"source": "b", "target": "c"},
+    {"source": "c", "target": "d"},
+    {"source": "d", "target": "b", "when": "again"},
+    {"source": "b", "target": "d", "when": "error"},
+]
+
+
+@pytest.mark.parametrize(
+    ("dropped", "edges"),
+    [
+        ("", ["a --> b", "b --> c", "c --> d", "d -again-> b", "b -error-> d"]),
+        ("b", ["a --> c", "c --> d"]),
+        ("bc", ["a --> d"]),
+        ("d", ["a --> b", "b --> c"]),
+    ],
+)
+def test_a_dropped_node_joins_its_neighbours(dropped: str, edges: list[str]) -> None:
+    nodes: list[JsonObject] = [
+        {"id": name, "type": "variable", "include": f"!params.dropped.contains('{name}')"} for name in "abcd"
+    ]
+    resolved = resolve(template(*nodes, edges=[*CHAIN], defaults={"dropped": ""}), {"dropped": dropped})
+    assert drawing(resolved) == edges
+    assert "include" not in str(resolved["nodes"])
+
+
+def test_an_include_that_is_no_expression_says_which_node() -> None:
+    with pytest.raises(ExpressionError, match="include of node a is no expression"):
+        resolve(template({"id": "a", "type": "start", "include": "params."}), {})
+
+
+@pytest.mark.parametrize(
+    ("key", "params", "sentence"),
+    [
+        ("rag_chat", {"max_dokuments": 3}, "has no parameter 'max_dokuments'; did you mean 'max_documents'?"),
+        ("document_qa", {"zzz": 1}, "has no parameter 'zzz'; it has max_documents, "),
+        (
+            "rag_chat",
+            {"path": "docs", "max_documents": "secret"},
+            'parameter max_documents of .*: its value is not of type "integer"',
+        ),
+        ("rag_chat", {"path": "docs", "memory_window": 0}, "memory_window .*: its value is less than the minimum of 1"),
+        ("rag_chat", {}, "template rag_chat needs the parameter path here"),
+        ("document_qa", {"path": None}, "template document_qa needs the parameter path here"),
+        ("universal_chat", {"enable_retrieval": True}, "template universal_chat needs the parameter path here"),
+        ("tool_agent", {"allowed_tools": ["a", 3]}, r"parameter allowed_tools\.1 of template tool_agent"),
+    ],
+)
+def test_a_wrong_parameter_is_named_but_not_its_value(key: str, params: JsonObject, sentence: str) -> None:
+    with pytest.raises(InvalidParams) as refused:
+        resolve(BUILTIN[key], params)
+    assert re.search(sentence, refused.value.message)
+    assert "secret" not in refused.value.message
+
+
+def test_a_missing_parameter_is_named() -> None:
+    sample = template(defaults={})
+    needs = replace(sample, parameters={"type": "object", "required": ["topic"], "properties": {"topic": {}}})
+    with pytest.raises(InvalidParams, match='"topic" is a required property'):
+        resolve(needs, {})
+
+
+def test_a_parameter_that_the_template_does_not_declare_is_said() -> None:
+    with pytest.raises(InvalidParams, match="'typo' that it does not declare"):
+        resolve(template(variables={"x": {"$param": "typo"}}), {})
+
+
+class Archive:
+    """A retriever that takes no options and finds nothing."""
+
+    options_schema: JsonObject = {"type": "object", "additionalProperties": False}
+
+    async def retrieve(self, query: RetrievalQuery) -> list[Passage]:
+        return []
+
+
+RESOURCES = Resources(
+    models=ScriptedModels(ScriptedModel([]), ScriptedModel([], model="other")),
+    prices=PerTokenPrices(),
+    tools=builtin_tools(),
+    retrievers={"files": FilesRetriever([]), "archive": Archive()},
+    templates=BuiltinTemplates(),
+    definitions=NoDefinitions(),
+    conversations=NoConversations(),
+)
+
+MODEL: JsonObject = {"provider": "scripted", "model": "other", "temperature": 0, "max_tokens": 99}
+VARIANTS: list[tuple[str, JsonObject, list[str]]] = [
+    ("universal_chat", {}, ["start --> memory", "memory --> answer", "answer --> end"]),
+    ("universal_chat", {"enable_memory": False, **MODEL}, ["start --> answer", "answer --> end"]),
+    (
+        "universal_chat",
+        {"enable_memory": False, "enable_retrieval": True, "enable_tools": True, "path": "docs", "document_ids": ["a"]},
+        [
+            "start --> retrieval",
+            "retrieval --> answer",
+            "answer -tool_calls-> tools",
+            "tools --> answer",
+            "answer --> end",
+        ],
+    ),
+    (
+        "rag_chat",
+        {"path": "docs", "score_threshold": 0.2, **MODEL},
+        ["start --> memory", "memory --> retrieval", "retrieval --> answer", "answer --> end"],
+    ),
+    (
+        "rag_chat",
+        {"retriever": "archive"},
+        ["start --> memory", "memory --> retrieval", "retrieval --> answer", "answer --> end"],
+    ),
+    (
+        "tool_agent",
+        {"allowed_tools": ["calculate"], **MODEL},
+        [
+            "start --> memory",
+            "memory --> answer",
+            "answer -tool_calls-> tools",
+            "tools --> answer",
+            "answer -final-> end",
+        ],
+    ),
+    (
+        "tool_agent",
+        {"path": "docs"},
+        [
+            "start --> memory",
+            "memory --> library",
+            "library --> answer",
+            "answer -tool_calls-> tools",
+            "tools --> answer",
+            "answer -final-> end",
+        ],
+    ),
+    (
+        "document_qa",
+        {"path": "docs", "not_found_message": "Nothing on {{ this }}.", **MODEL},
+        ["start --> retrieval", "retrieval -found-> answer", "retrieval -empty-> not_found", "answer --> end"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("key", "params", "edges"), VARIANTS)
+def test_a_built_in_is_the_valid_workflow_that_its_parameters_ask_for(
+    key: str, params: JsonObject, edges: list[str]
+) -> None:
+    resolved = resolve(BUILTIN[key], params)
+    assert drawing(resolved) == edges
+    report = WorkflowValidator().validate(resolved, owner="ann", resources=RESOURCES).report
+    assert (report.valid, report.issues) == (True, [])
+
+
+@pytest.mark.parametrize("key", sorted(BUILTIN))
+def test_the_parameters_of_a_built_in_are_closed_described_and_used(key: str) -> None:
+    built_in = BUILTIN[key]
+    properties = built_in.parameters["properties"]
+    assert isinstance(properties, dict)
+    assert built_in.parameters["additionalProperties"] is False
+    assert set(properties) == set(built_in.defaults)
+    assert all(isinstance(each, dict) and each["description"] for each in properties.values())
+    graph = str(built_in.graph)
+    assert [name for name in properties if f"'$param': '{name}'" not in graph and f"params.{name}" not in graph] == []
+
+
+@pytest.mark.parametrize("key", sorted(BUILTIN))
+def test_the_answer_of_a_built_in_is_streamed(key: str) -> None:
+    nodes = BUILTIN[key].graph["nodes"]
+    assert isinstance(nodes, list)
+    models = [node for node in nodes if isinstance(node, dict) and node["type"] == "model"]
+    assert [node["stream"] for node in models] == [True]
+
+
+def test_the_ids_of_built_ins_are_the_same_everywhere() -> None:
+    assert {key: template.id for key, template in BUILTIN.items()} == {
+        "document_qa": "ac290379-a614-59f8-bf62-9328f5190265",
+        "rag_chat": "78270c42-9c0e-5788-894f-2a8257894cc7",
+        "tool_agent": "207caab7-8320-5fe9-8965-928fb037e4ce",
+        "universal_chat": "274d3428-45c5-58fc-8602-c634fe6fd6e8",
+    }

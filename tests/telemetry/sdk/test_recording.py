@@ -1,0 +1,139 @@
+"""Our own recording spans are what an exporter, a processor and the SDK's own spans expect."""
+
+import logging
+
+import pytest
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
+from opentelemetry.sdk.trace import ReadableSpan, Tracer, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+    set_span_in_context,
+)
+from opentelemetry.trace import Tracer as ApiTracer
+
+from engine.tracing import semconv
+from telemetry.sdk.providers import build_telemetry
+from telemetry.sdk.recording import RecordedSpan, RecordingTracer
+
+
+class _SameIds(RandomIdGenerator):
+    """The ids 1, 2, 3 and on."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def generate_span_id(self) -> int:
+        self._last += 1
+        return self._last
+
+    def generate_trace_id(self) -> int:
+        return 7
+
+
+def _pair() -> tuple[InMemorySpanExporter, Tracer, RecordingTracer]:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(sampler=ALWAYS_ON, id_generator=_SameIds(), shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    stock = provider.get_tracer(semconv.SCOPE_ENGINE)
+    assert isinstance(stock, Tracer)
+    return exporter, stock, RecordingTracer(stock, provider._span_limits)
+
+
+def _tell(tracer: ApiTracer, parent: Context) -> None:
+    """A root with everything a span can hold, and a child."""
+    root = tracer.start_span("root", context=parent, attributes={"a": 1, "b": "text"}, start_time=1_000)
+    inside = set_span_in_context(root, Context())
+    child = tracer.start_span("child", context=inside, kind=SpanKind.CLIENT, start_time=2_000)
+    child.set_attributes({"list": ["x", "y"], "flag": True})
+    child.set_attribute("share", 0.5)
+    child.add_event("exception", {"exception.type": "ValueError"}, timestamp=2_500)
+    child.set_status(Status(StatusCode.ERROR, "it broke"))
+    child.end(3_000)
+    root.end(4_000)
+
+
+def _remote() -> Context:
+    flags = TraceFlags(TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID)
+    context = SpanContext(99, 98, True, flags, TraceState([("vendor", "v")]))
+    return set_span_in_context(NonRecordingSpan(context), Context())
+
+
+@pytest.mark.parametrize("parent", [Context(), _remote()], ids=["no parent", "a parent elsewhere"])
+def test_the_spans_are_exported_as_the_sdk_exports_its_own(parent: Context) -> None:
+    messages = []
+    for recording in (False, True):
+        exporter, stock, ours = _pair()
+        _tell(ours if recording else stock, parent)
+        messages.append(encode_spans(exporter.get_finished_spans()))
+    assert messages[0] == messages[1]
+    assert messages[0].resource_spans
+
+
+def test_a_link_is_kept() -> None:
+    exporter, _, ours = _pair()
+    link = Link(SpanContext(99, 98, True, TraceFlags(TraceFlags.SAMPLED)))
+    ours.start_span("root", context=Context(), links=[link]).end()
+    (span,) = exporter.get_finished_spans()
+    assert [each.context.span_id for each in span.links] == [98]
+
+
+def test_a_span_may_be_the_current_one() -> None:
+    exporter, _, ours = _pair()
+    with ours.start_as_current_span("outer"):
+        ours.start_span("inner").end()
+    inner, outer = exporter.get_finished_spans()
+    assert inner.parent == outer.context
+
+
+def test_a_span_that_has_ended_does_not_change(caplog: pytest.LogCaptureFixture) -> None:
+    exporter, _, ours = _pair()
+    span = ours.start_span("root", context=Context(), attributes={"a": 1})
+    span.end(5)
+    assert not span.is_recording()
+    with caplog.at_level(logging.WARNING):
+        span.set_attribute("late", 1)
+        span.end(6)
+        span.set_status(StatusCode.ERROR)
+    (ended,) = exporter.get_finished_spans()
+    assert (dict(ended.attributes or {}), ended.end_time, ended.status.status_code) == ({"a": 1}, 5, StatusCode.UNSET)
+    assert len(caplog.records) == 3
+
+
+def test_what_the_caller_does_with_its_dict_later_does_not_reach_the_span() -> None:
+    _, _, ours = _pair()
+    said: dict[str, str | int] = {"a": 1}
+    span = ours.start_span("root", context=Context(), attributes=said)
+    said["b"] = 2
+    span.set_attribute("c", 3)
+    assert isinstance(span, ReadableSpan)
+    assert (span.attributes, said) == ({"a": 1, "c": 3}, {"a": 1, "b": 2})
+
+
+def test_only_our_scopes_are_recorded_this_way() -> None:
+    tracers = build_telemetry().tracer_provider
+    for scope in (semconv.SCOPE_ENGINE, semconv.SCOPE_GENAI):
+        assert isinstance(tracers.get_tracer(scope).start_span("x"), RecordedSpan)
+    assert not isinstance(tracers.get_tracer("fastapi").start_span("x"), RecordedSpan)
+
+
+def test_the_message_of_a_span_holds_what_was_said() -> None:
+    exporter, _, ours = _pair()
+    _tell(ours, Context())
+    (resource,) = encode_spans(exporter.get_finished_spans()).resource_spans
+    child, root = resource.scope_spans[0].spans
+    assert (child.name, child.kind, child.status.message) == ("child", SpanMessage.SPAN_KIND_CLIENT, "it broke")
+    assert [each.key for each in child.attributes] == ["list", "flag", "share"]
+    assert child.parent_span_id == root.span_id

@@ -1,0 +1,207 @@
+"""What is written as OTLP is read back as the same record, by whoever it was written."""
+
+from dataclasses import replace
+
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, Status, StatusCode
+from opentelemetry.util.types import AttributeValue
+
+from engine.tracing import semconv
+from engine.tracing.semconv import Event
+from telemetry.signals import otlp
+from telemetry.signals.otlp import Undecodable
+from telemetry.signals.records import BadSignal, EventRecord, Signal, SpanRecord, Value, event_record, span_record
+from tests.telemetry.bookkeeper import Listener
+
+RESOURCE: dict[str, str | int | float | bool | list[str | int | float | bool]] = {"service.name": "spanloom"}
+
+
+def told() -> Listener:
+    """Executions that end in every way, with every kind of span."""
+    listener = Listener()
+    for end in ("complete", "fail", "cancel"):
+        story = listener.begin(streaming=end == "fail", template_version=None if end == "cancel" else 3)
+        story.answer()
+        story.answer(wasted=True)
+        story.answer(usage=None)
+        story.tool()
+        story.cancelled_call()
+        story.tracker.budget(Event.BUDGET_WARNING, limit=100, spent=90, unit="tokens")
+        story.node("model").fail("no_route", "nothing fits", unhandled=RuntimeError("x"))
+        if end == "complete":
+            story.tracker.complete()
+        elif end == "fail":
+            story.tracker.fail("timeout", "too late", "n1")
+        else:
+            story.tracker.cancel("enough")
+    return listener
+
+
+def decode(signal: Signal) -> Signal:
+    """Written and read back."""
+    payload = otlp.encode(signal)
+    return otlp.decode_span(payload) if isinstance(signal, SpanRecord) else otlp.decode_event(payload)
+
+
+def test_every_signal_of_an_execution_is_read_back_as_it_was() -> None:
+    signals = told().signals()
+    assert len(signals) > 40
+    assert [decode(signal) for signal in signals] == signals
+
+
+def test_what_the_stock_exporter_writes_is_read_as_the_same_records() -> None:
+    listener = told()
+    spans, events = listener.spans.get_finished_spans(), listener.events.get_finished_logs()
+    traces = otlp.decode_traces(encode_spans(spans).SerializeToString())
+    logs = otlp.decode_logs(encode_logs(events).SerializeToString())
+    assert sorted(traces.signals, key=otlp.signal_id) == sorted(map(span_record, spans), key=otlp.signal_id)
+    assert sorted(logs.signals, key=otlp.signal_id) == sorted(map(event_record, events), key=otlp.signal_id)
+    assert (traces.unreadable, logs.unreadable) == ([], [])
+
+
+VALUES = st.text() | st.integers() | st.floats() | st.booleans() | st.lists(st.text()) | st.lists(st.floats())
+KEYS = st.sampled_from(sorted(semconv.ATTRIBUTES)) | st.text(min_size=1)
+
+
+@given(st.dictionaries(KEYS, VALUES, max_size=12), st.text(), st.sampled_from(StatusCode))
+def test_any_attributes_give_the_same_record_both_ways(
+    attributes: dict[str, AttributeValue], name: str, code: StatusCode
+) -> None:
+    span = a_span(attributes, name=name, status=Status(code, name if code is StatusCode.ERROR else None))
+    try:
+        record = span_record(span)
+    except BadSignal:
+        assume(False)
+    again = decode(record)
+    assert again == record
+    assert isinstance(again, SpanRecord)
+    assert {key: type(value) for key, value in again.attributes.items()} == {
+        key: type(value) for key, value in record.attributes.items()
+    }
+
+
+def a_span(attributes: dict[str, AttributeValue], *, name: str = "s", status: Status | None = None) -> ReadableSpan:
+    """A workflow span with these attributes, as far as they are not its identity."""
+    scope = InstrumentationScope(semconv.SCOPE_ENGINE)
+    root = next(span for span in told().spans.get_finished_spans() if span.parent is None)
+    identity = {key: value for key, value in (root.attributes or {}).items() if key in semconv.ATTRIBUTES}
+    rest = {key: value for key, value in attributes.items() if key not in identity}
+    return ReadableSpan(
+        name,
+        SpanContext(1, 2, is_remote=False),
+        attributes=rest | identity,
+        start_time=5,
+        end_time=9,
+        status=status or Status(),
+        instrumentation_scope=scope,
+    )
+
+
+def test_links_exceptions_and_content_are_for_the_trace_store_alone() -> None:
+    listener = Listener()
+    story = listener.begin()
+    node = story.node("model")
+    node[semconv.INPUT_MESSAGES] = "what the user said"
+    node.span.add_link(SpanContext(11, 12, is_remote=True))
+    node.fail("no_route", "nothing fits", unhandled=RuntimeError("x"))
+    (sdk_span,) = listener.spans.get_finished_spans()
+    record = span_record(sdk_span)
+
+    sent = Span.FromString(otlp.encode(record))
+
+    assert sent.links[0].trace_id.hex() == f"{11:032x}"
+    assert [event.name for event in sent.events] == ["exception"]
+    assert {pair.key: pair.value.string_value for pair in sent.attributes}[
+        semconv.INPUT_MESSAGES
+    ] == "what the user said"
+    again = otlp.decode_span(sent.SerializeToString())
+    assert (again, again.trace_only) == (record, None)
+    assert "what the user said" not in f"{record}{again}"
+
+
+def test_a_request_holds_each_scope_once() -> None:
+    spans = [signal for signal in told().signals() if isinstance(signal, SpanRecord)]
+    body = otlp.traces_request(RESOURCE, [(otlp.scope_of(span), otlp.encode(span)) for span in spans])
+    assert sorted(otlp.decode_traces(body).signals, key=otlp.signal_id) == sorted(spans, key=otlp.signal_id)
+    assert body.count(semconv.SCOPE_GENAI.encode()) == body.count(b"service.name") == 1
+
+
+def test_the_scope_is_the_one_that_said_it() -> None:
+    for span in told().spans.get_finished_spans():
+        assert span.instrumentation_scope is not None
+        assert otlp.scope_of(span_record(span)) == span.instrumentation_scope.name
+
+
+def test_other_libraries_are_left_out() -> None:
+    payload = otlp.encode(told().signals()[-1])
+    body = otlp.traces_request(RESOURCE, [("fastapi", payload)])
+    assert otlp.decode_traces(body) == otlp.Decoded()
+
+
+def test_a_signal_without_its_form_is_told_apart_from_the_good_ones() -> None:
+    good = told().signals()[-1]
+    bad = Span(name="lost", trace_id=bytes(16), span_id=bytes(8)).SerializeToString()
+    odd = Span.FromString(otlp.encode(good))
+    odd.span_id = b"short"
+    scope = semconv.SCOPE_ENGINE
+    body = otlp.traces_request(RESOURCE, [(scope, bad), (scope, otlp.encode(good)), (scope, odd.SerializeToString())])
+    decoded = otlp.decode_traces(body)
+    assert decoded.signals == [good]
+    assert [said["name"] for _, said in decoded.unreadable] == ["lost", good.name]
+
+
+@pytest.mark.parametrize("body", [b"\xff", b"{}", b"no protobuf"])
+def test_other_bytes_are_undecodable(body: bytes) -> None:
+    with pytest.raises(Undecodable):
+        otlp.decode_traces(body)
+    with pytest.raises(Undecodable):
+        otlp.decode_logs(body)
+
+
+def test_bytes_that_are_no_attribute_are_undecodable() -> None:
+    payload = otlp.encode(told().signals()[-1]) + b"\x4a\x02\x0a\xff"
+    for read in (otlp.decode_span, Span.FromString):
+        with pytest.raises((Undecodable, DecodeError)):
+            read(payload)
+    with pytest.raises(Undecodable):
+        otlp.decode_traces(otlp_request(payload))
+
+
+def otlp_request(payload: bytes) -> bytes:
+    """An export request of one span of ours, which may be broken."""
+    scope = _field(1, _field(1, semconv.SCOPE_ENGINE.encode()))
+    return _field(1, _field(2, scope + _field(2, payload)))
+
+
+def _field(number: int, data: bytes) -> bytes:
+    length, varint = len(data), bytearray()
+    while length > 127:
+        varint.append(length & 127 | 128)
+        length >>= 7
+    return bytes([number << 3 | 2, *varint, length]) + data
+
+
+@pytest.mark.parametrize("number", [10, 20_000])
+def test_an_attribute_is_read_alike_however_often_it_came(number: int) -> None:
+    span = next(signal for signal in told().signals() if isinstance(signal, SpanRecord))
+    values: list[Value] = [True, 1, 1.0, "1", "\0", [True], [1]]
+    odd = [replace(span, attributes={"workflow.nested": value}) for value in values]
+    variants = [replace(span, attributes={"x": f"text {index}"}) for index in range(number)]
+    first = [repr(decode(one)) for one in [*odd, *variants]]
+    assert [repr(decode(one)) for one in [*odd, *variants]] == first
+    assert len(set(first)) == len(first)
+
+
+def test_an_event_says_its_name_and_when() -> None:
+    event = next(signal for signal in told().signals() if isinstance(signal, EventRecord))
+    again = decode(event)
+    assert isinstance(again, EventRecord)
+    assert (again.name, again.at_ns, again.seq) == (Event.STARTED, event.at_ns, 1)
