@@ -22,7 +22,7 @@ from uuid_utils.compat import uuid7
 from bench.harness import Effort, Goal, Report, Row, Runner, Variant, Work, compare
 from engine.database import migrations
 from engine.database.database import Database
-from engine.identity import Subject
+from engine.identity import ExecutionIdentity
 from engine.ledger import Acceptance, Finish
 from engine.models.pricing import GenaiPrices
 from engine.result import Status
@@ -46,7 +46,7 @@ def _begin(telemetry: Telemetry) -> WorkflowTracker:
     tracing = Tracing.over(telemetry.tracer_provider, telemetry.logger_provider)
     tracker = WorkflowTracker(tracing, GenaiPrices())
     now = time.time_ns()
-    tracker.start(Subject(str(uuid7()), 1, "default", "burst", "graph", "api", False, now, now))
+    tracker.start(ExecutionIdentity(str(uuid7()), 1, "default", "burst", "graph", "api", False, now, now))
     return tracker
 
 
@@ -91,7 +91,7 @@ async def _journal() -> AsyncIterator[Runner]:
 
 def _acceptance(tracker: WorkflowTracker) -> Acceptance:
     return Acceptance(
-        subject=tracker.subject,
+        identity=tracker.identity,
         status=Status.RUNNING,
         request={},
         graph=None,
@@ -102,7 +102,7 @@ def _acceptance(tracker: WorkflowTracker) -> Acceptance:
 
 
 def _finish(tracker: WorkflowTracker) -> Finish:
-    return Finish(tracker.subject.execution_id, 1, Status.COMPLETED, {})
+    return Finish(tracker.identity.execution_id, 1, Status.COMPLETED, {})
 
 
 async def _stored(database: Database, first: str) -> int:

@@ -20,14 +20,14 @@ from uuid_utils.compat import uuid7
 
 from engine.errors import Draining, Failure, Fenced, NoEnd, Refusal, ResourceMissing, SpanloomError
 from engine.events import EventRing, EventType, ExecutionEvent
-from engine.execution.acceptance import acceptance_of, request_of, subject_of, user_message_of
+from engine.execution.acceptance import acceptance_of, identity_of, request_of, user_message_of
 from engine.execution.attempts import begun, first_beginning, later_beginning, resume_of
 from engine.execution.handle import SHUTDOWN, Execution
 from engine.execution.loading import Loader
 from engine.execution.outcome import COMPLETED, HANDED_OVER, Outcome, make_result, new_messages, new_summary
 from engine.execution.sources import HISTORY_MESSAGES, Resolved, resolve
 from engine.graph import JsonObject, WorkflowGraph
-from engine.identity import Subject
+from engine.identity import ExecutionIdentity
 from engine.interpreter.langgraph import CompiledWorkflow
 from engine.interpreter.walker import Stopped
 from engine.ledger import Checkpoint, Claim, Finish, Ledger, NullLedger, Pause, Release
@@ -138,14 +138,14 @@ class ExecutionEngine:
         return await self._queue(execution, caller)
 
     async def enqueue_again(
-        self, subject: Subject, request: JsonObject, graph: bytes | None, caller: Caller | None = None
+        self, identity: ExecutionIdentity, request: JsonObject, graph: bytes | None, caller: Caller | None = None
     ) -> str:
         """Run a finished execution anew: the same pinned graph and input, a new id. Raises a `Refusal`."""
         if self._draining:
             raise Draining
         caller = caller or Caller()
         again = replace(
-            subject,
+            identity,
             execution_id=str(uuid7()),
             attempt=1,
             trigger="retry",
@@ -153,14 +153,14 @@ class ExecutionEngine:
             queued_ns=(now := time.time_ns()),
             started_ns=now,
             correlation_id=caller.correlation_id,
-            retry_of=subject.execution_id,
+            retry_of=identity.execution_id,
         )
         execution = await self._restore(again, request, graph, Carried())
         return await self._queue(execution, caller)
 
     async def _queue(self, execution: Execution, caller: Caller) -> str:
         try:
-            execution.context.tracker.queue(execution.subject)
+            execution.context.tracker.queue(execution.identity)
             await self._ledger.accept(acceptance_of(execution, caller, Status.QUEUED))
         except BaseException:
             self._ledger.abandon(execution.id)
@@ -171,7 +171,7 @@ class ExecutionEngine:
         """Run an attempt of an execution that this process has claimed."""
         execution = await self._restore(begun(claim), claim.request, claim.graph, claim.carried)
         execution.claim = claim
-        self._begin(execution, Caller(owner=claim.subject.owner, any_folder=claim.any_folder))
+        self._begin(execution, Caller(owner=claim.identity.owner, any_folder=claim.any_folder))
         await asyncio.wait({execution.accepted})
         return execution
 
@@ -243,28 +243,30 @@ class ExecutionEngine:
     ) -> Execution:
         """Load and validate; a graph without the shape of one is refused, all else is a failed execution."""
         compiled, failure = self._load(resolved, caller)
-        subject = subject_of(request, caller, resolved, compiled, queued_ns, streaming=streaming)
+        identity = identity_of(request, caller, resolved, compiled, queued_ns, streaming=streaming)
         return self._make(
-            request, subject, compiled, failure, resolved.history, Carried(), any_folder=caller.any_folder
+            request, identity, compiled, failure, resolved.history, Carried(), any_folder=caller.any_folder
         )
 
-    async def _restore(self, subject: Subject, request: JsonObject, graph: bytes | None, carried: Carried) -> Execution:
+    async def _restore(
+        self, identity: ExecutionIdentity, request: JsonObject, graph: bytes | None, carried: Carried
+    ) -> Execution:
         """An execution as it was accepted. Its references are not resolved anew: the graph is the one that was kept."""
         asked = request_of(request, graph)
-        conversation = subject.conversation_id
+        conversation = identity.conversation_id
         history = None
         if conversation is not None:
             history = await self._resources.conversations.history(
-                conversation, subject.owner, HISTORY_MESSAGES, before=subject.execution_id
+                conversation, identity.owner, HISTORY_MESSAGES, before=identity.execution_id
             ) or History(conversation, None, [])
         if graph is not None:
-            return self._make(asked, subject, self._loader.load_kept(graph), None, history, carried)
-        caller = Caller(owner=subject.owner)
+            return self._make(asked, identity, self._loader.load_kept(graph), None, history, carried)
+        caller = Caller(owner=identity.owner)
         try:
             compiled, failure = self._load(await resolve(asked, caller, self._resources), caller)
         except Refusal as refusal:
             compiled, failure = None, ResourceMissing(refusal.message)
-        return self._make(asked, subject, compiled, failure, history, carried)
+        return self._make(asked, identity, compiled, failure, history, carried)
 
     def _load(self, resolved: Resolved, caller: Caller) -> tuple[CompiledWorkflow | None, Failure | None]:
         if resolved.document is None:
@@ -277,7 +279,7 @@ class ExecutionEngine:
     def _make(
         self,
         request: ExecutionRequest,
-        subject: Subject,
+        identity: ExecutionIdentity,
         compiled: CompiledWorkflow | None,
         failure: Failure | None,
         history: History | None,
@@ -289,18 +291,18 @@ class ExecutionEngine:
         tracker = WorkflowTracker(self._tracing, self._resources.prices, carried)
         user_message = user_message_of(request)
         context = ExecutionContext(
-            execution_id=subject.execution_id,
-            attempt=subject.attempt,
-            owner=subject.owner,
-            conversation_id=subject.conversation_id,
-            source=subject.source,
+            execution_id=identity.execution_id,
+            attempt=identity.attempt,
+            owner=identity.owner,
+            conversation_id=identity.conversation_id,
+            source=identity.source,
             any_folder=any_folder,
             graph=graph,
             limits=graph.limits,
             deadline=time.monotonic() + graph.limits.run_seconds,
             resources=self._resources,
             tracker=tracker,
-            events=EventRing(subject.attempt),
+            events=EventRing(identity.attempt),
             budget=Budget(graph.limits, self._resources.prices, tracker),
             state=initial_state(
                 input=request.input,
@@ -310,7 +312,7 @@ class ExecutionEngine:
             ),
             ledger=self._ledger,
         )
-        execution = Execution(request, subject, context, history)
+        execution = Execution(request, identity, context, history)
         execution.compiled, execution.failure, execution.user_message = compiled, failure, user_message
         context.on_fenced = execution.fence_off
         return execution
@@ -327,7 +329,7 @@ class ExecutionEngine:
             if outcome is HANDED_OVER:
                 await self._release(execution)
             _close_trace(tracker, outcome)
-            result = make_result(context, execution.subject, outcome)
+            result = make_result(context, execution.identity, outcome)
             document = result.model_dump(mode="json")
             await self._finish(execution, outcome, document)
         except Fenced:
@@ -346,12 +348,12 @@ class ExecutionEngine:
         tracker, claim = execution.context.tracker, execution.claim
         try:
             if claim is None:
-                tracker.start(execution.subject, first_beginning(caller))
+                tracker.start(execution.identity, first_beginning(caller))
                 await self._ledger.accept(acceptance_of(execution, caller, Status.RUNNING))
             else:
-                tracker.start(execution.subject, later_beginning(claim))
+                tracker.start(execution.identity, later_beginning(claim))
                 await self._ledger.checkpoint(
-                    Checkpoint(execution.id, execution.context.attempt, tracker.root, execution.subject)
+                    Checkpoint(execution.id, execution.context.attempt, tracker.root, execution.identity)
                 )
         except BaseException as error:
             self._ledger.abandon(execution.id, execution.context.attempt)
@@ -481,8 +483,8 @@ def _close_trace(tracker: WorkflowTracker, outcome: Outcome) -> None:
 
 
 def _started_data(execution: Execution) -> JsonObject:
-    subject, claim = execution.subject, execution.claim
-    data = subject.told(execution.context.tracker.trace_id)
+    identity, claim = execution.identity, execution.claim
+    data = identity.told(execution.context.tracker.trace_id)
     return (
-        data if subject.attempt == 1 or claim is None else data | {"attempt": subject.attempt, "reason": claim.reason}
+        data if identity.attempt == 1 or claim is None else data | {"attempt": identity.attempt, "reason": claim.reason}
     )

@@ -9,7 +9,7 @@ Trigger = Literal["api", "chat", "cli", "resume", "retry", "parent", "schedule"]
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ExecutionIdentity:
     """Kept with the execution's control row, so that whoever finds it without a process can speak for it."""
 
     execution_id: str

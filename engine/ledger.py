@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from engine.graph import Json, JsonObject, OnLost
-from engine.identity import Subject
+from engine.identity import ExecutionIdentity
 from engine.result import Approval, Status
 from engine.usage import Carried
 
@@ -40,7 +40,7 @@ class Idempotency:
 class Acceptance:
     """What is fixed when an execution is accepted; times are UTC."""
 
-    subject: Subject
+    identity: ExecutionIdentity
     status: Status
     """`running`: this process runs it and holds its lease. `queued`: whoever claims it."""
     request: JsonObject
@@ -81,7 +81,7 @@ class Checkpoint:
     attempt: int
     root: Root | None = None
     """With the first checkpoint of a claimed attempt."""
-    subject: Subject | None = None
+    identity: ExecutionIdentity | None = None
     """Together with `root`."""
     begins: CallReservation | None = None
 
@@ -141,7 +141,7 @@ class GivenAnswer:
 class Claim:
     """An execution that this process has taken on: a new attempt, or the first one of a queued execution."""
 
-    subject: Subject
+    identity: ExecutionIdentity
     """With the number of the new attempt."""
     reason: ClaimReason
     request: JsonObject

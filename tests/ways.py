@@ -144,11 +144,11 @@ class BothWays:
         tell(story, number)
         if number % 5 == 0:
             for journal in journals:
-                await journal.checkpoint(Checkpoint(story.subject.execution_id, 1))
+                await journal.checkpoint(Checkpoint(story.identity.execution_id, 1))
         status = end(story, number)
         for journal in journals:
             assert await journal.finish(story.finish(status))
-        return story.subject.execution_id
+        return story.identity.execution_id
 
 
 @asynccontextmanager

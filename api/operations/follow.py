@@ -90,7 +90,7 @@ def told(row: ControlRow, position: Position) -> Iterator[ExecutionEvent]:
             yield from _closing(row, position)
     elif row.status is Status.RUNNING and row.root is not None and position.attempt < row.attempt:
         is_first = row.attempt == 1
-        data = row.subject.told(row.trace_id)
+        data = row.identity.told(row.trace_id)
         if not is_first:
             data |= {"attempt": row.attempt, "reason": None}
         type_ = EventType.STARTED if is_first else EventType.RESUMED

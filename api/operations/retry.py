@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.errors import InputGone, NotFinished, NotFound
 from engine.graph import JsonObject
-from engine.identity import Subject
+from engine.identity import ExecutionIdentity
 from engine.store import control
 from telemetry.reads.executions import get_execution
 
@@ -15,7 +15,7 @@ from telemetry.reads.executions import get_execution
 class Kept:
     """As it was accepted; `graph` is null where it had none that could be run."""
 
-    subject: Subject
+    identity: ExecutionIdentity
     request: JsonObject
     graph: bytes | None
 
@@ -34,4 +34,4 @@ async def kept(connection: AsyncConnection, execution_id: str, owner: str) -> Ke
         graph = await control.kept_graph(connection, row.graph_hash)
         if graph is None:
             raise InputGone
-    return Kept(row.subject, row.request, graph)
+    return Kept(row.identity, row.request, graph)

@@ -76,7 +76,7 @@ async def cancel(execution_id: str, request: Request, runtime: RuntimeDep, query
             if runtime.engine.running(execution_id) is not None:
                 runtime.cancel(execution_id, row.cancel_reason)
             else:
-                await runtime.orphans.cancel(execution_id, OWNER, row.cancel_reason)
+                await runtime.sweeper.cancel(execution_id, OWNER, row.cancel_reason)
             return json_answer(await read_execution(runtime, execution_id), 202, headers_of(execution_id))
         if row.status is not Status.CANCELLED:
             raise AlreadyFinished
@@ -145,7 +145,7 @@ async def retry(
             asked = await kept(connection, execution_id, OWNER)
         try:
             again = await runtime.engine.enqueue_again(
-                asked.subject, asked.request, asked.graph, replace(caller, idempotency_key=key)
+                asked.identity, asked.request, asked.graph, replace(caller, idempotency_key=key)
             )
         except Replayed as replayed:
             return await accepted(runtime, replayed.execution_id, replayed=True)

@@ -26,7 +26,7 @@ async def keeping(runtime: Runtime) -> AsyncIterator[None]:
     job = ReconcileJob(runtime.database, runtime.settings.prometheus_url)
     sender = sender_of(runtime.settings, runtime.database, runtime.receiver.health.deliveries)
     work: dict[str, Callable[[], Awaitable[None]]] = {
-        "orphans": runtime.orphans.run,
+        "sweeper": runtime.sweeper.run,
         "frozen connections": partial(keep_ending, runtime.database, every_seconds=runtime.settings.sweep_seconds),
         "dead letters": runtime.replay.run,
         "reconcile": job.run,

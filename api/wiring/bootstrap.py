@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from telemetry.metrics.span_metrics import Metrics
     from telemetry.pipeline.pipeline import Consumer
     from telemetry.recovery.replay import Replay
-    from telemetry.recovery.sweeper import Orphans
+    from telemetry.recovery.sweeper import Sweeper
     from telemetry.sdk.providers import Telemetry
 
 EXPORT_SECONDS = 2.0
@@ -59,7 +59,7 @@ class Runtime:
     resources: "Resources"
     engine: "ExecutionEngine"
     dispatcher: "Dispatcher"
-    orphans: "Orphans"
+    sweeper: "Sweeper"
     """Speaks for executions that no process runs."""
     replay: "Replay"
     """Gives what was kept aside to its consumer again."""
@@ -104,8 +104,8 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
     from telemetry.health import Health
     from telemetry.journal.journal import Journal
     from telemetry.metrics.span_metrics import Metrics
-    from telemetry.recovery.lease_renewal import Leases
-    from telemetry.recovery.sweeper import Orphans
+    from telemetry.recovery.lease_renewal import LeaseRenewal
+    from telemetry.recovery.sweeper import Sweeper
     from telemetry.sdk.providers import build_telemetry
 
     async with AsyncExitStack() as stack:
@@ -140,7 +140,7 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
             logger_provider=telemetry.logger_provider,
             disconnect_seconds=settings.disconnect_seconds,
         )
-        orphans = Orphans(
+        sweeper = Sweeper(
             database,
             make_sink(),
             lease_seconds=settings.lease_seconds,
@@ -150,12 +150,12 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
         replay = replay_of(settings, database, health)
         dispatcher = Dispatcher(engine, journal, slots=settings.worker_slots)
         runtime = Runtime(
-            settings, database, telemetry, metrics, receiver, journal, resources, engine, dispatcher, orphans, replay
+            settings, database, telemetry, metrics, receiver, journal, resources, engine, dispatcher, sweeper, replay
         )
         journal.listen_for_cancel(runtime.cancel)
         journal.listen_for_fencing(engine.fence_off)
         await stack.enter_async_context(
-            Leases(journal, lambda: _database(settings), renew_seconds=settings.lease_renew_seconds)
+            LeaseRenewal(journal, lambda: _database(settings), renew_seconds=settings.lease_renew_seconds)
         )
         stack.push_async_callback(engine.close)
         yield runtime
@@ -174,13 +174,13 @@ async def open_ingest(settings: Settings) -> AsyncIterator[Ingest]:
 
 
 @asynccontextmanager
-async def open_orphans(settings: Settings, database: Database) -> AsyncIterator["Orphans"]:
+async def open_sweeper(settings: Settings, database: Database) -> AsyncIterator["Sweeper"]:
     """What ends executions that no process runs, without an engine; a running service sends what comes of it."""
     from telemetry.collector.outbox import RECORDS, WEBHOOKS
     from telemetry.health import Health
     from telemetry.journal.sinks import OutboxSink
     from telemetry.pipeline.pipeline import Pipeline
-    from telemetry.recovery.sweeper import Orphans
+    from telemetry.recovery.sweeper import Sweeper
 
     async def forget(execution_id: str, attempts: int) -> None:
         prepare_process(settings)
@@ -195,7 +195,7 @@ async def open_orphans(settings: Settings, database: Database) -> AsyncIterator[
         sink: Sink = OutboxSink([RECORDS, WEBHOOKS], health=health, on_commit=lambda: None)
     else:
         sink = Pipeline(_consumers(settings), health=health)
-    yield Orphans(database, sink, on_ended=forget)
+    yield Sweeper(database, sink, on_ended=forget)
 
 
 def replay_of(settings: Settings, database: Database, health: "Health | None" = None) -> "Replay":

@@ -105,8 +105,8 @@ class Dispatcher:
 
 
 def _attempt(claim: Claim) -> tuple[str, int]:
-    return claim.subject.execution_id, claim.subject.attempt
+    return claim.identity.execution_id, claim.identity.attempt
 
 
 def _fields(claim: Claim) -> dict[str, str | int]:
-    return {"execution_id": claim.subject.execution_id, "attempt": claim.subject.attempt}
+    return {"execution_id": claim.identity.execution_id, "attempt": claim.identity.attempt}

@@ -7,7 +7,7 @@ from engine.execution.attempts import traceparent
 from engine.execution.handle import Execution
 from engine.execution.sources import Resolved
 from engine.graph import JsonObject
-from engine.identity import Subject
+from engine.identity import ExecutionIdentity
 from engine.interpreter.langgraph import CompiledWorkflow
 from engine.ledger import Acceptance, Idempotency
 from engine.request import Caller, ExecutionRequest, digest
@@ -18,7 +18,7 @@ _KEPT_BY_HASH = {"source": {"graph"}}
 """Part of a request that is not stored with it, since the graph that runs is kept by its hash."""
 
 
-def subject_of(
+def identity_of(
     request: ExecutionRequest,
     caller: Caller,
     resolved: Resolved,
@@ -26,10 +26,10 @@ def subject_of(
     queued_ns: int,
     *,
     streaming: bool,
-) -> Subject:
+) -> ExecutionIdentity:
     """Who a new execution is; `compiled` is null if its graph is not valid."""
     template, definition = resolved.template, resolved.definition
-    return Subject(
+    return ExecutionIdentity(
         execution_id=(execution_id := str(uuid7())),
         attempt=1,
         owner=caller.owner,
@@ -53,12 +53,12 @@ def subject_of(
 
 def acceptance_of(execution: Execution, caller: Caller, status: Status) -> Acceptance:
     """What the ledger is to make durable."""
-    subject, compiled, root = execution.subject, execution.compiled, None
+    identity, compiled, root = execution.identity, execution.compiled, None
     if status is Status.RUNNING:
         root = execution.context.tracker.root
-    is_chat = subject.conversation_id is not None and execution.user_message is not None
+    is_chat = identity.conversation_id is not None and execution.user_message is not None
     return Acceptance(
-        subject=subject,
+        identity=identity,
         status=status,
         request=execution.request.model_dump(mode="json", exclude=_KEPT_BY_HASH if compiled else None),
         graph=compiled.plan.canonical if compiled else None,
@@ -74,7 +74,7 @@ def acceptance_of(execution: Execution, caller: Caller, status: Status) -> Accep
 def _idempotency(caller: Caller, execution: Execution) -> Idempotency | None:
     if caller.idempotency_key is None:
         return None
-    return Idempotency(caller.idempotency_key, digest(execution.request, retry_of=execution.subject.retry_of))
+    return Idempotency(caller.idempotency_key, digest(execution.request, retry_of=execution.identity.retry_of))
 
 
 def request_of(request: JsonObject, graph: bytes | None) -> ExecutionRequest:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, get_current_span, set_span_in_context
 
-from engine.identity import Subject
+from engine.identity import ExecutionIdentity
 from engine.ledger import Claim, Root
 from engine.pause import Answer, Resume
 from engine.request import Caller
@@ -15,12 +15,12 @@ from engine.tracing.tracker import Attributes, Beginning
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 
-def begun(claim: Claim) -> Subject:
+def begun(claim: Claim) -> ExecutionIdentity:
     """A queued execution begins now: it has waited for as long as the database's clock says."""
     if claim.reason != "queued":
-        return claim.subject
+        return claim.identity
     waited_ns = max(1, round(claim.age_seconds * 1e9))
-    return replace(claim.subject, started_ns=claim.subject.queued_ns + waited_ns)
+    return replace(claim.identity, started_ns=claim.identity.queued_ns + waited_ns)
 
 
 def first_beginning(caller: Caller) -> Beginning:
@@ -31,7 +31,7 @@ def first_beginning(caller: Caller) -> Beginning:
 
 def later_beginning(claim: Claim) -> Beginning:
     """A queued execution joins the trace of its caller; a later attempt links to the one before."""
-    if claim.subject.attempt == 1:
+    if claim.identity.attempt == 1:
         return Beginning(_parent_of(claim.caller_trace), age_seconds=claim.age_seconds)
     previous = claim.previous_root
     return Beginning(
@@ -72,9 +72,9 @@ def _parent_of(traceparent: str | None) -> Context | None:
 
 def resume_of(claim: Claim | None) -> Resume | None:
     """Where a later attempt goes on; one that is retried begins at the input, and asks nothing that was answered."""
-    if claim is None or claim.subject.attempt == 1:
+    if claim is None or claim.identity.attempt == 1:
         return None
     answers = [Answer(each.choice, each.data, each.answered_by, each.approval_id) for each in claim.answers]
     is_retried = claim.on_lost == "retry" and claim.reason in ("crash", "shutdown")
-    earlier = range(claim.subject.attempt - 1, 0, -1)
+    earlier = range(claim.identity.attempt - 1, 0, -1)
     return Resume([] if is_retried else list(earlier), answers, is_due=claim.reason == "timer")

@@ -7,7 +7,7 @@ from typing import Literal
 from engine.errors import Failure
 from engine.events import ExecutionEvent
 from engine.graph import OnLost
-from engine.identity import Subject
+from engine.identity import ExecutionIdentity
 from engine.interpreter.langgraph import CompiledWorkflow
 from engine.ledger import Claim
 from engine.request import ExecutionRequest
@@ -25,10 +25,10 @@ class Execution:
     """One accepted execution that runs in this process, for one attempt."""
 
     def __init__(
-        self, request: ExecutionRequest, subject: Subject, context: ExecutionContext, history: History | None
+        self, request: ExecutionRequest, identity: ExecutionIdentity, context: ExecutionContext, history: History | None
     ) -> None:
         self.request = request
-        self.subject = subject
+        self.identity = identity
         self.context = context
         self.history = history
         self.compiled: CompiledWorkflow | None = None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from engine.graph import JsonObject
-from engine.identity import Subject
+from engine.identity import ExecutionIdentity
 from engine.pause import Paused
 from engine.resources import Message, as_json
 from engine.result import ExecutionResult, ResultMetadata, Status
@@ -30,7 +30,7 @@ HANDED_OVER = Outcome(Status.RUNNING)
 """The process stops, and another one goes on with the execution."""
 
 
-def make_result(context: ExecutionContext, subject: Subject, outcome: Outcome) -> ExecutionResult:
+def make_result(context: ExecutionContext, identity: ExecutionIdentity, outcome: Outcome) -> ExecutionResult:
     """The result of an execution that has ended; call it once the tracker has closed."""
     totals = context.tracker.totals
     end = context.state["end"] if outcome.status is Status.COMPLETED else None
@@ -54,7 +54,7 @@ def make_result(context: ExecutionContext, subject: Subject, outcome: Outcome) -
         node_executions=totals.nodes_total,
         errors=context.errors,
         approvals=list(outcome.paused.approvals) if outcome.paused else [],
-        metadata=_metadata(context, subject, outcome),
+        metadata=_metadata(context, identity, outcome),
     )
 
 
@@ -80,16 +80,16 @@ def _response(context: ExecutionContext, written: str | None) -> str:
     return ""
 
 
-def _metadata(context: ExecutionContext, subject: Subject, outcome: Outcome) -> ResultMetadata:
+def _metadata(context: ExecutionContext, identity: ExecutionIdentity, outcome: Outcome) -> ResultMetadata:
     return ResultMetadata(
-        source=subject.source,
-        workflow_name=subject.workflow_name,
-        template_id=subject.template_id,
-        template_version=subject.template_version,
-        definition_id=subject.definition_id,
-        graph_hash=subject.graph_hash,
-        conversation_id=subject.conversation_id,
-        correlation_id=subject.correlation_id,
+        source=identity.source,
+        workflow_name=identity.workflow_name,
+        template_id=identity.template_id,
+        template_version=identity.template_version,
+        definition_id=identity.definition_id,
+        graph_hash=identity.graph_hash,
+        conversation_id=identity.conversation_id,
+        correlation_id=identity.correlation_id,
         trace_id=context.tracker.trace_id,
         degraded=context.degraded,
         cancel_reason=outcome.cancel_reason,

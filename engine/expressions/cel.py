@@ -1,7 +1,7 @@
 """CEL expressions: parsed and guarded when saved, evaluated on the few values they name.
 
     condition = parse("has(outputs.review) && outputs.review.data.score >= 8")
-    holds(condition, view)
+    holds(condition, names)
 
 The library has a budget of iterations but none of memory or time. So `parse` refuses what can blow up, and `evaluate`
 hands over only what the expression names and bounds its size and the work on it.
@@ -88,24 +88,24 @@ class Expression:
     flat: bool
 
 
-def holds(expression: Expression, view: Mapping[str, Json]) -> bool:
+def holds(expression: Expression, names: Mapping[str, Json]) -> bool:
     """Whether the condition is true; raises ExpressionError, also if it gives anything but a boolean."""
-    result = evaluate(expression, view)
+    result = evaluate(expression, names)
     if result is True or result is False:
         return result
     raise ExpressionError("The condition does not give true or false.")
 
 
-def evaluate(expression: Expression, view: Mapping[str, Json]) -> Json:
+def evaluate(expression: Expression, names: Mapping[str, Json]) -> Json:
     """The value of the expression; raises ExpressionError.
 
-    Only the roots it names are taken from the view, and of these only the paths it names are handed to CEL.
+    Only the roots it names are taken from `names`, and of these only the paths it names are handed to CEL.
     """
     hand = _Hand()
     data: dict[str, Json] = {}
     for name, part in expression.roots:
         try:
-            value = view[name]
+            value = names[name]
         except KeyError:
             continue
         data[name] = hand.take(part, value)
@@ -165,7 +165,7 @@ def _constant(expression: Expression) -> Json | Missing:
 
 
 class _Hand:
-    """Takes what an expression names out of the view, and counts it."""
+    """Takes what an expression names out of `names`, and counts it."""
 
     __slots__ = ("longest", "size", "sizes")
 

@@ -1,6 +1,6 @@
 r"""Prompts: text with `{{ path | filter }}`, filled in one pass.
 
-    parse("Notes: {{ outputs.review.data.notes | default('none') }}").render(view)
+    parse("Notes: {{ outputs.review.data.notes | default('none') }}").render(names)
 
 A path is a root with steps `.name`, `[0]`, `['key']`; the filters are `json`, `truncate(n)` and `default(literal)`,
 each at most once (`json` of `json` doubles the text with every step).
@@ -58,9 +58,9 @@ class Prompt:
     def is_static(self) -> bool:
         return all(isinstance(part, str) for part in self.parts)
 
-    def render(self, view: Mapping[str, Json]) -> str:
+    def render(self, names: Mapping[str, Json]) -> str:
         """The text with its values; raises TemplateError for a missing path and a text over 256 KiB."""
-        return _fill(self, view, _Room())
+        return _fill(self, names, _Room())
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +81,12 @@ class JsonPrompt:
     def __iter__(self) -> Iterator[Prompt]:
         return iter(self.prompts)
 
-    def render(self, view: Mapping[str, Json]) -> Json:
+    def render(self, names: Mapping[str, Json]) -> Json:
         """The value with its prompts filled; raises TemplateError, also for what is over 256 KiB in all.
 
         A string that is exactly one insertion, with at most a `default`, becomes the value with its type.
         """
-        return _fill_shape(self.shape, view, _Room())
+        return _fill_shape(self.shape, names, _Room())
 
 
 @lru_cache(maxsize=4_096)
@@ -112,9 +112,9 @@ def parse_json(value: Json) -> JsonPrompt:
     return JsonPrompt(_shape(value, prompts, MAX_JSON_DEPTH), tuple(prompts))
 
 
-def render_json(value: Json, view: Mapping[str, Json]) -> Json:
+def render_json(value: Json, names: Mapping[str, Json]) -> Json:
     """A JSON value with its prompts filled; raises BadPrompt and TemplateError."""
-    return parse_json(value).render(view)
+    return parse_json(value).render(names)
 
 
 def escape(text: str) -> str:
@@ -188,24 +188,24 @@ class _Room:
             raise TemplateError(f"The rendered text is over {MAX_RENDERED_BYTES // 1024} KiB.")
 
 
-def _fill(prompt: Prompt, view: Mapping[str, Json], room: _Room) -> str:
+def _fill(prompt: Prompt, names: Mapping[str, Json], room: _Room) -> str:
     return "".join(
-        [room.take(part if isinstance(part, str) else _as_text(_value(part, view))) for part in prompt.parts]
+        [room.take(part if isinstance(part, str) else _as_text(_value(part, names))) for part in prompt.parts]
     )
 
 
-def _fill_shape(shape: _Shape, view: Mapping[str, Json], room: _Room) -> Json:
+def _fill_shape(shape: _Shape, names: Mapping[str, Json], room: _Room) -> Json:
     match shape:
         case Prompt(parts=(_Insertion() as insertion,)) if insertion.keeps_type:
-            value = _value(insertion, view)
+            value = _value(insertion, names)
             room.use(len(_as_json(value)))
             return value
         case Prompt():
-            return _fill(shape, view, room)
+            return _fill(shape, names, room)
         case _List(items):
-            return [_fill_shape(item, view, room) for item in items]
+            return [_fill_shape(item, names, room) for item in items]
         case _Map(pairs):
-            return {key: _fill_shape(item, view, room) for key, item in pairs}
+            return {key: _fill_shape(item, names, room) for key, item in pairs}
         case _Constant(constant):
             return constant
 
@@ -223,8 +223,8 @@ def _shape(value: Json, prompts: list[Prompt], depth_left: int) -> _Shape:
     return _Constant(value)
 
 
-def _value(insertion: _Insertion, view: Mapping[str, Json]) -> Json:
-    value = _look_up(insertion.path, view)
+def _value(insertion: _Insertion, names: Mapping[str, Json]) -> Json:
+    value = _look_up(insertion.path, names)
     for item in insertion.filters:
         value = _filtered(item, value)
     if isinstance(value, _Missing):
@@ -232,9 +232,9 @@ def _value(insertion: _Insertion, view: Mapping[str, Json]) -> Json:
     return value
 
 
-def _look_up(path: Path, view: Mapping[str, Json]) -> Json | _Missing:
+def _look_up(path: Path, names: Mapping[str, Json]) -> Json | _Missing:
     try:
-        value: Json | _Missing = view[str(path[0])]
+        value: Json | _Missing = names[str(path[0])]
     except KeyError:
         return _MISSING
     for step in path[1:]:

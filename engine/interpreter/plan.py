@@ -27,7 +27,7 @@ from engine.nodes.model import ModelNode
 from engine.nodes.registry import NODE_TYPES
 from engine.nodes.retrieval import RetrievalConfig
 from engine.nodes.tools import ToolsNode
-from engine.runtime.variables import View
+from engine.runtime.names import Names
 from engine.runtime.visit import SearchSource, VisitedNode
 from engine.tracing import semconv
 from engine.tracing.tracker import Attributes
@@ -54,12 +54,12 @@ class Routing:
     default: Way | None
     error: Way | None
 
-    def choose(self, label: str | None, view: View) -> Way:
+    def choose(self, label: str | None, names: Names) -> Way:
         """The way on. Raises `NoRoute` if nothing matches: a router that matches nothing fails closed."""
         if label is not None and label in self.labelled:
             return self.labelled[label]
         for condition, way in self.conditions:
-            if holds(condition, view):
+            if holds(condition, names):
                 return way
         if self.default is None:
             raise NoRoute

@@ -25,9 +25,9 @@ from engine.interpreter.plan import Plan, PlannedNode, Way
 from engine.nodes.base import NodeResult, Park
 from engine.result import ErrorInfo
 from engine.runtime.context import ExecutionContext
+from engine.runtime.names import Names
 from engine.runtime.position import Arrival, Parked, Position
 from engine.runtime.state import NO_CHANGE, Change, WorkflowState, branch, merge, note_error, note_success
-from engine.runtime.variables import View
 from engine.runtime.visit import Visit, is_being_cancelled
 from engine.security.redaction import error_text
 from engine.tracing.tracker import NodeSpan
@@ -199,8 +199,8 @@ class Walker:
             raise asyncio.CancelledError
         number = self._count(planned, scope) if parked is None else parked["visit"]
         attempt = 1 if parked is None else parked["attempt"] + 1
-        view = View(scope.state, context, arrival.error)
-        visit = Visit(context, planned, number, arrival, view, self._span(planned, number, attempt), attempt, parked)
+        names = Names(scope.state, context, arrival.error)
+        visit = Visit(context, planned, number, arrival, names, self._span(planned, number, attempt), attempt, parked)
         visit.emit(EventType.NODE_STARTED, {"name": planned.node.node.name})
         began = monotonic()
         while True:
@@ -325,7 +325,7 @@ class Walker:
             return None
         if planned.fork is not None:
             return Way(planned.id, planned.fork_edges)
-        return planned.routing.choose(label, visit.view)
+        return planned.routing.choose(label, visit.names)
 
     async def _failed(
         self,

@@ -62,9 +62,9 @@ class ConditionalNode(NodeBase[ConditionalConfig]):
 
     def _choose(self, visit: "Visit") -> str:
         if self._condition is not None:
-            return "true" if holds(self._condition, visit.view) else "false"
+            return "true" if holds(self._condition, visit.names) else "false"
         for label, condition in self._cases:
-            if holds(condition, visit.view):
+            if holds(condition, visit.names):
                 return label
         if self.config.default is None:
             raise NoRoute("no case holds and there is no default")

@@ -48,8 +48,8 @@ class EndNode(NodeBase[EndConfig]):
 
     async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
         if self.config.fail and self._failure:
-            raise AuthorFailure(self.config.fail.error_type, self._failure.render(visit.view))
-        response = self._response.render(visit.view) if self._response else None
-        output = self._output.render(visit.view) if self._output else None
+            raise AuthorFailure(self.config.fail.error_type, self._failure.render(visit.names))
+        response = self._response.render(visit.names) if self._response else None
+        output = self._output.render(visit.names) if self._output else None
         end = EndState(node_id=self.id, response=response, output=output)
         return NodeResult(output={}, change=Change(end=end))

@@ -88,7 +88,7 @@ class ErrorHandlerNode(NodeBase[ErrorHandlerConfig]):
         action = self.config.fallback_action
         recovery = Recovery(
             error.node_id if error is not None else None,
-            output=self._output.render(visit.view) if self._output is not None else None,
+            output=self._output.render(visit.names) if self._output is not None else None,
             clears_errors=action == "clear_errors",
         )
         return NodeResult(
@@ -100,7 +100,7 @@ class ErrorHandlerNode(NodeBase[ErrorHandlerConfig]):
     def _messages(self, visit: "Visit") -> tuple[Message, ...]:
         if self._message is None:
             return ()
-        text = self._message.render(visit.view)
+        text = self._message.render(visit.names)
         return (Message(id=str(uuid7()), role="assistant", content=text, node_id=self.id),)
 
     def _failure(self, error: "ErrorInfo | None", known: SentBack | None, visit: "Visit") -> AuthorFailure:

@@ -66,6 +66,6 @@ class LoopNode(NodeBase[LoopConfig]):
         )
 
     def _reason_to_stop(self, counted: LoopState, visit: "Visit") -> Literal["condition", "limit"] | None:
-        if self._condition is not None and not holds(self._condition, visit.view.with_loop(self.id, counted)):
+        if self._condition is not None and not holds(self._condition, visit.names.with_loop(self.id, counted)):
             return "condition"
         return "limit" if counted["iteration"] >= self.config.max_iterations else None

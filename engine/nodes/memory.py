@@ -115,4 +115,4 @@ class MemoryNode(NodeBase[MemoryConfig]):
         lines += [f"{message['role']}: {text_of(message)}" for message in removed]
         request = Message(id="summary", role="user", content="\n".join(lines))
         settings = ModelSettings(max_tokens=self.config.summary_max_tokens)
-        return ModelRequest(system=self._prompt.render(visit.view), messages=[request], settings=settings)
+        return ModelRequest(system=self._prompt.render(visit.names), messages=[request], settings=settings)

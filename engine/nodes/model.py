@@ -104,11 +104,11 @@ class ModelNode(NodeBase[ModelConfig]):
     def _request(self, state: WorkflowState, visit: "Visit") -> ModelRequest:
         messages = answered(state["messages"]) if self.config.include_history else []
         if self._prompt is not None:
-            messages.append(Message(id="prompt", role="user", content=self._prompt.render(visit.view)))
+            messages.append(Message(id="prompt", role="user", content=self._prompt.render(visit.names)))
         if self.config.include_context:
             messages = _with_context(messages, state)
         return ModelRequest(
-            system=self._system.render(visit.view),
+            system=self._system.render(visit.names),
             messages=messages,
             tools=self._tools(visit.context),
             settings=self._settings(visit.context),

@@ -83,14 +83,14 @@ class RetrievalNode(NodeBase[RetrievalConfig]):
 
     def _prepare(self, visit: "Visit") -> RetrievalQuery:
         """Raises `TypeMismatch`: a restriction that cannot be read must not search everything."""
-        ids = self._document_ids.render(visit.view)
-        conditions = self._filter.render(visit.view)
+        ids = self._document_ids.render(visit.names)
+        conditions = self._filter.render(visit.names)
         if not isinstance(conditions, dict):
             raise TypeMismatch("`filter` does not give an object")
         if ids is not None and not isinstance(ids, list):
             raise TypeMismatch("`document_ids` does not give a list")
         return RetrievalQuery(
-            text=self._query.render(visit.view).strip(),
+            text=self._query.render(visit.names).strip(),
             owner=visit.context.owner,
             max_documents=self.config.max_documents,
             score_threshold=self.config.score_threshold,

@@ -71,8 +71,8 @@ class VariableNode(NodeBase[VariableConfig]):
 
     def _operand(self, visit: "Visit") -> Json:
         if self._expression is not None:
-            return evaluate(self._expression, visit.view)
-        return self._value.render(visit.view)
+            return evaluate(self._expression, visit.names)
+        return self._value.render(visit.names)
 
     def _step(self) -> int | float:
         value = self.config.value

@@ -1,4 +1,4 @@
-"""What a node is given for one attempt of one visit: the context, its span, its view of the state, its clock."""
+"""What a node is given for one attempt of one visit: the context, its span, the names it sees, its clock."""
 
 import asyncio
 import random
@@ -13,8 +13,8 @@ from engine.resources import Price
 from engine.result import Usage
 from engine.runtime.budget import Reservation
 from engine.runtime.context import ExecutionContext
+from engine.runtime.names import Names
 from engine.runtime.position import Arrival, Parked
-from engine.runtime.variables import View
 from engine.tracing.time_ledger import Phase
 from engine.tracing.tracker import NodeSpan
 
@@ -52,7 +52,7 @@ class Visit:
     node: VisitedNode
     number: int
     arrival: Arrival
-    view: View
+    names: Names
     span: NodeSpan
     attempt: int = 1
     parked: Parked | None = None

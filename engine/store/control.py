@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.database.base import insert, later_sql, now_sql
 from engine.errors import ConversationBusy, IdempotencyMismatch, QueueFull, Refusal, Replayed
 from engine.graph import JsonObject, OnLost
-from engine.identity import Subject
+from engine.identity import ExecutionIdentity
 from engine.ledger import Acceptance, Claim, ClaimReason, Finish, Pause, Release, Root
 from engine.result import Status
 from engine.store import approvals, unfinished
@@ -59,7 +59,7 @@ class ControlRow:
     """Of the attempt that runs, or ran last."""
     root: Root | None
     """The same attempt's root span; null where it has not begun."""
-    subject: Subject
+    identity: ExecutionIdentity
     source: str
     workflow_name: str
     graph_hash: str | None
@@ -89,16 +89,16 @@ async def accept_many(
     """
     refused = await _queue_full(connection, acceptances, admission.max_queued)
     for item in acceptances:
-        if item.subject.execution_id in refused and (replayed := await _replay(connection, item)) is not None:
-            refused[item.subject.execution_id] = replayed
-    wanted = [item for item in acceptances if item.subject.execution_id not in refused]
+        if item.identity.execution_id in refused and (replayed := await _replay(connection, item)) is not None:
+            refused[item.identity.execution_id] = replayed
+    wanted = [item for item in acceptances if item.identity.execution_id not in refused]
     if not wanted:
         return refused
     await _free_old_keys(connection, wanted, admission.idempotency_hours)
     await _keep_graphs(connection, wanted)
     accepted = await _insert(connection, wanted, lease)
-    await _keep_user_messages(connection, [item for item in wanted if item.subject.execution_id in accepted])
-    missed = [item for item in wanted if item.subject.execution_id not in accepted]
+    await _keep_user_messages(connection, [item for item in wanted if item.identity.execution_id in accepted])
+    missed = [item for item in wanted if item.identity.execution_id not in accepted]
     return refused | await _why_missed(connection, missed)
 
 
@@ -125,10 +125,10 @@ async def owned(connection: AsyncConnection, execution_ids: Collection[str], lea
     return {row.execution_id: row.attempt for row in rows}
 
 
-async def begin_roots(connection: AsyncConnection, begun: Sequence[tuple[Subject, Root]]) -> None:
+async def begin_roots(connection: AsyncConnection, begun: Sequence[tuple[ExecutionIdentity, Root]]) -> None:
     """Keep the root spans of attempts that were claimed and begin now. The caller owns them."""
     if begun:
-        await connection.execute(_BEGIN, [_root_values(subject, root) for subject, root in begun])
+        await connection.execute(_BEGIN, [_root_values(identity, root) for identity, root in begun])
 
 
 async def finish_many(
@@ -182,7 +182,7 @@ async def claim_many(connection: AsyncConnection, lease: Lease, limit: int) -> l
     answers = await approvals.answers(connection, ids)
     return [
         Claim(
-            subject=_subject(row, attempt=_next_attempt(row)),
+            identity=_identity(row, attempt=_next_attempt(row)),
             reason=row.claim_reason or ("queued" if row.status == Status.QUEUED else "timer"),
             request=row.request,
             graph=None if row.graph is None else row.graph.encode(),
@@ -340,7 +340,7 @@ async def _queue_full(
     by_owner: dict[str, list[str]] = {}
     for item in acceptances:
         if item.status is Status.QUEUED:
-            by_owner.setdefault(item.subject.owner, []).append(item.subject.execution_id)
+            by_owner.setdefault(item.identity.owner, []).append(item.identity.execution_id)
     refused: dict[str, Refusal] = {}
     for owner, ids in sorted(by_owner.items()):
         if connection.dialect.name == "postgresql":
@@ -355,7 +355,7 @@ async def _queue_full(
 
 async def _free_old_keys(connection: AsyncConnection, acceptances: Iterable[Acceptance], hours: float) -> None:
     """A key counts for so many hours; after them it may start something else."""
-    keys = sorted({(item.subject.owner, item.idempotency.key) for item in acceptances if item.idempotency})
+    keys = sorted({(item.identity.owner, item.idempotency.key) for item in acceptances if item.idempotency})
     for owner, key in keys:
         await connection.execute(
             update(execution_control)
@@ -368,9 +368,9 @@ async def _free_old_keys(connection: AsyncConnection, acceptances: Iterable[Acce
 async def _keep_graphs(connection: AsyncConnection, acceptances: Sequence[Acceptance]) -> None:
     """Sorted by hash, so that two groups that wait for each other's graphs cannot deadlock."""
     kept = {
-        item.subject.graph_hash: item.graph
+        item.identity.graph_hash: item.graph
         for item in acceptances
-        if item.subject.graph_hash and item.graph is not None
+        if item.identity.graph_hash and item.graph is not None
     }
     if not kept:
         return
@@ -399,25 +399,25 @@ async def _insert(connection: AsyncConnection, acceptances: Sequence[Acceptance]
 
 
 def _control_values(item: Acceptance) -> dict[str, object]:
-    subject, root, key = item.subject, item.root, item.idempotency
+    identity, root, key = item.identity, item.root, item.idempotency
     return {
-        "execution_id": subject.execution_id,
-        "owner_id": subject.owner,
+        "execution_id": identity.execution_id,
+        "owner_id": identity.owner,
         "status": item.status,
-        "attempt": subject.attempt,
+        "attempt": identity.attempt,
         "claim_reason": "queued" if item.status is Status.QUEUED else None,
-        "conversation_id": subject.conversation_id,
-        "correlation_id": subject.correlation_id or subject.execution_id,
+        "conversation_id": identity.conversation_id,
+        "correlation_id": identity.correlation_id or identity.execution_id,
         "trace_id": root.trace_id if root else None,
         "root_span_id": root.span_id if root else None,
         "root_parent_span_id": root.parent_span_id if root else None,
-        "root_started_at": root.started_at if root else datetime.fromtimestamp(subject.queued_ns / 1e9, UTC),
-        "subject": asdict(subject),
+        "root_started_at": root.started_at if root else datetime.fromtimestamp(identity.queued_ns / 1e9, UTC),
+        "subject": asdict(identity),
         "caller_trace": item.caller_trace,
         "any_folder": item.any_folder,
-        "workflow_name": subject.workflow_name,
-        "source": subject.source,
-        "graph_hash": subject.graph_hash,
+        "workflow_name": identity.workflow_name,
+        "source": identity.source,
+        "graph_hash": identity.graph_hash,
         "on_lost": item.on_lost,
         "request": item.request,
         "idempotency_key": key.key if key else None,
@@ -426,14 +426,14 @@ def _control_values(item: Acceptance) -> dict[str, object]:
 
 
 async def _keep_user_messages(connection: AsyncConnection, acceptances: Sequence[Acceptance]) -> None:
-    chats = [(item.subject.conversation_id, item) for item in acceptances if item.subject.conversation_id is not None]
+    chats = [(item.identity.conversation_id, item) for item in acceptances if item.identity.conversation_id is not None]
     if not chats:
         return
-    await make_missing(connection, {conversation_id: item.subject.owner for conversation_id, item in chats})
+    await make_missing(connection, {conversation_id: item.identity.owner for conversation_id, item in chats})
     await append(
         connection,
         [
-            NewMessages(conversation_id, item.subject.execution_id, [item.user_message])
+            NewMessages(conversation_id, item.identity.execution_id, [item.user_message])
             for conversation_id, item in chats
             if item.user_message is not None
         ],
@@ -444,11 +444,11 @@ async def _why_missed(connection: AsyncConnection, missed: Sequence[Acceptance])
     """Why acceptances were not written; those that had been before are left out."""
     if not missed:
         return {}
-    known = await _known(connection, {item.subject.execution_id for item in missed})
+    known = await _known(connection, {item.identity.execution_id for item in missed})
     refused: dict[str, Refusal] = {}
     for item in missed:
-        if item.subject.execution_id not in known:
-            refused[item.subject.execution_id] = await _replay(connection, item) or ConversationBusy()
+        if item.identity.execution_id not in known:
+            refused[item.identity.execution_id] = await _replay(connection, item) or ConversationBusy()
     return refused
 
 
@@ -458,7 +458,7 @@ async def _replay(connection: AsyncConnection, item: Acceptance) -> Refusal | No
         return None
     rows = await connection.execute(
         select(_control.execution_id, _control.idempotency_digest).where(
-            _control.owner_id == item.subject.owner, _control.idempotency_key == item.idempotency.key
+            _control.owner_id == item.identity.owner, _control.idempotency_key == item.idempotency.key
         )
     )
     row = rows.one_or_none()
@@ -538,14 +538,14 @@ _BEGIN = (
 )
 
 
-def _root_values(subject: Subject, root: Root) -> dict[str, object]:
+def _root_values(identity: ExecutionIdentity, root: Root) -> dict[str, object]:
     return {
-        "of_execution": subject.execution_id,
+        "of_execution": identity.execution_id,
         "of_trace": root.trace_id,
         "as_root": root.span_id,
         "below": root.parent_span_id,
         "begun_at": root.started_at,
-        "as_subject": asdict(subject),
+        "as_subject": asdict(identity),
     }
 
 
@@ -624,7 +624,7 @@ def _read(row: Row[Any]) -> ControlRow:
         correlation_id=row.correlation_id,
         trace_id=row.trace_id,
         root=_root(row),
-        subject=_subject(row, attempt=row.attempt),
+        identity=_identity(row, attempt=row.attempt),
         source=row.source,
         workflow_name=row.workflow_name,
         graph_hash=row.graph_hash,
@@ -651,7 +651,7 @@ def _root(row: Row[Any]) -> Root | None:
     return Root(row.trace_id, row.root_span_id, row.root_parent_span_id, row.root_started_at)
 
 
-def _subject(row: Row[Any], *, attempt: int) -> Subject:
+def _identity(row: Row[Any], *, attempt: int) -> ExecutionIdentity:
     """As it was kept; a row of an older program has only its columns, one of a newer may say more than is known."""
     kept: dict[str, Any] = row.subject or {
         "execution_id": row.execution_id,
@@ -666,8 +666,8 @@ def _subject(row: Row[Any], *, attempt: int) -> Subject:
         "graph_hash": row.graph_hash,
         "conversation_id": row.conversation_id,
     }
-    known = {name: value for name, value in kept.items() if name in Subject.__dataclass_fields__}
-    return Subject(**known | {"attempt": attempt})
+    known = {name: value for name, value in kept.items() if name in ExecutionIdentity.__dataclass_fields__}
+    return ExecutionIdentity(**known | {"attempt": attempt})
 
 
 def _ns(at: datetime) -> int:

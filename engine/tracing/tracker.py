@@ -32,7 +32,7 @@ from opentelemetry.trace import (
 from opentelemetry.util.types import AttributeValue
 from uuid_utils.compat import uuid5
 
-from engine.identity import Subject
+from engine.identity import ExecutionIdentity
 from engine.ledger import Root
 from engine.pause import Paused
 from engine.resources import ChatModel, CostSource, ModelReply, ModelRequest, Price, Prices
@@ -96,27 +96,27 @@ class WorkflowTracker:
         self._span_ids = list(carried.span_ids)
         self._event_seq = 0
 
-    def queue(self, subject: Subject) -> None:
+    def queue(self, identity: ExecutionIdentity) -> None:
         """Say that the execution was accepted and waits for a process."""
-        self.subject = subject
+        self.identity = identity
         self._inside = Context()
-        self._say(Event.QUEUED, identity(subject))
+        self._say(Event.QUEUED, identity_attributes(identity))
 
-    def start(self, subject: Subject, beginning: "Beginning | None" = None) -> None:
+    def start(self, identity: ExecutionIdentity, beginning: "Beginning | None" = None) -> None:
         """Begin the root span and say `started`, or of a later attempt `resumed`."""
         beginning = beginning or Beginning()
-        first, was_queued = subject.attempt == 1, subject.started_ns != subject.queued_ns
-        self.subject = subject
+        first, was_queued = identity.attempt == 1, identity.started_ns != identity.queued_ns
+        self.identity = identity
         self._began, self._began_ns = time.perf_counter(), time.time_ns()
         age = beginning.age_seconds
-        self._accepted = self._began - ((self._began_ns - subject.queued_ns) / 1e9 if age is None else age)
-        self._root_ns = min(subject.queued_ns, self._began_ns) if first else self._began_ns
+        self._accepted = self._began - ((self._began_ns - identity.queued_ns) / 1e9 if age is None else age)
+        self._root_ns = min(identity.queued_ns, self._began_ns) if first else self._began_ns
         self._paused_seconds = beginning.paused_seconds
-        self._common = _common(subject)
-        self._identity = identity(subject)
+        self._common = _common(identity)
+        self._identity = identity_attributes(identity)
         self._parent = beginning.parent
         self._root = self._tracing.engine.start_span(
-            f"{semconv.SPAN_WORKFLOW} {subject.workflow_name}",
+            f"{semconv.SPAN_WORKFLOW} {identity.workflow_name}",
             context=beginning.parent if beginning.parent is not None else Context(),
             attributes=self._identity,
             links=[Link(context) for context in beginning.links] or None,
@@ -223,7 +223,7 @@ class WorkflowTracker:
 
     def _ended(self, span: Span, *, always_kept: bool) -> None:
         """Count a span for the seal, if the record level keeps it."""
-        if always_kept or self.subject.record_level != "summary":
+        if always_kept or self.identity.record_level != "summary":
             self._span_ids.append(span.get_span_context().span_id)
 
     def _close(self, status: ExecutionStatus, event: Event, extra: Attributes) -> None:
@@ -238,9 +238,9 @@ class WorkflowTracker:
         self._root.end(max(self._root_ns, self._began_ns + int((time.perf_counter() - self._began) * 1e9)))
 
     def _sums(self, duration_seconds: float) -> Attributes:
-        parts, totals, subject = self.time.settle(), self.totals, self.subject
+        parts, totals, identity = self.time.settle(), self.totals, self.identity
         known = {
-            semconv.TIME_QUEUE: (subject.started_ns - subject.queued_ns) / 1e9,
+            semconv.TIME_QUEUE: (identity.started_ns - identity.queued_ns) / 1e9,
             semconv.TIME_MODEL: parts[Phase.MODEL] + totals.model_seconds,
             semconv.TIME_TOOL: parts[Phase.TOOL] + totals.tool_seconds,
             semconv.TIME_RETRY: parts[Phase.RETRY],
@@ -251,7 +251,7 @@ class WorkflowTracker:
 
     def _say(self, event: Event, attributes: Attributes, span: Span | None = None) -> None:
         self._event_seq += 1
-        subject = self.subject
+        identity = self.identity
         self._tracing.events.emit(
             LogRecord(
                 timestamp=time.time_ns(),
@@ -260,7 +260,7 @@ class WorkflowTracker:
                 event_name=event.value,
                 attributes={
                     **attributes,
-                    semconv.EVENT_ID: event_id(subject.execution_id, subject.attempt, event, self._event_seq),
+                    semconv.EVENT_ID: event_id(identity.execution_id, identity.attempt, event, self._event_seq),
                     semconv.EVENT_SEQ: self._event_seq,
                 },
             )
@@ -562,45 +562,45 @@ def _usage(usage: Usage, keys: dict[str, str]) -> Attributes:
     return {keys[name]: count for name, count in tokens.items() if count is not None}
 
 
-def _common(subject: Subject) -> Attributes:
+def _common(identity: ExecutionIdentity) -> Attributes:
     """What every span and event of the execution says."""
     common: Attributes = {
-        semconv.WORKFLOW_NAME: subject.workflow_name,
-        semconv.WORKFLOW_SOURCE: subject.source,
-        semconv.EXECUTION_ID: subject.execution_id,
-        semconv.EXECUTION_ATTEMPT: subject.attempt,
-        semconv.OWNER_ID: subject.owner,
+        semconv.WORKFLOW_NAME: identity.workflow_name,
+        semconv.WORKFLOW_SOURCE: identity.source,
+        semconv.EXECUTION_ID: identity.execution_id,
+        semconv.EXECUTION_ATTEMPT: identity.attempt,
+        semconv.OWNER_ID: identity.owner,
     }
-    if subject.template_id is not None:
-        common[semconv.TEMPLATE_ID] = subject.template_id
-    if subject.template_version is not None:
-        common[semconv.TEMPLATE_VERSION] = subject.template_version
-    if subject.record_level != "full":
-        common[semconv.RECORD_LEVEL] = subject.record_level
+    if identity.template_id is not None:
+        common[semconv.TEMPLATE_ID] = identity.template_id
+    if identity.template_version is not None:
+        common[semconv.TEMPLATE_VERSION] = identity.template_version
+    if identity.record_level != "full":
+        common[semconv.RECORD_LEVEL] = identity.record_level
     return common
 
 
-def identity(subject: Subject) -> Attributes:
+def identity_attributes(identity: ExecutionIdentity) -> Attributes:
     """What the root span and the events of the execution say from the start."""
     always: Attributes = {
-        **_common(subject),
+        **_common(identity),
         semconv.OPERATION: Operation.WORKFLOW.value,
-        semconv.GENAI_WORKFLOW_NAME: subject.workflow_name,
+        semconv.GENAI_WORKFLOW_NAME: identity.workflow_name,
         semconv.OPENINFERENCE_KIND: "CHAIN",
-        semconv.STREAMING: subject.streaming,
-        semconv.TRIGGER: subject.trigger,
+        semconv.STREAMING: identity.streaming,
+        semconv.TRIGGER: identity.trigger,
         semconv.NESTED: False,
-        semconv.QUEUED_AT: subject.queued_ns,
-        semconv.STARTED_AT: subject.started_ns,
+        semconv.QUEUED_AT: identity.queued_ns,
+        semconv.STARTED_AT: identity.started_ns,
     }
     optional: dict[str, str | None] = {
-        semconv.DEFINITION_ID: subject.definition_id,
-        semconv.GRAPH_HASH: subject.graph_hash,
-        semconv.CORRELATION_ID: subject.correlation_id,
-        semconv.CONVERSATION_ID: subject.conversation_id,
-        semconv.RETRY_OF: subject.retry_of,
-        semconv.TAGS: orjson.dumps(subject.tags).decode() if subject.tags else None,
-        semconv.PARAMS: redact(orjson.dumps(subject.params).decode()) if subject.params else None,
+        semconv.DEFINITION_ID: identity.definition_id,
+        semconv.GRAPH_HASH: identity.graph_hash,
+        semconv.CORRELATION_ID: identity.correlation_id,
+        semconv.CONVERSATION_ID: identity.conversation_id,
+        semconv.RETRY_OF: identity.retry_of,
+        semconv.TAGS: orjson.dumps(identity.tags).decode() if identity.tags else None,
+        semconv.PARAMS: redact(orjson.dumps(identity.params).decode()) if identity.params else None,
     }
     return always | {key: value for key, value in optional.items() if value is not None}
 

@@ -12,61 +12,61 @@ from engine.nodes.loop import LoopNode
 from engine.nodes.model import ModelConfig, ModelNode
 from engine.nodes.tools import ToolsConfig, ToolsNode
 from engine.nodes.variable import VariableConfig
+from engine.validation.checked_graph import CheckedGraph
 from engine.validation.rules import Finding
-from engine.validation.subject import Subject
 
 MAX_BRANCHES = 32
 BOUNDED_TYPES = frozenset({"loop", "tools", "error_handler", "approval"})
 """A cycle through one of these ends by that node's own count."""
 
 
-def no_way_to_end(subject: Subject, topology: Topology) -> Iterator[Finding]:
+def no_way_to_end(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """A node from which no path of normal edges leads to an end."""
-    for node_id in subject.nodes:
+    for node_id in checked.nodes:
         if topology.ends and topology.normal_successors[node_id] and node_id not in topology.reaches_end:
             message = "No path of normal edges leads from here to an end."
-            yield subject.at_node("structure.no_way_to_end", node_id, message)
+            yield checked.at_node("structure.no_way_to_end", node_id, message)
 
 
-def unreachable(subject: Subject, topology: Topology) -> Iterator[Finding]:
+def unreachable(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """A node without a path from start."""
-    for node_id in subject.nodes:
+    for node_id in checked.nodes:
         if node_id not in topology.reachable:
-            yield subject.at_node("structure.unreachable", node_id, "No path leads from start to the node.")
+            yield checked.at_node("structure.unreachable", node_id, "No path leads from start to the node.")
 
 
-def fork_without_join(subject: Subject, topology: Topology) -> Iterator[Finding]:
+def fork_without_join(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """A fork whose paths do not all pass one node."""
     for fork in topology.forks.values():
         if fork.join is None:
             message = "Its plain edges are taken in parallel, and no node is on all their paths."
-            yield subject.at_node("structure.fork_without_join", fork.source, message)
+            yield checked.at_node("structure.fork_without_join", fork.source, message)
 
 
-def branches_overlap(subject: Subject, topology: Topology) -> Iterator[Finding]:
+def branches_overlap(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """Two branches of a fork share a node."""
     for fork in topology.forks.values():
         if fork.shared:
-            first = _first(subject, fork.shared)
+            first = _first(checked, fork.shared)
             message = f"More than one branch comes to `{first}`, before the join `{fork.join}`."
-            yield subject.at_node("structure.branches_overlap", fork.source, message)
+            yield checked.at_node("structure.branches_overlap", fork.source, message)
 
 
-def branch_entered(subject: Subject, topology: Topology) -> Iterator[Finding]:
+def branch_entered(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """An edge into a branch from outside it, or a fork inside its own branch."""
-    edges = {placed.edge.id: placed for placed in subject.edges}
+    edges = {placed.edge.id: placed for placed in checked.edges}
     reported: set[str | None] = set()
     for fork in topology.forks.values():
         if any(fork.source in branch.nodes for branch in fork.branches):
             message = "A branch leads back to its fork before the join."
-            yield subject.at_node("structure.branch_entered", fork.source, message)
+            yield checked.at_node("structure.branch_entered", fork.source, message)
         elif not fork.shared:
             for edge in _entering(topology, fork):
                 if edge.id in reported:
                     continue
                 reported.add(edge.id)
                 message = f"The edge enters a branch of the fork at `{fork.source}` from outside."
-                yield subject.at_edge("structure.branch_entered", edges[edge.id], message)
+                yield checked.at_edge("structure.branch_entered", edges[edge.id], message)
 
 
 def _entering(topology: Topology, fork: Fork) -> Iterator[Edge]:
@@ -77,42 +77,42 @@ def _entering(topology: Topology, fork: Fork) -> Iterator[Edge]:
                     yield edge
 
 
-def too_many_branches(subject: Subject, topology: Topology) -> Iterator[Finding]:
+def too_many_branches(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """A fork with more than 32 edges."""
     for fork in topology.forks.values():
         if len(fork.branches) > MAX_BRANCHES:
             message = f"The fork has {len(fork.branches)} branches; at most {MAX_BRANCHES} are allowed."
-            yield subject.at_node("structure.too_many_branches", fork.source, message)
+            yield checked.at_node("structure.too_many_branches", fork.source, message)
 
 
-def empty_branch(subject: Subject, topology: Topology) -> Iterator[Finding]:
+def empty_branch(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """A fork's edge straight to its join."""
-    edges = {placed.edge.id: placed for placed in subject.edges}
+    edges = {placed.edge.id: placed for placed in checked.edges}
     for fork in topology.forks.values():
         for branch in fork.branches:
             if fork.join is not None and branch.first == fork.join:
                 message = "The edge leads straight from the fork to its join."
-                yield subject.at_edge("structure.empty_branch", edges[branch.edge.id], message)
+                yield checked.at_edge("structure.empty_branch", edges[branch.edge.id], message)
 
 
-def parallel_set(subject: Subject, topology: Topology) -> Iterator[Finding]:
+def parallel_set(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """Two branches write the same thing, so the order of edges decides."""
     for fork in topology.forks.values():
-        writes = Counter(what for branch in fork.branches for what in _writes(subject, branch))
+        writes = Counter(what for branch in fork.branches for what in _writes(checked, branch))
         for what in sorted(what for what, branches in writes.items() if branches > 1):
             message = f"More than one branch {what}; the order of the fork's edges decides."
-            yield subject.at_node("structure.parallel_set", fork.source, message)
+            yield checked.at_node("structure.parallel_set", fork.source, message)
 
 
-def _writes(subject: Subject, branch: Branch) -> set[str]:
+def _writes(checked: CheckedGraph, branch: Branch) -> set[str]:
     found: set[str] = set()
     for node_id in branch.nodes:
-        config = subject.configs[node_id]
+        config = checked.configs[node_id]
         if isinstance(config, VariableConfig) and config.operation == "set":
             found.add(f"sets the variable `{config.variable_name}`")
         elif _appends_messages(config):
             found.add("appends assistant messages")
-        elif subject.nodes[node_id].type == "memory":
+        elif checked.nodes[node_id].type == "memory":
             found.add("holds a memory node")
     return found
 
@@ -123,29 +123,29 @@ def _appends_messages(config: NodeConfig) -> bool:
     return isinstance(config, ErrorHandlerConfig) and config.message is not None
 
 
-def pause_in_branch(subject: Subject, topology: Topology) -> Iterator[Finding]:
+def pause_in_branch(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """An approval, or a delay that may park, in a branch of a fork: only a whole run can be kept."""
     inside = {node_id for fork in topology.forks.values() for branch in fork.branches for node_id in branch.nodes}
-    for node_id in subject.nodes:
-        config = subject.configs[node_id]
-        if node_id not in inside or not subject.type_of(node_id).may_park(config):
+    for node_id in checked.nodes:
+        config = checked.configs[node_id]
+        if node_id not in inside or not checked.type_of(node_id).may_park(config):
             continue
-        if isinstance(config, ApprovalConfig) or subject.graph.durability != "none":
+        if isinstance(config, ApprovalConfig) or checked.graph.durability != "none":
             message = "The execution cannot pause here while other branches run."
-            yield subject.at_node("structure.pause_in_branch", node_id, message)
+            yield checked.at_node("structure.pause_in_branch", node_id, message)
 
 
-def endless_cycle(subject: Subject, topology: Topology) -> Iterator[Finding]:
+def endless_cycle(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """A cycle that no normal edge leads out of."""
     for cycle in topology.normal_cycles:
         leaving = any(target not in cycle for node_id in cycle for target in topology.normal_successors[node_id])
         if not leaving:
-            first = _first(subject, cycle)
+            first = _first(checked, cycle)
             message = f"No normal edge leads out of a cycle of {len(cycle)} nodes."
-            yield subject.at_node("structure.endless_cycle", first, message)
+            yield checked.at_node("structure.endless_cycle", first, message)
 
 
-def cycle_bound(subject: Subject, topology: Topology) -> Iterator[Finding]:
+def cycle_bound(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """A cycle that only the limits of the execution end."""
     unbounded = {
         node_id: [target for target in targets if topology.types[target] not in BOUNDED_TYPES]
@@ -154,55 +154,55 @@ def cycle_bound(subject: Subject, topology: Topology) -> Iterator[Finding]:
     }
     for cycle in cycles(unbounded):
         message = f"A cycle of {len(cycle)} nodes has no count of its own."
-        yield subject.at_node("structure.cycle_bound", _first(subject, cycle), message)
+        yield checked.at_node("structure.cycle_bound", _first(checked, cycle), message)
 
 
-def loop_without_body(subject: Subject, topology: Topology) -> Iterator[Finding]:
+def loop_without_body(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """No edge comes back to a loop node from a node it dominates."""
-    for node_id in _of_type(subject, LoopNode.type):
+    for node_id in _of_type(checked, LoopNode.type):
         inside = any(topology.dominates(node_id, edge.source) for edge in topology.incoming[node_id])
         if node_id in topology.reachable and not inside:
             message = "Nothing behind the loop leads back to it."
-            yield subject.at_node("structure.loop_without_body", node_id, message)
+            yield checked.at_node("structure.loop_without_body", node_id, message)
 
 
-def tools_not_routed(subject: Subject, topology: Topology) -> Iterator[Finding]:
+def tools_not_routed(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """A `tool_calls` edge without a tools node behind it before the next model."""
-    for placed in subject.edges:
+    for placed in checked.edges:
         edge = placed.edge
         calls = edge.when == TOOL_CALLS_LABEL and topology.types[edge.source] == ModelNode.type
         if calls and not topology.tool_nodes_behind(edge.source):
             message = "No tools node follows before the next model."
-            yield subject.at_edge("structure.tools_not_routed", placed, message)
+            yield checked.at_edge("structure.tools_not_routed", placed, message)
 
 
-def tools_unused(subject: Subject, topology: Topology) -> Iterator[Finding]:
+def tools_unused(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """A tools node that no model can use: not behind a `tool_calls` edge, without tools, or without a way back."""
-    models = _of_type(subject, ModelNode.type)
+    models = _of_type(checked, ModelNode.type)
     used = {tools for model in models for tools in topology.tool_nodes_behind(model)}
     before_models = set(reach(models, topology.normal_predecessors))
-    for node_id in _of_type(subject, ToolsNode.type):
-        config = subject.configs[node_id]
+    for node_id in _of_type(checked, ToolsNode.type):
+        config = checked.configs[node_id]
         if node_id not in used:
-            yield subject.at_node("structure.tools_unused", node_id, "It is behind no `tool_calls` edge.")
+            yield checked.at_node("structure.tools_unused", node_id, "It is behind no `tool_calls` edge.")
         elif isinstance(config, ToolsConfig) and not config.allowed_tools:
             message = "Its list of tools is empty."
-            yield subject.at_node("structure.tools_unused", node_id, message, place="/config")
+            yield checked.at_node("structure.tools_unused", node_id, message, place="/config")
         elif node_id not in before_models:
-            yield subject.at_node("structure.tools_unused", node_id, "No path leads from it to a model.")
+            yield checked.at_node("structure.tools_unused", node_id, "No path leads from it to a model.")
 
 
-def tool_loop_blind(subject: Subject, topology: Topology) -> Iterator[Finding]:
+def tool_loop_blind(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """A model that calls tools but would not see their answers."""
-    for node_id in _of_type(subject, ModelNode.type):
-        config = subject.configs[node_id]
+    for node_id in _of_type(checked, ModelNode.type):
+        config = checked.configs[node_id]
         calls = any(edge.when == TOOL_CALLS_LABEL for edge in topology.outgoing[node_id])
         if calls and isinstance(config, ModelConfig) and not (config.include_history and config.append_to_messages):
             message = "The model calls tools but does not read the messages that hold their answers."
-            yield subject.at_node("structure.tool_loop_blind", node_id, message, place="/config")
+            yield checked.at_node("structure.tool_loop_blind", node_id, message, place="/config")
 
 
-CHECKS: dict[str, Callable[[Subject, Topology], Iterator[Finding]]] = {
+CHECKS: dict[str, Callable[[CheckedGraph, Topology], Iterator[Finding]]] = {
     "structure.no_way_to_end": no_way_to_end,
     "structure.unreachable": unreachable,
     "structure.fork_without_join": fork_without_join,
@@ -222,9 +222,9 @@ CHECKS: dict[str, Callable[[Subject, Topology], Iterator[Finding]]] = {
 """The check of each code. They run only where there is a topology."""
 
 
-def _of_type(subject: Subject, name: str) -> list[str]:
-    return [node.id for node in subject.graph.nodes if node.type == name]
+def _of_type(checked: CheckedGraph, name: str) -> list[str]:
+    return [node.id for node in checked.graph.nodes if node.type == name]
 
 
-def _first(subject: Subject, nodes: frozenset[str]) -> str:
-    return next(node_id for node_id in subject.nodes if node_id in nodes)
+def _first(checked: CheckedGraph, nodes: frozenset[str]) -> str:
+    return next(node_id for node_id in checked.nodes if node_id in nodes)

@@ -7,139 +7,139 @@ from engine.graph import ERROR_LABEL, ContinuePolicy, JsonObject, RoutePolicy
 from engine.nodes.approval import ApprovalConfig
 from engine.nodes.conditional import ConditionalConfig
 from engine.nodes.error_handler import ErrorHandlerNode
+from engine.validation.checked_graph import CheckedGraph, PlacedEdge
 from engine.validation.rules import Finding, Near
 from engine.validation.schema import MAX_EDGES, MAX_EXPRESSIONS_CHARACTERS, MAX_NODES
-from engine.validation.subject import PlacedEdge, Subject
 
 LARGE = 0.8
 
 
-def start_count(subject: Subject) -> Iterator[Finding]:
+def start_count(checked: CheckedGraph) -> Iterator[Finding]:
     """Not exactly one start node."""
-    starts = [node.id for node in subject.graph.nodes if node.type == "start"]
+    starts = [node.id for node in checked.graph.nodes if node.type == "start"]
     if not starts:
         yield Finding("structure.start_count", "/nodes", "There is no start node.")
     for node_id in starts[1:]:
-        yield subject.at_node("structure.start_count", node_id, "There is another start node.")
+        yield checked.at_node("structure.start_count", node_id, "There is another start node.")
 
 
-def no_end(subject: Subject) -> Iterator[Finding]:
+def no_end(checked: CheckedGraph) -> Iterator[Finding]:
     """No end node."""
-    if all(node.type != "end" for node in subject.graph.nodes):
+    if all(node.type != "end" for node in checked.graph.nodes):
         yield Finding("structure.no_end", "/nodes", "There is no end node.")
 
 
-def unknown_node(subject: Subject) -> Iterator[Finding]:
+def unknown_node(checked: CheckedGraph) -> Iterator[Finding]:
     """An edge names a node that does not exist."""
-    for placed in subject.edges:
+    for placed in checked.edges:
         for side, name in (("source", placed.edge.source), ("target", placed.edge.target)):
-            if name not in subject.nodes:
+            if name not in checked.nodes:
                 message = f"The {side} of the edge does not exist."
-                near = Near(name, subject.nodes)
-                yield subject.at_edge("structure.unknown_node", placed, message, place=f"/{side}", near=near)
+                near = Near(name, checked.nodes)
+                yield checked.at_edge("structure.unknown_node", placed, message, place=f"/{side}", near=near)
 
 
-def duplicate_edge(subject: Subject) -> Iterator[Finding]:
+def duplicate_edge(checked: CheckedGraph) -> Iterator[Finding]:
     """Two edges that are the same."""
     seen: set[tuple[str, str, str | None, str | None]] = set()
-    for placed in subject.edges:
+    for placed in checked.edges:
         edge = placed.edge
         key = (edge.source, edge.target, edge.when, edge.condition)
         if key in seen:
-            yield subject.at_edge("structure.duplicate_edge", placed, "There is the same edge before it.")
+            yield checked.at_edge("structure.duplicate_edge", placed, "There is the same edge before it.")
         seen.add(key)
 
 
-def start_entered(subject: Subject) -> Iterator[Finding]:
+def start_entered(checked: CheckedGraph) -> Iterator[Finding]:
     """An edge into a start node."""
-    for placed in subject.edges:
-        target = subject.nodes.get(placed.edge.target)
+    for placed in checked.edges:
+        target = checked.nodes.get(placed.edge.target)
         if target is not None and target.type == "start":
-            yield subject.at_edge("structure.start_entered", placed, "The edge leads into the start node.")
+            yield checked.at_edge("structure.start_entered", placed, "The edge leads into the start node.")
 
 
-def end_left(subject: Subject) -> Iterator[Finding]:
+def end_left(checked: CheckedGraph) -> Iterator[Finding]:
     """An edge out of an end node."""
-    for placed in subject.edges:
-        source = subject.nodes.get(placed.edge.source)
+    for placed in checked.edges:
+        source = checked.nodes.get(placed.edge.source)
         if source is not None and source.type == "end":
-            yield subject.at_edge("structure.end_left", placed, "The edge leads out of an end node.")
+            yield checked.at_edge("structure.end_left", placed, "The edge leads out of an end node.")
 
 
-def dead_end(subject: Subject) -> Iterator[Finding]:
+def dead_end(checked: CheckedGraph) -> Iterator[Finding]:
     """A node other than an end without a normal edge out."""
-    for node_id, node in subject.nodes.items():
-        if node.type != "end" and not _normal(subject, node_id):
-            yield subject.at_node("structure.dead_end", node_id, "No normal edge leads out of the node.")
+    for node_id, node in checked.nodes.items():
+        if node.type != "end" and not _normal(checked, node_id):
+            yield checked.at_node("structure.dead_end", node_id, "No normal edge leads out of the node.")
 
 
-def mixed_routing(subject: Subject) -> Iterator[Finding]:
+def mixed_routing(checked: CheckedGraph) -> Iterator[Finding]:
     """Labelled and conditional edges on one node."""
-    for node_id in subject.nodes:
-        if _labelled(subject, node_id) and _conditional(subject, node_id):
-            yield subject.at_node("structure.mixed_routing", node_id, "Its edges have labels and conditions.")
+    for node_id in checked.nodes:
+        if _labelled(checked, node_id) and _conditional(checked, node_id):
+            yield checked.at_node("structure.mixed_routing", node_id, "Its edges have labels and conditions.")
 
 
-def two_defaults(subject: Subject) -> Iterator[Finding]:
+def two_defaults(checked: CheckedGraph) -> Iterator[Finding]:
     """More than one plain edge beside labelled or conditional ones."""
-    for node_id in subject.nodes:
-        plain = _plain(subject, node_id)
-        if len(plain) > 1 and len(plain) < len(_normal(subject, node_id)):
-            yield subject.at_edge("structure.two_defaults", plain[1], "There is another plain edge beside it.")
+    for node_id in checked.nodes:
+        plain = _plain(checked, node_id)
+        if len(plain) > 1 and len(plain) < len(_normal(checked, node_id)):
+            yield checked.at_edge("structure.two_defaults", plain[1], "There is another plain edge beside it.")
 
 
-def unknown_label(subject: Subject) -> Iterator[Finding]:
+def unknown_label(checked: CheckedGraph) -> Iterator[Finding]:
     """An edge waits for a label that its source, with this config, cannot give."""
-    for node_id in subject.nodes:
-        labels = subject.labels(node_id)
-        for placed in _labelled(subject, node_id):
+    for node_id in checked.nodes:
+        labels = checked.labels(node_id)
+        for placed in _labelled(checked, node_id):
             if placed.edge.when not in labels:
                 near = Near(str(placed.edge.when), labels)
                 hint = f"Its labels are: {', '.join(labels)}." if labels else "It gives no label: use a plain edge."
                 message = "The source cannot give this label."
-                yield subject.at_edge("structure.unknown_label", placed, message, place="/when", hint=hint, near=near)
+                yield checked.at_edge("structure.unknown_label", placed, message, place="/when", hint=hint, near=near)
 
 
-def duplicate_label(subject: Subject) -> Iterator[Finding]:
+def duplicate_label(checked: CheckedGraph) -> Iterator[Finding]:
     """One label on edges to different targets."""
-    for node_id in subject.nodes:
+    for node_id in checked.nodes:
         targets: dict[str | None, str] = {}
-        for placed in _labelled(subject, node_id):
+        for placed in _labelled(checked, node_id):
             known = targets.setdefault(placed.edge.when, placed.edge.target)
             if known != placed.edge.target:
-                yield subject.at_edge("structure.duplicate_label", placed, "Another edge has the same label.")
+                yield checked.at_edge("structure.duplicate_label", placed, "Another edge has the same label.")
 
 
-def uncovered_label(subject: Subject) -> Iterator[Finding]:
+def uncovered_label(checked: CheckedGraph) -> Iterator[Finding]:
     """A label that the node can give has neither an edge nor a default."""
-    for node_id in subject.nodes:
-        labelled = _labelled(subject, node_id)
-        must_route = subject.type_of(node_id).must_route
-        if not labelled and (not must_route or not _normal(subject, node_id)):
+    for node_id in checked.nodes:
+        labelled = _labelled(checked, node_id)
+        must_route = checked.type_of(node_id).must_route
+        if not labelled and (not must_route or not _normal(checked, node_id)):
             continue
-        if labelled and _plain(subject, node_id):
+        if labelled and _plain(checked, node_id):
             continue
         covered = {placed.edge.when for placed in labelled}
-        for label in subject.labels(node_id):
+        for label in checked.labels(node_id):
             if label not in covered:
                 message = f"No edge takes up the label `{label}`."
-                yield subject.at_node("structure.uncovered_label", node_id, message)
+                yield checked.at_node("structure.uncovered_label", node_id, message)
 
 
-def no_default(subject: Subject) -> Iterator[Finding]:
+def no_default(checked: CheckedGraph) -> Iterator[Finding]:
     """Conditions, on edges or in cases, without a default."""
-    for node_id, config in subject.configs.items():
+    for node_id, config in checked.configs.items():
         message = "If no condition holds, the run fails."
-        if _conditional(subject, node_id) and not _plain(subject, node_id):
-            yield subject.at_node("structure.no_default", node_id, message)
+        if _conditional(checked, node_id) and not _plain(checked, node_id):
+            yield checked.at_node("structure.no_default", node_id, message)
         elif isinstance(config, ConditionalConfig) and config.cases is not None and config.default is None:
-            yield subject.at_node("structure.no_default", node_id, message, place="/config/cases")
+            yield checked.at_node("structure.no_default", node_id, message, place="/config/cases")
 
 
-def dead_condition(subject: Subject) -> Iterator[Finding]:
+def dead_condition(checked: CheckedGraph) -> Iterator[Finding]:
     """A condition that is constant, equal to an earlier one, or behind one that is always true."""
     groups: dict[tuple[str, str | None], list[tuple[str, Expression]]] = {}
-    for placed in subject.expressions:
+    for placed in checked.expressions:
         if placed.is_condition and isinstance(placed.parsed, Expression):
             group = placed.node_id, "edges" if placed.edge_id is not None else None
             groups.setdefault(group, []).append((placed.pointer, placed.parsed))
@@ -162,38 +162,38 @@ def _dead(conditions: list[tuple[str, Expression]]) -> Iterator[tuple[str, str]]
         decided = decided or expression.constant is True
 
 
-def error_edge(subject: Subject) -> Iterator[Finding]:
+def error_edge(checked: CheckedGraph) -> Iterator[Finding]:
     """`route` without exactly one error edge, or an error edge without `route`."""
-    for node_id, node in subject.nodes.items():
-        edges = [placed for placed in subject.outgoing[node_id] if placed.edge.when == ERROR_LABEL]
+    for node_id, node in checked.nodes.items():
+        edges = [placed for placed in checked.outgoing[node_id] if placed.edge.when == ERROR_LABEL]
         if isinstance(node.on_error, RoutePolicy):
             if len(edges) != 1:
                 message = f"The node routes its failures and has {len(edges)} error edges."
-                yield subject.at_node("structure.error_edge", node_id, message)
+                yield checked.at_node("structure.error_edge", node_id, message)
         elif edges:
-            yield subject.at_edge("structure.error_edge", edges[0], "The source does not route its failures.")
+            yield checked.at_edge("structure.error_edge", edges[0], "The source does not route its failures.")
 
 
-def continue_label(subject: Subject) -> Iterator[Finding]:
+def continue_label(checked: CheckedGraph) -> Iterator[Finding]:
     """`continue` on a node with labelled edges without a label that has an edge."""
-    for node_id, node in subject.nodes.items():
-        labels = {placed.edge.when for placed in _labelled(subject, node_id)}
+    for node_id, node in checked.nodes.items():
+        labels = {placed.edge.when for placed in _labelled(checked, node_id)}
         if isinstance(node.on_error, ContinuePolicy) and labels and node.on_error.label not in labels:
             message = "After a failure no labelled edge can be followed."
-            yield subject.at_node("structure.continue_label", node_id, message, place="/on_error")
+            yield checked.at_node("structure.continue_label", node_id, message, place="/on_error")
 
 
-def handler_unused(subject: Subject) -> Iterator[Finding]:
+def handler_unused(checked: CheckedGraph) -> Iterator[Finding]:
     """An error handler that no error edge leads to."""
-    routed = {placed.edge.target for placed in subject.edges if placed.edge.when == ERROR_LABEL}
-    for node_id, node in subject.nodes.items():
+    routed = {placed.edge.target for placed in checked.edges if placed.edge.when == ERROR_LABEL}
+    for node_id, node in checked.nodes.items():
         if node.type == ErrorHandlerNode.type and node_id not in routed:
-            yield subject.at_node("structure.handler_unused", node_id, "No error edge leads to the handler.")
+            yield checked.at_node("structure.handler_unused", node_id, "No error edge leads to the handler.")
 
 
-def bad_expression(subject: Subject) -> Iterator[Finding]:
+def bad_expression(checked: CheckedGraph) -> Iterator[Finding]:
     """CEL that does not parse or breaks the guard."""
-    for placed in subject.expressions:
+    for placed in checked.expressions:
         if isinstance(placed.parsed, BadExpression):
             position = placed.parsed.position
             data: JsonObject = {"position": position} if position is not None else {}
@@ -208,9 +208,9 @@ def bad_expression(subject: Subject) -> Iterator[Finding]:
             )
 
 
-def expression_type(subject: Subject) -> Iterator[Finding]:
+def expression_type(checked: CheckedGraph) -> Iterator[Finding]:
     """A condition that cannot be boolean."""
-    for placed in subject.expressions:
+    for placed in checked.expressions:
         parsed = placed.parsed
         if placed.is_condition and isinstance(parsed, Expression) and parsed.result_type not in ("bool", "dyn"):
             node_id = placed.node_id if placed.edge_id is None else None
@@ -218,30 +218,30 @@ def expression_type(subject: Subject) -> Iterator[Finding]:
             yield Finding("structure.expression_type", placed.pointer, message, node_id=node_id, edge_id=placed.edge_id)
 
 
-def durability(subject: Subject) -> Iterator[Finding]:
+def durability(checked: CheckedGraph) -> Iterator[Finding]:
     """An approval without the checkpoint to go on from, or `on_lost: resume` without those to resume from."""
-    if subject.graph.durability == "none":
-        for node_id in subject.of(ApprovalConfig):
+    if checked.graph.durability == "none":
+        for node_id in checked.of(ApprovalConfig):
             message = "Without checkpoints the execution cannot wait for an answer."
             hint = "Use the durability `step` or `exit`, or leave it out."
-            yield subject.at_node("structure.durability", node_id, message, hint=hint)
-    if subject.graph.on_lost == "resume" and subject.graph.durability != "step":
+            yield checked.at_node("structure.durability", node_id, message, hint=hint)
+    if checked.graph.on_lost == "resume" and checked.graph.durability != "step":
         yield Finding("structure.durability", "/on_lost", "Without `step` there is nothing to resume from.")
 
 
-def nothing_streams(subject: Subject) -> Iterator[Finding]:
+def nothing_streams(checked: CheckedGraph) -> Iterator[Finding]:
     """No node has `stream`."""
-    if not any(node.stream for node in subject.graph.nodes):
+    if not any(node.stream for node in checked.graph.nodes):
         yield Finding("structure.nothing_streams", "/nodes", "A stream of this workflow carries no tokens.")
 
 
-def large(subject: Subject) -> Iterator[Finding]:
+def large(checked: CheckedGraph) -> Iterator[Finding]:
     """Over 80 % of the nodes, edges or expression text allowed."""
-    texts = (placed.parsed for placed in subject.expressions)
+    texts = (placed.parsed for placed in checked.expressions)
     characters = sum(len(parsed.text) for parsed in texts if isinstance(parsed, Expression))
     for what, pointer, count, limit in (
-        ("nodes", "/nodes", len(subject.graph.nodes), MAX_NODES),
-        ("edges", "/edges", len(subject.graph.edges), MAX_EDGES),
+        ("nodes", "/nodes", len(checked.graph.nodes), MAX_NODES),
+        ("edges", "/edges", len(checked.graph.edges), MAX_EDGES),
         ("characters of expressions", "", characters, MAX_EXPRESSIONS_CHARACTERS),
     ):
         if count > LARGE * limit:
@@ -249,7 +249,7 @@ def large(subject: Subject) -> Iterator[Finding]:
             yield Finding("structure.large", pointer, message, data={"count": count, "limit": limit})
 
 
-CHECKS: dict[str, Callable[[Subject], Iterator[Finding]]] = {
+CHECKS: dict[str, Callable[[CheckedGraph], Iterator[Finding]]] = {
     "structure.start_count": start_count,
     "structure.no_end": no_end,
     "structure.unknown_node": unknown_node,
@@ -276,17 +276,17 @@ CHECKS: dict[str, Callable[[Subject], Iterator[Finding]]] = {
 """The check of each code."""
 
 
-def _normal(subject: Subject, node_id: str) -> list[PlacedEdge]:
-    return [placed for placed in subject.outgoing[node_id] if placed.edge.when != ERROR_LABEL]
+def _normal(checked: CheckedGraph, node_id: str) -> list[PlacedEdge]:
+    return [placed for placed in checked.outgoing[node_id] if placed.edge.when != ERROR_LABEL]
 
 
-def _labelled(subject: Subject, node_id: str) -> list[PlacedEdge]:
-    return [placed for placed in _normal(subject, node_id) if placed.edge.when is not None]
+def _labelled(checked: CheckedGraph, node_id: str) -> list[PlacedEdge]:
+    return [placed for placed in _normal(checked, node_id) if placed.edge.when is not None]
 
 
-def _conditional(subject: Subject, node_id: str) -> list[PlacedEdge]:
-    return [placed for placed in subject.outgoing[node_id] if placed.edge.condition is not None]
+def _conditional(checked: CheckedGraph, node_id: str) -> list[PlacedEdge]:
+    return [placed for placed in checked.outgoing[node_id] if placed.edge.condition is not None]
 
 
-def _plain(subject: Subject, node_id: str) -> list[PlacedEdge]:
-    return [placed for placed in subject.outgoing[node_id] if placed.edge.is_plain]
+def _plain(checked: CheckedGraph, node_id: str) -> list[PlacedEdge]:
+    return [placed for placed in checked.outgoing[node_id] if placed.edge.is_plain]

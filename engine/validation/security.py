@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 
 from engine.expressions.prompts import BadPrompt
 from engine.nodes.tools import ToolsConfig
+from engine.validation.checked_graph import CheckedGraph, PlacedPrompt
 from engine.validation.rules import Finding
-from engine.validation.subject import PlacedPrompt, Subject
 
 _UNTRUSTED = frozenset(
     {"input", "last_user_message", "last_message", "retrieval_context", "conversation_summary"},
@@ -14,37 +14,37 @@ _UNTRUSTED_OUTPUTS = frozenset({"model", "tools", "retrieval"})
 _SHOWN = frozenset({"message", "response"})
 
 
-def secret_value(subject: Subject) -> Iterator[Finding]:
+def secret_value(checked: CheckedGraph) -> Iterator[Finding]:
     """A value with the shape of a secret, in any field."""
-    for pointer in subject.secrets.values:
+    for pointer in checked.secrets.values:
         yield Finding("security.secret_value", pointer, "The value has the shape of a secret.")
 
 
-def secret_in_prompt(subject: Subject) -> Iterator[Finding]:
+def secret_in_prompt(checked: CheckedGraph) -> Iterator[Finding]:
     """A `secret://` reference; no field of these node types is declared for one."""
-    for pointer in subject.secrets.references:
+    for pointer in checked.secrets.references:
         yield Finding("security.secret_in_prompt", pointer, "No secret is put in here.")
 
 
-def all_tools(subject: Subject) -> Iterator[Finding]:
+def all_tools(checked: CheckedGraph) -> Iterator[Finding]:
     """`allowed_tools: ["*"]`."""
-    for node_id, config in subject.of(ToolsConfig).items():
+    for node_id, config in checked.of(ToolsConfig).items():
         if "*" in config.allowed_tools:
             message = "Every tool the owner may use is allowed."
-            yield subject.at_node("security.all_tools", node_id, message, place="/config/allowed_tools")
+            yield checked.at_node("security.all_tools", node_id, message, place="/config/allowed_tools")
 
 
-def untrusted_in_system(subject: Subject) -> Iterator[Finding]:
+def untrusted_in_system(checked: CheckedGraph) -> Iterator[Finding]:
     """Text of users, tools, documents or models in a system message."""
-    for prompt in subject.prompts:
-        if prompt.field == "system_message" and any(_is_untrusted(subject, path) for path in _paths(prompt)):
+    for prompt in checked.prompts:
+        if prompt.field == "system_message" and any(_is_untrusted(checked, path) for path in _paths(prompt)):
             message = "The system message takes in text that others wrote."
             yield Finding("security.untrusted_in_system", prompt.pointer, message, node_id=prompt.node_id)
 
 
-def error_text_shown(subject: Subject) -> Iterator[Finding]:
+def error_text_shown(checked: CheckedGraph) -> Iterator[Finding]:
     """The text of an error in a message or response."""
-    for prompt in subject.prompts:
+    for prompt in checked.prompts:
         if prompt.field in _SHOWN and any(_is_error_text(path) for path in _paths(prompt)):
             message = "The text takes in the message of an error."
             yield Finding("security.error_text_shown", prompt.pointer, message, node_id=prompt.node_id)
@@ -54,9 +54,9 @@ def _paths(prompt: PlacedPrompt) -> list[tuple[str | int, ...]]:
     return [] if isinstance(prompt.parsed, BadPrompt) else [read.path for read in prompt.parsed.reads]
 
 
-def _is_untrusted(subject: Subject, path: tuple[str | int, ...]) -> bool:
+def _is_untrusted(checked: CheckedGraph, path: tuple[str | int, ...]) -> bool:
     if path[0] == "outputs":
-        node = subject.nodes.get(str(path[1])) if len(path) > 1 else None
+        node = checked.nodes.get(str(path[1])) if len(path) > 1 else None
         return node is None or node.type in _UNTRUSTED_OUTPUTS
     return path[0] in _UNTRUSTED
 
@@ -65,7 +65,7 @@ def _is_error_text(path: tuple[str | int, ...]) -> bool:
     return path[0] == "errors" or path in (("error",), ("error", "message"))
 
 
-CHECKS: dict[str, Callable[[Subject], Iterator[Finding]]] = {
+CHECKS: dict[str, Callable[[CheckedGraph], Iterator[Finding]]] = {
     "security.secret_value": secret_value,
     "security.secret_in_prompt": secret_in_prompt,
     "security.all_tools": all_tools,

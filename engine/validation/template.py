@@ -32,11 +32,11 @@ def validate_template(
     The hash is that of the graph with defaults and examples. An issue that only some combination of the booleans in
     `include` has names the first such combination in its data.
     """
-    subject = _Subject(template)
-    findings = [finding for rule in _RULES for finding in rule(subject)]
+    checked = _Subject(template)
+    findings = [finding for rule in _RULES for finding in rule(checked)]
     if any(finding.actual_severity is Severity.ERROR for finding in findings):
         return report_of(findings)
-    results = list(_resolved(subject, validator, owner, resources))
+    results = list(_resolved(checked, validator, owner, resources))
     found = {(finding.code, finding.pointer): finding for result in reversed(results) for finding in result.findings}
     layers = max((result.layers for result in results), key=len)
     return report_of([*findings, *found.values()], content_hash=results[0].content_hash, layers=layers)
@@ -51,40 +51,40 @@ class _Result:
     content_hash: str | None = None
 
 
-def _resolved(subject: "_Subject", validator: WorkflowValidator, owner: str, resources: Resources) -> Iterator[_Result]:
+def _resolved(checked: "_Subject", validator: WorkflowValidator, owner: str, resources: Resources) -> Iterator[_Result]:
     """The graph with its defaults, then every combination of the booleans."""
-    booleans = sorted(subject.include_booleans)
+    booleans = sorted(checked.include_booleans)
     choices: list[JsonObject] = [{}]
     choices += [dict(zip(booleans, values, strict=True)) for values in product([False, True], repeat=len(booleans))]
     for choice in choices:
         try:
-            document = _document(subject, choice)
+            document = _document(checked, choice)
         except (InvalidParams, ExpressionError) as error:
             finding = Finding("schema.bad_parameter", "/parameters", error.message, data=_named(choice))
             yield _Result((finding,))
         else:
             report = validator.validate(document, owner=owner, resources=resources).report
-            found = tuple(_into_template(issue, subject, document, choice) for issue in report.issues)
+            found = tuple(_into_template(issue, checked, document, choice) for issue in report.issues)
             yield _Result(found, report.layers, report.content_hash)
 
 
-def _document(subject: "_Subject", choice: JsonObject) -> JsonObject:
+def _document(checked: "_Subject", choice: JsonObject) -> JsonObject:
     """The graph of one choice. What the schema demands only of this choice is taken from the examples as well."""
     try:
-        return resolve(subject.template, {**subject.needed_examples, **choice})
+        return resolve(checked.template, {**checked.needed_examples, **choice})
     except InvalidParams:
-        return resolve(subject.template, {**subject.examples, **choice})
+        return resolve(checked.template, {**checked.examples, **choice})
 
 
 def _named(choice: JsonObject) -> JsonObject:
     return {"params": choice} if choice else {}
 
 
-def _into_template(issue: Issue, subject: "_Subject", document: JsonObject, choice: JsonObject) -> Finding:
+def _into_template(issue: Issue, checked: "_Subject", document: JsonObject, choice: JsonObject) -> Finding:
     """The issue as a finding with its pointer into the template, where nodes that were left out still count."""
     steps = issue.pointer.split("/")[1:]
     if len(steps) > 1 and steps[0] in ("nodes", "edges"):
-        original = subject.position(steps[0], _items(document, steps[0])[int(steps[1])])
+        original = checked.position(steps[0], _items(document, steps[0])[int(steps[1])])
         steps = steps[:1] if original is None else [steps[0], str(original), *steps[2:]]
     pointer = "/graph" + "".join(f"/{step}" for step in steps)
     return Finding(
@@ -157,10 +157,10 @@ class _Subject:
         return isinstance(schema, dict) and schema.get("type") == "boolean"
 
 
-def _shaped(subject: _Subject) -> Iterator[Finding]:
+def _shaped(checked: _Subject) -> Iterator[Finding]:
     """The graph has what resolving it needs: nodes with ids, and edges with both ends."""
     for part, fields in (("nodes", ("id",)), ("edges", ("source", "target"))):
-        items = subject.template.graph.get(part, [] if part == "edges" else None)
+        items = checked.template.graph.get(part, [] if part == "edges" else None)
         if not isinstance(items, list):
             yield Finding("schema.missing_field", "/graph", f"The graph has no list `{part}`.")
             continue
@@ -172,9 +172,9 @@ def _shaped(subject: _Subject) -> Iterator[Finding]:
                 yield Finding("schema.missing_field", pointer, f"It must name {' and '.join(fields)}.")
 
 
-def _declared(subject: _Subject) -> Iterator[Finding]:
+def _declared(checked: _Subject) -> Iterator[Finding]:
     """`parameters` is a closed JSON Schema object, each property with a value to begin with."""
-    parameters = subject.template.parameters
+    parameters = checked.template.parameters
     if parameters.get("type") != "object" or parameters.get("additionalProperties") is not False:
         message = "`parameters` must be an object schema with `additionalProperties: false`."
         yield Finding("schema.bad_parameter", "/parameters", message)
@@ -182,26 +182,26 @@ def _declared(subject: _Subject) -> Iterator[Finding]:
         jsonschema_rs.Draft202012Validator(parameters, pattern_options=jsonschema_rs.RegexOptions(), offline=True)
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError):
         yield Finding("schema.bad_json_schema", "/parameters", "This is no JSON Schema that can be checked here.")
-    for name in subject.properties:
+    for name in checked.properties:
         pointer = f"/parameters/properties/{escape(name)}"
-        if name not in subject.required and name not in subject.template.defaults:
+        if name not in checked.required and name not in checked.template.defaults:
             yield Finding("schema.bad_parameter", pointer, "The parameter is neither required nor has it a default.")
-        elif name not in subject.template.defaults and name not in subject.examples:
+        elif name not in checked.template.defaults and name not in checked.examples:
             yield Finding("schema.bad_parameter", pointer, "The parameter is required and has no example.")
 
 
-def _used(subject: _Subject) -> Iterator[Finding]:
+def _used(checked: _Subject) -> Iterator[Finding]:
     """`$param` names a parameter and stands where one may; every parameter is used."""
-    for use in subject.uses:
+    for use in checked.uses:
         if use.name is None:
             yield Finding("schema.bad_parameter", use.pointer, 'A parameter is written {"$param": "name"}.')
-        elif use.name not in subject.properties:
+        elif use.name not in checked.properties:
             yield Finding("schema.bad_parameter", use.pointer, "There is no such parameter.")
         if not _may_stand(use.pointer):
             message = "No parameter may stand in an id, a type, an edge or an expression."
             yield Finding("schema.bad_parameter", use.pointer, message)
-    used = {use.name for use in subject.uses} | subject.include_names
-    for name in subject.properties:
+    used = {use.name for use in checked.uses} | checked.include_names
+    for name in checked.properties:
         if name not in used:
             pointer = f"/parameters/properties/{escape(name)}"
             yield Finding("schema.unused_parameter", pointer, "Nothing uses the parameter.")
@@ -214,26 +214,26 @@ def _may_stand(pointer: str) -> bool:
     return steps[0] != "edges"
 
 
-def _included(subject: _Subject) -> Iterator[Finding]:
+def _included(checked: _Subject) -> Iterator[Finding]:
     """Every `include` is a boolean over declared parameters, and few enough booleans decide."""
-    for pointer, parsed in subject.includes.items():
+    for pointer, parsed in checked.includes.items():
         if parsed is None:
             yield Finding("schema.wrong_type", pointer, "`include` is an expression.")
         elif isinstance(parsed, BadExpression):
             yield Finding("schema.bad_parameter", pointer, parsed.message)
-    for name in sorted(subject.include_names - subject.properties.keys()):
+    for name in sorted(checked.include_names - checked.properties.keys()):
         message = f"`include` reads a parameter `{name}` that does not exist."
         yield Finding("schema.bad_parameter", "/graph/nodes", message)
-    if len(subject.include_booleans) > MAX_INCLUDE_BOOLEANS:
+    if len(checked.include_booleans) > MAX_INCLUDE_BOOLEANS:
         message = f"More than {MAX_INCLUDE_BOOLEANS} booleans decide which nodes are included."
         yield Finding("schema.bad_parameter", "/graph/nodes", message)
 
 
-def _bypassed(subject: _Subject) -> Iterator[Finding]:
+def _bypassed(checked: _Subject) -> Iterator[Finding]:
     """structure.bypass: what leads into an optional node must have one place to go on to without it."""
-    for index, node in enumerate(subject.nodes):
+    for index, node in enumerate(checked.nodes):
         if "include" in node:
-            plain = [edge for edge in subject.edges if edge.get("when") is None and edge.get("condition") is None]
+            plain = [edge for edge in checked.edges if edge.get("when") is None and edge.get("condition") is None]
             entered = any(edge.get("target") == node.get("id") for edge in plain)
             ways_on = sum(edge.get("source") == node.get("id") for edge in plain)
             if entered and ways_on != 1:

@@ -14,8 +14,8 @@ from engine.nodes.base import NodeConfig
 from engine.report import Layer, Severity, ValidationReport
 from engine.resources import Resources
 from engine.validation import capability, names, paths, routing, schema, security
+from engine.validation.checked_graph import CheckedGraph
 from engine.validation.rules import Finding, report_of
-from engine.validation.subject import Subject
 
 CACHED_DOCUMENTS = 256
 MAX_CACHED_BYTES = 64 << 10
@@ -45,11 +45,11 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class _Static:
-    """What the document alone decides: the first two layers and security. `subject` null: a schema error."""
+    """What the document alone decides: the first two layers and security. `checked` null: a schema error."""
 
     findings: tuple[Finding, ...]
     layers: tuple[Layer, ...]
-    subject: Subject | None = None
+    checked: CheckedGraph | None = None
     graph: WorkflowGraph | None = None
     canonical: bytes | None = None
     content_hash: str | None = None
@@ -65,9 +65,9 @@ class WorkflowValidator:
     def validate(self, document: Json, *, owner: str, resources: Resources) -> Validation:
         """Check everything. Changes and stores nothing, and never raises for what a document says."""
         static = self._static(document)
-        if static.subject is None or _has_error(static.findings):
+        if static.checked is None or _has_error(static.findings):
             return _validation(static, static.findings, static.layers)
-        findings = [*static.findings, *static.security, *_capability(static.subject, resources)]
+        findings = [*static.findings, *static.security, *_capability(static.checked, resources)]
         return _validation(static, findings, (*static.layers, Layer.SECURITY, Layer.CAPABILITY))
 
     def _static(self, document: Json) -> _Static:
@@ -97,26 +97,26 @@ def _check_document(data: bytes) -> _Static:
 def _check_graph(
     document: JsonObject, graph: WorkflowGraph, configs: Mapping[int, NodeConfig], findings: list[Finding]
 ) -> _Static:
-    subject = Subject(document, graph, {node.id: configs[index] for index, node in enumerate(graph.nodes)})
-    found = [*findings, *_run(routing.CHECKS | names.CHECKS, lambda rule: rule(subject))]
-    topology = subject.topology
+    checked = CheckedGraph(document, graph, {node.id: configs[index] for index, node in enumerate(graph.nodes)})
+    found = [*findings, *_run(routing.CHECKS | names.CHECKS, lambda rule: rule(checked))]
+    topology = checked.topology
     if topology is not None:
-        found.extend(_run(paths.CHECKS, lambda rule: rule(subject, topology)))
+        found.extend(_run(paths.CHECKS, lambda rule: rule(checked, topology)))
     form = canonical(graph)
     return _Static(
         _placed(document, found),
         (Layer.SCHEMA, Layer.STRUCTURE),
-        subject,
+        checked,
         read_canonical(form),
         form,
         content_hash(form),
-        _placed(document, _run(security.CHECKS, lambda rule: rule(subject))),
+        _placed(document, _run(security.CHECKS, lambda rule: rule(checked))),
     )
 
 
-def _capability(subject: Subject, resources: Resources) -> Iterator[Finding]:
-    found = _run(capability.CHECKS, lambda rule: rule(subject, resources))
-    return iter(_placed(subject.document, found))
+def _capability(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
+    found = _run(capability.CHECKS, lambda rule: rule(checked, resources))
+    return iter(_placed(checked.document, found))
 
 
 def _run(checks: Mapping[str, T], call: Callable[[T], Iterable[Finding]]) -> Iterator[Finding]:

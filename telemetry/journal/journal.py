@@ -90,7 +90,7 @@ class _Decision:
         """Whose decision it is."""
         item = self.item
         if isinstance(item, Acceptance):
-            return item.subject.execution_id, item.subject.attempt
+            return item.identity.execution_id, item.identity.attempt
         return item.execution_id, item.attempt
 
 
@@ -195,7 +195,7 @@ class Journal(Ledger):
         async with self._database.begin() as connection:
             claims = await claim_many(connection, self.lease, limit)
         for claim in claims:
-            self._running[claim.subject.execution_id] = _Run(claim.subject.attempt, leaves_traces=True)
+            self._running[claim.identity.execution_id] = _Run(claim.identity.attempt, leaves_traces=True)
         return claims
 
     async def checkpoint(self, checkpoint: Checkpoint) -> None:
@@ -348,7 +348,7 @@ class Journal(Ledger):
     async def _before_signals(self, connection: AsyncConnection, kept: list[_Decision]) -> None:
         """What a signal of the same commit may refer to."""
         checkpoints = [item.item for item in kept if isinstance(item.item, Checkpoint)]
-        await begin_roots(connection, [(c.subject, c.root) for c in checkpoints if c.subject and c.root])
+        await begin_roots(connection, [(c.identity, c.root) for c in checkpoints if c.identity and c.root])
         await unfinished.reserve(connection, [(c.execution_id, c.attempt, c.begins) for c in checkpoints if c.begins])
 
     async def _after_signals(self, connection: AsyncConnection, kept: list[_Decision]) -> None:

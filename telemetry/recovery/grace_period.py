@@ -12,7 +12,7 @@ def _clocks() -> tuple[float, float]:
     return time.monotonic(), time.time()
 
 
-class Caution:
+class GracePeriod:
     """Counts one lease period from the last sign of trouble; the database's, or that time passed unseen."""
 
     def __init__(

@@ -35,7 +35,7 @@ _TROUBLE = (SpanloomError, SQLAlchemyError, OSError)
 log = logging.getLogger(__name__)
 
 
-class Leases:
+class LeaseRenewal:
     """Renews while it is entered. `open_database` gives a database that is the thread's own."""
 
     def __init__(

@@ -7,14 +7,14 @@ Durations are the database's; the worker's clock may be off by an hour.
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from engine.identity import Subject
+from engine.identity import ExecutionIdentity
 from engine.ledger import Finish, Root
 from engine.result import ExecutionResult, ResultMetadata, Status
 from engine.store.control import ControlRow
 from engine.store.unfinished import Part
 from engine.tracing import semconv
 from engine.tracing.semconv import Event
-from engine.tracing.tracker import LOST_ERROR, Attributes, event_id, identity, sums
+from engine.tracing.tracker import LOST_ERROR, Attributes, event_id, identity_attributes, sums
 from engine.usage import Carried, Totals
 from telemetry.signals.records import EventRecord, SpanRecord, make_event, make_span, place_all
 
@@ -70,12 +70,12 @@ class Left:
     @property
     def ended_ns(self) -> int:
         """Now, by the clock of whoever accepted it, so that no part of it comes after its end."""
-        return self.row.subject.queued_ns + int(self.duration_seconds * 1e9)
+        return self.row.identity.queued_ns + int(self.duration_seconds * 1e9)
 
 
 def root_span(left: Left) -> SpanRecord | None:
     """The root span of a lost attempt; it bears a status only if the execution ends with it."""
-    root, subject = left.root, left.row.subject
+    root, identity = left.root, left.row.identity
     if root is None:
         return None
     start_ns = _ns(root.started_at)
@@ -84,10 +84,10 @@ def root_span(left: Left) -> SpanRecord | None:
         trace_id=root.trace_id,
         span_id=root.span_id,
         parent_span_id=root.parent_span_id,
-        name=f"{semconv.SPAN_WORKFLOW} {subject.workflow_name}",
+        name=f"{semconv.SPAN_WORKFLOW} {identity.workflow_name}",
         start_ns=start_ns,
-        end_ns=max(start_ns, left.ended_ns if subject.attempt == 1 else _ns(left.now)),
-        placed=place_all({**identity(subject), **ended, semconv.ERROR_TYPE: LOST_ERROR}),
+        end_ns=max(start_ns, left.ended_ns if identity.attempt == 1 else _ns(left.now)),
+        placed=place_all({**identity_attributes(identity), **ended, semconv.ERROR_TYPE: LOST_ERROR}),
         failed=True,
         description=(left.end and left.end.error_message) or PROCESS_GONE,
     )
@@ -100,7 +100,7 @@ def root_part(left: Left, span: SpanRecord) -> Part:
 
 def closing_event(left: Left, end: End) -> EventRecord:
     """What the end says: everything that the record needs."""
-    row, root, subject = left.row, left.row.root, _begun(left)
+    row, root, identity = left.row, left.row.root, _begun(left)
     event = Event.FAILED if end.status is Status.FAILED else Event.CANCELLED
     return make_event(
         name=event.value,
@@ -109,10 +109,10 @@ def closing_event(left: Left, end: End) -> EventRecord:
         span_id=root.span_id if root else _NO_SPAN,
         placed=place_all(
             {
-                **identity(subject),
+                **identity_attributes(identity),
                 **_outcome(end),
                 **_sums(left),
-                semconv.EVENT_ID: event_id(subject.execution_id, subject.attempt, event, LAST_SEQ),
+                semconv.EVENT_ID: event_id(identity.execution_id, identity.attempt, event, LAST_SEQ),
                 semconv.EVENT_SEQ: LAST_SEQ,
             }
         ),
@@ -125,10 +125,10 @@ def finish(left: Left, end: End) -> Finish:
     return Finish(left.row.execution_id, left.row.attempt, end.status, result, last_seq=LAST_SEQ)
 
 
-def _begun(left: Left) -> Subject:
+def _begun(left: Left) -> ExecutionIdentity:
     """One that waited in the queue to its end has begun with it."""
-    subject = left.row.subject
-    return replace(subject, started_ns=left.ended_ns) if left.row.status is Status.QUEUED else subject
+    identity = left.row.identity
+    return replace(identity, started_ns=left.ended_ns) if left.row.status is Status.QUEUED else identity
 
 
 def _outcome(end: End) -> Attributes:
@@ -149,10 +149,10 @@ def _sums(left: Left) -> Attributes:
 
 def _times(left: Left) -> Attributes:
     """The time ledger: what the ended spans took, and where else the execution waited; the rest is the engine's."""
-    subject, totals = _begun(left), left.carried.totals
+    identity, totals = _begun(left), left.carried.totals
     waited = left.now - left.row.paused_at if left.row.paused_at is not None else None
     known: dict[str, float] = {
-        semconv.TIME_QUEUE: max(0.0, (subject.started_ns - subject.queued_ns) / 1e9),
+        semconv.TIME_QUEUE: max(0.0, (identity.started_ns - identity.queued_ns) / 1e9),
         semconv.TIME_MODEL: totals.model_seconds,
         semconv.TIME_TOOL: totals.tool_seconds,
         semconv.TIME_RETRY: 0.0,
@@ -183,16 +183,16 @@ def _result(left: Left, end: End) -> ExecutionResult:
 
 
 def _metadata(row: ControlRow, end: End) -> ResultMetadata:
-    subject = row.subject
+    identity = row.identity
     return ResultMetadata(
-        source=subject.source,
-        workflow_name=subject.workflow_name,
-        template_id=subject.template_id,
-        template_version=subject.template_version,
-        definition_id=subject.definition_id,
-        graph_hash=subject.graph_hash,
-        conversation_id=subject.conversation_id,
-        correlation_id=subject.correlation_id,
+        source=identity.source,
+        workflow_name=identity.workflow_name,
+        template_id=identity.template_id,
+        template_version=identity.template_version,
+        definition_id=identity.definition_id,
+        graph_hash=identity.graph_hash,
+        conversation_id=identity.conversation_id,
+        correlation_id=identity.correlation_id,
         trace_id=row.trace_id,
         cancel_reason=end.cancel_reason,
     )

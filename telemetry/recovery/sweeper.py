@@ -20,7 +20,7 @@ from engine.store import control, unfinished
 from engine.store.control import ControlRow
 from telemetry.journal.sinks import Sink
 from telemetry.pipeline.pipeline import ConsumerHung
-from telemetry.recovery.grace_period import Caution
+from telemetry.recovery.grace_period import GracePeriod
 from telemetry.recovery.lost_execution import PROCESS_GONE, End, Left, closing_event, finish, root_part, root_span
 from telemetry.signals.records import Batch
 
@@ -61,7 +61,7 @@ OnEnded = Callable[[str, int], Awaitable[None]]
 _Find = Callable[[AsyncConnection], Awaitable[list[_Found]]]
 
 
-class Orphans:
+class Sweeper:
     """Speaks for executions that no process runs. `sink` is its own, of the same kind as the journal's."""
 
     def __init__(
@@ -83,7 +83,7 @@ class Orphans:
 
     async def run(self) -> None:
         """Sweep until cancelled, but not on the heels of trouble that kept the owners from renewing, too."""
-        caution = Caution(self._lease_seconds, self._sweep_seconds)
+        caution = GracePeriod(self._lease_seconds, self._sweep_seconds)
         while True:
             await asyncio.sleep(self._sweep_seconds)
             if caution.look():
@@ -110,7 +110,7 @@ class Orphans:
 
         return bool(await self._settle(find))
 
-    async def _sweep_all(self, caution: Caution) -> None:
+    async def _sweep_all(self, caution: GracePeriod) -> None:
         """Page after page. While caution is called for, only whether the database answers is found out."""
         if not caution.is_over:
             async with self._database.read() as connection:

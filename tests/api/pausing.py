@@ -34,6 +34,6 @@ async def pause(service: Service, execution_id: str, *, response_schema: JsonObj
     ).model_dump(mode="json")
     async with service.runtime.database.begin() as connection:
         [claim] = await claim_many(connection, Lease("another process"), 1)
-        assert claim.subject.execution_id == execution_id
+        assert claim.identity.execution_id == execution_id
         await pause_many(connection, [Pause(execution_id, 1, result, [approval], due_at, last_seq=5)])
     return approval

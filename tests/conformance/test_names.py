@@ -156,7 +156,7 @@ async def waiting(shop: Workshop) -> None:
         given = ResumeBody(approval_id=question.approval_id, choice="approved")
         await answer(connection, execution_id, OWNER, given, OWNER)
     assert (await go_on(shop, engine)).status is Status.PAUSED
-    assert await shop.runtime.orphans.cancel(execution_id, OWNER, "enough")
+    assert await shop.runtime.sweeper.cancel(execution_id, OWNER, "enough")
 
 
 async def lost(shop: Workshop) -> None:
@@ -165,11 +165,11 @@ async def lost(shop: Workshop) -> None:
     execution = await engine.start(request({"kind": "graph", "graph": RETRIED}), streaming=False)
     await engine.model.entered.wait()
     await end_leases(shop.runtime.database)
-    await shop.runtime.orphans.sweep()
+    await shop.runtime.sweeper.sweep()
     await go_on(shop, engine)
     async with shop.runtime.database.read() as connection:
         again = await kept(connection, execution.id, OWNER)
-    await engine.enqueue_again(again.subject, again.request, again.graph)
+    await engine.enqueue_again(again.identity, again.request, again.graph)
     assert (await go_on(shop, engine)).status is Status.COMPLETED
 
 

@@ -39,7 +39,7 @@ class NotedLedger(NullLedger):
         self.accepted.append(acceptance)
 
     def abandon(self, execution_id: str, attempt: int = 1) -> None:
-        self.accepted = [each for each in self.accepted if each.subject.execution_id != execution_id]
+        self.accepted = [each for each in self.accepted if each.identity.execution_id != execution_id]
 
     async def finish(self, finish: Finish) -> bool:
         self.finished.append(finish)

@@ -15,7 +15,7 @@ from engine.events import EventRing, ExecutionEvent
 from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.execution.loading import Loader
 from engine.graph import JsonObject
-from engine.identity import Subject
+from engine.identity import ExecutionIdentity
 from engine.interpreter.langgraph import CompiledWorkflow
 from engine.pause import Paused, Resume
 from engine.resources import Resources, Tool
@@ -120,7 +120,9 @@ class Runs:
         tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
         tracker = WorkflowTracker(Tracing.over(tracers, None), self.resources.prices)
         now = time.time_ns()
-        tracker.start(Subject(self.execution_id, attempt, "owner", "test", "definition", "api", False, now, now))
+        tracker.start(
+            ExecutionIdentity(self.execution_id, attempt, "owner", "test", "definition", "api", False, now, now)
+        )
         return ExecutionContext(
             execution_id=self.execution_id,
             attempt=attempt,

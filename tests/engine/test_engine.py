@@ -475,7 +475,7 @@ async def test_a_chat_saves_the_question_at_once_and_the_answer_with_the_end() -
     result = await harness.engine.execute(request)
     assert result.status == "completed", result.error_message
     accepted, finished = harness.ledger.accepted[0], harness.ledger.finished[0]
-    assert accepted.subject.conversation_id == finished.conversation_id == result.metadata.conversation_id
+    assert accepted.identity.conversation_id == finished.conversation_id == result.metadata.conversation_id
     assert accepted.user_message is not None
     assert accepted.user_message["content"] == "hi"
     assert [message["content"] for message in finished.messages] == ["fine"]

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from engine.errors import Fenced, Unavailable
 from engine.graph import JsonObject
-from engine.identity import Subject
+from engine.identity import ExecutionIdentity
 from engine.ledger import (
     Acceptance,
     Checkpoint,
@@ -56,7 +56,7 @@ class Row:
     """What is decided about one execution, and how it came to that."""
 
     acceptance: Acceptance
-    subject: Subject
+    identity: ExecutionIdentity
     status: Status
     attempt: int
     accepted_at: float
@@ -104,15 +104,15 @@ class Control:
 
     def accept(self, acceptance: Acceptance, owner: str) -> None:
         """Keep it, unless it is there already."""
-        subject = acceptance.subject
-        if subject.execution_id in self.rows:
+        identity = acceptance.identity
+        if identity.execution_id in self.rows:
             return
-        row = Row(acceptance, subject, acceptance.status, subject.attempt, _now(), root=acceptance.root)
+        row = Row(acceptance, identity, acceptance.status, identity.attempt, _now(), root=acceptance.root)
         if acceptance.status is Status.RUNNING:
             row.lease_owner, row.lease_until = owner, _now() + LEASE_SECONDS
         else:
             row.claim_reason = "queued"
-        self.rows[subject.execution_id] = row
+        self.rows[identity.execution_id] = row
         row.note("accepted", owner)
 
     def claim(self, limit: int, owner: str) -> list[Claim]:
@@ -123,7 +123,7 @@ class Control:
         """False if fenced off."""
         if not self.owns((item.execution_id, item.attempt), owner):
             return False
-        if item.root is not None and item.subject is not None:
+        if item.root is not None and item.identity is not None:
             self.rows[item.execution_id].root = item.root
         return True
 
@@ -201,7 +201,7 @@ class Control:
         row.lease_owner, row.lease_until = owner, _now() + LEASE_SECONDS
         row.note("claimed", owner)
         return Claim(
-            subject=replace(row.subject, attempt=row.attempt),
+            identity=replace(row.identity, attempt=row.attempt),
             reason=reason,
             request=row.acceptance.request,
             graph=row.acceptance.graph,
@@ -252,7 +252,7 @@ class FaultyLedger(Ledger):
     async def claim(self, limit: int) -> list[Claim]:
         """Asked for once."""
         claims = await self._ask(lambda: self._control.claim(limit, self.owner))
-        self._running |= {claim.subject.execution_id: claim.subject.attempt for claim in claims}
+        self._running |= {claim.identity.execution_id: claim.identity.attempt for claim in claims}
         return claims
 
     async def checkpoint(self, checkpoint: Checkpoint) -> None:
@@ -287,7 +287,7 @@ class FaultyLedger(Ledger):
     async def _accept(self, acceptance: Acceptance) -> None:
         await self._ask(lambda: self._control.accept(acceptance, self.owner))
         if acceptance.status is Status.RUNNING:
-            self._running.setdefault(acceptance.subject.execution_id, acceptance.subject.attempt)
+            self._running.setdefault(acceptance.identity.execution_id, acceptance.identity.attempt)
 
     async def _end(self, item: Ending) -> bool:
         attempt = item.execution_id, item.attempt

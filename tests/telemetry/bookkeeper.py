@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from uuid_utils.compat import UUID, uuid7
 
 from engine.database.database import Database
-from engine.identity import Subject
+from engine.identity import ExecutionIdentity
 from engine.ledger import Acceptance, Finish
 from engine.resources import ModelReply, ModelRequest
 from engine.result import Status, Usage
@@ -37,9 +37,9 @@ def an_id(at: datetime, number: int) -> str:
     return str(UUID(int=milliseconds << 80 | 7 << 76 | 2 << 62 | number))
 
 
-def subject(**changes: object) -> Subject:
+def identity(**changes: object) -> ExecutionIdentity:
     """An execution of the template `answer`."""
-    made = Subject(
+    made = ExecutionIdentity(
         execution_id=str(uuid7()),
         attempt=1,
         owner="default",
@@ -64,7 +64,7 @@ class Story:
     """An execution told step by step."""
 
     tracker: WorkflowTracker
-    subject: Subject
+    identity: ExecutionIdentity
     node_number: int = field(default=0)
 
     def answer(self, usage: Usage | None = ANSWER, *, model: str = "small", wasted: bool = False) -> None:
@@ -101,7 +101,7 @@ class Story:
     def acceptance(self) -> Acceptance:
         """What the engine hands to the ledger at the start."""
         return Acceptance(
-            subject=self.subject,
+            identity=self.identity,
             status=Status.RUNNING,
             request={},
             graph=b"{}",
@@ -112,7 +112,7 @@ class Story:
 
     def finish(self, status: Status = Status.COMPLETED) -> Finish:
         """What the engine hands to the ledger at the end."""
-        return Finish(self.subject.execution_id, self.subject.attempt, status, {"response": "hi"})
+        return Finish(self.identity.execution_id, self.identity.attempt, status, {"response": "hi"})
 
 
 @dataclass(slots=True)
@@ -141,8 +141,8 @@ class Bookkeeper:
 def begin(telemetry: Telemetry, **changes: object) -> Story:
     """An execution whose root span has begun."""
     tracing = Tracing.over(telemetry.tracer_provider, telemetry.logger_provider)
-    story = Story(WorkflowTracker(tracing, PerTokenPrices()), subject(**changes))
-    story.tracker.start(story.subject)
+    story = Story(WorkflowTracker(tracing, PerTokenPrices()), identity(**changes))
+    story.tracker.start(story.identity)
     return story
 
 
@@ -192,7 +192,7 @@ class Listener:
     def queue(self, **changes: object) -> None:
         """An execution that waits for a process."""
         tracing = Tracing.over(self.telemetry.tracer_provider, self.telemetry.logger_provider)
-        WorkflowTracker(tracing, PerTokenPrices()).queue(subject(**changes))
+        WorkflowTracker(tracing, PerTokenPrices()).queue(identity(**changes))
 
     def signals(self) -> list[Signal]:
         """What was said, events first, each in order."""

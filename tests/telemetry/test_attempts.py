@@ -26,23 +26,23 @@ from tests.telemetry.bookkeeper import REQUEST, Bookkeeper, Listener, Story, boo
 
 async def carried(database: Database, story: Story) -> Carried:
     async with database.read() as connection:
-        return (await unfinished.carried(connection, [story.subject.execution_id]))[story.subject.execution_id]
+        return (await unfinished.carried(connection, [story.identity.execution_id]))[story.identity.execution_id]
 
 
 async def rows(database: Database, story: Story) -> tuple[int, int]:
     """How many parts and how many reservations are kept."""
     async with database.read() as connection:
         parts = await connection.execute(
-            select(journalled).where(journalled.c.execution_id == story.subject.execution_id)
+            select(journalled).where(journalled.c.execution_id == story.identity.execution_id)
         )
         calls = await connection.execute(
-            select(call_reservations).where(call_reservations.c.execution_id == story.subject.execution_id)
+            select(call_reservations).where(call_reservations.c.execution_id == story.identity.execution_id)
         )
         return len(parts.all()), len(calls.all())
 
 
 def checkpoint(story: Story, **more: object) -> Checkpoint:
-    return replace(Checkpoint(story.subject.execution_id, story.subject.attempt), **more)  # type: ignore[arg-type]  # the callers name the fields
+    return replace(Checkpoint(story.identity.execution_id, story.identity.attempt), **more)  # type: ignore[arg-type]  # the callers name the fields
 
 
 def comparable(totals: Totals) -> Totals:
@@ -54,7 +54,7 @@ def comparable(totals: Totals) -> Totals:
 async def take_away(database: Database, story: Story) -> None:
     """Somebody finds the lease over and lets another process go on."""
     async with database.begin() as connection:
-        await lose(connection, [story.subject.execution_id])
+        await lose(connection, [story.identity.execution_id])
 
 
 async def test_what_runs_is_leased_until_it_ends(keeper: Bookkeeper) -> None:
@@ -65,7 +65,7 @@ async def test_what_runs_is_leased_until_it_ends(keeper: Bookkeeper) -> None:
         row = (await connection.execute(select(execution_control))).one()
     assert row.lease_owner == keeper.journal.lease.owner
     assert 25 < (row.lease_until - row.accepted_at).total_seconds() < 35
-    assert keeper.journal.running() == [(story.subject.execution_id, 1)]
+    assert keeper.journal.running() == [(story.identity.execution_id, 1)]
     story.tracker.complete()
     await keeper.journal.finish(story.finish())
     async with keeper.database.read() as connection:
@@ -132,15 +132,15 @@ async def test_a_fenced_attempt_writes_nothing_more(keeper: Bookkeeper) -> None:
     story.answer()
     with pytest.raises(Fenced):
         await keeper.journal.checkpoint(checkpoint(story))
-    assert told == [(story.subject.execution_id, 1)]
+    assert told == [(story.identity.execution_id, 1)]
     story.answer()
     story.tracker.complete()
     assert not await keeper.journal.finish(story.finish())
-    assert not await keeper.journal.pause(Pause(story.subject.execution_id, 1, {}))
-    assert not await keeper.journal.release(Release(story.subject.execution_id, 1))
+    assert not await keeper.journal.pause(Pause(story.identity.execution_id, 1, {}))
+    assert not await keeper.journal.release(Release(story.identity.execution_id, 1))
     async with keeper.database.read() as connection:
-        trace = await get_trace(connection, story.subject.execution_id, "default")
-        record = await get_execution(connection, story.subject.execution_id, "default")
+        trace = await get_trace(connection, story.identity.execution_id, "default")
+        record = await get_execution(connection, story.identity.execution_id, "default")
     assert trace is not None
     assert record is not None
     assert [span.name for span in trace.spans if span.kind != "workflow"] == []
@@ -151,9 +151,9 @@ async def test_a_fenced_attempt_writes_nothing_more(keeper: Bookkeeper) -> None:
 async def close(keeper: Bookkeeper, story: Story) -> Story:
     """Claim what was left and bring it to its end."""
     [claim] = await keeper.journal.claim(10)
-    later = Story(type(story.tracker)(story.tracker._tracing, story.tracker._prices, claim.carried), claim.subject)
-    later.tracker.start(claim.subject)
-    await keeper.journal.checkpoint(checkpoint(later, root=later.tracker.root, subject=later.subject))
+    later = Story(type(story.tracker)(story.tracker._tracing, story.tracker._prices, claim.carried), claim.identity)
+    later.tracker.start(claim.identity)
+    await keeper.journal.checkpoint(checkpoint(later, root=later.tracker.root, identity=later.identity))
     later.answer()
     later.tracker.complete()
     assert await keeper.journal.finish(later.finish())
@@ -169,11 +169,11 @@ async def test_late_signals_of_a_fenced_attempt_are_not_written_by_the_attempt_t
     story.answer()
     later = await close(keeper, story)
     async with keeper.database.read() as connection:
-        trace = await get_trace(connection, story.subject.execution_id, "default")
+        trace = await get_trace(connection, story.identity.execution_id, "default")
     assert trace is not None
     assert trace.seal.complete
     assert {span.attempt for span in trace.spans} == {2}
-    assert later.subject.attempt == 2
+    assert later.identity.attempt == 2
 
 
 async def test_the_seal_and_totals_of_a_later_attempt_are_of_all_attempts(keeper: Bookkeeper) -> None:
@@ -184,8 +184,8 @@ async def test_the_seal_and_totals_of_a_later_attempt_are_of_all_attempts(keeper
     await take_away(keeper.database, story)
     await close(keeper, story)
     async with keeper.database.read() as connection:
-        record = await get_execution(connection, story.subject.execution_id, "default")
-        trace = await get_trace(connection, story.subject.execution_id, "default")
+        record = await get_execution(connection, story.identity.execution_id, "default")
+        trace = await get_trace(connection, story.identity.execution_id, "default")
     assert record is not None
     assert trace is not None
     assert (record.status, record.attempt, record.model_calls) == ("completed", 2, 2)
@@ -201,16 +201,16 @@ async def test_a_pause_is_recorded_and_a_later_attempt_says_that_it_goes_on(keep
     story.answer()
     due = datetime.now(UTC) - timedelta(seconds=1)
     story.tracker.pause(Paused([], due))
-    assert await keeper.journal.pause(Pause(story.subject.execution_id, 1, {"status": "paused"}, due_at=due))
+    assert await keeper.journal.pause(Pause(story.identity.execution_id, 1, {"status": "paused"}, due_at=due))
     async with keeper.database.read() as connection:
-        record = await get_execution(connection, story.subject.execution_id, "default")
-        row = await get(connection, story.subject.execution_id, "default")
+        record = await get_execution(connection, story.identity.execution_id, "default")
+        row = await get(connection, story.identity.execution_id, "default")
     assert record is not None
     assert row is not None
     assert (record.status, row.status, record.model_calls) == ("paused", Status.PAUSED, 1)
     later = await close(keeper, story)
     async with keeper.database.read() as connection:
-        record = await get_execution(connection, story.subject.execution_id, "default")
+        record = await get_execution(connection, story.identity.execution_id, "default")
     assert record is not None
     assert (record.status, record.model_calls, record.seal.complete) == ("completed", 2, True)
     assert record.time_human_ms is not None
@@ -221,7 +221,7 @@ async def test_a_pause_whose_answer_was_lost_counts_once(database: Database) -> 
     async with bookkeeper(database) as keeper:
         story = keeper.begin()
         await keeper.journal.accept(story.acceptance())
-        pause = Pause(story.subject.execution_id, 1, {"status": "paused"}, due_at=datetime.now(UTC))
+        pause = Pause(story.identity.execution_id, 1, {"status": "paused"}, due_at=datetime.now(UTC))
         assert await keeper.journal.pause(pause)
         assert not await keeper.journal.pause(pause)
         await close(keeper, story)
@@ -232,7 +232,7 @@ async def test_a_journal_that_cannot_renew_its_lease_is_found_by_others(database
         story = keeper.begin()
         await keeper.journal.accept(story.acceptance())
         async with database.begin() as connection:
-            assert [row.execution_id for row in await expired(connection, 10)] == [story.subject.execution_id]
+            assert [row.execution_id for row in await expired(connection, 10)] == [story.identity.execution_id]
         story.tracker.complete()
         assert await keeper.journal.finish(story.finish()), "nobody has taken it away yet"
 

@@ -43,7 +43,7 @@ async def test_a_lone_jaeger_has_the_tree_of_the_record(
     async with bookkeeper(database) as keeper:
         story = await keeper.completed()
         async with database.read() as connection:
-            trace = await get_trace(connection, story.subject.execution_id, "default")
+            trace = await get_trace(connection, story.identity.execution_id, "default")
         assert trace is not None
         assert trace.seal.complete
         trace_id = story.tracker.trace_id

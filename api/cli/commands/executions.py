@@ -16,7 +16,7 @@ from api.operations.approve import ResumeBody, answer, open_questions
 from api.operations.retry import kept
 from api.schemas import executions
 from api.settings import Settings
-from api.wiring.bootstrap import open_database, open_orphans, open_runtime
+from api.wiring.bootstrap import open_database, open_runtime, open_sweeper
 from engine.database.database import Database
 from engine.documents.strict_json import MalformedJson, read_json
 from engine.errors import AlreadyFinished, NotPaused
@@ -88,9 +88,9 @@ def cancel_one(id: str, reason: str | None, *, as_json: bool) -> int:
     check_exists(settings)
 
     async def cancel() -> tuple[ExecutionRecord, control.ControlRow | None]:
-        async with open_database(settings) as database, open_orphans(settings, database) as orphans:
+        async with open_database(settings) as database, open_sweeper(settings, database) as sweeper:
             record = await _ask(database, id, reason or _REASON)
-            await orphans.cancel(record.id, record.owner_id, reason or _REASON)
+            await sweeper.cancel(record.id, record.owner_id, reason or _REASON)
             return await _ended(database, record)
 
     record, row = asyncio.run(cancel())
@@ -140,7 +140,7 @@ def retry_one(id: str, *, as_json: bool) -> int:
                 record = await find_execution(connection, id)
                 asked = await kept(connection, record.id, record.owner_id)
             caller = Caller(owner=record.owner_id, trigger="cli", any_folder=True)
-            again = await runtime.engine.enqueue_again(asked.subject, asked.request, asked.graph, caller)
+            again = await runtime.engine.enqueue_again(asked.identity, asked.request, asked.graph, caller)
             return await read_queued(runtime.database, again)
 
     return show_queued(settings, asyncio.run(retry()), as_json=as_json)

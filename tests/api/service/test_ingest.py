@@ -101,7 +101,12 @@ async def test_what_is_answered_with_200_is_stored_and_no_longer_owed(ingest: In
     assert await count(ingest.way.database, outbox) == 0
     async with ingest.way.database.read() as connection:
         row = (await connection.execute(select(executions))).one()
-    assert (row.id, row.status, row.spans_expected, row.spans_stored) == (story.subject.execution_id, "completed", 3, 3)
+    assert (row.id, row.status, row.spans_expected, row.spans_stored) == (
+        story.identity.execution_id,
+        "completed",
+        3,
+        3,
+    )
     assert await ingest.letters() == []
 
 
@@ -172,7 +177,7 @@ async def test_signals_of_an_unknown_execution_are_kept_aside_before_the_200(ing
     assert (await ingest.post(TRACES, traces([*listener.signals(), *known]))).status_code == 200
     assert (await ingest.post(LOGS, logs(listener.signals()))).status_code == 200
 
-    id_ = strange.subject.execution_id
+    id_ = strange.identity.execution_id
     assert await ingest.letters() == [("records", id_, "control knows no such execution")] * 3
     assert await count(ingest.way.database, spans) == 3
 

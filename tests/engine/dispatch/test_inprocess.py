@@ -8,13 +8,13 @@ import pytest
 
 from engine.dispatch.inprocess import Dispatcher
 from engine.errors import Unavailable
-from engine.identity import Subject
+from engine.identity import ExecutionIdentity
 from engine.ledger import Claim, NullLedger
 from engine.usage import Carried
 
 
 def claim(number: int) -> Claim:
-    subject = Subject(
+    identity = ExecutionIdentity(
         execution_id=f"e-{number}",
         attempt=1,
         owner="default",
@@ -25,7 +25,7 @@ def claim(number: int) -> Claim:
         queued_ns=1,
         started_ns=1,
     )
-    return Claim(subject, "queued", {}, None, 0.0, None, Carried(), "retry")
+    return Claim(identity, "queued", {}, None, 0.0, None, Carried(), "retry")
 
 
 class Queue(NullLedger):
@@ -77,7 +77,7 @@ class Engine:
         """One more runs."""
         if self._refuses(claim):
             raise ValueError("cannot be read")
-        self.taken.append(Started(claim.subject.execution_id))
+        self.taken.append(Started(claim.identity.execution_id))
         self.most = max(self.most, sum(not one.task.done() for one in self.taken))
         self._news.put_nowait(self.taken[-1])
         return self.taken[-1]
@@ -146,7 +146,7 @@ async def test_trouble_with_the_database_is_logged_and_it_goes_on(caplog: pytest
 
 async def test_what_cannot_be_taken_on_keeps_no_slot_and_its_lease_is_not_renewed() -> None:
     queue = Queue(3)
-    engine = Engine(refuses=lambda one: one.subject.execution_id != "e-1")
+    engine = Engine(refuses=lambda one: one.identity.execution_id != "e-1")
     async with dispatching(queue, engine) as dispatcher:
         given_up = {await asyncio.wait_for(queue.abandoned.get(), 10) for _ in range(2)}
         assert given_up == {"e-0", "e-2"}

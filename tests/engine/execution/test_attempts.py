@@ -59,7 +59,7 @@ def durable(harness: Harness) -> DurableLedger:
 def claim_of(acceptance: Acceptance, attempt: int = 1, reason: ClaimReason = "queued", **more: object) -> Claim:
     """What a process gets that takes the execution on."""
     claim = Claim(
-        subject=replace(acceptance.subject, attempt=attempt),
+        identity=replace(acceptance.identity, attempt=attempt),
         reason=reason,
         request=acceptance.request,
         graph=acceptance.graph,
@@ -227,13 +227,13 @@ async def test_a_finished_execution_is_run_again_with_the_same_graph_and_input()
     ledger = durable(harness)
     result = await harness.engine.execute(graph_request(ASK))
     first = ledger.accepted[0]
-    again = await harness.engine.enqueue_again(first.subject, first.request, first.graph, Caller(correlation_id="r2"))
+    again = await harness.engine.enqueue_again(first.identity, first.request, first.graph, Caller(correlation_id="r2"))
     second = ledger.accepted[1]
-    assert (second.subject.retry_of, second.subject.trigger) == (result.execution_id, "retry")
-    assert (second.graph, second.request, second.subject.graph_hash) == (
+    assert (second.identity.retry_of, second.identity.trigger) == (result.execution_id, "retry")
+    assert (second.graph, second.request, second.identity.graph_hash) == (
         first.graph,
         first.request,
-        first.subject.graph_hash,
+        first.identity.graph_hash,
     )
     rerun = await (await harness.engine.take_on(claim_of(second))).result()
     assert (rerun.execution_id, rerun.response) == (again, "two")

@@ -143,7 +143,7 @@ def _deep(levels: int) -> Json:
 
 
 class Lazy(Mapping[str, Json]):
-    """A view that remembers which roots were asked for."""
+    """A names that remembers which roots were asked for."""
 
     def __init__(self, values: dict[str, Json]) -> None:
         self.values_by_name = values
@@ -246,18 +246,20 @@ def test_a_result_that_json_does_not_have_is_an_error(text: str) -> None:
 
 
 def test_only_the_roots_that_are_named_are_asked_for() -> None:
-    view = Lazy({"input": {"a": 1}, "usage": {"total_tokens": 1}, "outputs": {}})
+    names = Lazy({"input": {"a": 1}, "usage": {"total_tokens": 1}, "outputs": {}})
 
-    assert holds(parse("input.a == 1 && !has(outputs.x)"), view)
-    assert sorted(view.asked) == ["input", "outputs"]
+    assert holds(parse("input.a == 1 && !has(outputs.x)"), names)
+    assert sorted(names.asked) == ["input", "outputs"]
 
 
 def test_only_the_paths_that_are_named_are_handed_over() -> None:
-    view: dict[str, Json] = {"outputs": {"review": {"text": "x" * 200_000, "data": {"score": 9}}, "big": ["x"] * 5_000}}
+    names: dict[str, Json] = {
+        "outputs": {"review": {"text": "x" * 200_000, "data": {"score": 9}}, "big": ["x"] * 5_000}
+    }
 
-    assert holds(parse("has(outputs.review) && outputs.review.data.score > 8 && has(outputs.big)"), view)
+    assert holds(parse("has(outputs.review) && outputs.review.data.score > 8 && has(outputs.big)"), names)
     with pytest.raises(ExpressionError, match="65,536 bytes"):
-        evaluate(parse("size(outputs.review)"), view)
+        evaluate(parse("size(outputs.review)"), names)
 
 
 @pytest.mark.parametrize(

@@ -159,9 +159,9 @@ def test_equal_texts_share_one_prompt() -> None:
 
 @given(st.text(), st.text())
 def test_inserted_text_is_never_read_again(before: str, inserted: str) -> None:
-    view: dict[str, Json] = {"input": {"x": inserted + "{{ secret }}"}, "secret": "canary"}
+    names: dict[str, Json] = {"input": {"x": inserted + "{{ secret }}"}, "secret": "canary"}
 
-    rendered = parse(escape(before) + " {{ input.x }}").render(view)
+    rendered = parse(escape(before) + " {{ input.x }}").render(names)
 
     assert rendered == f"{before} {inserted}{{{{ secret }}}}"
 
@@ -238,17 +238,17 @@ def test_a_json_value_says_what_it_reads_and_is_new_each_time() -> None:
 
 
 def test_a_rendered_text_has_a_limit() -> None:
-    view: dict[str, Json] = {"input": {"x": "a" * 262_144, "e": "é" * 131_073}}
+    names: dict[str, Json] = {"input": {"x": "a" * 262_144, "e": "é" * 131_073}}
 
-    assert len(parse("{{ input.x }}").render(view)) == 262_144
+    assert len(parse("{{ input.x }}").render(names)) == 262_144
     for text in ("{{ input.x }}!", "{{ input.e }}", "{{ input.x }}" * 2_000):
         with pytest.raises(TemplateError, match="256 KiB"):
-            parse(text).render(view)
+            parse(text).render(names)
     with pytest.raises(TemplateError, match="256 KiB"):
-        render_json(["-{{ input.x }}"] * 3, view)
+        render_json(["-{{ input.x }}"] * 3, names)
     with pytest.raises(TemplateError, match="256 KiB"):
-        render_json(["{{ input.x }}"] * 3, view)
-    assert parse("{{ input.e | truncate(2) }}").render(view) == "éé"
+        render_json(["{{ input.x }}"] * 3, names)
+    assert parse("{{ input.e | truncate(2) }}").render(names) == "éé"
 
 
 def test_values_that_json_does_not_have_are_errors() -> None:
@@ -273,11 +273,11 @@ def test_hostile_prompts_end_soon_and_in_little_memory() -> None:
         "from engine.expressions.prompts import BadPrompt, render_json\n"
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
-        "view = {'input': {'x': 'a' * 262_144, 'l': list(range(40_000))}}\n"
+        "names = {'input': {'x': 'a' * 262_144, 'l': list(range(40_000))}}\n"
         "for value in json.load(sys.stdin):\n"
         "    before, started = peak(), time.process_time()\n"
         "    try:\n"
-        "        outcome = type(render_json(value, view)).__name__\n"
+        "        outcome = type(render_json(value, names)).__name__\n"
         "    except (BadPrompt, TemplateError) as error:\n"
         "        outcome = type(error).__name__\n"
         "    print(json.dumps([outcome, time.process_time() - started, peak() - before]))\n"

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from engine.database.base import now_sql
 from engine.database.database import Database
 from engine.errors import ConversationBusy
-from engine.identity import Subject
+from engine.identity import ExecutionIdentity
 from engine.ledger import Acceptance, CallReservation, Claim, Finish, GivenAnswer, Idempotency, Pause, Release, Root
 from engine.result import Approval, Status, Usage
 from engine.store import approvals, unfinished
@@ -43,7 +43,7 @@ from engine.usage import Totals
 
 STARTED = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
 ROOT = Root("t1", "s1", "p1", STARTED)
-SUBJECT = Subject(
+SUBJECT = ExecutionIdentity(
     execution_id="e1",
     attempt=1,
     owner="ann",
@@ -58,7 +58,7 @@ SUBJECT = Subject(
     conversation_id="c1",
 )
 CHAT = Acceptance(
-    subject=SUBJECT,
+    identity=SUBJECT,
     status=Status.RUNNING,
     request={"source": {"kind": "chat"}, "input": {"message": "Hi"}},
     graph=b'{"name":"\xc3\xbc"}',
@@ -67,15 +67,15 @@ CHAT = Acceptance(
     on_lost="fail",
 )
 PLAIN = replace(
-    CHAT, subject=replace(SUBJECT, source="template", workflow_name="rag", conversation_id=None), user_message=None
+    CHAT, identity=replace(SUBJECT, source="template", workflow_name="rag", conversation_id=None), user_message=None
 )
 QUEUED = replace(PLAIN, status=Status.QUEUED, root=None)
 HERE, THERE, ADMISSION = Lease("here"), Lease("there"), Admission()
 
 
-def of(acceptance: Acceptance, execution_id: str, **subject: object) -> Acceptance:
+def of(acceptance: Acceptance, execution_id: str, **identity: object) -> Acceptance:
     """The same for another execution."""
-    return replace(acceptance, subject=replace(acceptance.subject, execution_id=execution_id, **subject))  # type: ignore[arg-type]  # the callers name the fields
+    return replace(acceptance, identity=replace(acceptance.identity, execution_id=execution_id, **identity))  # type: ignore[arg-type]  # the callers name the fields
 
 
 def ended(execution_id: str, attempt: int = 1) -> Finish:
@@ -137,7 +137,7 @@ async def test_an_accepted_execution_is_there_with_all_that_was_said(database: D
         correlation_id="r1",
         trace_id="t1",
         root=ROOT,
-        subject=SUBJECT,
+        identity=SUBJECT,
         workflow_name="chat",
         source="chat",
         graph_hash="sha256:1",
@@ -221,7 +221,7 @@ async def test_a_large_group_is_accepted_and_finished(database: Database) -> Non
         for number in range(300)
     ]
     assert await accept_all(database, group) == {}
-    assert await finish_all(database, [ended(item.subject.execution_id) for item in group]) == set()
+    assert await finish_all(database, [ended(item.identity.execution_id) for item in group]) == set()
     async with database.read() as connection:
         done = select(func.count()).select_from(execution_control).where(execution_control.c.status == "completed")
         assert (await connection.execute(done)).scalar_one() == 300
@@ -370,7 +370,7 @@ async def test_a_queued_execution_is_claimed_once_as_its_first_attempt(database:
     assert not (await row_of(database, "e1")).is_leased
     claims = await asyncio.gather(*(claim_all(database, Lease(f"worker {number}")) for number in range(4)))
     [claim] = [claim for found in claims for claim in found]
-    assert (claim.subject, claim.reason, claim.graph) == (QUEUED.subject, "queued", QUEUED.graph)
+    assert (claim.identity, claim.reason, claim.graph) == (QUEUED.identity, "queued", QUEUED.graph)
     assert claim.carried.span_ids == []
     row = await row_of(database, "e1")
     assert (row.status, row.attempt, row.is_leased) == (Status.RUNNING, 1, True)
@@ -380,7 +380,7 @@ async def test_the_oldest_are_claimed_first_and_no_more_than_asked_for(database:
     await accept_all(database, [of(QUEUED, f"e{number}") for number in range(5)])
     for number in range(5):
         await change(database, f"e{number}", accepted_at=STARTED - timedelta(minutes=number))
-    assert [claim.subject.execution_id for claim in await claim_all(database, limit=2)] == ["e4", "e3"]
+    assert [claim.identity.execution_id for claim in await claim_all(database, limit=2)] == ["e4", "e3"]
 
 
 async def test_a_running_execution_is_claimed_by_nobody(database: Database) -> None:
@@ -406,7 +406,7 @@ async def test_a_crashed_attempt_is_followed_by_another_that_carries_on_its_book
         await unfinished.settle(connection, [("e1", f"{2:016x}")])
         await lose(connection, ["e1"])
     [claim] = await claim_all(database)
-    assert (claim.subject.attempt, claim.reason, claim.previous_root) == (2, "crash", ROOT)
+    assert (claim.identity.attempt, claim.reason, claim.previous_root) == (2, "crash", ROOT)
     assert claim.carried.totals == part + part
     assert claim.carried.span_ids == [0xAA, 0xAB]
     assert (claim.carried.unfinished.calls, claim.carried.unfinished.upper_nano_usd) == (1, 3)
@@ -497,14 +497,14 @@ async def test_a_paused_execution_waits_for_the_first_answer(database: Database)
         assert not await make_answered(connection, "e1")
         assert await approvals.open_of(connection, "e1") == []
     [claim] = await claim_all(database)
-    assert (claim.subject.attempt, claim.reason, claim.answers) == (2, "answer", [given])
+    assert (claim.identity.attempt, claim.reason, claim.answers) == (2, "answer", [given])
     assert (await row_of(database, "e1")).crashes == 0
 
 
 async def test_a_pause_whose_time_has_come_goes_on_without_an_answer(database: Database) -> None:
     await pause(database, due_at=STARTED)
     [claim] = await claim_all(database)
-    assert (claim.subject.attempt, claim.reason, claim.answers) == (2, "timer", [])
+    assert (claim.identity.attempt, claim.reason, claim.answers) == (2, "timer", [])
 
 
 async def test_the_time_in_pauses_is_added_up_by_the_clock_of_the_database(database: Database) -> None:
@@ -522,7 +522,7 @@ async def test_what_a_stopping_process_releases_goes_on_elsewhere_and_is_no_cras
     async with database.begin() as connection:
         await release_many(connection, [Release("e1", 1)])
     [claim] = await claim_all(database)
-    assert (claim.subject.attempt, claim.reason) == (2, "shutdown")
+    assert (claim.identity.attempt, claim.reason) == (2, "shutdown")
     assert (await row_of(database, "e1")).crashes == 0
 
 
@@ -534,9 +534,9 @@ async def test_a_claimed_attempt_keeps_its_own_root(database: Database) -> None:
     assert (await row_of(database, "e1")).root is None
     root = Root("t2", "s2", None, STARTED)
     async with database.begin() as connection:
-        await begin_roots(connection, [(claim.subject, root)])
+        await begin_roots(connection, [(claim.identity, root)])
     row = await row_of(database, "e1")
-    assert (row.root, row.subject.attempt) == (root, 2)
+    assert (row.root, row.identity.attempt) == (root, 2)
 
 
 async def test_an_owner_has_room_for_so_many_queued_executions(database: Database) -> None:

@@ -14,8 +14,8 @@ from engine.documents.strict_json import read_json
 from engine.graph import Json, JsonObject, content_hash, read_canonical
 from engine.report import Issue, Layer
 from engine.validation import paths, routing
+from engine.validation.checked_graph import CheckedGraph
 from engine.validation.rules import Finding
-from engine.validation.subject import Subject
 from engine.validation.validator import WorkflowValidator
 from tests.engine.validation.graphs import (
     RESOURCES,
@@ -210,7 +210,7 @@ def test_values_that_serialise_alike_are_not_mistaken_for_each_other() -> None:
 
 
 def test_a_rule_that_raises_refuses_the_document_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(subject: Subject) -> Iterator[Finding]:
+    def broken(checked: CheckedGraph) -> Iterator[Finding]:
         raise ZeroDivisionError("a secret")
 
     monkeypatch.setitem(routing.CHECKS, "structure.no_end", broken)

@@ -79,7 +79,12 @@ async def test_a_finished_execution_can_be_read_at_once(keeper: Bookkeeper) -> N
 
     async with keeper.database.read() as connection:
         row = (await connection.execute(select(executions))).one()
-    assert (row.id, row.status, row.spans_expected, row.spans_stored) == (story.subject.execution_id, "completed", 6, 6)
+    assert (row.id, row.status, row.spans_expected, row.spans_stored) == (
+        story.identity.execution_id,
+        "completed",
+        6,
+        6,
+    )
     assert await stored_spans(keeper.database) == 6
     assert await check_books(keeper.database) == []
 
@@ -87,14 +92,14 @@ async def test_a_finished_execution_can_be_read_at_once(keeper: Bookkeeper) -> N
 async def test_an_accepted_execution_is_running_in_the_records(keeper: Bookkeeper) -> None:
     story = keeper.begin()
     await keeper.journal.accept(story.acceptance())
-    assert await statuses(keeper.database) == {story.subject.execution_id: "running"}
+    assert await statuses(keeper.database) == {story.identity.execution_id: "running"}
 
 
 async def test_a_checkpoint_makes_ended_spans_durable(keeper: Bookkeeper) -> None:
     story = keeper.begin()
     await keeper.journal.accept(story.acceptance())
     story.answer()
-    await keeper.journal.checkpoint(Checkpoint(story.subject.execution_id, 1))
+    await keeper.journal.checkpoint(Checkpoint(story.identity.execution_id, 1))
     assert await stored_spans(keeper.database) == 2
 
 
@@ -112,11 +117,11 @@ async def test_signals_of_a_refused_execution_are_forgotten(keeper: Bookkeeper) 
 
     with pytest.raises(ConversationBusy):
         await keeper.journal.accept(refused.acceptance())
-    keeper.journal.abandon(refused.subject.execution_id)
+    keeper.journal.abandon(refused.identity.execution_id)
     refused.tracker.cancel(None)
-    keeper.journal.abandon(refused.subject.execution_id)
+    keeper.journal.abandon(refused.identity.execution_id)
 
-    assert list(await statuses(keeper.database)) == [busy.subject.execution_id]
+    assert list(await statuses(keeper.database)) == [busy.identity.execution_id]
 
 
 async def test_one_refused_execution_does_not_harm_the_others_of_its_group(keeper: Bookkeeper) -> None:
@@ -154,14 +159,14 @@ async def test_a_newer_attempt_fences_off_the_older_one(keeper: Bookkeeper) -> N
 
     assert not await keeper.journal.finish(story.finish())
 
-    assert await statuses(keeper.database) == {story.subject.execution_id: "running"}
+    assert await statuses(keeper.database) == {story.identity.execution_id: "running"}
     assert await stored_spans(keeper.database) == 0
 
 
 async def test_only_one_of_two_ends_is_kept(keeper: Bookkeeper) -> None:
     story = await keeper.completed()
     assert not await keeper.journal.finish(story.finish(Status.FAILED))
-    assert await statuses(keeper.database) == {story.subject.execution_id: "completed"}
+    assert await statuses(keeper.database) == {story.identity.execution_id: "completed"}
 
 
 async def test_without_a_database_nothing_is_accepted(failing: Failing) -> None:
@@ -170,7 +175,7 @@ async def test_without_a_database_nothing_is_accepted(failing: Failing) -> None:
         story = keeper.begin()
         with pytest.raises(Unavailable):
             await keeper.journal.accept(story.acceptance())
-        keeper.journal.abandon(story.subject.execution_id)
+        keeper.journal.abandon(story.identity.execution_id)
         assert await statuses(failing) == {}
 
         await keeper.completed()
@@ -271,9 +276,9 @@ async def test_a_cancel_request_is_told_until_whoever_runs_the_execution_has_hea
             story = keeper.begin()
             await keeper.journal.accept(story.acceptance())
             async with database.begin() as connection:
-                await request_cancel(connection, story.subject.execution_id, "default", reason)
+                await request_cancel(connection, story.identity.execution_id, "default", reason)
             async with asyncio.timeout(SECONDS):
-                assert await asked.get() == (story.subject.execution_id, reason)
+                assert await asked.get() == (story.identity.execution_id, reason)
         assert asked.empty()
 
 
@@ -288,7 +293,7 @@ async def test_a_consumer_that_fails_changes_no_decision(database: Database) -> 
     async with bookkeeper(database, [Broken(), Records()]) as keeper:
         story = await keeper.completed()
 
-    assert await statuses(database) == {story.subject.execution_id: "completed"}
+    assert await statuses(database) == {story.identity.execution_id: "completed"}
     async with database.read() as connection:
         letters = (await connection.execute(select(dead_letter))).all()
     assert len(letters) == 2 + 6
@@ -315,7 +320,7 @@ async def decision_stands_beside(hanging: Hanging, database: Database) -> None:
     """An execution is booked, and what the hanging consumer missed is kept aside."""
     async with bookkeeper(database, [hanging, Records()], timeout_seconds=0.2) as keeper:
         story = await keeper.completed()
-    assert await statuses(database) == {story.subject.execution_id: "completed"}
+    assert await statuses(database) == {story.identity.execution_id: "completed"}
     assert await check_books(database) == []
     async with database.read() as connection:
         letters = (await connection.execute(select(dead_letter.c.consumer))).scalars().all()
@@ -344,7 +349,7 @@ async def test_a_signal_that_cannot_be_read_is_kept_aside(keeper: Bookkeeper) ->
 
     async with keeper.database.read() as connection:
         letters = (await connection.execute(select(dead_letter))).all()
-    assert {(letter.consumer, letter.execution_id) for letter in letters} == {("journal", story.subject.execution_id)}
+    assert {(letter.consumer, letter.execution_id) for letter in letters} == {("journal", story.identity.execution_id)}
     assert len(letters) == 2
 
 

@@ -36,13 +36,13 @@ async def ids(database: Database, wanted: ExecutionFilter) -> list[str]:
 async def tree(database: Database, story: Story, **how: int) -> str:
     """The trace as a drawing."""
     async with database.read() as connection:
-        trace = await get_trace(connection, story.subject.execution_id, "default", **how)  # type: ignore[arg-type]
+        trace = await get_trace(connection, story.identity.execution_id, "default", **how)  # type: ignore[arg-type]
     assert trace is not None
     return "\n".join(f"{'  ' * span.depth}{span.name} {span.status}" for span in trace.spans)
 
 
 async def test_executions_are_listed_newest_first_page_by_page(keeper: Bookkeeper) -> None:
-    made = [(await keeper.completed()).subject.execution_id for _ in range(5)]
+    made = [(await keeper.completed()).identity.execution_id for _ in range(5)]
     seen: list[str] = []
     page = await listed(keeper.database, ExecutionFilter(), limit=2)
     seen += [item.id for item in page.items]
@@ -58,8 +58,8 @@ async def test_executions_are_listed_newest_first_page_by_page(keeper: Bookkeepe
 
 
 async def test_executions_are_filtered(keeper: Bookkeeper) -> None:
-    first = (await keeper.completed(correlation_id="c-9", conversation_id="talk")).subject.execution_id
-    second = (await keeper.completed(owner="other", source="definition", workflow_name="slug")).subject.execution_id
+    first = (await keeper.completed(correlation_id="c-9", conversation_id="talk")).identity.execution_id
+    second = (await keeper.completed(owner="other", source="definition", workflow_name="slug")).identity.execution_id
     database = keeper.database
     async with database.read() as connection:
         record = await get_execution(connection, first, "default")
@@ -98,9 +98,9 @@ async def test_executions_are_filtered(keeper: Bookkeeper) -> None:
 async def test_a_foreign_execution_is_unknown(keeper: Bookkeeper) -> None:
     story = await keeper.completed(owner="other")
     async with keeper.database.read() as connection:
-        assert await get_execution(connection, story.subject.execution_id, "default") is None
-        assert await get_trace(connection, story.subject.execution_id, "default") is None
-        assert await get_execution(connection, story.subject.execution_id, None) is not None
+        assert await get_execution(connection, story.identity.execution_id, "default") is None
+        assert await get_trace(connection, story.identity.execution_id, "default") is None
+        assert await get_execution(connection, story.identity.execution_id, None) is not None
 
 
 async def test_without_a_record_control_answers_with_an_open_seal(keeper: Bookkeeper) -> None:
@@ -108,7 +108,7 @@ async def test_without_a_record_control_answers_with_an_open_seal(keeper: Bookke
     async with keeper.database.begin() as connection:
         await connection.execute(delete(executions))
     async with keeper.database.read() as connection:
-        record = await get_execution(connection, story.subject.execution_id, "default")
+        record = await get_execution(connection, story.identity.execution_id, "default")
     assert record is not None
     assert (record.status, record.trace_id, record.cost_nano_usd) == ("completed", story.tracker.trace_id, None)
     assert record.seal == Seal(None, 0)
@@ -121,7 +121,7 @@ async def test_control_is_right_where_the_record_lags_behind(keeper: Bookkeeper)
         await connection.execute(update(executions).values(status="running", completed_at=None))
         await connection.execute(update(execution_control).values(status="failed"))
     async with keeper.database.read() as connection:
-        record = await get_execution(connection, story.subject.execution_id, "default")
+        record = await get_execution(connection, story.identity.execution_id, "default")
     assert record is not None
     assert record.status == "failed"
     assert record.completed_at is not None
@@ -143,10 +143,10 @@ async def test_the_trace_of_a_running_execution_begins_with_its_open_root(keeper
     story = keeper.begin()
     await keeper.journal.accept(story.acceptance())
     story.answer()
-    await keeper.journal.checkpoint(Checkpoint(story.subject.execution_id, 1))
+    await keeper.journal.checkpoint(Checkpoint(story.identity.execution_id, 1))
 
     async with keeper.database.read() as connection:
-        trace = await get_trace(connection, story.subject.execution_id, "default")
+        trace = await get_trace(connection, story.identity.execution_id, "default")
     assert trace is not None
     assert [(span.depth, span.kind, span.duration_us is None) for span in trace.spans] == [
         (0, "workflow", True),
@@ -162,7 +162,7 @@ async def test_a_span_whose_parent_still_runs_stands_under_the_root(keeper: Book
     await keeper.journal.accept(story.acceptance())
     node = story.node("tools")
     node.retrieval("files").complete()
-    await keeper.journal.checkpoint(Checkpoint(story.subject.execution_id, 1))
+    await keeper.journal.checkpoint(Checkpoint(story.identity.execution_id, 1))
     assert await tree(keeper.database, story) == "invoke_workflow answer running\n  retrieval files completed"
 
 
@@ -173,14 +173,14 @@ async def test_a_trace_is_read_page_by_page(keeper: Bookkeeper) -> None:
     pages = 0
     async with keeper.database.read() as connection:
         while True:
-            trace = await get_trace(connection, story.subject.execution_id, "default", limit=4, after=after)
+            trace = await get_trace(connection, story.identity.execution_id, "default", limit=4, after=after)
             assert trace is not None
             names += [f"{span.depth} {span.name}" for span in trace.spans]
             pages += 1
             if (after := trace.end) is None:
                 break
         with pytest.raises(UnknownPosition):
-            await get_trace(connection, story.subject.execution_id, "default", after="0" * 16)
+            await get_trace(connection, story.identity.execution_id, "default", after="0" * 16)
     assert pages == 2
     assert len(names) == 6
     assert trace.seal == Seal(6, 6)
@@ -195,7 +195,7 @@ async def test_an_unknown_attempt_has_no_spans(keeper: Bookkeeper) -> None:
 async def test_a_call_is_read_with_its_numbers(keeper: Bookkeeper) -> None:
     story = await keeper.completed()
     async with keeper.database.read() as connection:
-        trace = await get_trace(connection, story.subject.execution_id, "default")
+        trace = await get_trace(connection, story.identity.execution_id, "default")
     assert trace is not None
     (call,) = (span for span in trace.spans if span.kind == "model")
     assert (call.provider, call.model, call.input_tokens, call.cost_nano_usd) == ("scripted", "small", 100, 140_000)

@@ -38,7 +38,7 @@ async def book(database: Database, at: datetime = NOON, status: Status = Status.
         story.tracker.complete()
     async with database.begin() as connection:
         await Records().apply(connection, Batch.of(listener.signals()))
-    return story.subject.execution_id
+    return story.identity.execution_id
 
 
 async def compare(database: Database, window: Window = DAY) -> ReconcileReport:

@@ -82,7 +82,7 @@ async def test_the_record_of_an_execution_holds_what_its_events_and_calls_said(d
     async with database.read() as connection:
         row = (await connection.execute(select(executions))).one()
     price = 100 * 1_000 + 20 * 2_000
-    assert row.id == story.subject.execution_id
+    assert row.id == story.identity.execution_id
     assert (row.status, row.attempt, row.workflow_name, row.template_version) == ("completed", 1, "answer", 3)
     assert (row.input_tokens, row.output_tokens, row.cache_read_tokens, row.reasoning_tokens) == (200, 40, 60, 10)
     assert row.cache_write_tokens is None

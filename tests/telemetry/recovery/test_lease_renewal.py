@@ -22,8 +22,8 @@ from telemetry.health import LeaseHealth
 from telemetry.pipeline.pipeline import Pipeline
 from telemetry.records.consumer import Records
 from telemetry.recovery import lease_renewal
-from telemetry.recovery.lease_renewal import Leases
-from telemetry.recovery.sweeper import Orphans
+from telemetry.recovery.lease_renewal import LeaseRenewal
+from telemetry.recovery.sweeper import Sweeper
 from tests.api.harness import ASK
 from tests.leases import end_leases
 from tests.telemetry.bookkeeper import Bookkeeper, bookkeeper
@@ -61,7 +61,7 @@ def block(seconds: float) -> None:
 
 async def test_renewal_goes_on_while_the_event_loop_is_blocked(keeper: Bookkeeper, migrated_url: str) -> None:
     await keeper.journal.accept(keeper.begin().acceptance())
-    async with Leases(keeper.journal, lambda: Database(migrated_url), renew_seconds=0.05):
+    async with LeaseRenewal(keeper.journal, lambda: Database(migrated_url), renew_seconds=0.05):
         await end_leases(keeper.database)
         before = keeper.journal.health.leases.renewals
         block(3)
@@ -84,7 +84,7 @@ async def test_many_leases_are_renewed_in_pages(
             rows = await connection.execute(select(execution_control.c.lease_until))
             return all(row.lease_until > datetime.now(UTC) for row in rows)
 
-    async with Leases(keeper.journal, lambda: Database(migrated_url), renew_seconds=0.05):
+    async with LeaseRenewal(keeper.journal, lambda: Database(migrated_url), renew_seconds=0.05):
         await until(renewed)
 
 
@@ -103,12 +103,12 @@ async def test_an_execution_that_was_taken_away_is_stopped_and_says_nothing_more
     execution = await engine.start(request, streaming=True)
     await model.entered.wait()
     await end_leases(keeper.database)
-    assert len(await Orphans(keeper.database, Pipeline([Records()])).sweep()) == 1
+    assert len(await Sweeper(keeper.database, Pipeline([Records()])).sweep()) == 1
 
     async def stopped() -> bool:
         return engine.active == 0
 
-    async with Leases(keeper.journal, lambda: Database(migrated_url), renew_seconds=0.05):
+    async with LeaseRenewal(keeper.journal, lambda: Database(migrated_url), renew_seconds=0.05):
         await until(stopped)
 
     assert not any([event.type.is_closing async for event in execution.context.events.read()])
@@ -155,7 +155,7 @@ async def test_a_renewal_that_fails_is_tried_again_soon(
     async def renewed() -> bool:
         return health.renewals == 1
 
-    async with Leases(keeper.journal, lambda: database, renew_seconds=10):
+    async with LeaseRenewal(keeper.journal, lambda: database, renew_seconds=10):
         await until(renewed)
     assert health.failed_renewals == 2
     assert caplog.text.count("leases could not be renewed; it is tried again") == 2
@@ -177,7 +177,7 @@ async def test_a_bug_does_not_end_the_renewal(
     async def renewed() -> bool:
         return health.renewals == 1
 
-    async with Leases(keeper.journal, lambda: Database(migrated_url), renew_seconds=10):
+    async with LeaseRenewal(keeper.journal, lambda: Database(migrated_url), renew_seconds=10):
         await until(renewed)
     assert health.failed_renewals == 2
     monkeypatch.undo()
@@ -196,7 +196,7 @@ async def test_a_database_that_hangs_does_not_keep_the_process_from_stopping(
 
     monkeypatch.setattr(lease_renewal, "renew", hangs)
     await keeper.journal.accept(keeper.begin().acceptance())
-    async with Leases(keeper.journal, lambda: Database(migrated_url), renew_seconds=60):
+    async with LeaseRenewal(keeper.journal, lambda: Database(migrated_url), renew_seconds=60):
         await asyncio.wait_for(entered.wait(), SECONDS)
         stopping = time.monotonic()
     assert time.monotonic() - stopping < lease_renewal._STOP_SECONDS

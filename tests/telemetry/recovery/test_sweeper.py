@@ -31,13 +31,13 @@ from telemetry.metrics.span_metrics import Metrics
 from telemetry.pipeline.pipeline import Pipeline
 from telemetry.reconcile.audit import check_books
 from telemetry.records.consumer import Records
-from telemetry.recovery.grace_period import Caution
+from telemetry.recovery.grace_period import GracePeriod
 from telemetry.recovery.lost_execution import LAST_SEQ
-from telemetry.recovery.sweeper import PAGE, Orphans, Swept
+from telemetry.recovery.sweeper import PAGE, Sweeper, Swept
 from telemetry.signals.records import Batch
 from telemetry.store.tables import executions, spans
 from tests.leases import end_leases
-from tests.telemetry.bookkeeper import Bookkeeper, Story, bookkeeper, subject
+from tests.telemetry.bookkeeper import Bookkeeper, Story, bookkeeper, identity
 
 SECONDS = 10
 
@@ -47,7 +47,7 @@ class Scene:
     """A process that keeps books, and a sweeper of another one over the same database."""
 
     keeper: Bookkeeper
-    orphans: Orphans
+    sweeper: Sweeper
     health: Health
     committed: list[Batch] = field(default_factory=list)
 
@@ -65,17 +65,17 @@ class Scene:
     async def checkpoint(self, story: Story, begins: CallReservation | None = None) -> None:
         """What the story said is durable."""
         await self.keeper.journal.checkpoint(
-            Checkpoint(story.subject.execution_id, story.subject.attempt, begins=begins)
+            Checkpoint(story.identity.execution_id, story.identity.attempt, begins=begins)
         )
 
     async def claimed(self, *, begins: bool = True) -> Story:
         """The one claimable execution, taken on here as a further attempt."""
         [claim] = await self.keeper.journal.claim(10)
         tracing = Tracing.over(self.keeper.telemetry.tracer_provider, self.keeper.telemetry.logger_provider)
-        story = Story(WorkflowTracker(tracing, PerTokenPrices(), claim.carried), claim.subject)
+        story = Story(WorkflowTracker(tracing, PerTokenPrices(), claim.carried), claim.identity)
         if begins:
-            story.tracker.start(story.subject, _later(claim))
-            begun = Checkpoint(story.subject.execution_id, story.subject.attempt, story.tracker.root, story.subject)
+            story.tracker.start(story.identity, _later(claim))
+            begun = Checkpoint(story.identity.execution_id, story.identity.attempt, story.tracker.root, story.identity)
             await self.keeper.journal.checkpoint(begun)
         return story
 
@@ -86,25 +86,25 @@ class Scene:
     async def lost(self) -> Swept:
         """Every process is gone, and that is found."""
         await self.expire()
-        return await self.orphans.sweep()
+        return await self.sweeper.sweep()
 
     async def control(self, story: Story) -> ControlRow:
         """What is decided."""
         async with self.database.read() as connection:
-            row = await control.get(connection, story.subject.execution_id, story.subject.owner)
+            row = await control.get(connection, story.identity.execution_id, story.identity.owner)
         assert row is not None
         return row
 
     async def record(self, story: Story) -> Any:
         """What is stored of it."""
         async with self.database.read() as connection:
-            rows = await connection.execute(select(executions).where(executions.c.id == story.subject.execution_id))
+            rows = await connection.execute(select(executions).where(executions.c.id == story.identity.execution_id))
             return rows.one()
 
     async def roots(self, story: Story) -> list[Any]:
         """The root spans of its attempts."""
         async with self.database.read() as connection:
-            mine = (spans.c.execution_id == story.subject.execution_id, spans.c.kind == "workflow")
+            mine = (spans.c.execution_id == story.identity.execution_id, spans.c.kind == "workflow")
             return list((await connection.execute(select(spans).where(*mine).order_by(spans.c.attempt))).all())
 
     async def left_overs(self) -> int:
@@ -120,7 +120,7 @@ async def scene(migrated_url: str) -> AsyncIterator[Scene]:
     async with Database(migrated_url) as database, bookkeeper(database, flush_seconds=60) as keeper:
         scene = Scene(keeper, None, Health())  # type: ignore[arg-type]  # it is made below
         sink = Pipeline([Records()], health=scene.health, after_commit=scene.committed.append)
-        scene.orphans = Orphans(database, sink)
+        scene.sweeper = Sweeper(database, sink)
         yield scene
 
 
@@ -146,7 +146,7 @@ async def test_a_lost_execution_fails_with_its_root_span_and_everything_it_had_u
     root = story.tracker.root
     assert root is not None
 
-    assert await scene.lost() == Swept(failed=[story.subject.execution_id])
+    assert await scene.lost() == Swept(failed=[story.identity.execution_id])
 
     record, [span] = await scene.record(story), await scene.roots(story)
     assert (record.status, record.error_type, record.attempt, record.seq) == ("failed", "engine_lost", 1, LAST_SEQ)
@@ -172,8 +172,8 @@ async def test_what_is_said_of_a_lost_execution_goes_through_the_outbox_too(scen
     await scene.checkpoint(story)
     shipped: list[None] = []
     sink = OutboxSink(["records"], health=scene.health, on_commit=lambda: shipped.append(None))
-    scene.orphans = Orphans(scene.database, sink)
-    assert await scene.lost() == Swept(failed=[story.subject.execution_id])
+    scene.sweeper = Sweeper(scene.database, sink)
+    assert await scene.lost() == Swept(failed=[story.identity.execution_id])
     assert (await scene.control(story)).status is Status.FAILED
     assert ((await scene.record(story)).status, len(shipped)) == ("running", 1), "its events are on their way"
     await Receiver(scene.database, [Records()], scene.health).serve_all()
@@ -195,7 +195,7 @@ async def test_the_children_of_a_lost_attempt_keep_their_parent(scene: Scene) ->
 
 async def test_an_execution_whose_lease_is_not_over_is_left_alone(scene: Scene) -> None:
     story = await scene.accepted()
-    assert len(await scene.orphans.sweep()) == 0
+    assert len(await scene.sweeper.sweep()) == 0
     assert (await scene.control(story)).status is Status.RUNNING
 
 
@@ -215,7 +215,7 @@ async def test_a_lost_attempt_that_is_retried_counts_in_no_failure_rate_and_in_t
     story.answer()
     await scene.checkpoint(story, a_call())
 
-    assert await scene.lost() == Swept(retried=[story.subject.execution_id])
+    assert await scene.lost() == Swept(retried=[story.identity.execution_id])
 
     row, record = await scene.control(story), await scene.record(story)
     assert (row.status, row.claim_reason, row.crashes, row.is_leased) == (Status.RUNNING, "crash", 1, False)
@@ -224,7 +224,7 @@ async def test_a_lost_attempt_that_is_retried_counts_in_no_failure_rate_and_in_t
     assert (span.error_type, semconv.EXECUTION_STATUS in span.attributes) == ("engine_lost", False)
 
     again = await scene.claimed()
-    assert again.subject.attempt == 2
+    assert again.identity.attempt == 2
     again.answer()
     again.tracker.complete()
     assert await scene.keeper.journal.finish(again.finish())
@@ -245,7 +245,7 @@ async def test_the_third_crash_gives_an_execution_up(scene: Scene) -> None:
         await scene.checkpoint(again)
         outcomes.append(await scene.lost())
 
-    id_ = story.subject.execution_id
+    id_ = story.identity.execution_id
     assert outcomes == [Swept(retried=[id_]), Swept(retried=[id_]), Swept(failed=[id_])]
     record, roots = await scene.record(story), await scene.roots(story)
     assert (record.status, record.error_type, record.attempt, record.model_calls) == ("failed", "engine_lost", 3, 2)
@@ -273,8 +273,8 @@ async def test_an_attempt_that_died_before_it_began_has_no_root_span(scene: Scen
 async def test_a_lost_execution_that_was_asked_to_stop_is_cancelled(scene: Scene) -> None:
     story = await scene.accepted("retry")
     async with scene.database.begin() as connection:
-        await control.request_cancel(connection, story.subject.execution_id, "default", "not needed")
-    assert await scene.lost() == Swept(cancelled=[story.subject.execution_id])
+        await control.request_cancel(connection, story.identity.execution_id, "default", "not needed")
+    assert await scene.lost() == Swept(cancelled=[story.identity.execution_id])
     record, [root] = await scene.record(story), await scene.roots(story)
     assert (record.status, record.cancel_reason, record.error_type) == ("cancelled", "not needed", None)
     assert (root.status, root.error_type) == ("cancelled", "engine_lost")
@@ -298,12 +298,12 @@ async def test_a_frozen_owner_that_comes_back_is_fenced(scene: Scene) -> None:
 async def test_several_keepers_that_sweep_at_once_end_each_execution_once(scene: Scene) -> None:
     stories = [await scene.accepted("retry" if number % 2 else "fail") for number in range(30)]
     await scene.expire()
-    keepers = [Orphans(scene.database, Pipeline([Records()])) for _ in range(4)]
+    keepers = [Sweeper(scene.database, Pipeline([Records()])) for _ in range(4)]
 
     found = await asyncio.gather(*(keeper.sweep() for keeper in keepers))
 
     ids = [id_ for swept in found for id_ in (*swept.failed, *swept.retried)]
-    assert sorted(ids) == sorted(story.subject.execution_id for story in stories)
+    assert sorted(ids) == sorted(story.identity.execution_id for story in stories)
     assert {(await scene.control(story)).crashes for story in stories[1::2]} == {1}
     assert await check_books(scene.database) == []
 
@@ -322,7 +322,7 @@ async def paused(scene: Scene) -> Story:
     question = Approval(
         approval_id=str(uuid4()), node_id="n", path="n", prompt="?", choices=["yes"], expires_at=datetime.now(UTC)
     )
-    assert await scene.keeper.journal.pause(Pause(story.subject.execution_id, 1, {}, [question]))
+    assert await scene.keeper.journal.pause(Pause(story.identity.execution_id, 1, {}, [question]))
     return story
 
 
@@ -331,17 +331,17 @@ async def released(scene: Scene) -> Story:
     story = await scene.accepted("retry")
     story.answer()
     story.tracker.give_up("stops")
-    assert await scene.keeper.journal.release(Release(story.subject.execution_id, 1))
+    assert await scene.keeper.journal.release(Release(story.identity.execution_id, 1))
     return story
 
 
 async def queued(scene: Scene) -> Story:
     """An execution that waits for a process."""
     tracing = Tracing.over(scene.keeper.telemetry.tracer_provider, scene.keeper.telemetry.logger_provider)
-    story = Story(WorkflowTracker(tracing, PerTokenPrices()), subject())
-    story.tracker.queue(story.subject)
+    story = Story(WorkflowTracker(tracing, PerTokenPrices()), identity())
+    story.tracker.queue(story.identity)
     waiting = Acceptance(
-        subject=story.subject,
+        identity=story.identity,
         status=Status.QUEUED,
         request={},
         graph=b"{}",
@@ -357,7 +357,7 @@ async def queued(scene: Scene) -> Story:
 async def test_an_execution_that_no_process_runs_is_cancelled_at_once(scene: Scene, make: Any, kept: int) -> None:
     story = await make(scene)
 
-    assert await scene.orphans.cancel(story.subject.execution_id, "default", "not needed")
+    assert await scene.sweeper.cancel(story.identity.execution_id, "default", "not needed")
 
     row, record = await scene.control(story), await scene.record(story)
     assert (row.status, record.status, record.cancel_reason) == (Status.CANCELLED, "cancelled", "not needed")
@@ -366,21 +366,21 @@ async def test_an_execution_that_no_process_runs_is_cancelled_at_once(scene: Sce
     assert await check_books(scene.database) == []
     assert await scene.left_overs() == 0
     assert await scene.keeper.journal.claim(10) == []
-    assert not await scene.orphans.cancel(story.subject.execution_id, "default", "again")
+    assert not await scene.sweeper.cancel(story.identity.execution_id, "default", "again")
 
 
 async def test_a_running_execution_and_that_of_another_owner_are_not_cancelled_here(scene: Scene) -> None:
     running, waiting = await scene.accepted(), await released(scene)
-    assert not await scene.orphans.cancel(running.subject.execution_id, "default", None)
-    assert not await scene.orphans.cancel(waiting.subject.execution_id, "somebody", None)
+    assert not await scene.sweeper.cancel(running.identity.execution_id, "default", None)
+    assert not await scene.sweeper.cancel(waiting.identity.execution_id, "somebody", None)
     assert (await scene.control(waiting)).status is Status.RUNNING
 
 
 async def test_a_waiting_execution_that_is_asked_to_stop_is_found_and_cancelled(scene: Scene) -> None:
     story = await released(scene)
     async with scene.database.begin() as connection:
-        await control.request_cancel(connection, story.subject.execution_id, "default", "not needed")
-    assert await scene.orphans.sweep() == Swept(cancelled=[story.subject.execution_id])
+        await control.request_cancel(connection, story.identity.execution_id, "default", "not needed")
+    assert await scene.sweeper.sweep() == Swept(cancelled=[story.identity.execution_id])
     assert (await scene.record(story)).cancel_reason == "not needed"
     assert scene.health.leases.lost == {}
 
@@ -414,7 +414,7 @@ async def test_a_sweep_whose_commit_fails_has_changed_nothing(scene: Scene, monk
     assert (await scene.record(story)).status == "running"
     assert await scene.roots(story) == []
     assert scene.committed == []
-    assert len((await scene.orphans.sweep()).failed) == 1
+    assert len((await scene.sweeper.sweep()).failed) == 1
 
 
 async def test_a_consumer_that_hangs_does_not_keep_an_execution_from_its_end(scene: Scene) -> None:
@@ -427,14 +427,14 @@ async def test_a_consumer_that_hangs_does_not_keep_an_execution_from_its_end(sce
     story = await scene.accepted()
     await scene.expire()
     sink = Pipeline([Hanging(), Records()], timeout_seconds=0.1)
-    assert len(await Orphans(scene.database, sink).sweep()) == 1
+    assert len(await Sweeper(scene.database, sink).sweep()) == 1
     assert (await scene.record(story)).status == "failed"
     assert sink.health.dead_letters["hanging"] == 2
 
 
 async def test_the_clock_of_a_worker_makes_no_duration_negative(scene: Scene) -> None:
     ahead = 3_600 * 10**9
-    now = subject().queued_ns
+    now = identity().queued_ns
     stories = [await scene.accepted(queued_ns=now + skew, started_ns=now + skew) for skew in (-ahead, ahead)]
     await scene.lost()
     for story in stories:
@@ -457,7 +457,7 @@ class Clocks:
 
 def test_without_trouble_there_is_no_caution() -> None:
     clocks = Clocks()
-    caution = Caution(30, 5, clocks)
+    caution = GracePeriod(30, 5, clocks)
     for _ in range(10):
         clocks.monotonic += 5
         clocks.wall += 5
@@ -468,7 +468,7 @@ def test_without_trouble_there_is_no_caution() -> None:
 @pytest.mark.parametrize("clock", ["monotonic", "wall"])
 def test_a_process_that_stood_still_gives_the_owners_a_lease_period(clock: str) -> None:
     clocks = Clocks()
-    caution = Caution(30, 5, clocks)
+    caution = GracePeriod(30, 5, clocks)
     setattr(clocks, clock, 120.0)
     assert caution.look()
     assert not caution.is_over
@@ -480,7 +480,7 @@ def test_a_process_that_stood_still_gives_the_owners_a_lease_period(clock: str) 
 
 def test_each_further_trouble_begins_the_period_anew() -> None:
     clocks = Clocks()
-    caution = Caution(30, 5, clocks)
+    caution = GracePeriod(30, 5, clocks)
     caution.begin()
     clocks.monotonic += 25
     caution.begin()
@@ -516,8 +516,8 @@ async def test_the_sweeper_finds_what_is_lost_but_not_on_the_heels_of_the_databa
         await keeper.journal.accept(story.acceptance())
         database.is_down, database.was_asked = True, asyncio.Event()
         lease_seconds = 0.5
-        orphans = Orphans(database, Pipeline([Records()]), lease_seconds=lease_seconds, sweep_seconds=0.05)
-        sweeping = asyncio.create_task(orphans.run(), name="sweeper")
+        sweeper = Sweeper(database, Pipeline([Records()]), lease_seconds=lease_seconds, sweep_seconds=0.05)
+        sweeping = asyncio.create_task(sweeper.run(), name="sweeper")
         async with asyncio.timeout(SECONDS):
             await database.was_asked.wait()
             database.is_down = False
@@ -527,7 +527,7 @@ async def test_the_sweeper_finds_what_is_lost_but_not_on_the_heels_of_the_databa
             while row is None or not row.status.is_terminal:
                 await asyncio.sleep(0.01)
                 async with database.read() as connection:
-                    row = await control.get(connection, story.subject.execution_id, "default")
+                    row = await control.get(connection, story.identity.execution_id, "default")
             waited = asyncio.get_running_loop().time() - back
         sweeping.cancel()
         await asyncio.gather(sweeping, return_exceptions=True)
@@ -542,7 +542,7 @@ async def test_an_end_that_cannot_be_written_is_told_to_nobody_and_its_lease_run
             raise Unavailable("no end can be written")
 
     async with Database(migrated_url) as database, bookkeeper(database, flush_seconds=60, retry_seconds=1) as keeper:
-        scene = Scene(keeper, Orphans(database, Pipeline([Records()])), Health())
+        scene = Scene(keeper, Sweeper(database, Pipeline([Records()])), Health())
         story = await scene.accepted()
         story.answer()
         story.tracker.complete()

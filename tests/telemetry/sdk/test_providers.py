@@ -233,7 +233,7 @@ def test_limits_of_the_environment_cut_no_ids(monkeypatch: pytest.MonkeyPatch) -
     listener = Listener()
     story = listener.begin()
     story.tracker.complete()
-    assert {signal.identity.execution_id for signal in listener.signals()} == {story.subject.execution_id}
+    assert {signal.identity.execution_id for signal in listener.signals()} == {story.identity.execution_id}
 
 
 def test_more_attributes_than_the_sdk_keeps_by_default_do_not_push_out_the_ids() -> None:

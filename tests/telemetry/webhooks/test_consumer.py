@@ -154,7 +154,7 @@ async def test_deliveries_are_made_in_the_commit_that_decides(database: Database
         story = await keeper.completed()
         assert await deliveries(database) == [(made.id, Event.COMPLETED)]
     [body] = (await bodies(database)).values()
-    assert orjson.loads(body)["data"]["execution_id"] == story.subject.execution_id
+    assert orjson.loads(body)["data"]["execution_id"] == story.identity.execution_id
 
 
 async def test_a_poisoned_event_is_kept_aside_and_the_others_are_delivered(database: Database) -> None:
@@ -191,7 +191,7 @@ def test_the_end_of_an_execution_says_what_its_record_does() -> None:
     data = body["data"]
     assert isinstance(data, dict)
     known = {
-        "execution_id": story.subject.execution_id,
+        "execution_id": story.identity.execution_id,
         "owner": "default",
         "attempt": 1,
         "seq": event.seq,
@@ -251,7 +251,7 @@ def test_a_body_is_never_too_large() -> None:
     for event in _events(listener.signals()):
         body = body_of(event, trace_link)
         assert len(body) <= MAX_BODY_BYTES
-        assert orjson.loads(body)["data"]["execution_id"] == story.subject.execution_id
+        assert orjson.loads(body)["data"]["execution_id"] == story.identity.execution_id
 
 
 def _events(signals: Sequence[Signal]) -> list[EventRecord]:

@@ -73,7 +73,7 @@ class PlacedEdge:
     edge: Edge
 
 
-class Subject:
+class CheckedGraph:
     """A graph without schema errors. What is derived from it is worked out once, when a rule first asks."""
 
     def __init__(self, document: JsonObject, graph: WorkflowGraph, configs: dict[str, NodeConfig]) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from engine.runtime.context import ExecutionContext
 
 
-class View(Mapping[str, Json]):
+class Names(Mapping[str, Json]):
     """The state of one execution under the names of the expression language."""
 
     __slots__ = ("_context", "_error", "_loops", "_state")
@@ -29,9 +29,9 @@ class View(Mapping[str, Json]):
         self._error = error
         self._loops = loops
 
-    def with_loop(self, loop_id: str, counted: LoopState) -> "View":
-        """The same view, with one loop's counts as they are for the round that is being decided."""
-        return View(self._state, self._context, self._error, {**self._state["loop_state"], loop_id: counted})
+    def with_loop(self, loop_id: str, counted: LoopState) -> "Names":
+        """The same names, with one loop's counts as they are for the round that is being decided."""
+        return Names(self._state, self._context, self._error, {**self._state["loop_state"], loop_id: counted})
 
     def __getitem__(self, name: str) -> Json:
         return _NAMES[name](self)
@@ -88,22 +88,22 @@ class View(Mapping[str, Json]):
         return "\n\n".join(found["text"] for found in self._state["retrieval_context"].values() if found["text"])
 
 
-_NAMES: dict[str, Callable[[View], Json]] = {
-    "input": lambda view: view._state["input"],
-    "variables": lambda view: view._state["variables"],
-    "outputs": lambda view: view._state["outputs"],
-    "last_user_message": lambda view: last_user_message(view._state["messages"]),
-    "last_message": View._last_message,
-    "message_count": lambda view: len(view._state["messages"]),
-    "tool_call_count": lambda view: view._state["tool_call_count"],
-    "loops": View._loop_counts,
-    "results": lambda view: dict(view._state["conditional_results"]),
-    "errors": View._errors,
-    "error": lambda view: view._error.model_dump(mode="json") if view._error else None,
-    "usage": View._usage,
-    "execution": View._execution,
-    "retrieval_context": View._retrieved,
-    "conversation_summary": View._summary,
+_NAMES: dict[str, Callable[[Names], Json]] = {
+    "input": lambda names: names._state["input"],
+    "variables": lambda names: names._state["variables"],
+    "outputs": lambda names: names._state["outputs"],
+    "last_user_message": lambda names: last_user_message(names._state["messages"]),
+    "last_message": Names._last_message,
+    "message_count": lambda names: len(names._state["messages"]),
+    "tool_call_count": lambda names: names._state["tool_call_count"],
+    "loops": Names._loop_counts,
+    "results": lambda names: dict(names._state["conditional_results"]),
+    "errors": Names._errors,
+    "error": lambda names: names._error.model_dump(mode="json") if names._error else None,
+    "usage": Names._usage,
+    "execution": Names._execution,
+    "retrieval_context": Names._retrieved,
+    "conversation_summary": Names._summary,
 }
 
 NAMES = frozenset(_NAMES)
