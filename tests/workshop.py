@@ -26,7 +26,8 @@ from engine.store.templates import sync_builtin
 from engine.testing.models import PerTokenPrices, Script, ScriptedModel, ScriptedModels
 from engine.tools.builtin import builtin_tools
 from engine.tracing import semconv
-from telemetry.reads.executions import ExecutionRecord, Trace, TraceSpan, get_execution, get_trace
+from telemetry.reads.executions import ExecutionRecord, get_execution
+from telemetry.reads.traces import Trace, TraceSpan, get_trace
 
 OWNER = "default"
 

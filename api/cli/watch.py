@@ -23,7 +23,7 @@ from engine.request import Caller, ExecutionRequest
 from engine.resources import CostSource
 from engine.result import ExecutionResult, Status
 from engine.usage import Totals
-from telemetry.reads.executions import get_trace
+from telemetry.reads.traces import get_trace
 
 CALLER = Caller(trigger="cli", any_folder=True)
 """Whoever has the shell may read any folder anyway."""

@@ -18,7 +18,7 @@ from api.schemas.timestamps import Time
 from engine.graph import JsonObject
 from engine.request import ExecutionRequest
 from engine.result import ExecutionResult, Status
-from telemetry.reads import executions
+from telemetry.reads import executions, traces
 
 router = APIRouter(prefix="/v1/executions", tags=["executions"])
 
@@ -169,11 +169,11 @@ async def list_executions(request: Request, runtime: RuntimeDep, query: Annotate
     return json_answer(documents.ExecutionPage(items=items, next_cursor=cursor), headers=next_link(request, cursor))
 
 
-def _position(query: ListQuery) -> executions.Position | None:
+def _position(query: ListQuery) -> executions.ExecutionCursor | None:
     if query.cursor is None:
         return None
     queued_at, id_ = read_cursor(query.cursor, query)
-    return executions.Position(datetime.fromisoformat(queued_at), id_)
+    return executions.ExecutionCursor(datetime.fromisoformat(queued_at), id_)
 
 
 @router.get(
@@ -212,7 +212,7 @@ async def trace(
     async with about(execution_id):
         after = read_cursor(query.cursor, query)[0] if query.cursor else None
         async with runtime.database.read() as connection:
-            found = await executions.get_trace(
+            found = await traces.get_trace(
                 connection, execution_id, OWNER, attempt=query.attempt, limit=query.limit, after=after
             )
         if found is None:

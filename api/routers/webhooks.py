@@ -269,12 +269,12 @@ async def redeliver(delivery_id: str, runtime: RuntimeDep, query: NoQueryDep) ->
     return json_answer(documents.delivery(found), 202)
 
 
-def _position(query: EndpointsQuery | DeliveriesQuery) -> endpoints.Position | None:
+def _position(query: EndpointsQuery | DeliveriesQuery) -> endpoints.WebhookCursor | None:
     if query.cursor is None:
         return None
     created_at, id_ = read_cursor(query.cursor, query)
-    return endpoints.Position(datetime.fromisoformat(created_at), id_)
+    return endpoints.WebhookCursor(datetime.fromisoformat(created_at), id_)
 
 
-def _cursor(end: endpoints.Position | None, query: EndpointsQuery | DeliveriesQuery) -> str | None:
+def _cursor(end: endpoints.WebhookCursor | None, query: EndpointsQuery | DeliveriesQuery) -> str | None:
     return write_cursor([end.created_at.isoformat(), end.id], query) if end else None

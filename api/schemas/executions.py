@@ -11,7 +11,8 @@ from engine.graph import JsonObject
 from engine.result import Approval, ExecutionResult, Status, Usage
 from engine.store.control import ControlRow
 from telemetry.reads.cost import CostReport, CostRow, Sums
-from telemetry.reads.executions import ExecutionRecord, Seal, Trace, TraceSpan
+from telemetry.reads.executions import ExecutionRecord, Seal
+from telemetry.reads.traces import Trace, TraceSpan
 
 Content = Literal["shown", "not_stored", "expired"]
 

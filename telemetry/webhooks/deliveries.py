@@ -22,7 +22,7 @@ from telemetry.webhooks.consumer import (
     insert_deliveries,
     insert_events,
 )
-from telemetry.webhooks.endpoints import Endpoint, EndpointDisabled, Position, get
+from telemetry.webhooks.endpoints import Endpoint, EndpointDisabled, WebhookCursor, get
 from telemetry.webhooks.payloads import TEST, body_of_test
 
 State = Literal["pending", "delivered", "failed"]
@@ -79,8 +79,8 @@ async def list_deliveries(
     wanted: DeliveryFilter,
     *,
     limit: int = 50,
-    after: Position | None = None,
-) -> tuple[list[Delivery], Position | None]:
+    after: WebhookCursor | None = None,
+) -> tuple[list[Delivery], WebhookCursor | None]:
     """Deliveries, newest first, and where the page ended; null on the last one."""
     statement = select(*_COLUMNS).where(_d.owner_id == owner, *_conditions(wanted))
     if after is not None:
@@ -89,7 +89,7 @@ async def list_deliveries(
     statement = statement.order_by(_d.created_at.desc(), _d.id.desc()).limit(limit + 1)
     found = [Delivery(*row) for row in await connection.execute(statement)]
     last = found[limit - 1] if len(found) > limit else None
-    return found[:limit], Position(last.created_at, last.id) if last else None
+    return found[:limit], WebhookCursor(last.created_at, last.id) if last else None
 
 
 async def get_delivery(connection: AsyncConnection, owner: str, delivery_id: str) -> Delivery:

@@ -84,7 +84,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class WebhookCursor:
     """Where a page ended."""
 
     created_at: datetime
@@ -126,8 +126,8 @@ async def get(connection: AsyncConnection, owner: str, endpoint_id: str, *, lock
 
 
 async def list_endpoints(
-    connection: AsyncConnection, owner: str, *, limit: int = 50, after: Position | None = None
-) -> tuple[list[Endpoint], Position | None]:
+    connection: AsyncConnection, owner: str, *, limit: int = 50, after: WebhookCursor | None = None
+) -> tuple[list[Endpoint], WebhookCursor | None]:
     """Endpoints, newest first, and where the page ended; null on the last one."""
     c = webhook_endpoints.c
     statement = select(webhook_endpoints).where(c.owner_id == owner)
@@ -137,7 +137,7 @@ async def list_endpoints(
     statement = statement.order_by(c.created_at.desc(), c.id.desc()).limit(limit + 1)
     found = [_read(row) for row in (await connection.execute(statement)).mappings()]
     last = found[limit - 1] if len(found) > limit else None
-    return found[:limit], Position(last.created_at, last.id) if last else None
+    return found[:limit], WebhookCursor(last.created_at, last.id) if last else None
 
 
 async def find_endpoint_ids(connection: AsyncConnection, owner: str, beginning: str, *, limit: int) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from engine.graph import JsonObject
 from engine.testing.models import Call, Say
-from telemetry.reads.executions import Trace
+from telemetry.reads.traces import Trace
 from tests.services.jaeger.server import Jaeger
 from tests.workshop import drawing, request, workshop
 

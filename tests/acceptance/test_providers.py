@@ -14,7 +14,8 @@ from api.wiring.bootstrap import Runtime, open_runtime
 from engine.graph import JsonObject
 from engine.request import ExecutionRequest
 from engine.result import ExecutionResult
-from telemetry.reads.executions import ExecutionRecord, Trace, get_execution, get_trace
+from telemetry.reads.executions import ExecutionRecord, get_execution
+from telemetry.reads.traces import Trace, get_trace
 from tests.engine.harness import graph
 from tests.services.aimock.server import JournalEntry, ModelServer
 from tests.workshop import OWNER, drawing, request, streamed

@@ -18,7 +18,8 @@ from engine.store.tables import call_reservations, execution_control, journalled
 from engine.testing.models import ScriptedModel
 from engine.tracing.tracker import seal_hash
 from engine.usage import Carried, Totals
-from telemetry.reads.executions import get_execution, get_trace
+from telemetry.reads.executions import get_execution
+from telemetry.reads.traces import get_trace
 from telemetry.records.totals import totals_of
 from telemetry.signals.records import EventRecord, SpanRecord
 from tests.telemetry.bookkeeper import REQUEST, Bookkeeper, Listener, Story, bookkeeper

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from engine.database.database import Database
-from telemetry.reads.executions import TraceSpan, get_trace
+from telemetry.reads.traces import TraceSpan, get_trace
 from tests.services.jaeger.server import Jaeger
 from tests.telemetry.bookkeeper import bookkeeper
 

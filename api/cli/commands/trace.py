@@ -13,7 +13,8 @@ from api.schemas import executions
 from api.wiring.bootstrap import open_database
 from engine.database.database import Database
 from engine.result import Status
-from telemetry.reads.executions import ExecutionRecord, Trace, get_trace
+from telemetry.reads.executions import ExecutionRecord
+from telemetry.reads.traces import Trace, get_trace
 
 MAX_SPANS = 2_000
 FOLLOW_SECONDS = 0.5

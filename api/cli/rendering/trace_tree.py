@@ -9,7 +9,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from api.cli.rendering.text import UNKNOWN, duration, moment, tokens, usd
-from telemetry.reads.executions import ExecutionRecord, Seal, Trace, TraceSpan
+from telemetry.reads.executions import ExecutionRecord, Seal
+from telemetry.reads.traces import Trace, TraceSpan
 
 MIN_WIDTH = 60
 _BAR_ENDS = "▏▎▍▌▋▊▉█"

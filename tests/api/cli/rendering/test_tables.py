@@ -15,7 +15,8 @@ from api.cli.rendering.trace_tree import span_tree, trace_view
 from engine.events import EventType, ExecutionEvent
 from engine.graph import JsonObject
 from telemetry.reads.cost import CostReport, CostRow, Dimension, Sums
-from telemetry.reads.executions import Attempt, ExecutionRecord, Seal, Trace, TraceSpan
+from telemetry.reads.executions import ExecutionRecord, Seal
+from telemetry.reads.traces import Attempt, Trace, TraceSpan
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
