@@ -8,7 +8,8 @@ from opentelemetry.context import Context
 from opentelemetry.sdk._logs import LogRecordProcessor, ReadWriteLogRecord
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
-from telemetry.signals.records import Attempt, attempt_of, is_ours
+from telemetry.sdk.conversion import attempt_of
+from telemetry.signals.records import Attempt, is_ours
 
 
 @dataclass(slots=True)

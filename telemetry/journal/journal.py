@@ -48,7 +48,8 @@ from telemetry.journal.buffers import Buffer, Buffers, EventIntake, SpanIntake
 from telemetry.journal.sinks import Sink
 from telemetry.pipeline.pipeline import ConsumerHung
 from telemetry.records.totals import is_kept, totals_of
-from telemetry.signals.records import Attempt, BadSignal, Batch, Kind, event_record, span_record
+from telemetry.sdk.conversion import event_record, span_record
+from telemetry.signals.records import Attempt, BadSignal, Batch, Kind
 
 FLUSH_SECONDS = 0.2
 POLL_SECONDS = 1.0

@@ -16,7 +16,9 @@ from engine.tracing import semconv
 from engine.tracing.semconv import Event
 from engine.tracing.tracker import LOST_ERROR, Attributes, event_id, identity_attributes, sums
 from engine.usage import Carried, Totals
-from telemetry.signals.records import EventRecord, SpanRecord, make_event, make_span, place_all
+from telemetry.signals.builders import make_event, make_span
+from telemetry.signals.records import EventRecord, SpanRecord
+from telemetry.signals.sanitize import place_all
 
 LAST_SEQ = 2**31 - 1
 """The last word of an attempt, whatever it said before."""

@@ -33,7 +33,8 @@ from opentelemetry.util.re import parse_env_headers
 from opentelemetry.util.types import Attributes as ApiAttributes
 
 from telemetry.sdk.recording import RecordingLogger, RecordingTracer
-from telemetry.signals.records import MAX_ATTRIBUTES, Attributes, is_ours, sanitize
+from telemetry.signals.records import Attributes, is_ours
+from telemetry.signals.sanitize import MAX_ATTRIBUTES, sanitize
 
 EXPORT_DELAY_MILLIS = 250
 """A trace is to be in its backend one second after the execution ended; `OTEL_BSP_SCHEDULE_DELAY` overrides."""

@@ -26,21 +26,10 @@ from opentelemetry.util.types import AnyValue
 
 from engine.graph import JsonObject
 from engine.tracing import semconv
+from telemetry.signals.builders import make_event, make_span
 from telemetry.signals.otlp_shapes import EventShape, SpanShape, event_of, events_of, span_of, spans_of
-from telemetry.signals.records import (
-    Attributes,
-    BadSignal,
-    EventRecord,
-    Kind,
-    Placed,
-    Signal,
-    SpanRecord,
-    TraceOnly,
-    Value,
-    make_event,
-    make_span,
-    place,
-)
+from telemetry.signals.records import Attributes, BadSignal, EventRecord, Kind, Signal, SpanRecord, TraceOnly, Value
+from telemetry.signals.sanitize import Placed, place
 
 CONTENT_TYPE = "application/x-protobuf"
 

@@ -17,7 +17,7 @@ from engine.tracing import semconv
 from telemetry.journal.journal import Journal
 from telemetry.pipeline.pipeline import Pipeline
 from telemetry.sdk.providers import build_telemetry
-from telemetry.signals.records import MAX_ATTRIBUTES
+from telemetry.signals.sanitize import MAX_ATTRIBUTES
 from telemetry.store.tables import spans
 from tests.engine.harness import graph
 from tests.faults.clients import ASK, Clients, clients

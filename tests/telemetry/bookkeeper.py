@@ -24,8 +24,9 @@ from engine.tracing.tracker import Attributes, NodeSpan, Tracing, WorkflowTracke
 from telemetry.journal.journal import FLUSH_SECONDS, POLL_SECONDS, RETRY_SECONDS, Journal
 from telemetry.pipeline.pipeline import Consumer, Pipeline
 from telemetry.records.consumer import Records
+from telemetry.sdk.conversion import event_record, span_record
 from telemetry.sdk.providers import Telemetry, build_telemetry
-from telemetry.signals.records import Signal, event_record, span_record
+from telemetry.signals.records import Signal
 
 REQUEST = ModelRequest(system="", messages=[])
 ANSWER = Usage(input_tokens=100, output_tokens=20, cache_read_tokens=30, reasoning_tokens=5)

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from engine.tracing import semconv
 from telemetry.sdk import providers
 from telemetry.sdk.providers import ExportSettingInvalid, Telemetry, build_telemetry
-from telemetry.signals.records import MAX_ATTRIBUTES
+from telemetry.signals.sanitize import MAX_ATTRIBUTES
 from tests.telemetry.bookkeeper import Listener, begin
 
 

@@ -16,9 +16,10 @@ from opentelemetry.util.types import AttributeValue
 
 from engine.tracing import semconv
 from engine.tracing.semconv import Event
+from telemetry.sdk.conversion import event_record, span_record
 from telemetry.signals import otlp
 from telemetry.signals.otlp import Undecodable
-from telemetry.signals.records import BadSignal, EventRecord, Signal, SpanRecord, Value, event_record, span_record
+from telemetry.signals.records import BadSignal, EventRecord, Signal, SpanRecord, Value
 from tests.telemetry.bookkeeper import Listener
 
 RESOURCE: dict[str, str | int | float | bool | list[str | int | float | bool]] = {"service.name": "spanloom"}

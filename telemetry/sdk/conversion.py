@@ -1,0 +1,95 @@
+"""Reads the SDK's spans and log records as records."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from opentelemetry.sdk._logs import ReadableLogRecord, ReadWriteLogRecord
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import StatusCode
+from opentelemetry.util.types import AnyValue
+
+from engine.tracing import semconv
+from telemetry.signals.builders import make_event, make_span
+from telemetry.signals.records import (
+    Attempt,
+    Attributes,
+    BadSignal,
+    EventRecord,
+    SpanEvent,
+    SpanLink,
+    SpanRecord,
+    TraceOnly,
+)
+from telemetry.signals.sanitize import MAX_DOCUMENT_BYTES, clean_text, place_all, sanitize
+
+
+def attempt_of(attributes: Mapping[str, AnyValue] | None) -> Attempt | None:
+    """The attempt that a span or event names; null if it names none."""
+    if attributes is None:
+        return None
+    execution_id, attempt = attributes.get(semconv.EXECUTION_ID), attributes.get(semconv.EXECUTION_ATTEMPT)
+    return (execution_id, attempt) if isinstance(execution_id, str) and isinstance(attempt, int) else None
+
+
+def span_record(span: ReadableSpan) -> SpanRecord:
+    """Read an ended SDK span. Raises `BadSignal`."""
+    context = span.context
+    start, end = span.start_time, span.end_time
+    if context is None or start is None or end is None:
+        raise BadSignal("the span has not ended")
+    parent = span.parent
+    attributes = _plain(span.attributes)
+    return make_span(
+        trace_id=f"{context.trace_id:032x}",
+        span_id=f"{context.span_id:016x}",
+        parent_span_id=f"{parent.span_id:016x}" if parent is not None else None,
+        name=span.name,
+        start_ns=start,
+        end_ns=end,
+        placed=place_all(attributes),
+        failed=span.status.status_code is StatusCode.ERROR,
+        description=span.status.description,
+        trace_only=_trace_only(span, attributes),
+    )
+
+
+def event_record(event: ReadWriteLogRecord | ReadableLogRecord) -> EventRecord:
+    """Read an SDK log record that has an event name. Raises `BadSignal`."""
+    record = event.log_record
+    if record.event_name is None or record.timestamp is None:
+        raise BadSignal("the event has no name or no time")
+    attributes = _plain(record.attributes)
+    return make_event(
+        name=record.event_name,
+        at_ns=record.timestamp,
+        trace_id=f"{record.trace_id or 0:032x}",
+        span_id=f"{record.span_id or 0:016x}",
+        placed=place_all(attributes),
+    )
+
+
+def _trace_only(span: ReadableSpan, attributes: Mapping[str, AnyValue]) -> TraceOnly | None:
+    content = {
+        key: sanitize(attributes[key], MAX_DOCUMENT_BYTES)[0] for key in semconv.CONTENT_KEYS & attributes.keys()
+    }
+    if not (content or span.links or span.events):
+        return None
+    return TraceOnly(
+        [
+            SpanLink(f"{link.context.trace_id:032x}", f"{link.context.span_id:016x}", _clean_all(link.attributes))
+            for link in span.links
+        ],
+        [SpanEvent(clean_text(event.name)[0], event.timestamp, _clean_all(event.attributes)) for event in span.events],
+        content,
+    )
+
+
+def _clean_all(attributes: Mapping[str, AnyValue] | None) -> Attributes:
+    return {clean_text(key)[0]: sanitize(value)[0] for key, value in _plain(attributes).items() if value is not None}
+
+
+def _plain(attributes: Mapping[str, AnyValue] | None) -> Mapping[str, AnyValue]:
+    """The attributes as a dict: walking the SDK's own container takes a lock per key."""
+    if attributes is None:
+        return {}
+    return attributes.copy() if isinstance(attributes, MappingProxyType) else dict(attributes)

@@ -1,0 +1,203 @@
+"""Makes attributes fit to be stored: bounded, repaired, redacted, and placed as a field or among the rest."""
+
+import math
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from itertools import islice
+from typing import cast
+
+from opentelemetry.util.types import AnyValue
+
+from engine.security.redaction import redact
+from engine.tracing import semconv
+from telemetry.signals.records import Attributes, BadSignal, Value
+
+MAX_VALUE_BYTES = 8 * 1024
+MAX_DOCUMENT_BYTES = 64 * 1024
+"""For attributes that hold JSON: tags and parameters."""
+
+MAX_INTEGER = (1 << 63) - 1
+MAX_COUNT = (1 << 53) - 1
+"""For fields: they are summed up, and a sum that has no room would spoil what is added to it later."""
+
+MAX_ATTRIBUTES = 256
+LEFT_OUT = "*"
+"""In `workflow.sanitized`: some attributes were left out."""
+
+_TEXT_FIELDS = (
+    semconv.EXECUTION_ID,
+    semconv.OWNER_ID,
+    semconv.WORKFLOW_NAME,
+    semconv.WORKFLOW_SOURCE,
+    semconv.TEMPLATE_ID,
+    semconv.RECORD_LEVEL,
+    semconv.NODE_ID,
+    semconv.NODE_TYPE,
+    semconv.NODE_PATH,
+    semconv.NODE_STATUS,
+    semconv.PROVIDER,
+    semconv.REQUEST_MODEL,
+    semconv.COST_SOURCE,
+    semconv.PRICE_VERSION,
+    semconv.CALL_WASTE,
+    semconv.ERROR_TYPE,
+)
+_INTEGER_FIELDS = (
+    semconv.EXECUTION_ATTEMPT,
+    semconv.TEMPLATE_VERSION,
+    semconv.NODE_ATTEMPT,
+    semconv.GENAI_INPUT,
+    semconv.GENAI_OUTPUT,
+    semconv.GENAI_CACHE_READ,
+    semconv.GENAI_CACHE_WRITE,
+    semconv.GENAI_REASONING,
+    semconv.COST_NANO_USD,
+)
+
+
+class _Place(Enum):
+    """Where an attribute goes; the first two are fields, and their type is checked."""
+
+    TEXT = 0
+    INTEGER = 1
+    REST = 2
+    NOWHERE = 3
+
+
+Placed = tuple[_Place, str, Value, bool]
+"""An attribute where it belongs: place, key, sanitised value, and whether the value had to be changed."""
+
+_PLACES = (
+    dict.fromkeys(semconv.ATTRIBUTES, _Place.REST)
+    | dict.fromkeys(_TEXT_FIELDS, _Place.TEXT)
+    | dict.fromkeys(_INTEGER_FIELDS, _Place.INTEGER)
+    | dict.fromkeys(semconv.CONTENT_KEYS, _Place.NOWHERE)
+)
+_DOCUMENT_KEYS = frozenset({semconv.TAGS, semconv.PARAMS})
+
+
+def sanitize(value: AnyValue, limit: int = MAX_VALUE_BYTES) -> tuple[Value, bool]:
+    """The value as it may be stored, and whether it had to be changed.
+
+    Text is cut at `limit` bytes of UTF-8, NUL and lone surrogates become U+FFFD, secrets are redacted; integers are
+    kept within 64 bits; numbers that JSON cannot hold become text, and so does everything that is no flat value.
+    """
+    if isinstance(value, bool):
+        return value, False
+    if isinstance(value, str):
+        return clean_text(value) if len(value) <= _SHORT else _cut_text(value, limit)
+    if isinstance(value, int):
+        if -MAX_INTEGER <= value <= MAX_INTEGER:
+            return value, False
+        bounded = max(-MAX_INTEGER - 1, min(MAX_INTEGER, value))
+        return bounded, bounded != value
+    if isinstance(value, float):
+        return (value, False) if math.isfinite(value) else (str(value), True)
+    if isinstance(value, list | tuple):
+        return _clean_list(value, limit)
+    return _cut_text(str(value), limit)[0], True
+
+
+_SHORT = 128
+
+
+_CLEAN: set[str] = set()
+"""Short texts that were found clean: names and ids come again with every span."""
+
+_MOST_CLEAN = 8_192
+
+
+def clean_text(text: str) -> tuple[str, bool]:
+    if text in _CLEAN:
+        return text, False
+    clean, changed = _cut_text(text, MAX_VALUE_BYTES)
+    if not changed and len(text) <= _SHORT:
+        if len(_CLEAN) >= _MOST_CLEAN:
+            _CLEAN.clear()
+        _CLEAN.add(text)
+    return clean, changed
+
+
+def _cut_text(text: str, limit: int) -> tuple[str, bool]:
+    clean = text[: 2 * limit]
+    if not clean.isascii():
+        clean = clean.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if "\0" in clean:
+        clean = clean.replace("\0", "\ufffd")
+    clean = redact(clean)
+    if len(clean) * 4 > limit:
+        data = clean.encode()
+        if len(data) > limit:
+            clean = data[: limit - 3].decode("utf-8", "ignore") + "…"
+    return clean, clean != text
+
+
+def _clean_list(values: list[AnyValue] | tuple[AnyValue, ...], limit: int) -> tuple[Value, bool]:
+    clean: list[str | int | float | bool] = []
+    changed = False
+    left = limit
+    for value in values:
+        item, repaired = sanitize(value, limit)
+        if isinstance(item, list):
+            item, repaired = str(item), True
+        left -= len(item) if isinstance(item, str) else 8
+        if left < 0:
+            return clean, True
+        clean.append(item)
+        changed = changed or repaired
+    return clean, changed
+
+
+def place(key: str, value: AnyValue) -> Placed:
+    """An attribute sanitised, with its place. Raises `BadSignal` if a field is of another type."""
+    where = _PLACES.get(key)
+    if where is None:
+        key, where = clean_text(key)[0], _REST
+    if where is _NOWHERE or value is None:
+        return _LEFT_OUT
+    if value.__class__ is str and value in _CLEAN:
+        clean: Value = value
+        changed = False
+    else:
+        clean, changed = sanitize(value, MAX_DOCUMENT_BYTES if key in _DOCUMENT_KEYS else MAX_VALUE_BYTES)
+    if where is not _REST and clean.__class__ is not (str if where is _TEXT else int):
+        raise BadSignal(f"{key} is no {'text' if where is _TEXT else 'whole number'}")
+    if where is _INTEGER and not 0 <= cast(int, clean) <= MAX_COUNT:
+        raise BadSignal(f"{key} is no count")
+    return where, key, clean, changed
+
+
+def place_all(attributes: Mapping[str, AnyValue]) -> list[Placed]:
+    """Every attribute sanitised, with its place. Raises `BadSignal`."""
+    return list(map(place, attributes.keys(), attributes.values()))
+
+
+def split(placed: Sequence[Placed]) -> tuple[Attributes, Attributes]:
+    """Fields and the rest. Runs for every attribute of every span."""
+    fields: Attributes = {}
+    rest: Attributes = {}
+    repaired: list[str | int | float | bool] = []
+    if len(placed) > MAX_ATTRIBUTES:
+        placed = _fewer(placed)
+        repaired.append(LEFT_OUT)
+    for where, key, value, changed in placed:
+        if where is _REST:
+            rest[key] = value
+        elif where is not _NOWHERE:
+            fields[key] = value
+        if changed:
+            repaired.append(key)
+    if repaired:
+        rest[semconv.SANITIZED] = repaired
+    return fields, rest
+
+
+def _fewer(placed: Sequence[Placed]) -> Sequence[Placed]:
+    """The attributes of ours, and as many others as there is room for."""
+    ours = [each for each in placed if each[1] in _PLACES]
+    others = (each for each in placed if each[1] not in _PLACES)
+    return [*ours, *islice(others, max(0, MAX_ATTRIBUTES - len(ours)))]
+
+
+_TEXT, _INTEGER, _REST, _NOWHERE = _Place
+_LEFT_OUT: Placed = (_NOWHERE, "", "", False)
