@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from api.settings import Settings
-from api.wiring.bootstrap import Runtime, open_runtime
+from api.wiring.runtime import Runtime, open_runtime
 from engine.engine import ExecutionEngine
 from engine.execution.handle import Execution
 from engine.graph import JsonObject

@@ -17,7 +17,7 @@ from api.cli import terminal
 from api.cli.failures import INTERRUPTED
 from api.cli.rendering.live import Progress
 from api.cli.rendering.text import duration, tokens, usd
-from api.wiring.bootstrap import Runtime
+from api.wiring.runtime import Runtime
 from engine.events import EventType, ExecutionEvent
 from engine.request import Caller, ExecutionRequest
 from engine.resources import CostSource

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from api.http.middleware import ids_of
 from api.http.problems import Problem
 from api.http.responses import IDEMPOTENCY_KEY
-from api.wiring.bootstrap import Runtime
+from api.wiring.runtime import Runtime
 from engine.request import Caller
 
 OWNER = "default"

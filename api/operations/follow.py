@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from api.operations.lookup import unknown
-from api.wiring.bootstrap import Runtime
+from api.wiring.runtime import Runtime
 from engine.errors import Draining
 from engine.events import EventRing, EventType, ExecutionEvent
 from engine.graph import JsonObject

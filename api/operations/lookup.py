@@ -7,7 +7,7 @@ from api.http.dependencies import OWNER
 from api.http.problems import Problem, problem_of
 from api.operations.approve import open_questions
 from api.schemas import executions as documents
-from api.wiring.bootstrap import Runtime
+from api.wiring.runtime import Runtime
 from engine.errors import NotFound, SpanloomError
 from engine.store import control
 from telemetry.reads import executions

@@ -14,7 +14,7 @@ from api.http.responses import json_answer
 from api.http.sse import EventStream, frames
 from api.operations.follow import STORED_SECONDS, Position, follow, read_row
 from api.operations.lookup import about, headers_of, read_execution
-from api.wiring.bootstrap import Runtime
+from api.wiring.runtime import Runtime
 from engine.errors import Draining, Fenced, Replayed, SpanloomError
 from engine.events import ExecutionEvent
 from engine.request import Caller, ExecutionRequest

@@ -10,7 +10,7 @@ from sqlalchemy import false, text, update
 
 from api.http.dependencies import NoQueryDep, RuntimeDep
 from api.http.responses import answers, json_answer
-from api.wiring.bootstrap import Runtime
+from api.wiring.runtime import Runtime
 from engine.database import migrations
 from engine.errors import Draining, Unavailable
 from engine.store.tables import execution_control

@@ -12,7 +12,7 @@ from api.http.request_bodies import read_body
 from api.http.responses import answers, json_answer, next_link, takes_body
 from api.schemas import webhooks as documents
 from api.schemas.timestamps import Time
-from api.wiring.outgoing import egress_of, sealer_of
+from api.wiring.webhooks import egress_of, sealer_of
 from telemetry.webhooks import deliveries, endpoints
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])

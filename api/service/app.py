@@ -18,7 +18,7 @@ from api.http.problems import Problem
 from api.http.request_bodies import invalid_parameters
 from api.routers import analytics, decisions, events, executions, monitoring, reconcile, webhooks
 from api.service.openapi import describe
-from api.wiring.bootstrap import Runtime
+from api.wiring.runtime import Runtime
 
 UNTRACED = frozenset({"/healthz", "/readyz", "/metrics"})
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from api.service.ingest import create_ingest_app
 from api.service.worker import working
 from api.settings import Settings, check_bind, check_ingest
-from api.wiring.bootstrap import Ingest, Runtime, open_ingest, open_runtime
+from api.wiring.runtime import Ingest, Runtime, open_ingest, open_runtime
 from engine.errors import SpanloomError
 
 GRACE_SECONDS = 3
@@ -67,7 +67,7 @@ async def serve(
             over = ingest_of(runtime) if runtime else await stack.enter_async_context(open_ingest(settings))
             await stack.enter_async_context(receiving(over, ingest))
         if runtime is not None and "keeper" in roles:
-            from api.service.keeper import keeping
+            from api.service.background import keeping
 
             await stack.enter_async_context(keeping(runtime))
         if runtime is not None and "worker" in roles:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from api.wiring.bootstrap import Runtime
+from api.wiring.runtime import Runtime
 
 RESTART_SECONDS = 1.0
 

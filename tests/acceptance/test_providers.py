@@ -10,7 +10,7 @@ import genai_prices
 import pytest
 
 from api.settings import Settings
-from api.wiring.bootstrap import Runtime, open_runtime
+from api.wiring.runtime import Runtime, open_runtime
 from engine.graph import JsonObject
 from engine.request import ExecutionRequest
 from engine.result import ExecutionResult

@@ -12,7 +12,7 @@ from api.schemas.executions import Execution
 from api.service.server import listen, make_server, url_of
 from api.service.worker import working
 from api.settings import Settings
-from api.wiring.bootstrap import Runtime, open_runtime
+from api.wiring.runtime import Runtime, open_runtime
 from engine.graph import Json, JsonObject
 from engine.testing.models import Say, Script, ScriptedModel, ScriptedModels
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from api.settings import Settings
-from api.wiring.bootstrap import Runtime, open_runtime
+from api.wiring.runtime import Runtime, open_runtime
 from engine.graph import JsonObject
 from engine.store.definitions import save_definition
 from tests.engine.harness import graph

@@ -9,7 +9,7 @@ from api.cli.reading import check_exists
 from api.cli.rendering.tables import dead_letters_table
 from api.cli.rendering.text import count
 from api.settings import Settings
-from api.wiring.bootstrap import open_database, replay_of
+from api.wiring.runtime import open_database, replay_of
 from telemetry.recovery.replay import Pile, Replayed, piles
 
 

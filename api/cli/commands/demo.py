@@ -23,7 +23,7 @@ from api.cli.watch import Followed, follow, problem, summary
 from api.service.server import CannotListen, listen, serve_runtime
 from api.service.worker import working
 from api.settings import Settings
-from api.wiring.bootstrap import Runtime, open_runtime
+from api.wiring.runtime import Runtime, open_runtime
 from engine.graph import JsonObject
 from engine.models.offline import OFFLINE
 from engine.request import ExecutionRequest

@@ -10,7 +10,7 @@ from api.cli.failures import BAD_NEWS, DONE
 from api.cli.rendering.tables import validation_view
 from api.cli.workflow_files import is_template, read_document
 from api.settings import Settings
-from api.wiring.folders import ConfiguredFolders
+from api.wiring.default_retriever import ConfiguredFolders
 from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.graph import Json
 from engine.models.pricing import GenaiPrices

@@ -15,8 +15,8 @@ from api.cli.reading import check_exists
 from api.cli.rendering.webhooks import deliveries_table, endpoints_table
 from api.schemas import webhooks as documents
 from api.settings import Settings
-from api.wiring.bootstrap import open_database
-from api.wiring.outgoing import egress_of, sealer_of, sender_of
+from api.wiring.runtime import open_database
+from api.wiring.webhooks import egress_of, sealer_of, sender_of
 from engine.errors import NotFound
 from engine.request import Caller
 from engine.tracing.semconv import TERMINAL_EVENTS

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import update
 
-from api.service.keeper import keeping
+from api.service.background import keeping
 from api.service.server import serve
 from api.settings import Settings
 from engine.database.database import Database

@@ -12,10 +12,10 @@ import jsonschema_rs
 import pytest
 from sqlalchemy import update
 
-from api.service.keeper import keeping
+from api.service.background import keeping
 from api.service.logs import configure_logs
 from api.settings import Settings, SettingsInvalid
-from api.wiring.outgoing import key_file, sealer_of
+from api.wiring.webhooks import key_file, sealer_of
 from engine.graph import Json, JsonObject
 from telemetry.store.tables import webhook_deliveries, webhook_endpoints
 from telemetry.webhooks.payloads import TYPES

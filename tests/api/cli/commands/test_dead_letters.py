@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.service.keeper import keeping
+from api.service.background import keeping
 from telemetry.reconcile.audit import check_books
 from telemetry.records.consumer import Records
 from telemetry.signals.records import Batch

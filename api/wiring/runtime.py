@@ -269,7 +269,7 @@ async def _check_schema(url: str) -> None:
 
 
 def _resources(settings: Settings, database: Database, models: "Models | None", stack: AsyncExitStack) -> "Resources":
-    from api.wiring.folders import ConfiguredFolders
+    from api.wiring.default_retriever import ConfiguredFolders
     from engine.models.pricing import GenaiPrices
     from engine.models.registry import LangChainModels
     from engine.resources import Resources

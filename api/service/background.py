@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
-from api.wiring.bootstrap import Runtime
-from api.wiring.outgoing import sender_of
+from api.wiring.runtime import Runtime
+from api.wiring.webhooks import sender_of
 from engine.database.frozen import keep_ending
 from telemetry.reconcile.job import ReconcileJob
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from api.service import keeper
-from api.service.keeper import keeping
+from api.service import background
+from api.service.background import keeping
 from engine.database import frozen
 from engine.database.database import Database
 from telemetry.webhooks.sender import Sender
@@ -23,7 +23,7 @@ async def test_work_that_breaks_is_begun_again(
         raise ZeroDivisionError("a fault of ours")
 
     monkeypatch.setattr(Sender, "run", breaks)
-    monkeypatch.setattr(keeper, "RESTART_SECONDS", 0.0)
+    monkeypatch.setattr(background, "RESTART_SECONDS", 0.0)
     async with keeping(service.runtime), asyncio.timeout(10):
         for _ in range(3):
             await begun.acquire()
