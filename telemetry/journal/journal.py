@@ -1,33 +1,27 @@
 """The journal: makes signals durable together with the decision they belong to.
 
-Spans and events are buffered per execution; one writer commits many executions in one transaction, and gives their
-signals to its sink in it. Callers wait for their commit; when the writer is behind they wait longer, and nothing is
-dropped.
+Spans and events are buffered per attempt; one writer commits many decisions in one transaction and gives their signals
+to its sink within it. Callers wait for their commit. If the writer falls behind they wait longer; nothing is dropped.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from uuid import uuid4
 
 import anyio
 import stamina
-from opentelemetry.sdk._logs import LogRecordProcessor, ReadWriteLogRecord
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
-from sqlalchemy import select
+from opentelemetry.sdk._logs import LogRecordProcessor
+from opentelemetry.sdk.trace import SpanProcessor
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from engine.database.base import storable
 from engine.database.database import Database
 from engine.errors import Fenced, Refusal, SpanloomError, Unavailable
-from engine.graph import JsonObject
 from engine.ledger import Acceptance, Checkpoint, Claim, Finish, Ledger, Pause, Release
 from engine.result import Status
 from engine.store import unfinished
@@ -43,74 +37,40 @@ from engine.store.control import (
     pause_many,
     release_many,
 )
-from engine.store.tables import execution_control
-from telemetry.journal.buffers import Buffer, Buffers, EventIntake, SpanIntake
+from telemetry.journal.buffers import Buffers, EventIntake, SpanIntake
+from telemetry.journal.decisions import Decision, Item, already_made, ended_calls, joined
+from telemetry.journal.running import Running
 from telemetry.journal.sinks import Sink
 from telemetry.pipeline.pipeline import ConsumerHung
-from telemetry.records.totals import is_kept, totals_of
-from telemetry.sdk.conversion import event_record, span_record
-from telemetry.signals.records import Attempt, BadSignal, Batch, Kind
+from telemetry.signals.records import Attempt, Batch
 
 FLUSH_SECONDS = 0.2
 POLL_SECONDS = 1.0
 RETRY_SECONDS = 30.0
 STALE_SECONDS = 600.0
-"""Signals of an execution that was never accepted, or has ended, are forgotten after this time."""
+"""Signals of an execution that was never accepted, or has ended, are dropped after this time."""
 
 _UNREADABLE = "the signal could not be read; its `problem` says why"
 _GROUP = 256
 _QUEUE = 1_024
 _TROUBLE = (SpanloomError, SQLAlchemyError, ConsumerHung, OSError, ValueError, TypeError)
-_PASSING = (Unavailable, ConsumerHung, OSError)
-"""Trouble that may be over the next time; anything else would fail again."""
+_TRANSIENT = (Unavailable, ConsumerHung, OSError)
+"""Errors that a retry may overcome; any other error would occur again."""
 
 log = logging.getLogger(__name__)
 
 OnCancel = Callable[[str, str | None], bool]
-
+"""Gets the execution's id and the reason; returns whether the request was passed on."""
 
 OnFenced = Callable[[str, int], None]
-
-Item = Acceptance | Checkpoint | Pause | Release | Finish
-
-
-@dataclass(slots=True, eq=False)
-class _Decision:
-    """What one caller waits for, with what its attempt said since the last commit."""
-
-    item: Item
-    done: "asyncio.Future[bool]"
-    repeated: bool = False
-    """An earlier commit of this decision seemed to fail, so it may be there already."""
-    taken: Buffer | None = None
-    batch: Batch = field(default_factory=lambda: Batch([], []))
-    unreadable: list[tuple[str | None, JsonObject]] = field(default_factory=list)
-
-    @property
-    def attempt(self) -> Attempt:
-        """Whose decision it is."""
-        item = self.item
-        if isinstance(item, Acceptance):
-            return item.identity.execution_id, item.identity.attempt
-        return item.execution_id, item.attempt
-
-
-@dataclass(slots=True)
-class _Run:
-    """An attempt that runs here."""
-
-    attempt: int
-    parts: int = 0
-    """Commits with spans since it began."""
-    leaves_traces: bool = False
-    """It keeps something beside its control row, which its end has to drop."""
+"""Gets the execution's id and the attempt."""
 
 
 class Journal(Ledger):
     """The durable ledger of the executions that run in this process.
 
-    `spans` and `events` are to be added to the providers that the engine's tracers and loggers come from. What this
-    process accepts or claims is leased to it; whoever keeps the journal open renews the lease
+    Add `spans` and `events` to the providers that the engine's tracers and loggers come from. Executions that this
+    process accepts or claims are leased to it; whatever opens the journal must also renew the lease
     (`telemetry.recovery.lease_renewal`).
     """
 
@@ -135,10 +95,9 @@ class Journal(Ledger):
         self._buffers = Buffers()
         self.lease = lease or Lease(str(uuid4()))
         self._admission = admission or Admission()
-        self._running: dict[str, _Run] = {}
-        self._asked: set[str] = set()
+        self._running = Running()
         self._ending: set[Attempt] = set()
-        """Attempts that have said their last word: it is made durable with its decision, and not before."""
+        """Attempts whose last decision is on its way; their signals become durable with it, not before."""
         self._on_cancel: OnCancel | None = None
         self._on_fenced: OnFenced | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -147,7 +106,7 @@ class Journal(Ledger):
         self.health = sink.health
 
     async def __aenter__(self) -> Self:
-        self._send, self._receive = anyio.create_memory_object_stream[_Decision](_QUEUE)
+        self._send, self._receive = anyio.create_memory_object_stream[Decision](_QUEUE)
         self._writer = asyncio.create_task(self._write(), name="journal-writer")
         self._tasks = [
             asyncio.create_task(self._flush_often(), name="journal-flush"),
@@ -167,36 +126,36 @@ class Journal(Ledger):
         await self._writer
 
     def listen_for_cancel(self, on_cancel: OnCancel) -> None:
-        """Whom to tell, by id and reason, that an execution running here is asked to stop; until it was heard."""
+        """Call `on_cancel` when an execution running here is asked to stop, until it returns true."""
         self._on_cancel = on_cancel
 
     def listen_for_fencing(self, on_fenced: OnFenced) -> None:
-        """Whom to tell, by id and attempt, that an attempt running here owns its execution no more."""
+        """Call `on_fenced` when an attempt running here no longer owns its execution."""
         self._on_fenced = on_fenced
 
     def running(self) -> list[Attempt]:
-        """The attempts that run here; may be asked from any thread."""
-        return [(id_, run.attempt) for id_, run in list(self._running.items())]
+        """The attempts that run here; safe to call from any thread."""
+        return self._running.attempts()
 
     async def accept(self, acceptance: Acceptance) -> None:
-        """Make the execution durable with its signals so far. Raises `Unavailable` or why it is refused."""
+        """Make the execution durable with its signals so far. Raises `Unavailable` or the reason for a refusal."""
         try:
-            await self._decide(_decision(acceptance))
+            await self._decide(Decision.of(acceptance))
         except (SQLAlchemyError, ConsumerHung, OSError) as error:
             raise Unavailable from error
 
     def abandon(self, execution_id: str, attempt: int = 1) -> None:
-        """Forget what an attempt said that was not accepted, or is fenced off."""
+        """Drop the signals of an attempt that was not accepted, or is fenced off."""
         self._buffers.take((execution_id, attempt))
         self._ending.discard((execution_id, attempt))
-        self._forget((execution_id, attempt))
+        self._running.ended((execution_id, attempt))
 
     async def claim(self, limit: int) -> list[Claim]:
-        """Take on executions that wait for a process. Raises `Unavailable`."""
+        """Claim up to `limit` queued jobs. Raises `Unavailable`."""
         async with self._database.begin() as connection:
             claims = await claim_many(connection, self.lease, limit)
         for claim in claims:
-            self._running[claim.identity.execution_id] = _Run(claim.identity.attempt, leaves_traces=True)
+            self._running.claimed((claim.identity.execution_id, claim.identity.attempt))
         return claims
 
     async def checkpoint(self, checkpoint: Checkpoint) -> None:
@@ -205,7 +164,7 @@ class Journal(Ledger):
             raise Fenced
 
     async def pause(self, pause: Pause) -> bool:
-        """Let the execution wait. Raises `Unavailable` after a bounded wait; false if fenced off."""
+        """Pause the execution. Raises `Unavailable` after a bounded wait; false if fenced off."""
         return await self._end(pause)
 
     async def release(self, release: Release) -> bool:
@@ -220,11 +179,11 @@ class Journal(Ledger):
         return await self._end(finish)
 
     async def check(self, attempts: Iterable[Attempt]) -> None:
-        """Find out whether attempts that run here still own their executions; who does not is told so."""
+        """Find out which attempts still own their executions; those that do not are reported as fenced off."""
         await self._flush(attempts)
 
     async def _end(self, item: Pause | Release | Finish) -> bool:
-        """The attempt is over here, whatever becomes of the decision: where it cannot be made, the lease runs out."""
+        """End the attempt here, even if the decision cannot be made: then its lease expires."""
         attempt = item.execution_id, item.attempt
         self._ending.add(attempt)
         try:
@@ -236,18 +195,18 @@ class Journal(Ledger):
         return decided
 
     async def _insist(self, item: Item) -> bool:
-        """Decide, again and again while the database has trouble, each time a little later."""
+        """Decide, with retries and growing waits while the database has trouble."""
         try:
             async for attempt in stamina.retry_context(
-                on=_PASSING, attempts=None, timeout=self._retry_seconds, wait_initial=0.1, wait_max=2.0
+                on=_TRANSIENT, attempts=None, timeout=self._retry_seconds, wait_initial=0.1, wait_max=2.0
             ):
                 with attempt:
-                    return await self._decide(_decision(item, repeated=attempt.num > 1))
+                    return await self._decide(Decision.of(item, repeated=attempt.num > 1))
         except (ConsumerHung, OSError) as error:
             raise Unavailable from error
         raise Unavailable
 
-    async def _decide(self, decision: _Decision) -> bool:
+    async def _decide(self, decision: Decision) -> bool:
         self.health.waiting += 1
         try:
             await self._send.send(decision)
@@ -258,28 +217,29 @@ class Journal(Ledger):
             self.health.waiting -= 1
 
     async def _write(self) -> None:
-        """Commit what is waiting, as long as there is somebody who may ask."""
-        group: list[_Decision] = []
+        """Commit decisions in groups until no caller can send another."""
+        group: list[Decision] = []
         try:
             async for first in self._receive:
                 group = [first, *islice(self._waiting(), _GROUP - 1)]
                 await self._commit(group)
         finally:
             for decision in [*group, *self._waiting()]:
-                _refuse(decision, Unavailable("the journal has stopped"))
+                decision.refuse(Unavailable("the journal has stopped"))
             self._receive.close()
 
-    def _waiting(self) -> Iterator[_Decision]:
+    def _waiting(self) -> Iterator[Decision]:
         while True:
             try:
                 yield self._receive.receive_nowait()
             except (anyio.WouldBlock, anyio.EndOfStream):
                 return
 
-    async def _commit(self, group: list[_Decision]) -> None:
-        """One transaction for all; if it fails, one for each, so that a bad one harms nobody else.
+    async def _commit(self, group: list[Decision]) -> None:
+        """Commit all in one transaction; if it fails, each in its own, so that one bad decision harms no other.
 
-        Also for one alone that nobody repeats: who is refused an execution must not find it accepted.
+        A single acceptance is retried too, since no caller repeats it: an execution that was refused must not turn
+        out to be accepted.
         """
         for decision in group:
             self._load(decision)
@@ -293,7 +253,7 @@ class Journal(Ledger):
             for decision in group:
                 await self._commit_alone(decision, hung)
 
-    async def _commit_alone(self, decision: _Decision, hung: frozenset[str]) -> None:
+    async def _commit_alone(self, decision: Decision, hung: frozenset[str]) -> None:
         decision.repeated = True
         while True:
             try:
@@ -307,25 +267,25 @@ class Journal(Ledger):
                 self._give_back(decision, error)
             return
 
-    async def _transact(self, group: list[_Decision], hung: frozenset[str]) -> None:
+    async def _transact(self, group: list[Decision], hung: frozenset[str]) -> None:
         began = time.perf_counter()
         try:
             async with self._database.begin() as connection:
                 refused = await accept_many(
                     connection,
-                    [item.item for item in group if isinstance(item.item, Acceptance)],
+                    [decision.item for decision in group if isinstance(decision.item, Acceptance)],
                     self.lease,
                     self._admission,
                 )
                 fenced = await self._fenced(connection, group)
-                kept = [item for item in group if item.attempt[0] not in refused and item not in fenced]
-                batch = _joined(kept)
-                await self._before_signals(connection, kept)
+                valid = [item for item in group if item.attempt[0] not in refused and item not in fenced]
+                batch = joined(valid)
+                await _before_signals(connection, valid)
                 if batch.spans or batch.events:
                     await self._sink.apply(connection, batch, hung)
-                for item in kept:
-                    await self._sink.keep_aside(connection, "journal", item.unreadable, _UNREADABLE)
-                await self._after_signals(connection, kept)
+                for decision in valid:
+                    await self._sink.keep_aside(connection, "journal", decision.unreadable, _UNREADABLE)
+                await _after_signals(connection, valid, self._running)
         except _TROUBLE:
             self.health.failed_commits += 1
             self.health.is_writable = False
@@ -337,51 +297,15 @@ class Journal(Ledger):
         self._count(group, batch, len(fenced))
         self._sink.committed(batch)
 
-    async def _fenced(self, connection: AsyncConnection, group: list[_Decision]) -> list[_Decision]:
-        """The decisions of attempts that own their execution no more; one that was decided before is none of them."""
-        asked = [item for item in group if not isinstance(item.item, Acceptance)]
-        own = await owned(connection, {item.attempt[0] for item in asked}, self.lease.owner)
-        fenced = [item for item in asked if own.get(item.attempt[0]) != item.attempt[1]]
-        repeated = [item for item in fenced if item.repeated]
-        decided = await _decided_by(connection, repeated) if repeated else []
-        return [item for item in fenced if item not in decided]
+    async def _fenced(self, connection: AsyncConnection, group: list[Decision]) -> list[Decision]:
+        """The decisions of attempts that no longer own their execution, except those that were already made."""
+        asked = [decision for decision in group if not isinstance(decision.item, Acceptance)]
+        own = await owned(connection, {decision.attempt[0] for decision in asked}, self.lease.owner)
+        fenced = [decision for decision in asked if own.get(decision.attempt[0]) != decision.attempt[1]]
+        made = await already_made(connection, [decision for decision in fenced if decision.repeated])
+        return [decision for decision in fenced if decision not in made]
 
-    async def _before_signals(self, connection: AsyncConnection, kept: list[_Decision]) -> None:
-        """What a signal of the same commit may refer to."""
-        checkpoints = [item.item for item in kept if isinstance(item.item, Checkpoint)]
-        await begin_roots(connection, [(c.identity, c.root) for c in checkpoints if c.identity and c.root])
-        await unfinished.reserve(connection, [(c.execution_id, c.attempt, c.begins) for c in checkpoints if c.begins])
-
-    async def _after_signals(self, connection: AsyncConnection, kept: list[_Decision]) -> None:
-        """Keep what unfinished executions have said, then let executions pause, go elsewhere and end."""
-        going_on = [item for item in kept if isinstance(item.item, Checkpoint | Pause | Release) and item.batch.spans]
-        await unfinished.keep(connection, [self._part(item) for item in going_on])
-        await unfinished.settle(connection, [call for item in going_on for call in _ended_calls(item.batch)])
-        await pause_many(connection, [item.item for item in kept if isinstance(item.item, Pause)])
-        await release_many(connection, [item.item for item in kept if isinstance(item.item, Release)])
-        finishes = [item.item for item in kept if isinstance(item.item, Finish)]
-        beside = {item.attempt[0] for item in kept if isinstance(item.item, Checkpoint)}
-        await finish_many(connection, finishes, with_traces=self._with_traces(finishes, beside))
-
-    def _part(self, decision: _Decision) -> unfinished.Part:
-        execution_id, attempt = decision.attempt
-        run = self._running.get(execution_id)
-        kept = [span.span_id for span in decision.batch.spans if is_kept(span)]
-        number = run.parts + 1 if run is not None and run.attempt == attempt else 1
-        return unfinished.Part(execution_id, attempt, number, kept, totals_of(decision.batch.spans))
-
-    def _with_traces(self, finishes: Iterable[Finish], beside: AbstractSet[str]) -> list[str]:
-        """Those of which something is kept beside the control row; where that is not known, it is looked for.
-
-        `beside`: executions with a checkpoint in the same commit, which a cancelled caller did not wait for.
-        """
-        return [
-            item.execution_id
-            for item in finishes
-            if item.execution_id in beside or (run := self._running.get(item.execution_id)) is None or run.leaves_traces
-        ]
-
-    def _settle(self, group: list[_Decision], refused: dict[str, Refusal], fenced: list[_Decision]) -> None:
+    def _settle(self, group: list[Decision], refused: dict[str, Refusal], fenced: list[Decision]) -> None:
         """Tell the callers what was decided."""
         for decision in group:
             decision.taken = None
@@ -389,34 +313,18 @@ class Journal(Ledger):
             match decision.item:
                 case Acceptance() as item:
                     if execution_id in refused:
-                        _refuse(decision, refused[execution_id])
+                        decision.refuse(refused[execution_id])
                     elif item.status is Status.RUNNING:
-                        self._running.setdefault(execution_id, _Run(attempt))
-                case Checkpoint() as item if decision not in fenced:
-                    self._note(decision)
+                        self._running.accepted(decision.attempt)
+                case Checkpoint() if decision not in fenced:
+                    self._running.checkpointed(decision)
                 case _:
-                    self._forget(decision.attempt)
+                    self._running.ended(decision.attempt)
             if decision in fenced and self._on_fenced is not None:
                 self._on_fenced(execution_id, attempt)
-            if not decision.done.done():
-                decision.done.set_result(decision not in fenced)
+            decision.settle(fenced=decision in fenced)
 
-    def _note(self, decision: _Decision) -> None:
-        """A checkpoint is durable: the next one is another part."""
-        run = self._running.get(decision.attempt[0])
-        if run is not None and run.attempt == decision.attempt[1]:
-            run.parts += bool(decision.batch.spans)
-            reserves = isinstance(decision.item, Checkpoint) and decision.item.begins is not None
-            run.leaves_traces = run.leaves_traces or bool(decision.batch.spans) or reserves
-
-    def _forget(self, attempt: Attempt) -> None:
-        """The attempt does not run here any more."""
-        run = self._running.get(attempt[0])
-        if run is not None and run.attempt == attempt[1]:
-            del self._running[attempt[0]]
-            self._asked.discard(attempt[0])
-
-    def _count(self, group: list[_Decision], batch: Batch, fenced: int) -> None:
+    def _count(self, group: list[Decision], batch: Batch, fenced: int) -> None:
         self.health.is_writable = True
         self.health.commits += 1
         self.health.decisions += len(group)
@@ -424,55 +332,46 @@ class Journal(Ledger):
         self.health.fenced += fenced
         self.health.running = len(self._running)
 
-    def _load(self, decision: _Decision) -> None:
-        """Take what the attempt said and read it."""
+    def _load(self, decision: Decision) -> None:
+        """Take the attempt's signals out of its buffer and read them."""
         if isinstance(decision.item, Checkpoint) and decision.attempt in self._ending:
             return
-        decision.taken = self._buffers.take(decision.attempt)
-        if decision.taken is None:
-            return
-        for span in decision.taken.spans:
-            try:
-                decision.batch.spans.append(span_record(span))
-            except BadSignal as bad:
-                decision.unreadable.append((decision.attempt[0], _bad_span(span, bad)))
-        for event in decision.taken.events:
-            try:
-                decision.batch.events.append(event_record(event))
-            except BadSignal as bad:
-                decision.unreadable.append((decision.attempt[0], _bad_event(event, bad)))
+        taken = self._buffers.take(decision.attempt)
+        if taken is not None:
+            decision.load(taken)
 
-    def _give_back(self, decision: _Decision, error: Exception) -> None:
+    def _give_back(self, decision: Decision, error: Exception) -> None:
         if decision.taken is not None:
             self._buffers.put_back(decision.attempt, decision.taken)
             decision.taken = None
-        _refuse(decision, error)
+        decision.refuse(error)
 
     async def _flush_often(self) -> None:
         pause = self._flush_seconds
         while True:
             await asyncio.sleep(pause)
-            written = await self._flush(self._buffers.older_than(self._flush_seconds))
-            pause = self._flush_seconds if written else min(2 * pause, 5.0)
-            self._forget_stale()
+            flushed = await self._flush(self._buffers.older_than(self._flush_seconds))
+            pause = self._flush_seconds if flushed else min(2 * pause, 5.0)
+            self._drop_stale()
 
     async def _flush(self, attempts: Iterable[Attempt]) -> bool:
-        """Make durable what these attempts said, if they run here. False if the database has trouble."""
+        """Make the buffered signals of those attempts that run here durable. False if the database has trouble."""
         here = set(self.running()) - self._ending
-        decisions = [_decision(Checkpoint(*attempt)) for attempt in attempts if attempt in here]
+        decisions = [Decision.of(Checkpoint(*attempt)) for attempt in attempts if attempt in here]
         outcomes = await asyncio.gather(*map(self._decide, decisions), return_exceptions=True)
         errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         if errors:
             log.warning("buffered signals wait for the database", extra={"error": str(errors[0])})
         return not errors
 
-    def _forget_stale(self) -> None:
+    def _drop_stale(self) -> None:
         here = set(self.running())
         for attempt in self._buffers.older_than(STALE_SECONDS):
             if attempt not in here and (stale := self._buffers.take(attempt)):
                 self.health.late_signals += len(stale)
                 log.warning(
-                    "signals of no running execution", extra={"execution_id": attempt[0], "signals": len(stale)}
+                    "dropped signals of an execution that does not run here",
+                    extra={"execution_id": attempt[0], "signals": len(stale)},
                 )
 
     async def _poll_often(self) -> None:
@@ -487,62 +386,26 @@ class Journal(Ledger):
 
     async def _poll(self, on_cancel: OnCancel) -> None:
         async with self._database.read() as connection:
-            requests = await cancel_requests(connection, sorted(self._running.keys() - self._asked))
+            requests = await cancel_requests(connection, self._running.not_cancelled())
         for execution_id, reason in requests.items():
             if on_cancel(execution_id, reason):
-                self._asked.add(execution_id)
+                self._running.cancelled(execution_id)
 
 
-def _joined(group: Iterable[_Decision]) -> Batch:
-    batch = Batch([], [])
-    for item in group:
-        batch.spans.extend(item.batch.spans)
-        batch.events.extend(item.batch.events)
-    return batch
+async def _before_signals(connection: AsyncConnection, decisions: Sequence[Decision]) -> None:
+    """Write what a signal of the same commit may refer to: root spans and reservations."""
+    checkpoints = [decision.item for decision in decisions if isinstance(decision.item, Checkpoint)]
+    await begin_roots(connection, [(c.identity, c.root) for c in checkpoints if c.identity and c.root])
+    await unfinished.reserve(connection, [(c.execution_id, c.attempt, c.begins) for c in checkpoints if c.begins])
 
 
-async def _decided_by(connection: AsyncConnection, repeated: list[_Decision]) -> list[_Decision]:
-    """Which of these decisions an earlier commit, whose answer was lost, has already made."""
-    control = execution_control.c
-    rows = await connection.execute(
-        select(control.execution_id, control.attempt, control.status, control.result, control.claim_reason).where(
-            control.execution_id.in_([item.attempt[0] for item in repeated])
-        )
-    )
-    decided = {(row.execution_id, row.attempt): row for row in rows}
-    return [item for item in repeated if _is_decided(item.item, decided.get(item.attempt))]
-
-
-def _is_decided(item: Item, row: Any) -> bool:
-    if row is None:
-        return False
-    match item:
-        case Finish():
-            return bool(row.status == item.status and row.result == storable(item.result))
-        case Pause():
-            return bool(row.status == Status.PAUSED and row.result == storable(item.result))
-        case Release():
-            return bool(row.claim_reason == "shutdown")
-        case _:
-            return False
-
-
-def _decision(item: Item, *, repeated: bool = False) -> _Decision:
-    return _Decision(item, asyncio.get_running_loop().create_future(), repeated)
-
-
-def _ended_calls(batch: Batch) -> Iterator[tuple[str, str]]:
-    return ((span.identity.execution_id, span.span_id) for span in batch.spans if span.kind is Kind.MODEL)
-
-
-def _refuse(decision: _Decision, error: Exception) -> None:
-    if not decision.done.done():
-        decision.done.set_exception(error)
-
-
-def _bad_span(span: ReadableSpan, bad: BadSignal) -> JsonObject:
-    return {"type": "span", "name": span.name, "problem": str(bad)}
-
-
-def _bad_event(event: ReadWriteLogRecord, bad: BadSignal) -> JsonObject:
-    return {"type": "event", "name": event.log_record.event_name, "problem": str(bad)}
+async def _after_signals(connection: AsyncConnection, decisions: Sequence[Decision], running: Running) -> None:
+    """Keep the totals of unfinished executions, then pause, release and end executions."""
+    unended = [each for each in decisions if isinstance(each.item, Checkpoint | Pause | Release) and each.batch.spans]
+    await unfinished.keep(connection, [running.part(decision) for decision in unended])
+    await unfinished.settle(connection, [call for decision in unended for call in ended_calls(decision.batch)])
+    await pause_many(connection, [decision.item for decision in decisions if isinstance(decision.item, Pause)])
+    await release_many(connection, [decision.item for decision in decisions if isinstance(decision.item, Release)])
+    finishes = [decision.item for decision in decisions if isinstance(decision.item, Finish)]
+    checkpointed = {decision.attempt[0] for decision in decisions if isinstance(decision.item, Checkpoint)}
+    await finish_many(connection, finishes, with_traces=running.with_rows(finishes, checkpointed))

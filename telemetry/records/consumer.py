@@ -17,7 +17,7 @@ from engine.graph import JsonObject
 from engine.tracing import semconv
 from engine.tracing.semconv import Event
 from telemetry.records.rollups import EPOCH, CallDelta, Deltas, EndDelta, Subject, accepted_at
-from telemetry.records.totals import is_kept
+from telemetry.records.totals import is_recorded
 from telemetry.signals.records import BadSignal, Batch, EventRecord, Identity, Kind, SpanRecord
 from telemetry.store.bulk import BulkInsert, Cell
 from telemetry.store.tables import TIME_LEDGER_COLUMNS, TOKEN_COLUMNS, executions, spans
@@ -60,7 +60,7 @@ class Records:
 
 def _kept(batch: Iterable[SpanRecord]) -> dict[tuple[str, str], SpanRecord]:
     """The spans that the record level keeps, each once."""
-    return {(span.identity.execution_id, span.span_id): span for span in batch if is_kept(span)}
+    return {(span.identity.execution_id, span.span_id): span for span in batch if is_recorded(span)}
 
 
 async def _store_spans(

@@ -7,13 +7,13 @@ from engine.tracing import semconv
 from engine.usage import Totals
 from telemetry.signals.records import Kind, SpanRecord
 
-ALWAYS_KEPT = frozenset({Kind.WORKFLOW, Kind.MODEL})
+ALWAYS_RECORDED = frozenset({Kind.WORKFLOW, Kind.MODEL})
 """Kinds of spans that every record level keeps."""
 
 
-def is_kept(span: SpanRecord) -> bool:
+def is_recorded(span: SpanRecord) -> bool:
     """The record level keeps the span."""
-    return span.identity.record_level != "summary" or span.kind in ALWAYS_KEPT
+    return span.identity.record_level != "summary" or span.kind in ALWAYS_RECORDED
 
 
 def totals_of(spans: Iterable[SpanRecord]) -> Totals:
