@@ -8,7 +8,7 @@ from engine.errors import AlreadyAnswered, InvalidAnswer, NotFound, NotPaused
 from engine.graph import Document, Json
 from engine.ledger import GivenAnswer
 from engine.result import Approval, Status
-from engine.store import approvals, control
+from engine.store import approvals, claims, control
 from engine.store.control import ControlRow
 
 
@@ -42,7 +42,7 @@ async def answer(
         connection, GivenAnswer(given.approval_id, given.choice, given.data, answered_by=answered_by)
     ):
         raise AlreadyAnswered
-    if not await control.make_answered(connection, execution_id):
+    if not await claims.make_answered(connection, execution_id):
         raise NotPaused
 
 

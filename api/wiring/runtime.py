@@ -19,7 +19,8 @@ from api.wiring.shutdown import enter_within, within
 from engine.database import migrations
 from engine.database.database import Database
 from engine.errors import Unavailable
-from engine.store.control import Admission, Lease
+from engine.store.acceptance import Admission
+from engine.store.leases import Lease
 
 if TYPE_CHECKING:
     from engine.dispatch.inprocess import Dispatcher

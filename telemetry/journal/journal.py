@@ -25,18 +25,11 @@ from engine.errors import Fenced, Refusal, SpanloomError, Unavailable
 from engine.ledger import Acceptance, Checkpoint, Claim, Finish, Ledger, Pause, Release
 from engine.result import Status
 from engine.store import unfinished
-from engine.store.control import (
-    Admission,
-    Lease,
-    accept_many,
-    begin_roots,
-    cancel_requests,
-    claim_many,
-    finish_many,
-    owned,
-    pause_many,
-    release_many,
-)
+from engine.store.acceptance import Admission, accept_many
+from engine.store.claims import begin_roots, claim_many, release_many
+from engine.store.control import cancel_requests
+from engine.store.endings import finish_many, pause_many
+from engine.store.leases import Lease, owned
 from telemetry.journal.buffers import Buffers, EventIntake, SpanIntake
 from telemetry.journal.decisions import Decision, Item, already_made, ended_calls, joined
 from telemetry.journal.running import Running
@@ -408,4 +401,4 @@ async def _after_signals(connection: AsyncConnection, decisions: Sequence[Decisi
     await release_many(connection, [decision.item for decision in decisions if isinstance(decision.item, Release)])
     finishes = [decision.item for decision in decisions if isinstance(decision.item, Finish)]
     checkpointed = {decision.attempt[0] for decision in decisions if isinstance(decision.item, Checkpoint)}
-    await finish_many(connection, finishes, with_traces=running.with_rows(finishes, checkpointed))
+    await finish_many(connection, finishes, with_unfinished_rows=running.with_rows(finishes, checkpointed))

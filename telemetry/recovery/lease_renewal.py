@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from engine.database.database import Database
 from engine.errors import SpanloomError
-from engine.store.control import renew
+from engine.store.leases import renew
 from telemetry.journal.journal import Journal
 from telemetry.signals.records import Attempt
 

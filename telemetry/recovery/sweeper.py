@@ -16,7 +16,7 @@ from engine.database.base import database_time
 from engine.database.database import Database
 from engine.errors import SpanloomError
 from engine.result import Status
-from engine.store import control, unfinished
+from engine.store import claims, endings, leases, unfinished
 from engine.store.control import ControlRow
 from telemetry.journal.sinks import Sink
 from telemetry.pipeline.pipeline import ConsumerHung
@@ -105,7 +105,7 @@ class Sweeper:
         """
 
         async def find(connection: AsyncConnection) -> list[_Found]:
-            row = await control.unowned(connection, execution_id, owner)
+            row = await leases.unowned(connection, execution_id, owner)
             return [] if row is None else [_Found(row, _cancelled(row, reason))]
 
         return bool(await self._settle(find))
@@ -158,8 +158,8 @@ class Sweeper:
             await self._sink.apply(connection, batch, hung)
         await unfinished.keep(connection, [root_part(one, roots[id(one)]) for one in retried if id(one) in roots])
         if retried:
-            await control.lose(connection, [one.row.execution_id for one in retried])
-        await control.conclude(connection, [finish(one, end) for one, end in ended])
+            await claims.lose(connection, [one.row.execution_id for one in retried])
+        await endings.conclude(connection, [finish(one, end) for one, end in ended])
         return batch
 
     def _count(self, left: list[Left]) -> Swept:
@@ -175,8 +175,8 @@ class Sweeper:
 
 
 async def _find_lost(connection: AsyncConnection) -> list[_Found]:
-    lost = await control.expired(connection, PAGE)
-    stopped = await control.ask_to_stop_unowned(connection, PAGE - len(lost)) if len(lost) < PAGE else []
+    lost = await leases.expired(connection, PAGE)
+    stopped = await leases.unowned_asked_to_stop(connection, PAGE - len(lost)) if len(lost) < PAGE else []
     return [
         *(_Found(row, _fate(row), is_lost=True) for row in lost),
         *(_Found(row, _cancelled(row)) for row in stopped),
@@ -189,8 +189,8 @@ def _fate(row: ControlRow) -> End | None:
         return _cancelled(row)
     if row.on_lost == "fail":
         return End(Status.FAILED, error_message=PROCESS_GONE)
-    if row.crashes + 1 >= control.MAX_CRASHES:
-        return End(Status.FAILED, error_message=f"{PROCESS_GONE}, {control.MAX_CRASHES} times by now")
+    if row.crashes + 1 >= claims.MAX_CRASHES:
+        return End(Status.FAILED, error_message=f"{PROCESS_GONE}, {claims.MAX_CRASHES} times by now")
     return None
 
 

@@ -6,7 +6,9 @@ from uuid import uuid4
 from engine.graph import JsonObject
 from engine.ledger import Pause
 from engine.result import Approval, ExecutionResult, ResultMetadata, Status
-from engine.store.control import Lease, claim_many, pause_many
+from engine.store.claims import claim_many
+from engine.store.endings import pause_many
+from engine.store.leases import Lease
 from tests.api.harness import Service
 
 SCORE: JsonObject = {"type": "object", "required": ["score"], "properties": {"score": {"type": "number"}}}

@@ -26,7 +26,7 @@ from engine.ledger import (
     Root,
 )
 from engine.result import Approval, Status
-from engine.store.control import MAX_CRASHES
+from engine.store.claims import MAX_CRASHES
 from engine.usage import Carried
 from tests.faults.simulation import EPOCH_SECONDS, Fate
 

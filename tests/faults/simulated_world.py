@@ -21,7 +21,7 @@ from engine.request import ExecutionRequest
 from engine.resources import ModelReply, ModelRequest, Resources
 from engine.result import ExecutionResult, Status
 from engine.store.checkpoints import Checkpoints, in_memory
-from engine.store.control import MAX_CRASHES
+from engine.store.claims import MAX_CRASHES
 from engine.testing.models import Fail, PerTokenPrices, Say, ScriptedModel, ScriptedModels, Step
 from engine.tracing import semconv
 from tests.engine.harness import graph, graph_request

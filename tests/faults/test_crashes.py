@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.store.control import MAX_CRASHES
+from engine.store.claims import MAX_CRASHES
 from tests.faults.clients import Told
 from tests.faults.figures import Figure, Figures, on, short_or_long
 from tests.faults.provider import Latency

@@ -16,7 +16,7 @@ from engine.identity import ExecutionIdentity
 from engine.ledger import Acceptance, Finish
 from engine.resources import ModelReply, ModelRequest
 from engine.result import Status, Usage
-from engine.store.control import Lease
+from engine.store.leases import Lease
 from engine.testing.models import PerTokenPrices, ScriptedModel
 from engine.tracing import semconv
 from engine.tracing.semconv import Waste

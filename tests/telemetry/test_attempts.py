@@ -13,7 +13,9 @@ from engine.ledger import CallReservation, Checkpoint, Pause, Release
 from engine.pause import Paused
 from engine.result import Status
 from engine.store import unfinished
-from engine.store.control import Lease, expired, get, lose
+from engine.store.claims import lose
+from engine.store.control import get
+from engine.store.leases import Lease, expired
 from engine.store.tables import call_reservations, execution_control, journalled
 from engine.testing.models import ScriptedModel
 from engine.tracing.tracker import seal_hash

@@ -17,7 +17,7 @@ from engine.errors import Fenced, Unavailable
 from engine.graph import OnLost
 from engine.ledger import Acceptance, CallReservation, Checkpoint, Claim, Finish, Pause, Release
 from engine.result import Approval, ExecutionResult, Status
-from engine.store import control
+from engine.store import control, endings
 from engine.store.control import ControlRow
 from engine.store.tables import approvals, call_reservations, execution_control, journalled
 from engine.testing.models import PerTokenPrices
@@ -408,7 +408,7 @@ async def test_a_sweep_whose_commit_fails_has_changed_nothing(scene: Scene, monk
         raise Unavailable("the database went away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(control, "conclude", fails)
+        patch.setattr(endings, "conclude", fails)
         with pytest.raises(Unavailable):
             await scene.lost()
     assert (await scene.record(story)).status == "running"

@@ -1,0 +1,104 @@
+"""Which executions a process may take over, and what it is given."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select
+
+from engine.database.base import now_sql
+from engine.database.database import Database
+from engine.ledger import CallReservation, Release, Root
+from engine.result import Status, Usage
+from engine.store import unfinished
+from engine.store.claims import begin_roots, lose, release_many
+from engine.store.control import request_cancel
+from engine.store.leases import Lease
+from engine.usage import Totals
+from tests.engine.store.executions import PLAIN, QUEUED, ROOT, STARTED, accept_all, change, claim_all, of, pause, row_of
+
+
+async def test_a_queued_execution_is_claimed_once_as_its_first_attempt(database: Database) -> None:
+    await accept_all(database, [QUEUED])
+    assert not (await row_of(database, "e1")).is_leased
+    claims = await asyncio.gather(*(claim_all(database, Lease(f"worker {number}")) for number in range(4)))
+    [claim] = [claim for found in claims for claim in found]
+    assert (claim.identity, claim.reason, claim.graph) == (QUEUED.identity, "queued", QUEUED.graph)
+    assert claim.carried.span_ids == []
+    row = await row_of(database, "e1")
+    assert (row.status, row.attempt, row.is_leased) == (Status.RUNNING, 1, True)
+
+
+async def test_the_oldest_are_claimed_first_and_no_more_than_asked_for(database: Database) -> None:
+    await accept_all(database, [of(QUEUED, f"e{number}") for number in range(5)])
+    for number in range(5):
+        await change(database, f"e{number}", accepted_at=STARTED - timedelta(minutes=number))
+    assert [claim.identity.execution_id for claim in await claim_all(database, limit=2)] == ["e4", "e3"]
+
+
+async def test_a_running_execution_is_claimed_by_nobody(database: Database) -> None:
+    await accept_all(database, [PLAIN])
+    assert await claim_all(database) == []
+
+
+async def test_one_that_is_asked_to_stop_is_not_claimed(database: Database) -> None:
+    await accept_all(database, [QUEUED])
+    async with database.begin() as connection:
+        await request_cancel(connection, "e1", "ann", "enough")
+    assert await claim_all(database) == []
+
+
+async def test_a_crashed_attempt_is_followed_by_another_that_carries_on_its_books(database: Database) -> None:
+    await accept_all(database, [PLAIN])
+    part = Totals(usage=Usage(input_tokens=5, total_tokens=5), priced_nano_usd=7, priced_calls=1, model_calls=1)
+    async with database.begin() as connection:
+        await unfinished.keep(connection, [unfinished.Part("e1", 1, 1, ["00000000000000aa"], part)])
+        await unfinished.keep(connection, [unfinished.Part("e1", 1, 2, ["00000000000000ab"], part)])
+        calls = [("e1", 1, CallReservation(f"{n:016x}", "p", "m", 10, upper)) for n, upper in ((1, 3), (2, 4))]
+        await unfinished.reserve(connection, calls)
+        await unfinished.settle(connection, [("e1", f"{2:016x}")])
+        await lose(connection, ["e1"])
+    [claim] = await claim_all(database)
+    assert (claim.identity.attempt, claim.reason, claim.previous_root) == (2, "crash", ROOT)
+    assert claim.carried.totals == part + part
+    assert claim.carried.span_ids == [0xAA, 0xAB]
+    assert (claim.carried.unfinished.calls, claim.carried.unfinished.upper_nano_usd) == (1, 3)
+    assert (await row_of(database, "e1")).crashes == 1
+
+
+async def test_a_pause_whose_time_has_come_goes_on_without_an_answer(database: Database) -> None:
+    await pause(database, due_at=STARTED)
+    [claim] = await claim_all(database)
+    assert (claim.identity.attempt, claim.reason, claim.answers) == (2, "timer", [])
+
+
+async def test_the_time_in_pauses_is_added_up_by_the_clock_of_the_database(database: Database) -> None:
+    await pause(database, due_at=STARTED)
+    async with database.begin() as connection:
+        now = (await connection.execute(select(now_sql()))).scalar_one()
+    await change(database, "e1", paused_at=now - timedelta(seconds=90), paused_seconds=10)
+    [claim] = await claim_all(database)
+    assert 100 <= claim.paused_seconds < 130
+    assert (await row_of(database, "e1")).paused_seconds == pytest.approx(claim.paused_seconds)
+
+
+async def test_what_a_stopping_process_releases_goes_on_elsewhere_and_is_no_crash(database: Database) -> None:
+    await accept_all(database, [PLAIN])
+    async with database.begin() as connection:
+        await release_many(connection, [Release("e1", 1)])
+    [claim] = await claim_all(database)
+    assert (claim.identity.attempt, claim.reason) == (2, "shutdown")
+    assert (await row_of(database, "e1")).crashes == 0
+
+
+async def test_a_claimed_attempt_keeps_its_own_root(database: Database) -> None:
+    await accept_all(database, [PLAIN])
+    async with database.begin() as connection:
+        await lose(connection, ["e1"])
+    [claim] = await claim_all(database)
+    assert (await row_of(database, "e1")).root is None
+    root = Root("t2", "s2", None, STARTED)
+    async with database.begin() as connection:
+        await begin_roots(connection, [(claim.identity, root)])
+    row = await row_of(database, "e1")
+    assert (row.root, row.identity.attempt) == (root, 2)
