@@ -4,16 +4,14 @@ A signal of an execution that control does not know is kept aside; whose an exec
 """
 
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from engine.database.base import among
 from engine.database.database import Database
 from engine.graph import JsonObject
-from engine.store.tables import execution_control
+from engine.store import control_reads
 from telemetry.collector import outbox
 from telemetry.collector.outbox import Parcel
 from telemetry.health import Health
@@ -109,7 +107,7 @@ def _read(parcels: Sequence[Parcel]) -> tuple[list[Signal], list[Unreadable]]:
 
 async def sort(connection: AsyncConnection, signals: Sequence[Signal]) -> tuple[list[Signal], list[Signal]]:
     """Those of executions that control knows, with its owners, and the others."""
-    owners = await _owners(connection, {signal.identity.execution_id for signal in signals})
+    owners = await control_reads.get_owners(connection, {signal.identity.execution_id for signal in signals})
     known: list[Signal] = []
     strangers: list[Signal] = []
     for signal in signals:
@@ -125,9 +123,3 @@ def _owned(signal: Signal, owner: str) -> Signal:
     if signal.identity.owner == owner:
         return signal
     return replace(signal, identity=replace(signal.identity, owner=owner))
-
-
-async def _owners(connection: AsyncConnection, execution_ids: Collection[str]) -> dict[str, str]:
-    id_ = execution_control.c.execution_id
-    known = select(id_, execution_control.c.owner_id).where(among(connection.dialect, id_, sorted(execution_ids)))
-    return {row.execution_id: row.owner_id for row in await connection.execute(known)}

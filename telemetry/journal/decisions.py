@@ -3,16 +3,15 @@
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.database.base import storable
 from engine.graph import JsonObject
 from engine.ledger import Acceptance, Checkpoint, Finish, Pause, Release
 from engine.result import Status
-from engine.store.tables import execution_control
+from engine.store.control_reads import DecidedState, get_decided_states
 from telemetry.journal.buffers import Buffer
 from telemetry.sdk.conversion import event_record, span_record
 from telemetry.signals.records import Attempt, BadSignal, Batch, Kind
@@ -93,25 +92,20 @@ async def already_made(connection: AsyncConnection, repeated: Sequence[Decision]
     """The decisions that an earlier commit has made whose answer was lost."""
     if not repeated:
         return []
-    control = execution_control.c
-    rows = await connection.execute(
-        select(control.execution_id, control.attempt, control.status, control.result, control.claim_reason).where(
-            control.execution_id.in_([decision.attempt[0] for decision in repeated])
-        )
-    )
-    found = {(row.execution_id, row.attempt): row for row in rows}
+    states = await get_decided_states(connection, [decision.attempt[0] for decision in repeated])
+    found = {(state.execution_id, state.attempt): state for state in states}
     return [decision for decision in repeated if _is_made(decision.item, found.get(decision.attempt))]
 
 
-def _is_made(item: Item, row: Any) -> bool:
-    if row is None:
+def _is_made(item: Item, state: DecidedState | None) -> bool:
+    if state is None:
         return False
     match item:
         case Finish():
-            return bool(row.status == item.status and row.result == storable(item.result))
+            return state.status == item.status and state.result == storable(item.result)
         case Pause():
-            return bool(row.status == Status.PAUSED and row.result == storable(item.result))
+            return state.status == Status.PAUSED and state.result == storable(item.result)
         case Release():
-            return bool(row.claim_reason == "shutdown")
+            return state.claim_reason == "shutdown"
         case _:
             return False

@@ -20,7 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.database.base import database_time
 from engine.database.database import Database
 from engine.result import Status
-from engine.store.tables import execution_control, workflow_templates
+from engine.store import control_reads
+from engine.store.tables import workflow_templates
 from engine.tracing import semconv
 from telemetry.collector.outbox import RECORDS, WEBHOOKS, Backlog, read_backlog
 from telemetry.health import DeliveryHealth, Health, LeaseHealth, OutboxHealth
@@ -281,16 +282,11 @@ def _total(row: RowMapping, keys: Mapping[str, str]) -> _Total:
 
 async def _read_unfinished(connection: AsyncConnection) -> list[tuple[str, _Unfinished]]:
     """By status; one that waits for a person is not overdue and has no line."""
-    c = execution_control.c
-    statement = (
-        select(c.status, func.count(), func.min(c.accepted_at))
-        .where(c.finished_at.is_(None), c.status.in_((Status.QUEUED, Status.RUNNING)))
-        .group_by(c.status)
-    )
+    counts = await control_reads.count_unfinished(connection, (Status.QUEUED, Status.RUNNING))
     now = await database_time(connection)
     found = {
-        status: _Unfinished(count, (now - oldest).total_seconds())
-        for status, count, oldest in await connection.execute(statement)
+        status: _Unfinished(count, (now - oldest_accepted_at).total_seconds())
+        for status, count, oldest_accepted_at in counts
     }
     return [(status, found.get(status, _Unfinished())) for status in (Status.QUEUED, Status.RUNNING)]
 

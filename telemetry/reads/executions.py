@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Select, and_, or_, select, tuple_
-from sqlalchemy.engine import RowMapping
+from sqlalchemy import ColumnElement, and_, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.graph import JsonObject
 from engine.result import Status
-from engine.store.tables import execution_control
+from engine.store import control_reads
+from engine.store.control_reads import ControlSummary
 from telemetry.records.rollups import accepted_at
 from telemetry.store.tables import TOKEN_COLUMNS, executions
 
@@ -165,33 +165,28 @@ async def get_execution(connection: AsyncConnection, execution_id: str, owner: s
     row = (await connection.execute(select(*_RECORD_COLUMNS).where(*mine))).mappings().one_or_none()
     if row is not None and Status(row["status"]).is_terminal:
         return ExecutionRecord(**row)
-    control = await _control(connection, execution_id, owner)
+    control = await control_reads.get_summary(connection, execution_id, owner)
     if row is None:
         return None if control is None else _from_control(control)
     record = ExecutionRecord(**row)
-    return record if control is None or control["status"] == record.status else _decided(record, control)
+    return record if control is None or control.status == record.status else _decided(record, control)
 
 
-def _decided(record: ExecutionRecord, control: RowMapping) -> ExecutionRecord:
+def _decided(record: ExecutionRecord, control: ControlSummary) -> ExecutionRecord:
     """The record lags behind: what it is now, and if it has ended what its caller was told."""
-    decided: dict[str, object] = {"status": control["status"], "attempt": max(record.attempt, control["attempt"])}
-    if Status(control["status"]).is_terminal:
-        decided |= {"completed_at": control["finished_at"]} | _from_result(control["result"])
+    decided: dict[str, object] = {"status": control.status, "attempt": max(record.attempt, control.attempt)}
+    if Status(control.status).is_terminal:
+        decided |= {"completed_at": control.finished_at} | _from_result(control.result)
     return replace(record, **decided)  # type: ignore[arg-type]  # every column has its own type
 
 
 async def find_ids(connection: AsyncConnection, beginning: str, owner: str | None, *, limit: int) -> list[str]:
     """Executions whose id begins like this, newest first; those the pipeline has not recorded yet count too."""
-    found: set[str] = set()
-    tables = (
-        (executions.c.id, executions.c.owner_id),
-        (execution_control.c.execution_id, execution_control.c.owner_id),
-    )
-    for id_column, owner_column in tables:
-        mine = [owner_column == owner] if owner is not None else []
-        statement = select(id_column).where(id_column.startswith(beginning, autoescape=True), *mine)
-        found |= set((await connection.execute(statement.order_by(id_column.desc()).limit(limit))).scalars())
-    return sorted(found, reverse=True)[:limit]
+    mine = [executions.c.owner_id == owner] if owner is not None else []
+    statement = select(executions.c.id).where(executions.c.id.startswith(beginning, autoescape=True), *mine)
+    recorded = (await connection.execute(statement.order_by(executions.c.id.desc()).limit(limit))).scalars()
+    accepted = await control_reads.find_ids(connection, beginning, owner, limit=limit)
+    return sorted({*recorded, *accepted}, reverse=True)[:limit]
 
 
 _RECORD_COLUMNS = [executions.c[item.name] for item in fields(ExecutionRecord)]
@@ -242,34 +237,7 @@ def _ranges(wanted: ExecutionFilter) -> list[ColumnElement[bool]]:
     return ranges
 
 
-async def _control(connection: AsyncConnection, execution_id: str, owner: str | None) -> RowMapping | None:
-    statement: Select[tuple[object, ...]] = select(*(execution_control.c[name] for name in _CONTROL_COLUMNS)).where(
-        execution_control.c.execution_id == execution_id
-    )
-    if owner is not None:
-        statement = statement.where(execution_control.c.owner_id == owner)
-    return (await connection.execute(statement)).mappings().one_or_none()
-
-
-_CONTROL_COLUMNS = (
-    "execution_id",
-    "owner_id",
-    "status",
-    "attempt",
-    "workflow_name",
-    "source",
-    "graph_hash",
-    "conversation_id",
-    "correlation_id",
-    "trace_id",
-    "root_span_id",
-    "root_started_at",
-    "cancel_reason",
-    "finished_at",
-    "result",
-    "subject",
-)
-_SUBJECT_COLUMNS = (
+_IDENTITY_COLUMNS = (
     "template_id",
     "template_version",
     "definition_id",
@@ -282,22 +250,22 @@ _SUBJECT_COLUMNS = (
 )
 
 
-def _from_control(control: RowMapping) -> ExecutionRecord:
+def _from_control(control: ControlSummary) -> ExecutionRecord:
     """A record with what was decided; what the signals would say is not known yet."""
     known: dict[str, object] = dict.fromkeys(item.name for item in fields(ExecutionRecord))
     known |= dict.fromkeys(_COUNT_NAMES, 0)
     known |= {"record_level": "full", "tags": {}, "params": {}}
-    known |= {name: control[name] for name in _CONTROL_COLUMNS if name in known}
-    known |= {name: value for name, value in (control["subject"] or {}).items() if name in _SUBJECT_COLUMNS}
+    known |= {item.name: getattr(control, item.name) for item in fields(control) if item.name in known}
+    known |= {name: value for name, value in (control.subject or {}).items() if name in _IDENTITY_COLUMNS}
     return ExecutionRecord(
         **known
-        | (_from_result(control["result"]) if control["finished_at"] is not None else {})
+        | (_from_result(control.result) if control.finished_at is not None else {})
         | {
-            "id": control["execution_id"],
-            "workflow_source": control["source"],
-            "queued_at": accepted_at(str(control["execution_id"])),
-            "started_at": None if control["status"] == Status.QUEUED else control["root_started_at"],
-            "completed_at": control["finished_at"],
+            "id": control.execution_id,
+            "workflow_source": control.source,
+            "queued_at": accepted_at(control.execution_id),
+            "started_at": None if control.status == Status.QUEUED else control.root_started_at,
+            "completed_at": control.finished_at,
         }  # type: ignore[arg-type]  # every field of the record has its value here, by name
     )
 

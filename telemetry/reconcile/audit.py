@@ -12,7 +12,7 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.database.database import Database
-from engine.store.tables import approvals, call_reservations, execution_control, journalled
+from engine.store import control_reads
 from telemetry.records.rollups import Deltas, from_records
 from telemetry.store.tables import (
     ROLLUP_KEYS,
@@ -93,18 +93,11 @@ async def _check_records(connection: AsyncConnection) -> list[str]:
 
 async def _check_left_overs(connection: AsyncConnection) -> list[str]:
     """What only an unfinished execution may have."""
-    control = execution_control.c
-    leased = await connection.execute(
-        select(control.execution_id).where(control.finished_at.is_not(None), control.lease_owner.is_not(None))
-    )
-    found = [f"execution {id_} has ended and is leased" for id_ in sorted(leased.scalars())]
-    for table in (journalled, call_reservations, approvals):
-        unfinished = select(control.execution_id).where(control.finished_at.is_(None))
-        ids = await connection.execute(
-            select(table.c.execution_id).where(table.c.execution_id.not_in(unfinished)).distinct()
-        )
-        found += [f"execution {id_} has ended and left rows in {table.name}" for id_ in sorted(ids.scalars())]
-    return found
+    found = [f"execution {id_} has ended and is leased" for id_ in await control_reads.leased_after_end(connection)]
+    return found + [
+        f"execution {left.execution_id} has ended and left rows in {left.table}"
+        for left in await control_reads.leftovers(connection)
+    ]
 
 
 def _compare(record: RowMapping, calls: _Calls) -> Iterable[str]:
