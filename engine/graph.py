@@ -44,7 +44,9 @@ class ContinuePolicy(Document):
 
     policy: Literal["continue"]
     output: Json = Field(default_factory=dict)
+    """Stored as the node's output."""
     label: Id | None = None
+    """Followed where the edges are labelled."""
 
 
 class RoutePolicy(Document):
@@ -60,9 +62,13 @@ class Retry(Document):
     """How often and after what wait a failed attempt of a node is repeated; delays in seconds."""
 
     max_attempts: int = Field(ge=1, le=10)
+    """Attempts in all, the first one included."""
     initial_delay_seconds: float = Field(default=0.5, ge=0, le=3600)
+    """Wait before the second attempt."""
     multiplier: float = Field(default=2, ge=1, le=10)
+    """Factor by which each wait grows."""
     max_delay_seconds: float = Field(default=30, ge=0, le=3600)
+    """Longest wait."""
     retry_on: list[str] | None = None
     """Error types that are retried; null means the node type's own list."""
 
@@ -71,25 +77,40 @@ class Node(Document):
     """One step of a workflow. `retry` and `timeout_seconds` null mean the defaults of the node's type."""
 
     id: Id
+    """Unique in the graph."""
     type: str
+    """One of the node types."""
     config: JsonObject = Field(default_factory=dict)
+    """The config of the type."""
     name: str | None = Field(default=None, max_length=120)
+    """Title for people; null means the id."""
     on_error: ErrorPolicy = FailPolicy()
+    """What a failure does: `fail`, `continue` or `route`."""
     retry: Retry | None = None
+    """Null means the type's own retries."""
     timeout_seconds: float | None = Field(default=None, gt=0, le=86_400)
+    """Longest time of one attempt; null means the type's own limit."""
     stream: bool = False
+    """Show the text to the caller while it is written."""
     metadata: JsonObject = Field(default_factory=dict)
+    """For editors; the engine never reads it."""
 
 
 class Edge(Document):
     """A way from one node to another: plain, taken on a label (`when`), or on a CEL condition."""
 
     source: str
+    """Id of a node."""
     target: str
+    """Id of a node."""
     id: str | None = None
+    """Null means `e` and the position in the list."""
     when: Id | None = None
+    """The label on which the edge is taken."""
     condition: str | None = Field(default=None, min_length=1)
+    """The CEL condition on which the edge is taken."""
     metadata: JsonObject = Field(default_factory=dict)
+    """For editors; the engine never reads it."""
 
     @property
     def is_plain(self) -> bool:
@@ -101,22 +122,34 @@ class Limits(Document):
     """What an execution may use at most. Budgets: tokens, nano-USD; null is no budget."""
 
     max_node_executions: int = Field(default=1_000, ge=1, le=10_000)
+    """Node visits."""
     max_tool_calls: int = Field(default=50, ge=0, le=500)
+    """Tool calls."""
     max_model_calls: int = Field(default=100, ge=0, le=1_000)
+    """Attempts to call a model."""
     max_state_bytes: int = Field(default=1 << 20, ge=1_024, le=8 << 20)
+    """Size of the state."""
     run_seconds: float = Field(default=900, gt=0, le=86_400)
+    """Run time, pauses not counted."""
     budget_tokens: int | None = Field(default=None, ge=0)
+    """Tokens; null is no budget."""
     budget_nano_usd: int | None = Field(default=None, ge=0)
+    """Cost in nano-USD; null is no budget."""
 
 
 class ModelDefaults(Document):
     """Model settings for nodes that leave them unset."""
 
     provider: str | None = None
+    """Provider."""
     model: str | None = None
+    """Model."""
     temperature: float | None = Field(default=None, ge=0, le=2)
+    """Sampling temperature."""
     max_tokens: int | None = Field(default=None, ge=1)
+    """Most output tokens of a call."""
     top_p: float | None = Field(default=None, ge=0, le=1)
+    """Nucleus sampling."""
 
 
 DEFAULT_INPUT_SCHEMA: JsonObject = {
@@ -130,18 +163,31 @@ class WorkflowGraph(Document):
     """A workflow: what it is called, what it takes, its nodes and edges, and the limits it runs under."""
 
     schema_: Literal["spanloom/1"] = Field(alias="schema")
+    """Version of the document."""
     name: str = Field(min_length=1, max_length=255)
+    """Name of the workflow."""
     description: str = Field(default="", max_length=2_000)
+    """Text for people."""
     input_schema: JsonObject = Field(default_factory=lambda: dict(DEFAULT_INPUT_SCHEMA))
+    """JSON Schema of the input."""
     nodes: list[Node]
+    """The steps."""
     edges: list[Edge] = Field(default_factory=list)
+    """The ways between them; their order has meaning."""
     limits: Limits = Limits()
+    """What an execution may use."""
     variables: JsonObject = Field(default_factory=dict)
+    """Initial variables."""
     model_defaults: ModelDefaults = ModelDefaults()
+    """Model settings for nodes that leave them unset."""
     durability: Durability | None = None
+    """Which checkpoints are kept; null means `step` where the graph can pause, else `none`."""
     on_lost: OnLost | None = None
+    """What happens if the process dies; null means `resume` with `step`, else `fail`."""
     record_level: RecordLevel = "full"
+    """Which span rows are kept; those of model calls always are."""
     metadata: JsonObject = Field(default_factory=dict)
+    """For editors; the engine never reads it."""
 
     def document(self) -> JsonObject:
         """The graph as plain JSON, by the names of the document."""

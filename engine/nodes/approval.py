@@ -29,11 +29,17 @@ class ApprovalConfig(NodeConfig):
     """`response_schema` is of the answer's `data`; `on_timeout` null fails the node when nobody answers in time."""
 
     prompt: Annotated[str, PROMPT]
+    """The question."""
     payload: Annotated[Json, JSON_PROMPT] = None
+    """Data shown with the question."""
     choices: list[Id] = Field(default_factory=lambda: ["approved", "rejected"], min_length=2, max_length=8)
+    """The possible answers; each is a label."""
     response_schema: JsonObject | None = None
+    """JSON Schema of the answer's `data`."""
     answer_within_seconds: float = Field(default=86_400, ge=1, le=2_592_000)
+    """Time limit for the answer."""
     on_timeout: Id | None = None
+    """Label when the time is over; null fails the node."""
 
 
 class ApprovalNode(NodeBase[ApprovalConfig]):

@@ -20,15 +20,20 @@ class Case(Document):
     """A label and the condition under which it is taken."""
 
     label: Id
+    """The label that is given."""
     condition: Annotated[str, CONDITION]
+    """The condition under which it is given."""
 
 
 class ConditionalConfig(NodeConfig):
     """Either one `condition` (labels `true` and `false`), or `cases` in order with an optional `default` label."""
 
     condition: Annotated[str | None, CONDITION] = None
+    """One condition, with the labels `true` and `false`."""
     cases: list[Case] | None = Field(default=None, min_length=1, max_length=20)
+    """Cases in order; the first true one gives the label."""
     default: Id | None = None
+    """The label if no case is true."""
 
 
 class ConditionalNode(NodeBase[ConditionalConfig]):

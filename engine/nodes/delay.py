@@ -22,8 +22,11 @@ class DelayConfig(NodeConfig):
     """`max_duration_seconds` null: twice the duration if it is random, else a day."""
 
     delay_type: Literal["fixed", "random", "exponential"] = "fixed"
+    """A fixed time, a random one between the two durations, or one that doubles with each visit."""
     duration_seconds: float = Field(default=1, ge=0, le=LONGEST_SECONDS)
+    """The time, or its lower bound."""
     max_duration_seconds: float | None = Field(default=None, ge=0, le=LONGEST_SECONDS)
+    """The upper bound; null means twice the duration for `random`, a day for `exponential`."""
 
     @property
     def longest_seconds(self) -> float:

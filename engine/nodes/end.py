@@ -19,15 +19,20 @@ class FailSpec(Document):
     """Ends the execution as failed, in the author's words."""
 
     error_type: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
+    """Error type of the failed execution."""
     message: Annotated[str, PROMPT]
+    """The failure's message, as users read it."""
 
 
 class EndConfig(NodeConfig):
     """`response` null means the last assistant text written in this execution."""
 
     response: Annotated[str | None, PROMPT] = None
+    """The result's `response`; null means the last assistant text written in this execution."""
     output: Annotated[Json, JSON_PROMPT] = None
+    """The result's `output`."""
     fail: FailSpec | None = None
+    """Ends the execution as failed instead of completed."""
 
 
 class EndNode(NodeBase[EndConfig]):

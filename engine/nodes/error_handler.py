@@ -28,9 +28,13 @@ class ErrorHandlerConfig(NodeConfig):
     """`output` null leaves the failed node's output empty; without a `message` nothing is said."""
 
     retry_count: int = Field(default=3, ge=0, le=10)
+    """How often in a row the failed node is sent back."""
     fallback_action: Literal["continue", "clear_errors", "stop"] = "continue"
+    """After that: go on, go on and forget all errors, or fail the execution."""
     message: Annotated[str | None, PROMPT] = None
+    """Assistant message of the fallback."""
     output: Annotated[Json, JSON_PROMPT] = None
+    """Output of the failed node in the fallback."""
 
 
 class ErrorHandlerNode(NodeBase[ErrorHandlerConfig]):

@@ -20,8 +20,11 @@ class LoopConfig(NodeConfig):
     """`condition` null goes on until the limit."""
 
     max_iterations: int = Field(default=10, ge=1, le=100)
+    """Most rounds per entry."""
     condition: Annotated[str | None, CONDITION] = None
+    """The loop goes on while this is true; null goes on until the limit."""
     on_limit: Literal["exit", "fail"] = "exit"
+    """At the limit, leave by the label `exit` or fail the node."""
 
 
 class LoopNode(NodeBase[LoopConfig]):

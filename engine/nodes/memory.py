@@ -30,13 +30,21 @@ class MemoryConfig(NodeConfig):
     """`summarization_threshold` null is the window; sizes in messages."""
 
     memory_window: int = Field(default=10, ge=1, le=1_000)
+    """Newest messages that are kept."""
     strategy: Literal["summarize", "truncate"] = "summarize"
+    """What happens to older messages: a model summarises them, or they are dropped."""
     summarization_threshold: int | None = Field(default=None, ge=1)
+    """Number of messages above which older ones are removed; null means the window."""
     provider: str | None = None
+    """Provider of the summary; null means the default."""
     model: str | None = None
+    """Model of the summary; null means the default."""
     summary_max_tokens: int = Field(default=512, ge=16, le=4_096)
+    """Most output tokens of the summary."""
     summary_prompt: Annotated[str, PROMPT] = SUMMARY_PROMPT
+    """Instruction for the summary."""
     on_summary_error: Literal["truncate", "fail"] = "truncate"
+    """What a failed summary does: drop the messages without one, or fail the node."""
 
 
 class MemoryNode(NodeBase[MemoryConfig]):

@@ -29,20 +29,35 @@ class ModelConfig(NodeConfig):
     """Settings left null are taken from the graph's `model_defaults`, then from the server."""
 
     provider: str | None = None
+    """Null means the graph's default, then the server's."""
     model: str | None = None
+    """Null means the graph's default, then the server's."""
     system_message: Annotated[str, PROMPT] = ""
+    """Sent as the system message."""
     prompt: Annotated[str | None, PROMPT] = None
+    """Sent as a user message after the history."""
     include_history: bool = True
+    """Send the messages of the execution."""
     include_context: bool = True
+    """Send the conversation's summary and the retrieved passages, framed as data."""
     append_to_messages: bool = True
+    """Append the answer to the messages, so that later models see it."""
     temperature: float | None = Field(default=None, ge=0, le=2)
+    """Sampling temperature."""
     max_tokens: int | None = Field(default=None, ge=1)
+    """Most output tokens of a call; null means 1,024 unless a default says otherwise."""
     top_p: float | None = Field(default=None, ge=0, le=1)
+    """Nucleus sampling."""
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    """Penalty for frequent tokens."""
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    """Penalty for tokens that have occurred."""
     stop: list[str] = Field(default_factory=list, max_length=4)
+    """Texts that end the answer."""
     seed: int | None = None
+    """Seed for sampling, where the provider has one."""
     response_schema: JsonObject | None = None
+    """JSON Schema of the answer; the parsed answer is the output's `data`."""
 
 
 class ModelNode(NodeBase[ModelConfig]):

@@ -22,13 +22,21 @@ class RetrievalConfig(NodeConfig):
     """`document_ids` null searches all documents, an empty list none; sizes in bytes of UTF-8."""
 
     retriever: str = Field(default="default", min_length=1, max_length=64)
+    """Name of the retriever, such as `files`."""
     query: Annotated[str, PROMPT] = "{{ last_user_message }}"
+    """The question; an empty one finds nothing."""
     max_documents: int = Field(default=5, ge=1, le=100)
+    """Most passages."""
     score_threshold: float | None = Field(default=None, ge=0, le=1)
+    """Lowest score of a passage."""
     filter: Annotated[Json, JSON_PROMPT] = Field(default_factory=dict)
+    """Filter in the retriever's own form."""
     document_ids: Annotated[Json, JSON_PROMPT] = None
+    """Documents that are searched; null means all, `[]` none."""
     max_context_bytes: int = Field(default=32_768, ge=1, le=262_144)
+    """Most bytes of text that are handed on."""
     options: JsonObject = Field(default_factory=dict)
+    """Options in the retriever's own form; for `files`: `path`."""
 
 
 class RetrievalNode(NodeBase[RetrievalConfig]):

@@ -26,11 +26,17 @@ class ToolsConfig(NodeConfig):
     """`allowed_tools` empty allows none, `["*"]` all that the owner may use; sizes in bytes of UTF-8."""
 
     allowed_tools: list[str] = Field(default_factory=list, max_length=100)
+    """Names of the tools that may be called; `["*"]` allows all that the owner may use."""
     max_tool_calls: int = Field(default=10, ge=1, le=100)
+    """Most calls per execution in this node."""
     tool_timeout_seconds: float = Field(default=30, ge=0.1, le=600)
+    """Longest time of one call."""
     max_parallel: int = Field(default=4, ge=1, le=16)
+    """Most calls that run at once."""
     on_tool_error: Literal["report", "fail"] = "report"
+    """`report` returns the failure to the model; `fail` fails the node."""
     max_result_bytes: int = Field(default=32_768, ge=1, le=262_144)
+    """Longer results are cut."""
 
 
 @dataclass(frozen=True, slots=True)

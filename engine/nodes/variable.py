@@ -20,9 +20,13 @@ class VariableConfig(NodeConfig):
     """`set` and `append` take exactly one of `value` and `expression`; counting takes a number, 1 if unset."""
 
     operation: Literal["set", "get", "append", "increment", "decrement"] = "set"
+    """What is done to the variable."""
     variable_name: str = Field(pattern=ID_PATTERN)
+    """Name of the variable."""
     value: Annotated[Json, JSON_PROMPT] = None
+    """The value to set or append, or the number to count by."""
     expression: Annotated[str | None, EXPRESSION] = None
+    """An expression for the value instead."""
 
 
 class VariableNode(NodeBase[VariableConfig]):
