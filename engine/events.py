@@ -27,23 +27,38 @@ _FRAME_BYTES = 200
 
 
 class EventType(StrEnum):
-    """The types of `ExecutionEvent`; the grammar is in workflow.md section 9."""
+    """The types of `ExecutionEvent`; an attempt is started or resumed, nodes, then one closing event."""
 
     STARTED = "started"
+    """The execution began: source, versions, graph hash, conversation, correlation and trace id."""
     RESUMED = "resumed"
+    """A later attempt began: its number, the reason (answer, timer, crash, shutdown), and whether from the start."""
     NODE_STARTED = "node_started"
+    """A visit of a node began: the node's name."""
     NODE_COMPLETED = "node_completed"
+    """A visit ended: `duration_ms`, label, degraded, usage and cost."""
     NODE_FAILED = "node_failed"
+    """A visit failed: `error_type`, message, attempts, and whether the failure was handled."""
     NODE_RETRYING = "node_retrying"
+    """An attempt failed and is repeated: `error_type`, `delay_ms`; `discard_tokens` voids the tokens of the attempt."""
     TOKEN = "token"
+    """A piece of a message: `message_id` and text. Only nodes with `stream` send it."""
     TOOL_CALL = "tool_call"
+    """A tool was called: `call_id` and tool."""
     TOOL_RESULT = "tool_result"
+    """A tool call ended: `call_id`, `ok`, `error_type`, `duration_ms`."""
     APPROVAL_REQUESTED = "approval_requested"
+    """An approval asks: `approval_id`, prompt, payload, choices, `response_schema`, `expires_at`."""
     GAP = "gap"
+    """A slow reader missed events: the first and the last `seq`."""
     COMPLETED = "completed"
+    """The execution completed; the data is its result."""
     FAILED = "failed"
+    """The execution failed; the data is its result."""
     CANCELLED = "cancelled"
+    """The execution was cancelled; the data is its result."""
     PAUSED = "paused"
+    """The execution paused; the data is its result so far."""
 
     @property
     def is_closing(self) -> bool:

@@ -22,6 +22,13 @@ from engine.graph import Json
 MAX_RENDERED_BYTES = 256 * 1024
 MAX_JSON_DEPTH = 64
 
+FILTERS = {
+    "json": "The value as compact JSON.",
+    "truncate(n)": "The first `n` characters of the text.",
+    "default(literal)": "The literal where the path has no value.",
+}
+"""What each filter gives, for the reference."""
+
 Path: TypeAlias = tuple[str | int, ...]
 Scalar: TypeAlias = str | int | float | bool | None
 

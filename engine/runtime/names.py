@@ -1,4 +1,4 @@
-"""The names that expressions and prompts see (workflow.md section 4), computed only when they are read."""
+"""The names that expressions and prompts see (docs/reference/expressions.md), computed only when they are read."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -108,3 +108,22 @@ _NAMES: dict[str, Callable[[Names], Json]] = {
 
 NAMES = frozenset(_NAMES)
 """Every root name there is."""
+
+MEANINGS: dict[str, tuple[str, str]] = {
+    "input": ("map", "The checked input."),
+    "variables": ("map", "The variables."),
+    "outputs": ("map", "Output of each node that has run, by node id."),
+    "last_user_message": ("string", "Text of the newest user message; empty without one."),
+    "last_message": ("map", "The newest message: `role`, `text`, `has_tool_calls`, `tool_calls`, `node_id`."),
+    "message_count": ("int", "Number of messages."),
+    "tool_call_count": ("int", "Tool calls so far."),
+    "loops": ("map", "`iteration` and `total` of each loop, by node id."),
+    "results": ("map", "Label of each conditional that has run, by node id."),
+    "errors": ("map", "Failures so far: `count`, `last`, `by_node`."),
+    "error": ("map or null", "The failure that led here: `node_id`, `error_type`, `message`, `attempts`."),
+    "usage": ("map", "Tokens, `cost_nano_usd` (may be null) and `model_calls` so far."),
+    "execution": ("map", "`id`, `attempt`, `source`, `conversation_id`, `elapsed_seconds`."),
+    "retrieval_context": ("string", "The retrieved passages; in prompts only."),
+    "conversation_summary": ("string", "Summary of older messages; in prompts only."),
+}
+"""Type and content of each name, for the reference."""

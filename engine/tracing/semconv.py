@@ -22,15 +22,25 @@ class Event(StrEnum):
     """Names of the log records we emit, in the context of their span."""
 
     QUEUED = "workflow.execution.queued"
+    """The execution was accepted and waits for a worker."""
     STARTED = "workflow.execution.started"
+    """The execution began."""
     COMPLETED = "workflow.execution.completed"
+    """The execution completed."""
     FAILED = "workflow.execution.failed"
+    """The execution failed."""
     CANCELLED = "workflow.execution.cancelled"
+    """The execution was cancelled."""
     PAUSED = "workflow.execution.paused"
+    """The execution paused."""
     RESUMED = "workflow.execution.resumed"
+    """A later attempt of the execution began."""
     BUDGET_WARNING = "workflow.budget.warning"
+    """80 % of a budget is spent."""
     BUDGET_EXCEEDED = "workflow.budget.exceeded"
+    """The next model call could exceed a budget."""
     NODE_RETRYING = "workflow.node.retrying"
+    """An attempt of a node failed and is repeated."""
 
 
 class Operation(StrEnum):
