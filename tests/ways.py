@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.service.server import listen, receiving, url_of
 from api.settings import Settings
-from api.wiring.runtime import Ingest
+from api.wiring.ingest import Ingest
 from engine.database.database import Database
 from engine.errors import Unavailable
 from engine.ledger import Checkpoint

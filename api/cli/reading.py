@@ -8,7 +8,7 @@ from typing import TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.settings import Settings
-from api.wiring.runtime import open_database
+from api.wiring.database import open_database
 from engine.database.database import dialect_name, parse_url
 from engine.errors import NotFound, Unavailable
 from telemetry.reads.executions import ExecutionFilter, ExecutionRecord, find_ids, get_execution, list_executions

@@ -12,7 +12,7 @@ from api.http.request_bodies import read_body
 from api.http.responses import answers, json_answer, next_link, takes_body
 from api.schemas import webhooks as documents
 from api.schemas.timestamps import Time
-from api.wiring.webhooks import egress_of, sealer_of
+from api.wiring.webhooks import build_egress, build_sealer
 from telemetry.webhooks import deliveries, endpoints
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
@@ -85,10 +85,10 @@ async def list_endpoints(request: Request, runtime: RuntimeDep, query: Annotated
 async def create_endpoint(request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
     """It hears of what happens from now on."""
     body = await read_body(request, documents.EndpointBody)
-    await egress_of(runtime.settings).check(body.url)
+    await build_egress(runtime.settings).check(body.url)
     wish = endpoints.Wish(body.url, body.events, body.templates, body.headers, body.description)
     async with runtime.database.begin() as connection:
-        made, secret = await endpoints.create(connection, OWNER, wish, sealer_of(runtime.settings))
+        made, secret = await endpoints.create(connection, OWNER, wish, build_sealer(runtime.settings))
     headers = {"Location": f"/v1/webhooks/endpoints/{made.id}"}
     return json_answer(documents.new_endpoint(made, secret), 201, headers)
 
@@ -125,9 +125,9 @@ async def change_endpoint(endpoint_id: str, request: Request, runtime: RuntimeDe
     """While it is disabled nothing is sent; `redeliver` sends afterwards what it missed."""
     body = await read_body(request, documents.EndpointChange)
     if body.url is not None:
-        await egress_of(runtime.settings).check(body.url)
+        await build_egress(runtime.settings).check(body.url)
     async with runtime.database.begin() as connection:
-        changed = await endpoints.change(connection, OWNER, endpoint_id, body.changes(), sealer_of(runtime.settings))
+        changed = await endpoints.change(connection, OWNER, endpoint_id, body.changes(), build_sealer(runtime.settings))
     return json_answer(documents.endpoint(changed))
 
 
@@ -163,7 +163,7 @@ async def rotate_secret(endpoint_id: str, request: Request, runtime: RuntimeDep,
     body = await read_body(request, documents.RotateBody, optional=True)
     async with runtime.database.begin() as connection:
         secret, until = await endpoints.rotate_secret(
-            connection, OWNER, endpoint_id, body.overlap_hours, sealer_of(runtime.settings)
+            connection, OWNER, endpoint_id, body.overlap_hours, build_sealer(runtime.settings)
         )
     return json_answer(documents.SecretAnswer(secret=secret, old_valid_until=until))
 

@@ -1,4 +1,4 @@
-"""What a service does beside answering requests."""
+"""Runs a process's background work: the keeper's jobs and the worker's dispatcher, each restarted after an error."""
 
 import asyncio
 import logging
@@ -7,32 +7,33 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from api.wiring.runtime import Runtime
-from api.wiring.webhooks import sender_of
+from api.wiring.webhooks import build_sender
 from engine.database.frozen import keep_ending
 from telemetry.reconcile.job import ReconcileJob
 
-RESTART_SECONDS = 5.0
+KEEPER_RESTART_SECONDS = 5.0
+WORKER_RESTART_SECONDS = 1.0
 STOP_SECONDS = 1.0
-"""How long work may take to let go when the service stops."""
+"""How long the keeper's jobs may take to stop."""
 
 log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def keeping(runtime: Runtime) -> AsyncIterator[None]:
-    """Find executions and connections without a process, try again what was kept aside, send webhooks, and compare the
-    books, while the block runs.
+async def run_keeper(runtime: Runtime) -> AsyncIterator[None]:
+    """Run the keeper's jobs during the block: sweep lost executions and frozen connections, replay dead letters, send
+    webhooks, and compare the books.
     """
-    job = ReconcileJob(runtime.database, runtime.settings.prometheus_url)
-    sender = sender_of(runtime.settings, runtime.database, runtime.receiver.health.deliveries)
-    work: dict[str, Callable[[], Awaitable[None]]] = {
+    reconcile = ReconcileJob(runtime.database, runtime.settings.prometheus_url)
+    sender = build_sender(runtime.settings, runtime.database, runtime.receiver.health.deliveries)
+    jobs: dict[str, Callable[[], Awaitable[None]]] = {
         "sweeper": runtime.sweeper.run,
         "frozen connections": partial(keep_ending, runtime.database, every_seconds=runtime.settings.sweep_seconds),
         "dead letters": runtime.replay.run,
-        "reconcile": job.run,
+        "reconcile": reconcile.run,
         "deliveries": sender.run,
     }
-    tasks = [asyncio.create_task(_supervise(name, run), name=name) for name, run in work.items()]
+    tasks = [asyncio.create_task(_restart_forever(name, run), name=name) for name, run in jobs.items()]
     try:
         yield
     finally:
@@ -41,10 +42,34 @@ async def keeping(runtime: Runtime) -> AsyncIterator[None]:
         await asyncio.wait(tasks, timeout=STOP_SECONDS)
 
 
-async def _supervise(name: str, run: Callable[[], Awaitable[None]]) -> None:
-    """Work that never ends. Where it broke it is begun again, a little later, and the log says so."""
+async def _restart_forever(name: str, run: Callable[[], Awaitable[None]]) -> None:
     while True:
-        [broken] = await asyncio.gather(run(), return_exceptions=True)
-        if isinstance(broken, BaseException):
-            log.error("%s broke and is begun again", name, exc_info=broken)
-        await asyncio.sleep(RESTART_SECONDS)
+        await _run_once(name, run)
+        await asyncio.sleep(KEEPER_RESTART_SECONDS)
+
+
+@asynccontextmanager
+async def run_worker(runtime: Runtime) -> AsyncIterator[None]:
+    """Claim queued executions and run them during the block."""
+    task = asyncio.create_task(_dispatch(runtime), name="dispatcher")
+    try:
+        yield
+    finally:
+        await runtime.dispatcher.stop()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _dispatch(runtime: Runtime) -> None:
+    while not runtime.dispatcher.is_stopped:
+        if not await _run_once("dispatcher", runtime.dispatcher.run):
+            await asyncio.sleep(WORKER_RESTART_SECONDS)
+
+
+async def _run_once(name: str, run: Callable[[], Awaitable[None]]) -> bool:
+    """Whether the job ended without an error; an error is logged."""
+    [result] = await asyncio.gather(run(), return_exceptions=True)
+    if isinstance(result, BaseException):
+        log.error("%s failed and is restarted", name, exc_info=result)
+        return False
+    return True

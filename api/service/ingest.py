@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from api.wiring.runtime import Ingest
+from api.wiring.ingest import Ingest
 from engine.errors import SpanloomError
 from telemetry.signals.otlp import CONTENT_TYPE, Undecodable, error_status
 

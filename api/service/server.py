@@ -17,9 +17,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from api.service.ingest import create_ingest_app
-from api.service.worker import working
 from api.settings import Settings, check_bind, check_ingest
-from api.wiring.runtime import Ingest, Runtime, open_ingest, open_runtime
+from api.wiring.ingest import Ingest, open_ingest
+from api.wiring.runtime import Runtime, open_runtime
 from engine.errors import SpanloomError
 
 GRACE_SECONDS = 3
@@ -53,25 +53,16 @@ async def serve(
     `on_signal` is told when it begins to stop. Raises a `SpanloomError` that says what to do.
     """
     async with AsyncExitStack() as stack:
-        api = ingest = None
-        if "api" in roles:
-            check_bind(settings)
-            api = stack.enter_context(listen(*settings.address))
-        if "ingest" in roles:
-            check_ingest(settings)
-            ingest = stack.enter_context(listen(*settings.ingest_address, variable="SPANLOOM_INGEST_BIND"))
+        api = _listen_for_api(settings, stack) if "api" in roles else None
+        collector = _listen_for_collector(settings, stack) if "ingest" in roles else None
         runtime = None
         if roles != {"ingest"}:
             runtime = await stack.enter_async_context(open_runtime(settings))
-        if ingest is not None:
-            over = ingest_of(runtime) if runtime else await stack.enter_async_context(open_ingest(settings))
-            await stack.enter_async_context(receiving(over, ingest))
-        if runtime is not None and "keeper" in roles:
-            from api.service.background import keeping
-
-            await stack.enter_async_context(keeping(runtime))
-        if runtime is not None and "worker" in roles:
-            await stack.enter_async_context(working(runtime))
+        if collector is not None:
+            ingest = ingest_of(runtime) if runtime else await stack.enter_async_context(open_ingest(settings))
+            await stack.enter_async_context(receiving(ingest, collector))
+        if runtime is not None:
+            await _start_background(runtime, roles, stack)
         if runtime is not None and api is not None:
             await serve_runtime(runtime, api, on_ready, on_signal)
             return
@@ -79,6 +70,25 @@ async def serve(
         on_signal()
         if runtime is not None:
             await runtime.drain()
+
+
+def _listen_for_api(settings: Settings, stack: AsyncExitStack) -> socket.socket:
+    check_bind(settings)
+    return stack.enter_context(listen(*settings.address))
+
+
+def _listen_for_collector(settings: Settings, stack: AsyncExitStack) -> socket.socket:
+    check_ingest(settings)
+    return stack.enter_context(listen(*settings.ingest_address, variable="SPANLOOM_INGEST_BIND"))
+
+
+async def _start_background(runtime: Runtime, roles: AbstractSet[Role], stack: AsyncExitStack) -> None:
+    from api.service.background import run_keeper, run_worker
+
+    if "keeper" in roles:
+        await stack.enter_async_context(run_keeper(runtime))
+    if "worker" in roles:
+        await stack.enter_async_context(run_worker(runtime))
 
 
 def default_roles(settings: Settings) -> frozenset[Role]:

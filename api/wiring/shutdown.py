@@ -15,6 +15,9 @@ from typing import TypeVar
 EXIT_SECONDS = 27.0
 """From the signal to the end of the process, whatever does not let go."""
 
+CLOSE_SECONDS = 1.0
+"""How long each long-lived object may take to close."""
+
 EXIT_CODE = 1
 
 _T = TypeVar("_T")

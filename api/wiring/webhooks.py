@@ -14,17 +14,17 @@ from telemetry.webhooks.queue import Policy
 from telemetry.webhooks.sender import Sender
 
 
-def egress_of(settings: Settings) -> Egress:
+def build_egress(settings: Settings) -> Egress:
     """Where requests to users' addresses may lead."""
     return Egress(Exceptions.parse(settings.egress_allow), ports=settings.egress_ports)
 
 
-def sealer_of(settings: Settings) -> Sealer:
+def build_sealer(settings: Settings) -> Sealer:
     """Seals with `SPANLOOM_SECRET_KEY`; on SQLite without one, with a key in a file that is made when it is needed."""
     return Sealer(lambda: settings.secret_key or _kept_key(settings))
 
 
-def sender_of(settings: Settings, database: Database, health: DeliveryHealth | None = None) -> Sender:
+def build_sender(settings: Settings, database: Database, health: DeliveryHealth | None = None) -> Sender:
     """What sends webhooks."""
     policy = Policy(
         schedule_seconds=settings.webhook_schedule,
@@ -33,8 +33,8 @@ def sender_of(settings: Settings, database: Database, health: DeliveryHealth | N
     )
     return Sender(
         database,
-        egress_of(settings),
-        sealer_of(settings),
+        build_egress(settings),
+        build_sealer(settings),
         policy=policy,
         timeout_seconds=settings.webhook_timeout_seconds,
         health=health,

@@ -9,8 +9,8 @@ import httpx2
 import uvicorn
 
 from api.schemas.executions import Execution
+from api.service.background import run_worker
 from api.service.server import listen, make_server, url_of
-from api.service.worker import working
 from api.settings import Settings
 from api.wiring.runtime import Runtime, open_runtime
 from engine.graph import Json, JsonObject
@@ -94,7 +94,7 @@ async def read_frames(response: httpx2.Response) -> AsyncIterator[Frame]:
 @asynccontextmanager
 async def running(database_url: str, script: Script | None = None, **settings: object) -> AsyncIterator[Service]:
     """A service over the database, with a worker; without a script its model says hello each time."""
-    async with front(database_url, script, **settings) as service, working(service.runtime):
+    async with front(database_url, script, **settings) as service, run_worker(service.runtime):
         yield service
 
 

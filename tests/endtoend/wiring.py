@@ -11,7 +11,8 @@ import pytest
 
 from api.service.server import listen, receiving, url_of
 from api.settings import Settings
-from api.wiring.runtime import Ingest, open_runtime
+from api.wiring.ingest import Ingest
+from api.wiring.runtime import open_runtime
 from engine.database.database import Database
 from telemetry.collector.receiver import Receiver
 from telemetry.health import OutboxHealth

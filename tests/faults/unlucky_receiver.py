@@ -11,7 +11,7 @@ from random import Random
 
 from api.service.server import listen, receiving, url_of
 from api.settings import Settings
-from api.wiring.runtime import Ingest, open_ingest
+from api.wiring.ingest import Ingest, open_ingest
 from telemetry.collector.receiver import Receiver
 from tests.ways import Unlucky, consumers
 

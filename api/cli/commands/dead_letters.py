@@ -9,7 +9,8 @@ from api.cli.reading import check_exists
 from api.cli.rendering.tables import dead_letters_table
 from api.cli.rendering.text import count
 from api.settings import Settings
-from api.wiring.runtime import open_database, replay_of
+from api.wiring.database import open_database
+from api.wiring.recovery import build_replay
 from telemetry.recovery.replay import Pile, Replayed, piles
 
 
@@ -30,6 +31,6 @@ def list_or_replay(*, replay: bool, as_json: bool) -> int:
 
 async def _read(settings: Settings, *, replay: bool) -> tuple[Replayed | None, list[Pile]]:
     async with open_database(settings) as database:
-        done = await replay_of(settings, database).try_all() if replay else None
+        done = await build_replay(settings, database).try_all() if replay else None
         async with database.read() as connection:
             return done, await piles(connection)

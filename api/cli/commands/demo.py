@@ -20,8 +20,8 @@ from api.cli.failures import BAD_NEWS, DONE, INTERRUPTED
 from api.cli.rendering.tables import cost_table
 from api.cli.rendering.trace_tree import trace_header, trace_view
 from api.cli.watch import Followed, follow, problem, summary
+from api.service.background import run_worker
 from api.service.server import CannotListen, listen, serve_runtime
-from api.service.worker import working
 from api.settings import Settings
 from api.wiring.runtime import Runtime, open_runtime
 from engine.graph import JsonObject
@@ -92,7 +92,7 @@ async def _demo(settings: Settings, steps: list[_Step], listener: socket.socket 
             as_planned = as_planned and followed.result.status is step.ends
         await _show_books(runtime, ids[2], console)
         if listener is not None:
-            async with working(runtime):
+            async with run_worker(runtime):
                 await serve_runtime(runtime, listener, lambda url: _say_where(console, url, ids[2], settings))
     if listener is None:
         _say_next(console, settings if is_kept else None)

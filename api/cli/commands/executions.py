@@ -16,7 +16,9 @@ from api.operations.approve import ResumeBody, answer, open_questions
 from api.operations.retry import kept
 from api.schemas import executions
 from api.settings import Settings
-from api.wiring.runtime import open_database, open_runtime, open_sweeper
+from api.wiring.database import open_database
+from api.wiring.recovery import open_sweeper
+from api.wiring.runtime import open_runtime
 from engine.database.database import Database
 from engine.documents.strict_json import MalformedJson, read_json
 from engine.errors import AlreadyFinished, NotPaused

@@ -8,7 +8,7 @@ from api.cli.failures import BAD_NEWS, DONE, wrong_use
 from api.cli.reading import check_exists
 from api.schemas.reconcile import ReconcileDocument
 from api.settings import Settings
-from api.wiring.runtime import open_database
+from api.wiring.database import open_database
 from telemetry.reconcile.compare import ReconcileReport
 from telemetry.reconcile.job import reconcile
 

@@ -10,7 +10,7 @@ from api.cli.reading import check_exists, find_execution, read
 from api.cli.rendering.text import duration
 from api.cli.rendering.trace_tree import trace_header, trace_view
 from api.schemas import executions
-from api.wiring.runtime import open_database
+from api.wiring.database import open_database
 from engine.database.database import Database
 from engine.result import Status
 from telemetry.reads.executions import ExecutionRecord

@@ -15,8 +15,8 @@ from api.cli.reading import check_exists
 from api.cli.rendering.webhooks import deliveries_table, endpoints_table
 from api.schemas import webhooks as documents
 from api.settings import Settings
-from api.wiring.runtime import open_database
-from api.wiring.webhooks import egress_of, sealer_of, sender_of
+from api.wiring.database import open_database
+from api.wiring.webhooks import build_egress, build_sealer, build_sender
 from engine.errors import NotFound
 from engine.request import Caller
 from engine.tracing.semconv import TERMINAL_EVENTS
@@ -58,9 +58,9 @@ def add(given: NewEndpoint, *, as_json: bool) -> int:
     """A new endpoint; its secret is shown this once. Raises `UrlNotAllowed`."""
     settings = terminal.begin()
     body = _body(given)
-    asyncio.run(egress_of(settings).check(body.url))
+    asyncio.run(build_egress(settings).check(body.url))
     wish = endpoints.Wish(body.url, body.events, body.templates, body.headers, body.description)
-    made, secret = _write(settings, lambda c: endpoints.create(c, _OWNER, wish, sealer_of(settings)))
+    made, secret = _write(settings, lambda c: endpoints.create(c, _OWNER, wish, build_sealer(settings)))
     if as_json:
         terminal.show_json(documents.new_endpoint(made, secret).model_dump(mode="json"))
         return DONE
@@ -91,7 +91,7 @@ def rotate(id: str, overlap_hours: int, *, as_json: bool) -> int:
 
     async def change(connection: AsyncConnection) -> tuple[str, datetime]:
         endpoint_id = await _endpoint_id(connection, id)
-        return await endpoints.rotate_secret(connection, _OWNER, endpoint_id, overlap_hours, sealer_of(settings))
+        return await endpoints.rotate_secret(connection, _OWNER, endpoint_id, overlap_hours, build_sealer(settings))
 
     secret, until = _run(settings, change)
     if as_json:
@@ -109,7 +109,7 @@ def set_status(id: str, status: Literal["active", "disabled"], *, as_json: bool)
     async def change(connection: AsyncConnection) -> endpoints.Endpoint:
         endpoint_id = await _endpoint_id(connection, id)
         wanted = endpoints.Changes(status=status)
-        return await endpoints.change(connection, _OWNER, endpoint_id, wanted, sealer_of(settings))
+        return await endpoints.change(connection, _OWNER, endpoint_id, wanted, build_sealer(settings))
 
     changed = _run(settings, change)
     if as_json:
@@ -184,7 +184,7 @@ async def _test(settings: Settings, id: str) -> tuple[deliveries.Delivery, list[
     async with open_database(settings) as database:
         async with database.begin() as connection:
             made = await deliveries.send_test(connection, _OWNER, await _endpoint_id(connection, id))
-        await sender_of(settings, database).send_one(made.id)
+        await build_sender(settings, database).send_one(made.id)
         for _ in range(round((settings.webhook_timeout_seconds + _TEST_SECONDS) / 0.2)):
             async with database.read() as connection:
                 found = await deliveries.get_delivery(connection, _OWNER, made.id)

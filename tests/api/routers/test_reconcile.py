@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import update
 
-from api.service.background import keeping
+from api.service.background import run_keeper
 from api.service.server import serve
 from api.settings import Settings
 from engine.database.database import Database
@@ -92,7 +92,7 @@ async def test_the_keeper_compares_the_books_as_soon_as_it_runs(
         return report
 
     monkeypatch.setattr(ReconcileJob, "run_if_due", watched)
-    async with keeping(service.runtime), asyncio.timeout(10):
+    async with run_keeper(service.runtime), asyncio.timeout(10):
         await made.wait()
     [run] = (await service.client.get("/v1/reconcile")).json()["items"]
     assert run["differences"] == []

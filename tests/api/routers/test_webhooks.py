@@ -12,10 +12,10 @@ import jsonschema_rs
 import pytest
 from sqlalchemy import update
 
-from api.service.background import keeping
+from api.service.background import run_keeper
 from api.service.logs import configure_logs
 from api.settings import Settings, SettingsInvalid
-from api.wiring.webhooks import key_file, sealer_of
+from api.wiring.webhooks import build_sealer, key_file
 from engine.graph import Json, JsonObject
 from telemetry.store.tables import webhook_deliveries, webhook_endpoints
 from telemetry.webhooks.payloads import TYPES
@@ -72,7 +72,7 @@ async def office(url: str, **settings: object) -> AsyncIterator[Office]:
             "webhook_schedule": (0, 0.05, 0.05),
             "secret_key": (KEY,),
         }
-        async with running(url, None, **given | settings) as service, keeping(service.runtime):
+        async with running(url, None, **given | settings) as service, run_keeper(service.runtime):
             yield Office(service, receiver)
 
 
@@ -391,7 +391,7 @@ async def test_on_sqlite_the_key_is_made_beside_the_database_for_its_owner_only(
     assert [one.name for one in file.parent.iterdir() if one.name.startswith(file.name)] == [file.name]
     file.chmod(0o644)
     with pytest.raises(SettingsInvalid, match=f"chmod 600 {file}"):
-        sealer_of(settings).seal("x")
+        build_sealer(settings).seal("x")
 
 
 @pytest.mark.postgres

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from api.service import background
-from api.service.background import keeping
+from api.service.background import run_keeper
 from engine.database import frozen
 from engine.database.database import Database
 from telemetry.webhooks.sender import Sender
@@ -23,11 +23,11 @@ async def test_work_that_breaks_is_begun_again(
         raise ZeroDivisionError("a fault of ours")
 
     monkeypatch.setattr(Sender, "run", breaks)
-    monkeypatch.setattr(background, "RESTART_SECONDS", 0.0)
-    async with keeping(service.runtime), asyncio.timeout(10):
+    monkeypatch.setattr(background, "KEEPER_RESTART_SECONDS", 0.0)
+    async with run_keeper(service.runtime), asyncio.timeout(10):
         for _ in range(3):
             await begun.acquire()
-    assert "deliveries broke and is begun again" in caplog.text
+    assert "deliveries failed and is restarted" in caplog.text
     assert "a fault of ours" in caplog.text
 
 
@@ -43,5 +43,5 @@ async def test_connections_of_frozen_processes_are_looked_for(
 
     monkeypatch.setattr(frozen, "end_frozen", look)
     runtime = replace(service.runtime, settings=service.runtime.settings.model_copy(update={"sweep_seconds": 0.01}))
-    async with keeping(runtime), asyncio.timeout(10):
+    async with run_keeper(runtime), asyncio.timeout(10):
         await looked.wait()

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.service.background import keeping
+from api.service.background import run_keeper
 from telemetry.reconcile.audit import check_books
 from telemetry.records.consumer import Records
 from telemetry.signals.records import Batch
@@ -68,7 +68,7 @@ async def test_the_service_tries_again_what_is_due(service: Service, monkeypatch
         await connection.execute(update(dead_letter).values(due_at=dead_letter.c.at))
     often = partial(service.runtime.replay.run, look_seconds=0.01)
     monkeypatch.setattr(service.runtime.replay, "run", often)
-    async with keeping(service.runtime), asyncio.timeout(10):
+    async with run_keeper(service.runtime), asyncio.timeout(10):
         while True:
             if await count(service.runtime.database, dead_letter) == 0:
                 break

@@ -1,0 +1,35 @@
+"""Builds the receiver that takes signals back from the Collector; it needs no engine."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from api.settings import Settings
+from api.wiring.database import open_database
+from api.wiring.pipelines import build_consumers
+
+if TYPE_CHECKING:
+    from telemetry.collector.receiver import Receiver
+    from telemetry.metrics.span_metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    """What the Collector's listener needs: the receiver of signals, and the metrics to scrape."""
+
+    settings: Settings
+    metrics: "Metrics"
+    receiver: "Receiver"
+
+
+@asynccontextmanager
+async def open_ingest(settings: Settings) -> AsyncIterator[Ingest]:
+    """An ingest over a database of its own, for processes without an engine. Raises a `SpanloomError`."""
+    from telemetry.collector.receiver import Receiver
+    from telemetry.health import Health
+    from telemetry.metrics.span_metrics import Metrics
+
+    async with open_database(settings) as database:
+        health = Health()
+        yield Ingest(settings, Metrics(database, health), Receiver(database, build_consumers(settings), health))

@@ -1,0 +1,71 @@
+"""Builds the path that signals take into the books: embedded in this process, or through the Collector."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from api.settings import Settings
+
+if TYPE_CHECKING:
+    from engine.database.database import Database
+    from telemetry.collector.receiver import Receiver
+    from telemetry.journal.sinks import Sink
+    from telemetry.metrics.span_metrics import Metrics
+    from telemetry.pipeline.pipeline import Consumer
+    from telemetry.sdk.providers import Telemetry
+
+MakeSink = Callable[[], "Sink"]
+"""Makes a sink for one writer; the journal and the sweeper each have their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineParts:
+    """What a pipeline is built from."""
+
+    settings: Settings
+    database: "Database"
+    telemetry: "Telemetry"
+    metrics: "Metrics"
+    receiver: "Receiver"
+
+
+def open_pipeline(parts: PipelineParts) -> AbstractAsyncContextManager[MakeSink]:
+    """The pipeline that `SPANLOOM_PIPELINE` names. That setting decides nothing else."""
+    return _PIPELINES[parts.settings.pipeline](parts)
+
+
+def build_consumers(settings: Settings) -> list["Consumer"]:
+    """The consumers of signals, in the order in which they are applied."""
+    from telemetry.records.consumer import Records
+    from telemetry.webhooks.consumer import Webhooks
+
+    return [Records(), Webhooks(settings.trace_link)]
+
+
+@asynccontextmanager
+async def _open_embedded(parts: PipelineParts) -> AsyncIterator[MakeSink]:
+    """The consumers are applied in the transaction of the decision. First, the outbox is emptied."""
+    from telemetry.pipeline.pipeline import Pipeline
+
+    await parts.receiver.serve_all()
+    health, feed = parts.receiver.health, parts.metrics.feed
+    yield lambda: Pipeline(build_consumers(parts.settings), health=health, after_commit=feed)
+
+
+@asynccontextmanager
+async def _open_collector(parts: PipelineParts) -> AsyncIterator[MakeSink]:
+    """Signals go into the outbox, are shipped to the Collector, and come back to the receiver."""
+    from telemetry.collector.receiver import Unconfirmed
+    from telemetry.collector.shipper import Shipper
+    from telemetry.journal.sinks import OutboxSink
+    from telemetry.sdk.providers import find_collector
+
+    receiver, health = parts.receiver, parts.receiver.health
+    shipper = Shipper(parts.database, find_collector(), resource=parts.telemetry.resource, health=health.outbox)
+    async with shipper, Unconfirmed(receiver, after_seconds=parts.settings.outbox_confirm_seconds):
+        names = [intake.name for intake in receiver.intakes]
+        yield lambda: OutboxSink(names, health=health, on_commit=shipper.wake)
+
+
+_PIPELINES = {"embedded": _open_embedded, "collector": _open_collector}
