@@ -27,7 +27,8 @@ from engine.ledger import Acceptance, Finish
 from engine.models.pricing import GenaiPrices
 from engine.result import Status
 from engine.tracing import semconv
-from engine.tracing.tracker import Attributes, Tracing, WorkflowTracker
+from engine.tracing.attributes import Attributes
+from engine.tracing.tracker import Tracing, WorkflowTracker
 from telemetry.journal.journal import Journal
 from telemetry.pipeline.pipeline import Pipeline
 from telemetry.reconcile.audit import check_books

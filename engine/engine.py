@@ -21,7 +21,7 @@ from uuid_utils.compat import uuid7
 from engine.errors import Draining, Failure, Fenced, NoEnd, Refusal, ResourceMissing, SpanloomError
 from engine.events import EventRing, EventType, ExecutionEvent
 from engine.execution.acceptance import acceptance_of, identity_of, request_of, user_message_of
-from engine.execution.attempts import begun, first_beginning, later_beginning, resume_of
+from engine.execution.attempts import first_start, identity_at_start, later_start, resume_of
 from engine.execution.handle import SHUTDOWN, Execution
 from engine.execution.loading import Loader
 from engine.execution.outcome import COMPLETED, HANDED_OVER, Outcome, make_result, new_messages, new_summary
@@ -169,7 +169,7 @@ class ExecutionEngine:
 
     async def take_on(self, claim: Claim) -> Execution:
         """Run an attempt of an execution that this process has claimed."""
-        execution = await self._restore(begun(claim), claim.request, claim.graph, claim.carried)
+        execution = await self._restore(identity_at_start(claim), claim.request, claim.graph, claim.carried)
         execution.claim = claim
         self._begin(execution, Caller(owner=claim.identity.owner, any_folder=claim.any_folder))
         await asyncio.wait({execution.accepted})
@@ -348,10 +348,10 @@ class ExecutionEngine:
         tracker, claim = execution.context.tracker, execution.claim
         try:
             if claim is None:
-                tracker.start(execution.identity, first_beginning(caller))
+                tracker.start(execution.identity, first_start(caller))
                 await self._ledger.accept(acceptance_of(execution, caller, Status.RUNNING))
             else:
-                tracker.start(execution.identity, later_beginning(claim))
+                tracker.start(execution.identity, later_start(claim))
                 await self._ledger.checkpoint(
                     Checkpoint(execution.id, execution.context.attempt, tracker.root, execution.identity)
                 )
@@ -431,7 +431,7 @@ class ExecutionEngine:
 
     async def _release(self, execution: Execution) -> NoReturn:
         """Give the lease back; whoever waits here is told that the execution goes on elsewhere."""
-        execution.context.tracker.give_up(SHUTDOWN)
+        execution.context.tracker.hand_over(SHUTDOWN)
         await self._ledger.release(Release(execution.id, execution.context.attempt))
         raise Draining("the service is stopping; the execution goes on in another process")
 

@@ -10,12 +10,13 @@ from engine.ledger import Claim, Root
 from engine.pause import Answer, Resume
 from engine.request import Caller
 from engine.tracing import semconv
-from engine.tracing.tracker import Attributes, Beginning
+from engine.tracing.attributes import Attributes
+from engine.tracing.tracker import AttemptStart
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 
-def begun(claim: Claim) -> ExecutionIdentity:
+def identity_at_start(claim: Claim) -> ExecutionIdentity:
     """A queued execution begins now: it has waited for as long as the database's clock says."""
     if claim.reason != "queued":
         return claim.identity
@@ -23,18 +24,18 @@ def begun(claim: Claim) -> ExecutionIdentity:
     return replace(claim.identity, started_ns=claim.identity.queued_ns + waited_ns)
 
 
-def first_beginning(caller: Caller) -> Beginning:
+def first_start(caller: Caller) -> AttemptStart:
     """In the caller's trace, or linked to it."""
     linked = get_current_span(caller.trace_link).get_span_context() if caller.trace_link is not None else None
-    return Beginning(caller.trace_context, [linked] if linked is not None else [])
+    return AttemptStart(caller.trace_context, [linked] if linked is not None else [])
 
 
-def later_beginning(claim: Claim) -> Beginning:
+def later_start(claim: Claim) -> AttemptStart:
     """A queued execution joins the trace of its caller; a later attempt links to the one before."""
     if claim.identity.attempt == 1:
-        return Beginning(_parent_of(claim.caller_trace), age_seconds=claim.age_seconds)
+        return AttemptStart(_parent_of(claim.caller_trace), age_seconds=claim.age_seconds)
     previous = claim.previous_root
-    return Beginning(
+    return AttemptStart(
         links=[] if previous is None else [_span_context(previous)],
         age_seconds=claim.age_seconds,
         paused_seconds=claim.paused_seconds,

@@ -30,7 +30,7 @@ from engine.nodes.tools import ToolsNode
 from engine.runtime.names import Names
 from engine.runtime.visit import SearchSource, VisitedNode
 from engine.tracing import semconv
-from engine.tracing.tracker import Attributes
+from engine.tracing.attributes import Attributes
 
 DEFAULT_RETRIEVER = "default"
 MAX_INPUT_BYTES = 262_144

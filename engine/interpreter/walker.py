@@ -30,7 +30,7 @@ from engine.runtime.position import Arrival, Parked, Position
 from engine.runtime.state import NO_CHANGE, Change, WorkflowState, branch, merge, note_error, note_success
 from engine.runtime.visit import Visit, is_being_cancelled
 from engine.security.redaction import error_text
-from engine.tracing.tracker import NodeSpan
+from engine.tracing.spans import NodeSpan
 
 MAX_OUTPUT_BYTES = 262_144
 CLEANUP_SECONDS = 5

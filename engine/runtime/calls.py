@@ -27,7 +27,7 @@ from engine.runtime.visit import Visit, is_cut_off
 from engine.security.redaction import error_text
 from engine.tracing import semconv
 from engine.tracing.semconv import Waste
-from engine.tracing.tracker import ModelCall
+from engine.tracing.spans import ModelCall
 
 UNKNOWN_TOOL = "unknown"
 """Stands on the span in place of a name that the model made up."""

@@ -15,8 +15,8 @@ from engine.runtime.budget import Reservation
 from engine.runtime.context import ExecutionContext
 from engine.runtime.names import Names
 from engine.runtime.position import Arrival, Parked
+from engine.tracing.spans import NodeSpan
 from engine.tracing.time_ledger import Phase
-from engine.tracing.tracker import NodeSpan
 
 LONGEST_RETRY_AFTER_SECONDS = 60
 """A provider that asks for more fails the node now."""

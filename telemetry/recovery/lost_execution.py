@@ -13,8 +13,8 @@ from engine.result import ExecutionResult, ResultMetadata, Status
 from engine.store.control import ControlRow
 from engine.store.unfinished import Part
 from engine.tracing import semconv
+from engine.tracing.attributes import LOST_ERROR, Attributes, event_id, identity_attributes, sums
 from engine.tracing.semconv import Event
-from engine.tracing.tracker import LOST_ERROR, Attributes, event_id, identity_attributes, sums
 from engine.usage import Carried, Totals
 from telemetry.signals.builders import make_event, make_span
 from telemetry.signals.records import EventRecord, SpanRecord

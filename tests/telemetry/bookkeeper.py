@@ -19,8 +19,10 @@ from engine.result import Status, Usage
 from engine.store.leases import Lease
 from engine.testing.models import PerTokenPrices, ScriptedModel
 from engine.tracing import semconv
+from engine.tracing.attributes import Attributes
 from engine.tracing.semconv import Waste
-from engine.tracing.tracker import Attributes, NodeSpan, Tracing, WorkflowTracker
+from engine.tracing.spans import NodeSpan
+from engine.tracing.tracker import Tracing, WorkflowTracker
 from telemetry.journal.journal import FLUSH_SECONDS, POLL_SECONDS, RETRY_SECONDS, Journal
 from telemetry.pipeline.pipeline import Consumer, Pipeline
 from telemetry.records.consumer import Records

@@ -18,7 +18,7 @@ from engine.store.control import get
 from engine.store.leases import Lease, expired
 from engine.store.tables import call_reservations, execution_control, journalled
 from engine.testing.models import ScriptedModel
-from engine.tracing.tracker import seal_hash
+from engine.tracing.attributes import seal_hash
 from engine.usage import Carried, Totals
 from telemetry.reads.executions import get_execution
 from telemetry.reads.traces import get_trace
@@ -154,7 +154,7 @@ async def test_a_fenced_attempt_writes_nothing_more(keeper: Bookkeeper) -> None:
 async def close(keeper: Bookkeeper, story: Story) -> Story:
     """Claim what was left and bring it to its end."""
     [claim] = await keeper.journal.claim(10)
-    later = Story(type(story.tracker)(story.tracker._tracing, story.tracker._prices, claim.carried), claim.identity)
+    later = Story(type(story.tracker)(story.tracker._tracing, story.tracker.prices, claim.carried), claim.identity)
     later.tracker.start(claim.identity)
     await keeper.journal.checkpoint(checkpoint(later, root=later.tracker.root, identity=later.identity))
     later.answer()

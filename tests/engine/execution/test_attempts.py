@@ -14,7 +14,7 @@ from engine.ledger import Acceptance, Checkpoint, Claim, ClaimReason, Release
 from engine.request import Caller
 from engine.result import Status
 from engine.testing.models import Hold, Say, ScriptedModel
-from engine.tracing.tracker import seal_hash
+from engine.tracing.attributes import seal_hash
 from engine.usage import Carried, Totals, Unfinished
 from tests.engine.harness import Harness, NotedLedger, graph, graph_request
 

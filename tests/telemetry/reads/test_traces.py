@@ -45,7 +45,8 @@ async def test_the_trace_of_a_running_execution_begins_with_its_open_root(keeper
         (1, "node", False),
         (2, "model", False),
     ]
-    assert [attempt.root_span_id for attempt in trace.attempts] == [story.tracker.root_span_id]
+    assert story.tracker.root is not None
+    assert [attempt.root_span_id for attempt in trace.attempts] == [story.tracker.root.span_id]
     assert not trace.seal.complete
 
 

@@ -22,7 +22,7 @@ from engine.store.control import ControlRow
 from engine.store.tables import approvals, call_reservations, execution_control, journalled
 from engine.testing.models import PerTokenPrices
 from engine.tracing import semconv
-from engine.tracing.tracker import Beginning, Tracing, WorkflowTracker
+from engine.tracing.tracker import AttemptStart, Tracing, WorkflowTracker
 from telemetry.collector.receiver import Receiver
 from telemetry.health import Health
 from telemetry.journal import journal
@@ -124,8 +124,8 @@ async def scene(migrated_url: str) -> AsyncIterator[Scene]:
         yield scene
 
 
-def _later(claim: Claim) -> Beginning:
-    return Beginning(age_seconds=claim.age_seconds, paused_seconds=claim.paused_seconds)
+def _later(claim: Claim) -> AttemptStart:
+    return AttemptStart(age_seconds=claim.age_seconds, paused_seconds=claim.paused_seconds)
 
 
 def result_of(row: ControlRow) -> ExecutionResult:
@@ -318,7 +318,7 @@ async def paused(scene: Scene) -> Story:
     """An execution that asks somebody."""
     story = await scene.accepted()
     story.answer()
-    story.tracker.give_up("waits")
+    story.tracker.hand_over("waits")
     question = Approval(
         approval_id=str(uuid4()), node_id="n", path="n", prompt="?", choices=["yes"], expires_at=datetime.now(UTC)
     )
@@ -330,7 +330,7 @@ async def released(scene: Scene) -> Story:
     """An execution whose process has stopped."""
     story = await scene.accepted("retry")
     story.answer()
-    story.tracker.give_up("stops")
+    story.tracker.hand_over("stops")
     assert await scene.keeper.journal.release(Release(story.identity.execution_id, 1))
     return story
 

@@ -1,0 +1,147 @@
+"""Attributes of spans and events as sets: identity, usage, sums and seal, model request; and the ids of events."""
+
+import hashlib
+from collections.abc import Mapping
+from uuid import NAMESPACE_URL
+
+import orjson
+from opentelemetry.trace import format_span_id
+from opentelemetry.util.types import AttributeValue
+from uuid_utils.compat import uuid5
+
+from engine.identity import ExecutionIdentity
+from engine.resources import ChatModel, ModelRequest
+from engine.result import Usage
+from engine.security.redaction import redact
+from engine.tracing import semconv
+from engine.tracing.semconv import Operation
+from engine.usage import Totals, Unfinished
+
+Attributes = dict[str, AttributeValue]
+
+SHUTDOWN_ERROR = "shutdown"
+"""`error.type` of the root span of an attempt whose process stopped before the execution ended."""
+
+LOST_ERROR = "engine_lost"
+"""`error.type` of an attempt whose process died; also of the execution where no other process takes it over."""
+
+EVENT_NAMESPACE = uuid5(NAMESPACE_URL, "urn:spanloom:event")
+
+
+def sums(totals: Totals, unfinished: Unfinished, span_ids: list[int], duration_seconds: float) -> Attributes:
+    """Usage, cost, counts and seal as the root span and the terminal event carry them, without the time ledger."""
+    attributes: Attributes = {
+        semconv.DURATION_MS: round(duration_seconds * 1000),
+        semconv.UNPRICED_CALLS: totals.unpriced_calls,
+        semconv.WASTE_NANO_USD: totals.waste_nano_usd,
+        semconv.MODEL_CALLS: totals.model_calls,
+        semconv.TOOL_CALLS: totals.tool_calls,
+        semconv.NODES_TOTAL: totals.nodes_total,
+        semconv.NODES_FAILED: totals.nodes_failed,
+        semconv.NODES_RETRIED: totals.nodes_retried,
+        semconv.SPANS: len(span_ids),
+        semconv.SPANS_HASH: seal_hash(span_ids),
+    }
+    if totals.cost_nano_usd is not None:
+        attributes[semconv.COST_NANO_USD] = totals.cost_nano_usd
+    if unfinished.calls:
+        attributes[semconv.UNFINISHED_CALLS] = unfinished.calls
+        upper = unfinished.upper_cost_nano_usd(totals.cost_nano_usd)
+        if upper is not None:
+            attributes[semconv.COST_UPPER_NANO_USD] = upper
+    if totals.first_token_seconds is not None:
+        attributes[semconv.TIME_TO_FIRST_TOKEN] = totals.first_token_seconds
+    return attributes | usage_attributes(totals.usage, ROOT_USAGE)
+
+
+def event_id(execution_id: str, attempt: int, event: str, seq: int) -> str:
+    """The id of an event: stable, so that the same event exported twice is recognised."""
+    return str(uuid5(EVENT_NAMESPACE, f"{execution_id}/{attempt}/{event}/{seq}"))
+
+
+def seal_hash(span_ids: list[int]) -> str:
+    """SHA-256 over the sorted span ids, 16 hex digits each, without a separator."""
+    return hashlib.sha256("".join(sorted(map(format_span_id, span_ids))).encode()).hexdigest()
+
+
+ROOT_USAGE = {
+    "input_tokens": semconv.USAGE_INPUT,
+    "output_tokens": semconv.USAGE_OUTPUT,
+    "cache_read_tokens": semconv.USAGE_CACHE_READ,
+    "cache_write_tokens": semconv.USAGE_CACHE_WRITE,
+    "reasoning_tokens": semconv.USAGE_REASONING,
+}
+LEAF_USAGE = {
+    "input_tokens": semconv.GENAI_INPUT,
+    "output_tokens": semconv.GENAI_OUTPUT,
+    "cache_read_tokens": semconv.GENAI_CACHE_READ,
+    "cache_write_tokens": semconv.GENAI_CACHE_WRITE,
+    "reasoning_tokens": semconv.GENAI_REASONING,
+}
+
+
+def usage_attributes(usage: Usage, keys: Mapping[str, str]) -> Attributes:
+    """The reported token counts under `keys`; kinds that no provider reported are left out."""
+    tokens = usage.model_dump(include=set(keys))
+    return {keys[name]: count for name, count in tokens.items() if count is not None}
+
+
+def common_attributes(identity: ExecutionIdentity) -> Attributes:
+    """The attributes of every span and event of the execution."""
+    common: Attributes = {
+        semconv.WORKFLOW_NAME: identity.workflow_name,
+        semconv.WORKFLOW_SOURCE: identity.source,
+        semconv.EXECUTION_ID: identity.execution_id,
+        semconv.EXECUTION_ATTEMPT: identity.attempt,
+        semconv.OWNER_ID: identity.owner,
+    }
+    if identity.template_id is not None:
+        common[semconv.TEMPLATE_ID] = identity.template_id
+    if identity.template_version is not None:
+        common[semconv.TEMPLATE_VERSION] = identity.template_version
+    if identity.record_level != "full":
+        common[semconv.RECORD_LEVEL] = identity.record_level
+    return common
+
+
+def identity_attributes(identity: ExecutionIdentity) -> Attributes:
+    """The attributes that the root span and the events of the execution carry from the start."""
+    always: Attributes = {
+        **common_attributes(identity),
+        semconv.OPERATION: Operation.WORKFLOW.value,
+        semconv.GENAI_WORKFLOW_NAME: identity.workflow_name,
+        semconv.OPENINFERENCE_KIND: "CHAIN",
+        semconv.STREAMING: identity.streaming,
+        semconv.TRIGGER: identity.trigger,
+        semconv.NESTED: False,
+        semconv.QUEUED_AT: identity.queued_ns,
+        semconv.STARTED_AT: identity.started_ns,
+    }
+    optional: dict[str, str | None] = {
+        semconv.DEFINITION_ID: identity.definition_id,
+        semconv.GRAPH_HASH: identity.graph_hash,
+        semconv.CORRELATION_ID: identity.correlation_id,
+        semconv.CONVERSATION_ID: identity.conversation_id,
+        semconv.RETRY_OF: identity.retry_of,
+        semconv.TAGS: orjson.dumps(identity.tags).decode() if identity.tags else None,
+        semconv.PARAMS: redact(orjson.dumps(identity.params).decode()) if identity.params else None,
+    }
+    return always | {key: value for key, value in optional.items() if value is not None}
+
+
+def request_attributes(model: ChatModel, request: ModelRequest) -> Attributes:
+    """The attributes that a model call's span carries from the start."""
+    settings = request.settings
+    attributes: Attributes = {
+        semconv.OPERATION: Operation.CHAT.value,
+        semconv.PROVIDER: model.provider,
+        semconv.REQUEST_MODEL: model.model,
+        semconv.REQUEST_MAX_TOKENS: settings.max_tokens,
+    }
+    if settings.temperature is not None:
+        attributes[semconv.REQUEST_TEMPERATURE] = settings.temperature
+    if settings.top_p is not None:
+        attributes[semconv.REQUEST_TOP_P] = settings.top_p
+    if model.server_address is not None:
+        attributes[semconv.SERVER_ADDRESS] = model.server_address
+    return attributes

@@ -1,0 +1,261 @@
+"""The spans below the root: one of each node attempt, and below it those of model calls, tool calls and retrievals."""
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_span_id
+from opentelemetry.util.types import AttributeValue
+
+from engine.resources import ChatModel, CostSource, ModelReply, ModelRequest, Price, Prices
+from engine.result import Usage
+from engine.security.redaction import error_text, redact
+from engine.tracing import semconv
+from engine.tracing.attributes import LEAF_USAGE, Attributes, request_attributes, usage_attributes
+from engine.tracing.semconv import Event, NodeStatus, Operation, Waste
+from engine.tracing.time_ledger import Phase, TimeLedger
+from engine.usage import Totals
+
+FREE_REFUSALS = frozenset(
+    {"rate_limited", "overloaded", "auth", "bad_request", "context_too_long", "model_not_found", "resource_missing"}
+)
+"""Errors with which a provider refuses a call before doing any work: the call cost nothing."""
+
+_LEAF_KEYS = (semconv.NODE_ID, semconv.NODE_TYPE, semconv.NODE_ATTEMPT)
+
+
+class Recorder(Protocol):
+    """What the spans of an attempt need from its tracker."""
+
+    totals: Totals
+    time: TimeLedger
+    prices: Prices
+    identity_attributes: Attributes
+
+    def start_leaf(self, node: "NodeSpan", name: str, kind: SpanKind, phase: Phase, attributes: Attributes) -> Span:
+        """Begin the span of a call below a node, and its time in the time ledger."""
+
+    def count_span(self, span: Span, *, always_kept: bool) -> None:
+        """Add an ended span to the seal, if the record level keeps it."""
+
+    def emit_event(self, event: Event, attributes: Attributes, span: Span | None = None) -> None:
+        """Emit an event in the context of `span`; null: of the root."""
+
+
+class NodeSpan:
+    """The span of one attempt of one visit. Attributes set while it runs are written when it ends."""
+
+    __slots__ = ("_extra", "_recorder", "_static", "span")
+
+    def __init__(self, recorder: Recorder, span: Span, static: Attributes) -> None:
+        self._recorder = recorder
+        self.span = span
+        self._static = static
+        self._extra: Attributes = {}
+
+    def __setitem__(self, key: str, value: AttributeValue) -> None:
+        self._extra[key] = value
+
+    def update(self, attributes: Attributes) -> None:
+        """Set several attributes."""
+        self._extra.update(attributes)
+
+    @property
+    def leaf_attributes(self) -> Attributes:
+        """What the calls below say of their node."""
+        return {key: self._static[key] for key in _LEAF_KEYS}
+
+    def complete(self, *, label: str | None, edges: str | None, degraded: bool) -> None:
+        """The attempt did its work."""
+        if label is not None:
+            self._extra[semconv.NODE_LABEL] = label
+        if edges is not None:
+            self._extra[semconv.EDGE_TAKEN] = edges
+        if degraded:
+            self._extra[semconv.NODE_DEGRADED] = True
+        self._end(NodeStatus.COMPLETED)
+
+    def fail(
+        self,
+        error_type: str,
+        message: str,
+        *,
+        unhandled: BaseException | None,
+        edges: str | None = None,
+        degraded: bool = False,
+    ) -> None:
+        """The attempt failed for good. An unhandled exception is recorded here, once."""
+        self._recorder.totals.nodes_failed += 1
+        if edges is not None:
+            self._extra[semconv.EDGE_TAKEN] = edges
+        if degraded:
+            self._extra[semconv.NODE_DEGRADED] = True
+        if unhandled is not None:
+            self.span.add_event(
+                "exception",
+                {"exception.type": type(unhandled).__qualname__, "exception.message": error_text(message)},
+            )
+        self._error(error_type, message)
+        self._end(NodeStatus.FAILED)
+
+    def retrying(self, error_type: str, message: str, delay_seconds: float) -> None:
+        """The attempt failed and is repeated."""
+        self._recorder.totals.nodes_retried += 1
+        self._error(error_type, message)
+        self._recorder.emit_event(
+            Event.NODE_RETRYING,
+            {
+                **self._recorder.identity_attributes,
+                **self.leaf_attributes,
+                semconv.ERROR_TYPE: error_type,
+                semconv.RETRY_DELAY_MS: round(delay_seconds * 1000),
+            },
+            self.span,
+        )
+        self._end(NodeStatus.RETRYING)
+
+    def cancel(self) -> None:
+        """The attempt was cut off."""
+        self._end(NodeStatus.CANCELLED)
+
+    def pause(self) -> None:
+        """The node waits for an answer or a time; the visit goes on with another attempt."""
+        self._end(NodeStatus.PAUSED)
+
+    def model_call(self, model: ChatModel, request: ModelRequest) -> "ModelCall":
+        """Begin the span of one provider attempt."""
+        return ModelCall(self._recorder, self, model, request)
+
+    def tool_call(self, name: str, call_id: str, attempt: int) -> "LeafCall":
+        """Begin the span of one attempt of a tool call."""
+        self._recorder.totals.tool_calls += 1
+        attributes: Attributes = {
+            semconv.OPERATION: Operation.TOOL.value,
+            semconv.TOOL_NAME: name,
+            semconv.TOOL_CALL_ID: call_id,
+            semconv.TOOL_TYPE: "function",
+        }
+        return LeafCall(self._recorder, self, f"{semconv.SPAN_TOOL} {name}", SpanKind.INTERNAL, attributes)
+
+    def retrieval(self, source: str) -> "LeafCall":
+        """Begin the span of one question to a retriever."""
+        attributes: Attributes = {semconv.OPERATION: Operation.RETRIEVAL.value, semconv.DATA_SOURCE_ID: source}
+        return LeafCall(self._recorder, self, f"{semconv.SPAN_RETRIEVAL} {source}", SpanKind.CLIENT, attributes)
+
+    def _error(self, error_type: str, message: str) -> None:
+        self._extra[semconv.ERROR_TYPE] = error_type
+        self.span.set_status(Status(StatusCode.ERROR, error_text(message)))
+
+    def _end(self, status: NodeStatus) -> None:
+        self._extra[semconv.NODE_STATUS] = status.value
+        self.span.set_attributes(self._extra)
+        self._recorder.count_span(self.span, always_kept=False)
+        self.span.end()
+
+
+class LeafCall:
+    """The span of one tool call or retrieval."""
+
+    def __init__(self, recorder: Recorder, node: NodeSpan, name: str, kind: SpanKind, attributes: Attributes) -> None:
+        self._recorder = recorder
+        self._span = recorder.start_leaf(node, name, kind, Phase.TOOL, attributes)
+
+    def complete(self, attributes: Attributes | None = None) -> None:
+        """The call answered."""
+        self._end(attributes or {})
+
+    def fail(self, error_type: str, message: str) -> None:
+        """The call failed, timed out or was refused."""
+        self._span.set_status(Status(StatusCode.ERROR, error_text(message)))
+        self._end({semconv.ERROR_TYPE: error_type})
+
+    def cancel(self) -> None:
+        """The call was cut off because the execution was cancelled."""
+        self._end({})
+
+    def _end(self, attributes: Attributes) -> None:
+        self._recorder.time.leave(Phase.TOOL)
+        self._span.set_attributes(attributes)
+        self._recorder.count_span(self._span, always_kept=False)
+        self._span.end()
+
+
+class ModelCall:
+    """The span of one provider attempt: usage and cost live here and nowhere else."""
+
+    def __init__(self, recorder: Recorder, node: NodeSpan, model: ChatModel, request: ModelRequest) -> None:
+        self._recorder = recorder
+        self._model = model
+        self._began = time.perf_counter()
+        self._at = datetime.now(UTC)
+        self._extra: Attributes = {}
+        recorder.totals.model_calls += 1
+        self._span = recorder.start_leaf(
+            node,
+            f"{semconv.SPAN_CHAT} {redact(model.model)}",
+            SpanKind.CLIENT,
+            Phase.MODEL,
+            request_attributes(model, request),
+        )
+
+    @property
+    def id(self) -> str:
+        """Hex id of the span; zeros where nothing is recorded."""
+        return format_span_id(self._span.get_span_context().span_id)
+
+    def first_chunk(self) -> None:
+        """The first piece of a streamed answer arrived."""
+        self._extra[semconv.TIME_TO_FIRST_CHUNK] = time.perf_counter() - self._began
+
+    def complete(self, reply: ModelReply) -> Price:
+        """The provider answered."""
+        if reply.model:
+            self._extra[semconv.RESPONSE_MODEL] = reply.model
+        if reply.response_id:
+            self._extra[semconv.RESPONSE_ID] = reply.response_id
+        if reply.finish_reason:
+            self._extra[semconv.FINISH_REASONS] = [reply.finish_reason]
+        return self._end(reply.usage, self._price(reply.usage), None)
+
+    def fail(self, error_type: str, message: str, usage: Usage | None, waste: Waste) -> Price:
+        """The call failed; `usage` is what the provider reported all the same. A refusal cost nothing."""
+        self._span.set_status(Status(StatusCode.ERROR, error_text(message)))
+        self._extra[semconv.ERROR_TYPE] = error_type
+        refused = usage is None and error_type in FREE_REFUSALS
+        price = Price(0, CostSource.NONE) if refused else self._price(usage)
+        return self._end(usage, price, waste)
+
+    def cancel(self) -> Price:
+        """The call was cut off: what it used is unknown."""
+        return self._end(None, Price(None, CostSource.NONE), Waste.CANCELLED)
+
+    def withdraw(self) -> Price:
+        """The call was not made after all, and cost nothing."""
+        return self._end(None, Price(0, CostSource.NONE), Waste.CANCELLED)
+
+    def _price(self, usage: Usage | None) -> Price:
+        return self._recorder.prices.price(self._model.provider, self._model.model, usage, self._at)
+
+    def _end(self, usage: Usage | None, price: Price, waste: Waste | None) -> Price:
+        totals = self._recorder.totals
+        self._recorder.time.leave(Phase.MODEL)
+        self._extra[semconv.COST_SOURCE] = price.source.value
+        if price.version is not None:
+            self._extra[semconv.PRICE_VERSION] = price.version
+        if waste is not None:
+            self._extra[semconv.CALL_WASTE] = waste.value
+        if usage is not None:
+            self._extra.update(usage_attributes(usage, LEAF_USAGE))
+            totals.usage = totals.usage + usage
+        if price.nano_usd is None:
+            totals.unpriced_calls += 1
+        else:
+            self._extra[semconv.COST_NANO_USD] = price.nano_usd
+            self._extra[semconv.GENAI_COST] = price.nano_usd / 1e9
+            totals.priced_calls += 1
+            totals.priced_nano_usd += price.nano_usd
+            totals.waste_nano_usd += price.nano_usd if waste is not None else 0
+        self._span.set_attributes(self._extra)
+        self._recorder.count_span(self._span, always_kept=True)
+        self._span.end()
+        return price
