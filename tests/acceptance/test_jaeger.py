@@ -12,7 +12,7 @@ from engine.graph import JsonObject
 from engine.testing.models import Call, Say
 from telemetry.reads.traces import Trace
 from tests.services.jaeger.server import Jaeger
-from tests.workshop import drawing, request, workshop
+from tests.workflow_runner import drawing, request, workshop
 
 SOON_SECONDS = 2.0
 PATIENCE_SECONDS = 15.0

@@ -18,7 +18,7 @@ from telemetry.reads.executions import ExecutionRecord, get_execution
 from telemetry.reads.traces import Trace, get_trace
 from tests.engine.harness import graph
 from tests.services.aimock.server import JournalEntry, ModelServer
-from tests.workshop import OWNER, drawing, request, streamed
+from tests.workflow_runner import OWNER, drawing, request, streamed
 
 pytestmark = [
     pytest.mark.node,

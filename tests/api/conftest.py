@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.api.harness import Service, running
-from tests.books import books_agree, books_left_open
+from tests.books_audit import books_agree, books_left_open
 
 __all__ = ["books_agree", "books_left_open"]
 

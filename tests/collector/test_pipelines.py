@@ -16,7 +16,7 @@ from tests.collector.receiver import EVENTS, SPANS, WEBHOOKS, Receiver
 from tests.services.collector.server import INGEST_TOKEN, Collector
 from tests.services.jaeger.server import Jaeger
 from tests.services.prometheus.server import Json, JsonDocument, Prometheus
-from tests.workshop import Workshop, request, streamed, workshop
+from tests.workflow_runner import Workshop, request, streamed, workshop
 
 pytestmark = [pytest.mark.collector, pytest.mark.jaeger]
 

@@ -8,7 +8,7 @@ from engine.graph import Json, JsonObject
 from engine.testing.models import Call, Fail, Hold, Say, Step
 from engine.tools.builtin import function_tool
 from tests.engine.harness import graph
-from tests.workshop import WatchedEngine
+from tests.workflow_runner import WatchedEngine
 
 RUN_SECONDS = 1.0
 KEY = "case"

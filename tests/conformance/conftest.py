@@ -1,5 +1,5 @@
 """After every test here the books must agree."""
 
-from tests.books import books_agree, books_left_open
+from tests.books_audit import books_agree, books_left_open
 
 __all__ = ["books_agree", "books_left_open"]

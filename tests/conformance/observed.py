@@ -11,7 +11,7 @@ from engine.store.tables import conversation_messages, execution_control
 from engine.tracing import semconv
 from telemetry.reads.executions import ExecutionRecord
 from tests.conformance.cases import Case
-from tests.workshop import Workshop, drawing
+from tests.workflow_runner import Workshop, drawing
 
 
 @dataclass(frozen=True)

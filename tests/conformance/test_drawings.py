@@ -7,7 +7,7 @@ import pytest
 from engine.graph import JsonObject
 from engine.testing.models import Call, Fail, Hold, Say, Step
 from tests.engine.harness import graph
-from tests.workshop import drawing, request, workshop
+from tests.workflow_runner import drawing, request, workshop
 
 ANSWER = Say("In the north tower.")
 CALCULATE = Call("calculate", {"expression": "6 * 7"})

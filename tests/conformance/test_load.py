@@ -16,9 +16,9 @@ from engine.result import ExecutionResult
 from engine.testing.models import Call, Fail, Say, Step
 from telemetry.reads.executions import ExecutionFilter, ExecutionRecord, list_executions
 from telemetry.store.tables import execution_rollups_daily
-from tests.books import audit
+from tests.books_audit import audit
 from tests.engine.harness import graph
-from tests.workshop import Workshop, request, streamed, workshop
+from tests.workflow_runner import Workshop, request, streamed, workshop
 
 EXECUTIONS = 1_000
 AT_ONCE = 64

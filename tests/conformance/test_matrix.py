@@ -15,7 +15,7 @@ from engine.execution.handle import Execution
 from engine.request import ExecutionRequest
 from tests.conformance.cases import CASES, KEY, NAMES, SOURCES, TOOLS, Case
 from tests.conformance.observed import Observed, observe, said_to_readers
-from tests.workshop import WatchedEngine, Workshop, request, workshop
+from tests.workflow_runner import WatchedEngine, Workshop, request, workshop
 
 SECONDS = 20
 

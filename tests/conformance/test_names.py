@@ -21,7 +21,7 @@ from engine.tracing import semconv
 from tests.engine.harness import graph
 from tests.house.lock import ROOT
 from tests.leases import end_leases
-from tests.workshop import OWNER, Workshop, request, workshop
+from tests.workflow_runner import OWNER, Workshop, request, workshop
 
 SPAN_NAMES = tuple(value for name, value in vars(semconv).items() if name.startswith("SPAN_"))
 EXCEPTION = {"exception.type", "exception.message"}

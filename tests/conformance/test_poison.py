@@ -6,7 +6,7 @@ from engine.graph import JsonObject
 from engine.testing.models import Call, Fail, Say, Step
 from engine.tools.builtin import function_tool
 from tests.conformance.cases import KEY, chatter
-from tests.workshop import request, workshop
+from tests.workflow_runner import request, workshop
 
 NUL, SURROGATE = "a\0b", "a\ud800b"
 

@@ -25,9 +25,9 @@ from telemetry.recovery.replay import PAGE, WAITS_SECONDS, Replay, Replayed, pil
 from telemetry.sdk.providers import build_telemetry
 from telemetry.signals.records import Batch, Signal, SpanRecord
 from telemetry.store.tables import dead_letter
+from tests.both_modes import add_endpoint, books, consumers, count, end, tell
 from tests.faults.test_consumers import Misdeed, hangs, hangs_in_a_write
 from tests.telemetry.bookkeeper import Listener, begin
-from tests.ways import add_endpoint, books, consumers, count, end, tell
 
 EXECUTIONS = 40
 FIRST_SECONDS = 7_200.0

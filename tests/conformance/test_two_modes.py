@@ -6,8 +6,8 @@ from random import Random
 import pytest
 
 from telemetry.store.tables import dead_letter, outbox
-from tests.relay import always, by_chance
-from tests.ways import BothWays, books, both_ways, collector_way, count
+from tests.both_modes import BothWays, books, both_ways, collector_way, count
+from tests.misbehaving_collector import always, by_chance
 
 EXECUTIONS = 220
 AT_ONCE = 16

@@ -27,7 +27,7 @@ from tests.dashboards.asked import Asked
 from tests.engine.harness import graph
 from tests.services.process import free_port
 from tests.services.prometheus.server import JsonDocument, Prometheus
-from tests.workshop import Workshop, request, streamed, workshop
+from tests.workflow_runner import Workshop, request, streamed, workshop
 
 pytestmark = [pytest.mark.prometheus, pytest.mark.slow]
 

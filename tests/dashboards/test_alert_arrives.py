@@ -19,7 +19,7 @@ from engine.testing.models import Fail
 from tests.dashboards.test_against_prometheus import SCRAPE, serve_workshop
 from tests.services.alertmanager.server import Alertmanager
 from tests.services.prometheus.server import JsonDocument, Prometheus
-from tests.workshop import request, workshop
+from tests.workflow_runner import request, workshop
 
 pytestmark = [pytest.mark.prometheus, pytest.mark.alertmanager, pytest.mark.slow]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.books import books_agree
+from tests.books_audit import books_agree
 from tests.collector.conftest import sampled
 
 __all__ = ["books_agree", "sampled"]

@@ -9,7 +9,7 @@ from engine.resources import ModelRequest
 from engine.result import ExecutionResult
 from engine.testing.models import Call, Fail, Hold, Say, Step
 from tests.engine.harness import graph
-from tests.workshop import WatchedEngine, Workshop, request, streamed
+from tests.workflow_runner import WatchedEngine, Workshop, request, streamed
 
 AT_ONCE = 16
 NAMED = "helper"

@@ -13,13 +13,13 @@ from api.service.server import listen, url_of
 from engine.database.database import Database
 from telemetry.reads.executions import ExecutionRecord
 from telemetry.store.tables import executions, outbox, webhook_events
+from tests.both_modes import count
 from tests.collector.looking import calls, scraped
 from tests.conftest import StartCollector
 from tests.dashboards.test_against_prometheus import serve_workshop
 from tests.endtoend.load import run_all
 from tests.endtoend.wiring import eventually, wired
 from tests.services.jaeger.server import Jaeger
-from tests.ways import count
 
 pytestmark = [pytest.mark.collector, pytest.mark.slow]
 

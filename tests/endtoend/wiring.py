@@ -17,12 +17,12 @@ from engine.database.database import Database
 from telemetry.collector.receiver import Receiver
 from telemetry.health import OutboxHealth
 from telemetry.store.tables import outbox
+from tests.both_modes import Unlucky, add_endpoint, consumers, count
 from tests.conftest import StartCollector
 from tests.endtoend.load import AGENT, NAMED
-from tests.relay import TOKEN
+from tests.misbehaving_collector import TOKEN
 from tests.services.collector.server import Collector
-from tests.ways import Unlucky, add_endpoint, consumers, count
-from tests.workshop import Workshop
+from tests.workflow_runner import Workshop
 
 SECONDS = 90
 CONFIRM_SECONDS = 60.0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.books import books_agree, books_left_open
+from tests.books_audit import books_agree, books_left_open
 from tests.endtoend.conftest import documents
 from tests.faults.figures import IS_LONG, commit_of_tree, figures, reported, table
 

@@ -16,16 +16,16 @@ from sqlalchemy import func, select
 
 from engine.database.database import Database
 from telemetry.store.tables import executions, outbox, webhook_deliveries
+from tests.both_modes import count
 from tests.conftest import StartCollector
 from tests.endtoend.load import run_until
 from tests.endtoend.wiring import Wired, drained, eventually, sending_to, serving, wired
 from tests.faults.figures import Figure, Figures, on, short_or_long
 from tests.faults.invariants import violations
 from tests.house.lock import ROOT
-from tests.relay import TOKEN
+from tests.misbehaving_collector import TOKEN
 from tests.services.process import free_port, running
-from tests.ways import count
-from tests.workshop import Workshop
+from tests.workflow_runner import Workshop
 
 pytestmark = [pytest.mark.collector, pytest.mark.slow]
 

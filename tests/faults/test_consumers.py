@@ -13,10 +13,10 @@ from telemetry.pipeline.pipeline import Pipeline
 from telemetry.sdk.providers import Telemetry, build_telemetry
 from telemetry.signals.records import Batch
 from telemetry.store.tables import dead_letter, executions, spans, webhook_events
+from tests.both_modes import add_endpoint, consumers, count, end, tell
 from tests.faults.figures import Figure, Figures, short_or_long
 from tests.faults.invariants import Evidence, violations
 from tests.telemetry.bookkeeper import begin
-from tests.ways import add_endpoint, consumers, count, end, tell
 
 EXECUTIONS = short_or_long(60, 1_000)
 AT_ONCE = 60

@@ -16,6 +16,7 @@ from engine.errors import SpanloomError
 from engine.store.tables import execution_control
 from engine.testing.models import Say
 from telemetry.store.tables import executions
+from tests.both_modes import add_endpoint
 from tests.conftest import found
 from tests.faults.clients import ASK
 from tests.faults.driver import losing_answers
@@ -23,8 +24,7 @@ from tests.faults.figures import Figure, Figures, short_or_long
 from tests.faults.invariants import Violation, violations
 from tests.services.postgres import server as postgres_service
 from tests.services.postgres.server import Cluster
-from tests.ways import add_endpoint
-from tests.workshop import WatchedEngine, Workshop, request, workshop
+from tests.workflow_runner import WatchedEngine, Workshop, request, workshop
 
 WRITERS = 4
 WORKERS = 4

@@ -10,13 +10,13 @@ from sqlalchemy import text
 from engine.database.database import Database
 from engine.testing.models import Fail, Say
 from telemetry.store.tables import spans
+from tests.both_modes import add_endpoint
 from tests.faults.clients import ASK
 from tests.faults.invariants import Evidence, by_invariant, violations
 from tests.faults.ledger import Ledger
 from tests.faults.webhooks import WebhookLedger
 from tests.telemetry.receiver import Call
-from tests.ways import add_endpoint
-from tests.workshop import Workshop, request, workshop
+from tests.workflow_runner import Workshop, request, workshop
 
 
 @dataclass(slots=True)

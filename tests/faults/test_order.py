@@ -16,9 +16,9 @@ from telemetry.store.tables import (
     spans,
     webhook_events,
 )
+from tests.both_modes import add_endpoint, books, consumers, count, end, tell
 from tests.faults.figures import Figures, short_or_long
 from tests.telemetry.bookkeeper import Listener
-from tests.ways import add_endpoint, books, consumers, count, end, tell
 
 EXECUTIONS = short_or_long(300, 10_000)
 MOST_TIMES = 4

@@ -18,10 +18,10 @@ from telemetry.journal.journal import Journal
 from telemetry.pipeline.pipeline import Pipeline
 from telemetry.sdk.providers import build_telemetry
 from telemetry.store.tables import dead_letter, executions, spans, webhook_events
+from tests.both_modes import add_endpoint, consumers, count, end, tell
 from tests.faults.figures import Figure, Figures, short_or_long
 from tests.faults.invariants import Evidence, violations
 from tests.telemetry.bookkeeper import begin
-from tests.ways import add_endpoint, consumers, count, end, tell
 
 EXECUTIONS = short_or_long(500, 10_000)
 AT_ONCE = 64

@@ -12,7 +12,7 @@ from tests.engine.harness import graph
 from tests.faults.clients import AGENT, SLUG, SOURCES
 from tests.faults.invariants import Evidence, by_invariant, violations
 from tests.faults.provider import INPUT_NANO_USD, KEY, MODEL, OUTPUT_NANO_USD, Provider, provider
-from tests.workshop import request, streamed
+from tests.workflow_runner import request, streamed
 
 
 def settings_for(models: Provider, url: str, folder: Path) -> Settings:

@@ -19,6 +19,7 @@ from telemetry.pipeline.pipeline import Pipeline
 from telemetry.sdk.providers import build_telemetry
 from telemetry.signals.sanitize import MAX_ATTRIBUTES
 from telemetry.store.tables import spans
+from tests.both_modes import consumers
 from tests.engine.harness import graph
 from tests.faults.clients import ASK, Clients, clients
 from tests.faults.figures import Figure, Figures, on, short_or_long
@@ -26,7 +27,6 @@ from tests.faults.invariants import Evidence, violations
 from tests.faults.provider import Answer, Asked, provider
 from tests.faults.server_process import server_process
 from tests.telemetry.bookkeeper import begin
-from tests.ways import consumers
 
 TIMES = short_or_long(10, 200)
 MIB = 1 << 20

@@ -16,7 +16,7 @@ from engine.testing.models import Call, Fail, Hold, Say, Step
 from tests.conformance.cases import TOOLS, chatter
 from tests.faults.figures import Figure, Figures, short_or_long
 from tests.faults.invariants import violations
-from tests.workshop import WatchedEngine, request, workshop
+from tests.workflow_runner import WatchedEngine, request, workshop
 
 EXECUTIONS = short_or_long(300, 3_000)
 AT_ONCE = 64

@@ -13,7 +13,7 @@ from api.service.server import listen, receiving, url_of
 from api.settings import Settings
 from api.wiring.ingest import Ingest, open_ingest
 from telemetry.collector.receiver import Receiver
-from tests.ways import Unlucky, consumers
+from tests.both_modes import Unlucky, consumers
 
 
 async def receive(settings: Settings, share: float, seed: int) -> None:

@@ -17,9 +17,9 @@ from telemetry.collector.receiver import Receiver
 from telemetry.signals import otlp
 from telemetry.signals.records import EventRecord, Kind, Signal, SpanRecord
 from telemetry.store.tables import dead_letter, executions, outbox, spans
-from tests.relay import TOKEN
+from tests.both_modes import CollectorWay, collector_way, count
+from tests.misbehaving_collector import TOKEN
 from tests.telemetry.bookkeeper import Listener, Story
-from tests.ways import CollectorWay, collector_way, count
 
 # Signals are posted here without an engine that accepts and ends their executions.
 pytestmark = pytest.mark.usefixtures("books_left_open")

@@ -17,9 +17,9 @@ from api.settings import Settings, SettingsInvalid, check_ingest
 from engine.database.database import Database
 from telemetry.store.tables import executions, outbox, spans
 from tests.api.harness import Service, running
+from tests.both_modes import count
 from tests.house.lock import ROOT
-from tests.relay import TOKEN, Mood, Relay, relay
-from tests.ways import count
+from tests.misbehaving_collector import TOKEN, Mood, Relay, relay
 
 SECONDS = 30
 

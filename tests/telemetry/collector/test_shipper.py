@@ -17,9 +17,9 @@ from telemetry.sdk.providers import find_collector
 from telemetry.signals.otlp import signal_id
 from telemetry.signals.records import Batch, Signal
 from telemetry.store.tables import outbox
-from tests.relay import Mood, Relay, always, relay
+from tests.both_modes import collector_at, count
+from tests.misbehaving_collector import Mood, Relay, always, relay
 from tests.telemetry.bookkeeper import Listener
-from tests.ways import collector_at, count
 
 SECONDS = 20
 NOWHERE = "http://127.0.0.1:1"

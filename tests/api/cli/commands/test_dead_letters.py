@@ -15,7 +15,7 @@ from telemetry.signals.records import Batch
 from telemetry.store.tables import dead_letter, executions
 from tests.api.harness import Service
 from tests.api.routers.test_reconcile import spanloom
-from tests.ways import count
+from tests.both_modes import count
 
 
 async def _fail(self: Records, connection: AsyncConnection, batch: Batch) -> None:

@@ -38,7 +38,7 @@ from telemetry.store.tables import (
     webhook_events,
 )
 from telemetry.webhooks.consumer import Webhooks
-from tests.relay import TOKEN, Mood, Relay, always, relay
+from tests.misbehaving_collector import TOKEN, Mood, Relay, always, relay
 from tests.telemetry.bookkeeper import Story, begin
 
 SECONDS = 60
