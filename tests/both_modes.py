@@ -1,4 +1,4 @@
-"""The books kept by both ways at once: one telling of executions, an embedded journal, and one behind a relay."""
+"""The books kept in both modes at once: the same executions reach an embedded journal and one behind a Collector."""
 
 import asyncio
 import ssl
@@ -38,13 +38,13 @@ from telemetry.store.tables import (
     webhook_events,
 )
 from telemetry.webhooks.consumer import Webhooks
-from tests.misbehaving_collector import TOKEN, Mood, Relay, always, relay
+from tests.misbehaving_collector import TOKEN, MisbehavingCollector, Mood, always, misbehaving
 from tests.telemetry.bookkeeper import Story, begin
 
 SECONDS = 60
 
 
-class Unlucky(Database):
+class FlakyDatabase(Database):
     """A database whose writes fail by chance, before anything is done or once all is committed."""
 
     random: Random
@@ -62,14 +62,14 @@ class Unlucky(Database):
 
 
 @dataclass(slots=True)
-class CollectorWay:
+class CollectorMode:
     """Everything of the Collector mode, in this process."""
 
     database: Database
     journal: Journal
-    relay: Relay
+    misbehaving_collector: MisbehavingCollector
     receiver_url: str
-    receiving_database: Unlucky
+    receiving_database: FlakyDatabase
     """The receiver's own."""
     health: Health
 
@@ -77,7 +77,7 @@ class CollectorWay:
         """Nothing is owed any more, and nothing is on its way."""
         async with asyncio.timeout(SECONDS):
             while True:
-                if not (await count(self.database, outbox) or any(self.relay.queues.values())):
+                if not (await count(self.database, outbox) or any(self.misbehaving_collector.queues.values())):
                     return
                 await asyncio.sleep(0.02)
 
@@ -88,7 +88,7 @@ def consumers() -> list[Consumer]:
 
 
 @asynccontextmanager
-async def collector_way(
+async def collector_mode(
     url: str,
     mood: Callable[[], Mood] | None = None,
     *,
@@ -96,16 +96,18 @@ async def collector_way(
     repeats: float = 0.0,
     confirm_seconds: float = 60.0,
     endpoint: str | None = None,
-) -> AsyncIterator[CollectorWay]:
-    """The Collector mode over a migrated database; `endpoint` is where the shipper posts to instead of the relay."""
+) -> AsyncIterator[CollectorMode]:
+    """The Collector mode over a migrated database; `endpoint` is where the shipper posts instead."""
     health = Health()
-    async with Database(url) as database, Unlucky(url) as receiving_database, AsyncExitStack() as stack:
+    async with Database(url) as database, FlakyDatabase(url) as receiving_database, AsyncExitStack() as stack:
         receiving_database.random, receiving_database.share = Random(2), unlucky
         receiver = Receiver(receiving_database, consumers(), health)
         settings = Settings(database_url=url, pipeline="collector", ingest_tokens=(TOKEN,))
         listener = stack.enter_context(listen("127.0.0.1", 0))
         await stack.enter_async_context(receiving(Ingest(settings, Metrics(database, health), receiver), listener))
-        between = await stack.enter_async_context(relay(url_of(listener), mood or always("takes"), repeats=repeats))
+        between = await stack.enter_async_context(
+            misbehaving(url_of(listener), mood or always("takes"), repeats=repeats)
+        )
         shipper = Shipper(
             database,
             collector_at(endpoint or between.url),
@@ -117,7 +119,7 @@ async def collector_way(
         await stack.enter_async_context(Unconfirmed(receiver, after_seconds=confirm_seconds))
         sink = OutboxSink([consumer.name for consumer in consumers()], health=health, on_commit=shipper.wake)
         journal = await stack.enter_async_context(Journal(database, sink))
-        yield CollectorWay(database, journal, between, url_of(listener), receiving_database, health)
+        yield CollectorMode(database, journal, between, url_of(listener), receiving_database, health)
 
 
 def collector_at(url: str) -> Collector:
@@ -127,13 +129,13 @@ def collector_at(url: str) -> Collector:
 
 
 @dataclass(slots=True)
-class BothWays:
-    """What is told reaches both journals."""
+class BothModes:
+    """Runs executions whose signals reach both journals."""
 
     telemetry: Telemetry
     embedded: Journal
     embedded_database: Database
-    collector: CollectorWay
+    collector: CollectorMode
 
     async def tell(self, number: int) -> str:
         """An execution, accepted and finished in both; its way depends on the number."""
@@ -152,7 +154,7 @@ class BothWays:
 
 
 @asynccontextmanager
-async def both_ways(embedded_url: str, way: CollectorWay) -> AsyncIterator[BothWays]:
+async def both_modes(embedded_url: str, way: CollectorMode) -> AsyncIterator[BothModes]:
     """An embedded journal beside the one of the Collector mode."""
     telemetry = build_telemetry()
     async with Database(embedded_url) as database:
@@ -161,7 +163,7 @@ async def both_ways(embedded_url: str, way: CollectorWay) -> AsyncIterator[BothW
         async with Journal(database, Pipeline(consumers())) as embedded:
             for journal in (embedded, way.journal):
                 telemetry.add(journal.spans, journal.events)
-            yield BothWays(telemetry, embedded, database, way)
+            yield BothModes(telemetry, embedded, database, way)
     telemetry.shutdown()
 
 
@@ -210,7 +212,7 @@ async def add_endpoint(database: Database) -> None:
         )
 
 
-async def books(database: Database) -> dict[str, list[dict[str, object]]]:
+async def rows_of_books(database: Database) -> dict[str, list[dict[str, object]]]:
     """Every row of every book, by table, in the order of their keys."""
     found: dict[str, list[dict[str, object]]] = {}
     async with database.read() as connection:

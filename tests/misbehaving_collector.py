@@ -1,4 +1,4 @@
-"""A Collector that misbehaves as told: between shipper and receiver it puts off, repeats, mixes and drops signals.
+"""A Collector that misbehaves on request: between shipper and receiver it delays, repeats, mixes and drops signals.
 
 Like the real one it splits events to records and webhooks, asks again after 503, and gives up on other errors.
 """
@@ -56,7 +56,7 @@ def by_chance(random: Random, **weights: int) -> Callable[[], Mood]:
 
 
 @dataclass(slots=True)
-class Relay:
+class MisbehavingCollector:
     """What runs between shipper and receiver."""
 
     url: str
@@ -181,12 +181,12 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def relay(
+async def misbehaving(
     receiver_url: str, mood: Callable[[], Mood], *, seed: int = 1, repeats: float = 0.0, forwards: bool = True
-) -> AsyncIterator[Relay]:
+) -> AsyncIterator[MisbehavingCollector]:
     """A Collector that sends what it takes to the receiver."""
     with listen("127.0.0.1", 0) as listener:
-        made = Relay(url_of(listener), receiver_url, mood, Random(seed), repeats=repeats)
+        made = MisbehavingCollector(url_of(listener), receiver_url, mood, Random(seed), repeats=repeats)
         app = Starlette(routes=[Route(path, made.take, methods=["POST"]) for path in ("/v1/traces", "/v1/logs")])
         server = _Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))
         serving = asyncio.create_task(server.serve([listener]))

@@ -45,7 +45,7 @@ class WatchedEngine(ExecutionEngine):
 
 
 @dataclass(slots=True)
-class Workshop:
+class WorkflowRunner:
     """A runtime, and engines over it that ask scripted models."""
 
     runtime: Runtime
@@ -125,13 +125,15 @@ class Workshop:
 
 
 @asynccontextmanager
-async def workshop(url: str, files: Path | None = None, *, keep_signals: bool = True) -> AsyncIterator[Workshop]:
-    """A workshop over the database; the retriever `files` reads the given folder. Signals are kept in memory, too."""
+async def workflow_runner(
+    url: str, files: Path | None = None, *, keep_signals: bool = True
+) -> AsyncIterator[WorkflowRunner]:
+    """A runner over the database; the retriever `files` reads the folder. Signals are kept in memory, too."""
     async with open_runtime(Settings(database_url=url)) as runtime, AsyncExitStack() as stack:
-        shop = Workshop(runtime, files, stack)
+        runner = WorkflowRunner(runtime, files, stack)
         if keep_signals:
-            shop.keep_signals()
-        yield shop
+            runner.keep_signals()
+        yield runner
 
 
 def request(source: Mapping[str, object], message: str = "hello", **more: object) -> ExecutionRequest:

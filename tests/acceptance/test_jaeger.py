@@ -12,7 +12,7 @@ from engine.graph import JsonObject
 from engine.testing.models import Call, Say
 from telemetry.reads.traces import Trace
 from tests.services.jaeger.server import Jaeger
-from tests.workflow_runner import drawing, request, workshop
+from tests.workflow_runner import drawing, request, workflow_runner
 
 SOON_SECONDS = 2.0
 PATIENCE_SECONDS = 15.0
@@ -36,11 +36,11 @@ async def test_a_trace_is_in_jaeger_soon_with_the_tree_of_the_record(
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", jaeger.otlp_http)
     template: JsonObject = {"kind": "template", "template": "universal_chat", "params": {"enable_tools": True}}
-    async with workshop(migrated_sqlite_url) as shop:
-        engine = shop.engine([Call("calculate", {"expression": "6 * 7"}), Say("It is 42.")])
+    async with workflow_runner(migrated_sqlite_url) as runner:
+        engine = runner.engine([Call("calculate", {"expression": "6 * 7"}), Say("It is 42.")])
         result = await engine.execute(request(template))
         ended = time.monotonic()
-        trace = await shop.trace(result.execution_id)
+        trace = await runner.trace(result.execution_id)
         found = await asyncio.to_thread(wait_for, jaeger, str(result.metadata.trace_id), len(trace.spans))
         waited = time.monotonic() - ended
 

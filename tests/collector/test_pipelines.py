@@ -16,7 +16,7 @@ from tests.collector.receiver import EVENTS, SPANS, WEBHOOKS, Receiver
 from tests.services.collector.server import INGEST_TOKEN, Collector
 from tests.services.jaeger.server import Jaeger
 from tests.services.prometheus.server import Json, JsonDocument, Prometheus
-from tests.workflow_runner import Workshop, request, streamed, workshop
+from tests.workflow_runner import WorkflowRunner, request, streamed, workflow_runner
 
 pytestmark = [pytest.mark.collector, pytest.mark.jaeger]
 
@@ -46,10 +46,10 @@ class Told:
 async def told(collector: Collector, migrated_sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Told:
     """Executions of a chat with a tool, a streamed template and one that fails, told to the Collector."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.otlp_http)
-    async with workshop(migrated_sqlite_url) as shop:
-        await execute(shop)
-        spans, events = shop.emitted(), shop.log.get_finished_logs()
-        _, exposition = await shop.runtime.metrics.exposition("application/openmetrics-text")
+    async with workflow_runner(migrated_sqlite_url) as runner:
+        await execute(runner)
+        spans, events = runner.emitted(), runner.log.get_finished_logs()
+        _, exposition = await runner.runtime.metrics.exposition("application/openmetrics-text")
     by_trace: dict[str, dict[str, str]] = {}
     for span in spans:
         assert span.context
@@ -58,16 +58,16 @@ async def told(collector: Collector, migrated_sqlite_url: str, monkeypatch: pyte
     return Told(by_trace, ids, exposition.decode())
 
 
-async def execute(shop: Workshop) -> None:
+async def execute(runner: WorkflowRunner) -> None:
     script: list[Step] = [
         Call("calculate", {"expression": "6 * 7"}),
         Say("It is 42."),
         Say("Streamed.", usage=ALL_TOKENS),
     ]
-    engine = shop.engine(script)
+    engine = runner.engine(script)
     await engine.execute(request(CHAT, "what is 6 * 7?"))
     await streamed(engine, request(TEMPLATE))
-    await shop.engine([Fail("auth")]).execute(request(TEMPLATE))
+    await runner.engine([Fail("auth")]).execute(request(TEMPLATE))
 
 
 async def test_records_and_webhooks_get_every_signal_once(told: Told, receiver: Receiver) -> None:
@@ -114,9 +114,9 @@ async def test_prometheus_has_them_with_a_way_to_the_trace(
     prometheus = start_prometheus({"global": {"scrape_interval": "250ms"}, "scrape_configs": [target]})
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.otlp_http)
     begun = time.time()
-    async with workshop(migrated_sqlite_url) as shop:
-        await execute(shop)
-        spans = shop.emitted()
+    async with workflow_runner(migrated_sqlite_url) as runner:
+        await execute(runner)
+        spans = runner.emitted()
     traces = {f"{span.context.trace_id:032x}" for span in spans if span.context}
     model_calls = [span.attributes for span in spans if span.attributes and semconv.COST_SOURCE in span.attributes]
     cost = sum(int(str(each.get(semconv.COST_NANO_USD, 0))) for each in model_calls)

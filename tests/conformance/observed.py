@@ -11,7 +11,7 @@ from engine.store.tables import conversation_messages, execution_control
 from engine.tracing import semconv
 from telemetry.reads.executions import ExecutionRecord
 from tests.conformance.cases import Case
-from tests.workflow_runner import Workshop, drawing
+from tests.workflow_runner import WorkflowRunner, drawing
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Observed:
     conversation: list[tuple[str, str]]
 
 
-async def observe(shop: Workshop, case: Case, execution: Execution) -> Observed:
+async def observe(runner: WorkflowRunner, case: Case, execution: Execution) -> Observed:
     """Look everywhere, and hold what must be true of every single execution."""
-    record, trace = await shop.record(execution.id), await shop.trace(execution.id)
+    record, trace = await runner.record(execution.id), await runner.trace(execution.id)
     events = [event async for event in execution.events()]
-    said = shop.said(execution.id)
+    said = runner.said(execution.id)
     result = await execution.result()
 
-    assert record.status == result.status == await _decided(shop, execution.id)
+    assert record.status == result.status == await _decided(runner, execution.id)
     assert [event.type.is_closing for event in events] == [False] * (len(events) - 1) + [True]
     assert [one.event_name in semconv.TERMINAL_EVENTS for one in said] == [False] * (len(said) - 1) + [True]
     assert record.seal.complete
@@ -48,7 +48,7 @@ async def observe(shop: Workshop, case: Case, execution: Execution) -> Observed:
         said=[(str(one.event_name), _stable(one.attributes or {})) for one in said],
         events=await said_to_readers(execution),
         tokens="".join(str(event.data["text"]) for event in events if event.type == "token"),
-        conversation=await _conversation(shop, record.conversation_id),
+        conversation=await _conversation(runner, record.conversation_id),
     )
 
 
@@ -57,17 +57,17 @@ async def said_to_readers(execution: Execution) -> list[JsonObject]:
     return [_stable_json(event.document()) async for event in execution.events()]
 
 
-async def _decided(shop: Workshop, execution_id: str) -> str:
+async def _decided(runner: WorkflowRunner, execution_id: str) -> str:
     control = execution_control.c
-    async with shop.runtime.database.read() as connection:
+    async with runner.runtime.database.read() as connection:
         rows = await connection.execute(select(control.status).where(control.execution_id == execution_id))
         return str(rows.scalar_one())
 
 
-async def _conversation(shop: Workshop, conversation_id: str | None) -> list[tuple[str, str]]:
+async def _conversation(runner: WorkflowRunner, conversation_id: str | None) -> list[tuple[str, str]]:
     messages = conversation_messages.c
     query = select(messages.role, messages.content).where(messages.conversation_id == conversation_id)
-    async with shop.runtime.database.read() as connection:
+    async with runner.runtime.database.read() as connection:
         rows = await connection.execute(query.order_by(messages.position))
         return [(row.role, str(row.content)) for row in rows]
 

@@ -7,7 +7,7 @@ import pytest
 from engine.graph import JsonObject
 from engine.testing.models import Call, Fail, Hold, Say, Step
 from tests.engine.harness import graph
-from tests.workflow_runner import drawing, request, workshop
+from tests.workflow_runner import drawing, request, workflow_runner
 
 ANSWER = Say("In the north tower.")
 CALCULATE = Call("calculate", {"expression": "6 * 7"})
@@ -184,22 +184,22 @@ def documents(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", list(DRAWINGS))
 async def test_a_built_in_template_draws_its_tree(documents: Path, migrated_sqlite_url: str, name: str) -> None:
     template, params, script, tree = DRAWINGS[name]
-    async with workshop(migrated_sqlite_url, documents) as shop:
-        engine = shop.engine(script)
+    async with workflow_runner(migrated_sqlite_url, documents) as runner:
+        engine = runner.engine(script)
         source = {"kind": "template", "template": template, "params": params}
         result = await engine.execute(request(source, "Where does the clock hang?"))
-        assert drawing((await shop.trace(result.execution_id)).spans) == tree
+        assert drawing((await runner.trace(result.execution_id)).spans) == tree
     assert result.response == (ANSWER.text if script else NOT_FOUND)
 
 
 async def test_a_long_conversation_is_summarised_by_a_model_call_of_its_own(migrated_sqlite_url: str) -> None:
-    async with workshop(migrated_sqlite_url) as shop:
+    async with workflow_runner(migrated_sqlite_url) as runner:
         chat: JsonObject = {"kind": "chat", "params": {"memory_window": 2}}
-        engine = shop.engine([Say("One."), Say("They counted."), Say("Two.")])
+        engine = runner.engine([Say("One."), Say("They counted."), Say("Two.")])
         first = await engine.execute(request(chat, "Count."))
         chat["conversation_id"] = first.metadata.conversation_id
         second = await engine.execute(request(chat, "Go on."))
-        assert drawing((await shop.trace(second.execution_id)).spans) == LONG_CHAT
+        assert drawing((await runner.trace(second.execution_id)).spans) == LONG_CHAT
 
 
 LONG_CHAT = """
@@ -222,11 +222,11 @@ invoke_workflow tool_agent  completed
 
 @pytest.mark.parametrize("level", ["summary", "nodes", "full"])
 async def test_the_record_level_says_which_spans_are_kept(migrated_url: str, level: str) -> None:
-    async with workshop(migrated_url) as shop:
+    async with workflow_runner(migrated_url) as runner:
         source = {"kind": "template", "template": "tool_agent"}
         wanted = request(source, overrides={"record_level": level})
-        result = await shop.engine([CALCULATE, ANSWER]).execute(wanted)
-        trace = await shop.trace(result.execution_id)
+        result = await runner.engine([CALCULATE, ANSWER]).execute(wanted)
+        trace = await runner.trace(result.execution_id)
     assert drawing(trace.spans) == (SUMMARY if level == "summary" else DRAWINGS["tool_agent"][3])
     assert trace.seal.complete
     assert any(span.attributes for span in trace.spans) is (level == "full")
@@ -244,12 +244,12 @@ FORK = graph(
 
 
 async def test_a_branch_that_fails_cuts_its_siblings_off_and_the_books_know(migrated_url: str) -> None:
-    async with workshop(migrated_url) as shop:
-        await shop.store_definition("fork", FORK)
-        result = await shop.engine([Hold(), Fail("auth")]).execute(
+    async with workflow_runner(migrated_url) as runner:
+        await runner.store_definition("fork", FORK)
+        result = await runner.engine([Hold(), Fail("auth")]).execute(
             request({"kind": "definition", "definition": "fork"})
         )
-        record, trace = await shop.record(result.execution_id), await shop.trace(result.execution_id)
+        record, trace = await runner.record(result.execution_id), await runner.trace(result.execution_id)
     assert drawing(trace.spans) == CUT_OFF
     assert (record.nodes_total, record.nodes_failed, record.unpriced_calls) == (4, 1, 1)
 

@@ -18,7 +18,7 @@ from telemetry.reads.executions import ExecutionFilter, ExecutionRecord, list_ex
 from telemetry.store.tables import execution_rollups_daily
 from tests.books_audit import audit
 from tests.engine.harness import graph
-from tests.workflow_runner import Workshop, request, streamed, workshop
+from tests.workflow_runner import WorkflowRunner, request, streamed, workflow_runner
 
 EXECUTIONS = 1_000
 AT_ONCE = 64
@@ -39,12 +39,12 @@ SOURCES: tuple[JsonObject, ...] = (
 
 @pytest.mark.slow
 async def test_a_thousand_executions_are_a_thousand_records_without_a_difference(migrated_url: str) -> None:
-    async with workshop(migrated_url, keep_signals=False) as shop:
-        await shop.store_definition("agent", AGENT)
-        results = await run_all(shop)
-        records = await all_records(shop)
-        rolled_up = await roll_up_sums(shop)
-        counted = await counter_sums(shop)
+    async with workflow_runner(migrated_url, keep_signals=False) as runner:
+        await runner.store_definition("agent", AGENT)
+        results = await run_all(runner)
+        records = await all_records(runner)
+        rolled_up = await roll_up_sums(runner)
+        counted = await counter_sums(runner)
 
     assert len(records) == EXECUTIONS
     assert [told(result) for result in results] == [written(records[result.execution_id]) for result in results]
@@ -60,9 +60,9 @@ async def test_a_thousand_executions_are_a_thousand_records_without_a_difference
     assert await audit(migrated_url) == []
 
 
-async def run_all(shop: Workshop) -> list[ExecutionResult]:
+async def run_all(runner: WorkflowRunner) -> list[ExecutionResult]:
     """Every source in turn, each of them streamed and not."""
-    engine, gate = shop.engine(answer), asyncio.Semaphore(AT_ONCE)
+    engine, gate = runner.engine(answer), asyncio.Semaphore(AT_ONCE)
 
     async def run(number: int, source: JsonObject) -> ExecutionResult:
         async with gate:
@@ -88,24 +88,24 @@ def answer(asked: ModelRequest) -> Step:
     return Say(f"echo {last['content']}")
 
 
-async def all_records(shop: Workshop) -> dict[str, ExecutionRecord]:
-    async with shop.runtime.database.read() as connection:
+async def all_records(runner: WorkflowRunner) -> dict[str, ExecutionRecord]:
+    async with runner.runtime.database.read() as connection:
         page = await list_executions(connection, ExecutionFilter(), limit=2 * EXECUTIONS)
     return {record.id: record for record in page.items}
 
 
-async def roll_up_sums(shop: Workshop) -> dict[str, int]:
+async def roll_up_sums(runner: WorkflowRunner) -> dict[str, int]:
     """Executions by status, cost and tokens, as the roll-ups have them."""
     names = ("executions_completed", "executions_failed", "cost_nano_usd", "input_tokens", "output_tokens")
-    async with shop.runtime.database.read() as connection:
+    async with runner.runtime.database.read() as connection:
         rows = (await connection.execute(select(*(execution_rollups_daily.c[name] for name in names)))).all()
     completed, failed, cost, read, written = (sum(column) for column in zip(*rows, strict=True))
     return {"completed": completed, "failed": failed, "cost_nano_usd": cost, "tokens": read + written}
 
 
-async def counter_sums(shop: Workshop) -> dict[str, int]:
+async def counter_sums(runner: WorkflowRunner) -> dict[str, int]:
     """The same, as Prometheus scrapes them."""
-    _, text = await shop.runtime.metrics.exposition("application/openmetrics-text")
+    _, text = await runner.runtime.metrics.exposition("application/openmetrics-text")
     families = text_string_to_metric_families(text.decode())  # type: ignore[no-untyped-call]  # it has no types
     samples = [one for family in families for one in family.samples]
     ended = Counter[str]()

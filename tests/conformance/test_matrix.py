@@ -15,7 +15,7 @@ from engine.execution.handle import Execution
 from engine.request import ExecutionRequest
 from tests.conformance.cases import CASES, KEY, NAMES, SOURCES, TOOLS, Case
 from tests.conformance.observed import Observed, observe, said_to_readers
-from tests.workflow_runner import WatchedEngine, Workshop, request, workshop
+from tests.workflow_runner import WatchedEngine, WorkflowRunner, request, workflow_runner
 
 SECONDS = 20
 
@@ -23,18 +23,18 @@ Way = Callable[[WatchedEngine, ExecutionRequest], Coroutine[None, None, None]]
 
 
 @pytest.fixture
-async def shop(migrated_url: str) -> AsyncIterator[Workshop]:
-    async with workshop(migrated_url) as shop:
-        yield shop
+async def runner(migrated_url: str) -> AsyncIterator[WorkflowRunner]:
+    async with workflow_runner(migrated_url) as runner:
+        yield runner
 
 
 @pytest.mark.parametrize("source", list(SOURCES))
 @pytest.mark.parametrize("name", list(CASES))
-async def test_executed_and_streamed_leave_the_same(shop: Workshop, source: str, name: str) -> None:
+async def test_executed_and_streamed_leave_the_same(runner: WorkflowRunner, source: str, name: str) -> None:
     case = CASES[name]
 
-    executed = await observed(shop, case, source, execute)
-    streamed = await observed(shop, case, source, stream)
+    executed = await observed(runner, case, source, execute)
+    streamed = await observed(runner, case, source, stream)
 
     assert executed == streamed
     assert executed.tree == case.tree.format(name=NAMES[source])
@@ -50,8 +50,8 @@ async def test_executed_and_streamed_leave_the_same(shop: Workshop, source: str,
 async def test_both_databases_hold_the_same(migrated_sqlite_url: str, migrated_postgres_url: str, name: str) -> None:
     seen = []
     for url in (migrated_sqlite_url, migrated_postgres_url):
-        async with workshop(url) as shop:
-            seen.append(await observed(shop, CASES[name], "chat", stream))
+        async with workflow_runner(url) as runner:
+            seen.append(await observed(runner, CASES[name], "chat", stream))
     assert seen[0] == seen[1]
 
 
@@ -59,19 +59,19 @@ async def test_both_databases_hold_the_same(migrated_sqlite_url: str, migrated_p
 async def test_without_telemetry_the_result_is_the_same(migrated_sqlite_url: str, name: str) -> None:
     case = CASES[name]
     wanted = request(SOURCES["graph"](case), on_disconnect=case.on_disconnect)
-    async with workshop(migrated_sqlite_url) as shop:
-        told = await run(shop.engine(case.script, TOOLS), case, wanted, stream)
-        silent = await run(shop.silent_engine(case.script, TOOLS), case, wanted, stream)
+    async with workflow_runner(migrated_sqlite_url) as runner:
+        told = await run(runner.engine(case.script, TOOLS), case, wanted, stream)
+        silent = await run(runner.silent_engine(case.script, TOOLS), case, wanted, stream)
         assert (await silent.result()).metadata.trace_id is None
         assert await said_to_readers(told) == await said_to_readers(silent)
 
 
-async def observed(shop: Workshop, case: Case, source: str, way: Way) -> Observed:
+async def observed(runner: WorkflowRunner, case: Case, source: str, way: Way) -> Observed:
     """What the case leaves behind when it comes from this source."""
-    await shop.store_template(KEY, case.graph)
-    await shop.store_definition(KEY, case.graph)
+    await runner.store_template(KEY, case.graph)
+    await runner.store_definition(KEY, case.graph)
     wanted = request(SOURCES[source](case), on_disconnect=case.on_disconnect)
-    return await observe(shop, case, await run(shop.engine(case.script, TOOLS), case, wanted, way))
+    return await observe(runner, case, await run(runner.engine(case.script, TOOLS), case, wanted, way))
 
 
 async def execute(engine: WatchedEngine, wanted: ExecutionRequest) -> None:

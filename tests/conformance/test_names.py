@@ -21,7 +21,7 @@ from engine.tracing import semconv
 from tests.engine.harness import graph
 from tests.house.lock import ROOT
 from tests.leases import end_leases
-from tests.workflow_runner import OWNER, Workshop, request, workshop
+from tests.workflow_runner import OWNER, WorkflowRunner, request, workflow_runner
 
 SPAN_NAMES = tuple(value for name, value in vars(semconv).items() if name.startswith("SPAN_"))
 EXCEPTION = {"exception.type", "exception.message"}
@@ -112,77 +112,77 @@ def documents(tmp_path: Path) -> Path:
     return folder
 
 
-async def say_everything(shop: Workshop) -> None:
+async def say_everything(runner: WorkflowRunner) -> None:
     """Executions that between them use every attribute and every event."""
     tools = [function_tool(broken, effect="read")]
     chat: JsonObject = {"kind": "chat", "params": {"enable_tools": True, "memory_window": 1}}
-    engine = shop.engine([Say("Before."), Say("A summary."), Say("After.", usage=ALL_TOKENS)], tools)
+    engine = runner.engine([Say("Before."), Say("A summary."), Say("After.", usage=ALL_TOKENS)], tools)
     first = await engine.execute(request(chat, "clock"))
     chat["conversation_id"] = first.metadata.conversation_id
     await engine.execute(request(chat, "tower", tags={"team": "a"}))
 
-    await shop.store_definition("everything", EVERYTHING)
+    await runner.store_definition("everything", EVERYTHING)
     definition: JsonObject = {"kind": "definition", "definition": "everything"}
     budget: JsonObject = {"limits": {"budget_tokens": 2_000}}
-    costly = shop.engine([Say("Long.", usage=Usage(input_tokens=1_900, output_tokens=9, total_tokens=1_909))])
+    costly = runner.engine([Say("Long.", usage=Usage(input_tokens=1_900, output_tokens=9, total_tokens=1_909))])
     await costly.execute(request({"kind": "template", "template": "universal_chat"}, overrides=budget))
 
     script: list[Step] = [Fail("rate_limited"), Call("broken", {"text": "x"}), Call("calculate"), Fail("auth")]
-    await shop.engine(script, tools).execute(request(definition, "clock"))
+    await runner.engine(script, tools).execute(request(definition, "clock"))
     budget = {"limits": {"budget_nano_usd": 1}}
-    await shop.engine([], tools).execute(request(definition, "clock", overrides=budget))
-    await shop.engine([Fail("auth")]).execute(request({"kind": "template", "template": "universal_chat"}))
-    await shop.engine([Fail("auth"), Say("fine")]).execute(request({"kind": "graph", "graph": RESCUED}))
-    await cancelled(shop)
-    await waiting(shop)
-    await lost(shop)
+    await runner.engine([], tools).execute(request(definition, "clock", overrides=budget))
+    await runner.engine([Fail("auth")]).execute(request({"kind": "template", "template": "universal_chat"}))
+    await runner.engine([Fail("auth"), Say("fine")]).execute(request({"kind": "graph", "graph": RESCUED}))
+    await cancelled(runner)
+    await waiting(runner)
+    await lost(runner)
 
 
-async def cancelled(shop: Workshop) -> None:
-    engine = shop.engine([Hold()])
+async def cancelled(runner: WorkflowRunner) -> None:
+    engine = runner.engine([Hold()])
     execution = await engine.start(request({"kind": "chat"}), streaming=True)
     await engine.model.entered.wait()
     execution.cancel("enough")
     await execution.result()
 
 
-async def waiting(shop: Workshop) -> None:
+async def waiting(runner: WorkflowRunner) -> None:
     """One waits in the queue, then for an answer, then for a time."""
-    engine = shop.engine([])
+    engine = runner.engine([])
     execution_id = await engine.enqueue(request({"kind": "graph", "graph": ASKED}))
-    await go_on(shop, engine)
-    async with shop.runtime.database.begin() as connection:
+    await go_on(runner, engine)
+    async with runner.runtime.database.begin() as connection:
         [question] = await approvals.open_of(connection, execution_id)
         given = ResumeBody(approval_id=question.approval_id, choice="approved")
         await answer(connection, execution_id, OWNER, given, OWNER)
-    assert (await go_on(shop, engine)).status is Status.PAUSED
-    assert await shop.runtime.sweeper.cancel(execution_id, OWNER, "enough")
+    assert (await go_on(runner, engine)).status is Status.PAUSED
+    assert await runner.runtime.sweeper.cancel(execution_id, OWNER, "enough")
 
 
-async def lost(shop: Workshop) -> None:
+async def lost(runner: WorkflowRunner) -> None:
     """One loses its process in a model call, is retried, and is run anew when it has ended."""
-    engine = shop.engine([Hold(), Say("Again."), Say("Anew.")])
+    engine = runner.engine([Hold(), Say("Again."), Say("Anew.")])
     execution = await engine.start(request({"kind": "graph", "graph": RETRIED}), streaming=False)
     await engine.model.entered.wait()
-    await end_leases(shop.runtime.database)
-    await shop.runtime.sweeper.sweep()
-    await go_on(shop, engine)
-    async with shop.runtime.database.read() as connection:
+    await end_leases(runner.runtime.database)
+    await runner.runtime.sweeper.sweep()
+    await go_on(runner, engine)
+    async with runner.runtime.database.read() as connection:
         again = await kept(connection, execution.id, OWNER)
     await engine.enqueue_again(again.identity, again.request, again.graph)
-    assert (await go_on(shop, engine)).status is Status.COMPLETED
+    assert (await go_on(runner, engine)).status is Status.COMPLETED
 
 
-async def go_on(shop: Workshop, engine: ExecutionEngine) -> ExecutionResult:
+async def go_on(runner: WorkflowRunner, engine: ExecutionEngine) -> ExecutionResult:
     """Take on the one execution that waits for a process."""
-    [claim] = await shop.runtime.journal.claim(1)
+    [claim] = await runner.runtime.journal.claim(1)
     return await (await engine.take_on(claim)).result()
 
 
 async def test_everything_that_is_emitted_is_named_in_semconv(migrated_sqlite_url: str, documents: Path) -> None:
-    async with workshop(migrated_sqlite_url, documents) as shop:
-        await say_everything(shop)
-        spans, events = shop.emitted(), shop.log.get_finished_logs()
+    async with workflow_runner(migrated_sqlite_url, documents) as runner:
+        await say_everything(runner)
+        spans, events = runner.emitted(), runner.log.get_finished_logs()
 
     said = [*map(attributes_of, spans), *map(attributes_of, events)]
     keys = {key for attributes in said for key in attributes}
@@ -198,9 +198,9 @@ async def test_everything_that_is_emitted_is_named_in_semconv(migrated_sqlite_ur
 
 
 async def test_every_value_has_the_type_that_semconv_says(migrated_sqlite_url: str, documents: Path) -> None:
-    async with workshop(migrated_sqlite_url, documents) as shop:
-        await say_everything(shop)
-        signals = [*map(attributes_of, shop.emitted()), *map(attributes_of, shop.log.get_finished_logs())]
+    async with workflow_runner(migrated_sqlite_url, documents) as runner:
+        await say_everything(runner)
+        signals = [*map(attributes_of, runner.emitted()), *map(attributes_of, runner.log.get_finished_logs())]
     wrong = {
         (key, type(value).__name__)
         for attributes in signals

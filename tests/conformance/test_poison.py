@@ -6,7 +6,7 @@ from engine.graph import JsonObject
 from engine.testing.models import Call, Fail, Say, Step
 from engine.tools.builtin import function_tool
 from tests.conformance.cases import KEY, chatter
-from tests.workflow_runner import request, workshop
+from tests.workflow_runner import request, workflow_runner
 
 NUL, SURROGATE = "a\0b", "a\ud800b"
 
@@ -41,10 +41,10 @@ CASES: dict[str, tuple[list[Step], str, str | None]] = {
 @pytest.mark.parametrize("name", list(CASES))
 async def test_an_execution_ends_whatever_is_written(migrated_url: str, name: str) -> None:
     script, status, error_type = CASES[name]
-    async with workshop(migrated_url) as shop:
-        await shop.store_template(KEY, graph_with_echo())
-        engine = shop.engine(script, [function_tool(echo, effect="read")])
+    async with workflow_runner(migrated_url) as runner:
+        await runner.store_template(KEY, graph_with_echo())
+        engine = runner.engine(script, [function_tool(echo, effect="read")])
         result = await engine.execute(request({"kind": "chat", "template": KEY}))
-        record, trace = await shop.record(result.execution_id), await shop.trace(result.execution_id)
+        record, trace = await runner.record(result.execution_id), await runner.trace(result.execution_id)
     assert (record.status, record.error_type) == (status, error_type)
     assert "\\x00" not in repr((record, trace))

@@ -25,7 +25,7 @@ from telemetry.recovery.replay import PAGE, WAITS_SECONDS, Replay, Replayed, pil
 from telemetry.sdk.providers import build_telemetry
 from telemetry.signals.records import Batch, Signal, SpanRecord
 from telemetry.store.tables import dead_letter
-from tests.both_modes import add_endpoint, books, consumers, count, end, tell
+from tests.both_modes import add_endpoint, consumers, count, end, rows_of_books, tell
 from tests.faults.test_consumers import Misdeed, hangs, hangs_in_a_write
 from tests.telemetry.bookkeeper import Listener, begin
 
@@ -157,7 +157,7 @@ async def test_the_books_are_as_if_nothing_had_happened(migrated_url: str, other
 
         assert await count(database, dead_letter) == 0
         assert health.dead_letters_stored.total() == kept
-        assert await books(database) == await books(other)
+        assert await rows_of_books(database) == await rows_of_books(other)
 
 
 async def test_what_is_given_again_is_what_was_kept(migrated_url: str) -> None:
@@ -176,7 +176,7 @@ async def test_of_what_was_stored_by_other_means_nothing_doubles(migrated_url: s
         for _ in range(2):
             await keep_aside(database, listening.heard)
         assert (await Replay(database, consumers()).try_all()).stored == 2 * len(listening.heard)
-        assert await books(database) == await books(other)
+        assert await rows_of_books(database) == await rows_of_books(other)
 
 
 @pytest.mark.usefixtures("books_left_open")
@@ -278,7 +278,7 @@ async def test_two_that_try_at_once_double_nothing(migrated_url: str, other_sqli
         first, second = await asyncio.gather(*(Replay(database, consumers()).try_due() for _ in range(2)))
         assert first + second == Replayed(stored=kept)
         assert await count(database, dead_letter) == 0
-        assert await books(database) == await books(other)
+        assert await rows_of_books(database) == await rows_of_books(other)
 
 
 async def test_trouble_does_not_end_it(migrated_sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

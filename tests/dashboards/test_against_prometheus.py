@@ -27,7 +27,7 @@ from tests.dashboards.asked import Asked
 from tests.engine.harness import graph
 from tests.services.process import free_port
 from tests.services.prometheus.server import JsonDocument, Prometheus
-from tests.workflow_runner import Workshop, request, streamed, workshop
+from tests.workflow_runner import WorkflowRunner, request, streamed, workflow_runner
 
 pytestmark = [pytest.mark.prometheus, pytest.mark.slow]
 
@@ -75,30 +75,30 @@ async def test_every_dashboard_answers_and_prometheus_agrees_with_the_books(
     migrated_sqlite_url: str, documents: Path, start_prometheus: Start, tmp_path: Path
 ) -> None:
     port = free_port()
-    async with serving(migrated_sqlite_url, documents, port) as shop:
+    async with serving(migrated_sqlite_url, documents, port) as runner:
         asked = Asked(await asyncio.to_thread(start_prometheus, configuration(port, tmp_path)))
         await asked.until("count(spanloom_journal_writable)", 1)
         since = await quiet()
-        await ReconcileJob(shop.runtime.database, None).run_if_due()
-        results = await run_all(shop)
-        results += await run_all(shop)
+        await ReconcileJob(runner.runtime.database, None).run_if_due()
+        results = await run_all(runner)
+        results += await run_all(runner)
         await asked.until("sum(spanloom_executions_total)", len(results))
         until = await quiet()
 
         queries = [query for query in panel_queries(window=WINDOW) if query.origin is not Origin.COLLECTOR]
         assert len(queries) > 50
         assert await asked.unanswered(queries) == []
-        await has_the_numbers_of_the_books(asked, shop.runtime.database)
+        await has_the_numbers_of_the_books(asked, runner.runtime.database)
         await leads_to_failed_executions(asked, results, since)
-        report = await compared(shop.runtime.database, asked.prometheus, since, until)
+        report = await compared(runner.runtime.database, asked.prometheus, since, until)
         assert [outcome for outcome in report.counters if not outcome.is_compared] == []
         assert report.differences == []
 
-    async with serving(migrated_sqlite_url, documents, port) as shop:
+    async with serving(migrated_sqlite_url, documents, port) as runner:
         await asked.until("count(changes(process_start_time_seconds[1m]) > 0)", 1)
-        await run_all(shop)
+        await run_all(runner)
         await asked.until("sum(spanloom_executions_total)", len(results) + EXECUTIONS)
-        report = await compared(shop.runtime.database, asked.prometheus, since, await quiet())
+        report = await compared(runner.runtime.database, asked.prometheus, since, await quiet())
     exact, counted_in_memory = report.counters[:2], report.counters[2:]
     assert all(outcome.is_compared for outcome in exact)
     assert not any(outcome.is_compared for outcome in counted_in_memory)
@@ -110,21 +110,21 @@ async def test_every_dashboard_answers_and_prometheus_agrees_with_the_books(
 
 
 @asynccontextmanager
-async def serving(url: str, documents: Path, port: int) -> AsyncIterator[Workshop]:
+async def serving(url: str, documents: Path, port: int) -> AsyncIterator[WorkflowRunner]:
     """A service on a port, whose executions ask scripted models."""
-    async with workshop(url, documents, keep_signals=False) as shop:
-        await shop.store_definition("helper", AGENT)
-        await shop.store_template("agent", AGENT)
+    async with workflow_runner(url, documents, keep_signals=False) as runner:
+        await runner.store_definition("helper", AGENT)
+        await runner.store_template("agent", AGENT)
         with listen("127.0.0.1", port) as listener:
-            async with serve_workshop(shop, listener):
-                yield shop
+            async with serve_runner(runner, listener):
+                yield runner
 
 
 @asynccontextmanager
-async def serve_workshop(shop: Workshop, listener: socket.socket) -> AsyncIterator[None]:
-    """Answer over HTTP for what runs in a workshop."""
+async def serve_runner(runner: WorkflowRunner, listener: socket.socket) -> AsyncIterator[None]:
+    """Answer over HTTP for what runs in a workflow runner."""
     ready = asyncio.Event()
-    server = make_server(shop.runtime, listener, lambda _: ready.set())
+    server = make_server(runner.runtime, listener, lambda _: ready.set())
     task = asyncio.create_task(server.serve([listener]), name="service")
     await ready.wait()
     try:
@@ -152,15 +152,15 @@ async def quiet() -> datetime:
     return now
 
 
-async def run_all(shop: Workshop) -> list[ExecutionResult]:
+async def run_all(runner: WorkflowRunner) -> list[ExecutionResult]:
     """Every source in turn, streamed and not; one in ten fails, a few are cancelled."""
-    engine = shop.engine(answer)
+    engine = runner.engine(answer)
     results: list[ExecutionResult] = []
     for number, source in enumerate(islice(cycle(SOURCES), EXECUTIONS - 4)):
         wanted = request(source, f"{number}")
         results.append(await (streamed(engine, wanted) if number % 2 else engine.execute(wanted)))
     for source in SOURCES:
-        holding = shop.engine([Hold()])
+        holding = runner.engine([Hold()])
         execution = await holding.start(request(source), streaming=False)
         await holding.model.entered.wait()
         execution.cancel("enough")

@@ -16,10 +16,10 @@ from dashboards.generate import write_rules
 from dashboards.options import Options
 from engine.graph import JsonObject
 from engine.testing.models import Fail
-from tests.dashboards.test_against_prometheus import SCRAPE, serve_workshop
+from tests.dashboards.test_against_prometheus import SCRAPE, serve_runner
 from tests.services.alertmanager.server import Alertmanager
 from tests.services.prometheus.server import JsonDocument, Prometheus
-from tests.workflow_runner import request, workshop
+from tests.workflow_runner import request, workflow_runner
 
 pytestmark = [pytest.mark.prometheus, pytest.mark.alertmanager, pytest.mark.slow]
 
@@ -68,13 +68,13 @@ async def test_a_failing_template_pages_with_links_to_its_executions_and_the_run
     start_prometheus: Callable[[JsonDocument], Prometheus],
     start_alertmanager: Callable[[JsonDocument], Alertmanager],
 ) -> None:
-    async with workshop(migrated_sqlite_url, keep_signals=False) as shop:
+    async with workflow_runner(migrated_sqlite_url, keep_signals=False) as runner:
         with listen("127.0.0.1", 0) as listener:
             service = url_of(listener)
             manager = await asyncio.to_thread(start_alertmanager, routing(pager.url))
-            async with serve_workshop(shop, listener):
+            async with serve_runner(runner, listener):
                 await asyncio.to_thread(start_prometheus, configuration(tmp_path, service, manager.address))
-                engine = shop.engine(lambda _: Fail("auth"))
+                engine = runner.engine(lambda _: Fail("auth"))
                 ids = set()
                 for _ in range(600):
                     failing = request({"kind": "template", "template": "universal_chat"})

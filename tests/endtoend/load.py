@@ -9,7 +9,7 @@ from engine.resources import ModelRequest
 from engine.result import ExecutionResult
 from engine.testing.models import Call, Fail, Hold, Say, Step
 from tests.engine.harness import graph
-from tests.workflow_runner import WatchedEngine, Workshop, request, streamed
+from tests.workflow_runner import WatchedEngine, WorkflowRunner, request, streamed
 
 AT_ONCE = 16
 NAMED = "helper"
@@ -117,37 +117,37 @@ def golden(number: int) -> str:
     return GOLDEN[story_of(number)].format(name=source.name, look=look, answer=answer, tools=tools)
 
 
-async def run_all(shop: Workshop, numbers: Iterable[int]) -> dict[int, ExecutionResult]:
+async def run_all(runner: WorkflowRunner, numbers: Iterable[int]) -> dict[int, ExecutionResult]:
     """Run these, several at a time. Returns the results by number."""
-    engine, slots = shop.engine(answer), asyncio.Semaphore(AT_ONCE)
+    engine, slots = runner.engine(answer), asyncio.Semaphore(AT_ONCE)
 
     async def one(number: int) -> tuple[int, ExecutionResult]:
         async with slots:
-            return number, await run(shop, engine, number)
+            return number, await run(runner, engine, number)
 
     return dict(await asyncio.gather(*map(one, numbers)))
 
 
-async def run_until(shop: Workshop, stop: asyncio.Event, *, workers: int = 4, pause: float = 0.02) -> list[str]:
+async def run_until(runner: WorkflowRunner, stop: asyncio.Event, *, workers: int = 4, pause: float = 0.02) -> list[str]:
     """Run one after the other until told to stop. Returns the ids of all that were accepted."""
-    engine, ids, number = shop.engine(answer), list[str](), 0
+    engine, ids, number = runner.engine(answer), list[str](), 0
 
     async def work() -> None:
         nonlocal number
         while not stop.is_set():
             number += 1
-            ids.append((await run(shop, engine, number)).execution_id)
+            ids.append((await run(runner, engine, number)).execution_id)
             await asyncio.sleep(pause)
 
     await asyncio.gather(*(work() for _ in range(workers)))
     return ids
 
 
-async def run(shop: Workshop, engine: WatchedEngine, number: int) -> ExecutionResult:
+async def run(runner: WorkflowRunner, engine: WatchedEngine, number: int) -> ExecutionResult:
     """One execution; its number is one of its tags."""
     wanted = request(source_of(number).source, f"run {number}", tags={"number": f"{number}"})
     if story_of(number) == "cancelled":
-        holding = shop.engine([Hold(after="It is ")])
+        holding = runner.engine([Hold(after="It is ")])
         execution = await holding.start(wanted, streaming=is_streamed(number))
         await holding.model.entered.wait()
         execution.cancel("enough")

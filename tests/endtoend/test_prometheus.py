@@ -18,7 +18,7 @@ from telemetry.reads.cost import CostFilter, CostRow, cost
 from telemetry.reconcile.job import ReconcileJob
 from tests.conftest import StartCollector
 from tests.dashboards.asked import Asked
-from tests.dashboards.test_against_prometheus import serve_workshop
+from tests.dashboards.test_against_prometheus import serve_runner
 from tests.endtoend.load import run_all
 from tests.endtoend.wiring import Wired, wired
 from tests.services.collector.server import Collector
@@ -48,13 +48,13 @@ async def test_prometheus_says_what_sql_says_and_every_dashboard_answers(
     to_jaeger = {"JAEGER_OTLP_ENDPOINT": jaeger.otlp_http}
     async with wired(migrated_sqlite_url, documents, start_collector, environment=to_jaeger) as service:
         with listen("127.0.0.1", 0) as listener:
-            async with serve_workshop(service.shop, listener):
+            async with serve_runner(service.runner, listener):
                 scraping = configuration(url_of(listener), service.collector, tmp_path)
                 asked = Asked(await asyncio.to_thread(start_prometheus, scraping))
                 await asked.until("count(spanloom_journal_writable)", 1)
                 await ReconcileJob(service.database, None).run_if_due()
-                results = list((await run_all(service.shop, range(EXECUTIONS))).values())
-                results += (await run_all(service.shop, range(EXECUTIONS))).values()
+                results = list((await run_all(service.runner, range(EXECUTIONS))).values())
+                results += (await run_all(service.runner, range(EXECUTIONS))).values()
                 await service.drained()
                 await asked.until("sum(spanloom_executions_total)", len(results))
                 await asked.until('sum(traces_span_metrics_calls_total{gen_ai_operation_name="invoke_workflow"})', 400)

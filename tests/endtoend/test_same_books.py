@@ -68,13 +68,13 @@ ONLY_ON_CALLS = (semconv.GENAI_INPUT, semconv.GENAI_OUTPUT, semconv.GENAI_COST)
 async def test_both_modes_make_the_same_books_and_jaeger_has_every_trace(
     migrated_url: str, other_sqlite_url: str, documents: Path, start_collector: StartCollector, jaeger: Jaeger
 ) -> None:
-    async with serving(other_sqlite_url, documents, None) as shop:
-        await run_all(shop, range(EXECUTIONS))
-        expected = await read_books(shop.runtime.database)
+    async with serving(other_sqlite_url, documents, None) as runner:
+        await run_all(runner, range(EXECUTIONS))
+        expected = await read_books(runner.runtime.database)
 
     to_jaeger = {"JAEGER_OTLP_ENDPOINT": jaeger.otlp_http}
     async with wired(migrated_url, documents, start_collector, environment=to_jaeger) as service:
-        results = await run_all(service.shop, range(EXECUTIONS))
+        results = await run_all(service.runner, range(EXECUTIONS))
         await service.drained()
         found = await read_books(service.database)
         assert service.outbox.served_locally.total() == 0, "the Collector has brought back every signal"

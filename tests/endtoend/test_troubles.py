@@ -16,7 +16,7 @@ from telemetry.store.tables import executions, outbox, webhook_events
 from tests.both_modes import count
 from tests.collector.looking import calls, scraped
 from tests.conftest import StartCollector
-from tests.dashboards.test_against_prometheus import serve_workshop
+from tests.dashboards.test_against_prometheus import serve_runner
 from tests.endtoend.load import run_all
 from tests.endtoend.wiring import eventually, wired
 from tests.services.jaeger.server import Jaeger
@@ -32,7 +32,7 @@ async def test_a_collector_that_comes_later_gets_everything(
 ) -> None:
     caplog.set_level(logging.INFO, "telemetry.collector.shipper")
     async with wired(migrated_url, documents, start_collector, is_there=False) as service:
-        results = await run_all(service.shop, range(FEW))
+        results = await run_all(service.runner, range(FEW))
         await eventually(lambda: not service.outbox.is_reachable)
         assert "the Collector takes no signals; they are kept until it does" in caplog.messages
         kept = await count(service.database, outbox)
@@ -52,7 +52,7 @@ async def test_a_collector_with_a_wrong_token_is_told_so_and_done_without(
     async with wired(
         migrated_sqlite_url, documents, start_collector, confirm_seconds=2.0, environment=token
     ) as service:
-        await run_all(service.shop, range(FEW))
+        await run_all(service.runner, range(FEW))
         await service.drained()
         assert set(service.outbox.requests) == {401}
         assert service.outbox.confirmed.total() == 0
@@ -75,7 +75,7 @@ async def test_what_the_store_does_not_keep_is_in_the_books(
     sampling = {"JAEGER_OTLP_ENDPOINT": jaeger.otlp_http, "OTELCOL_SAMPLE_PERCENT": "10"}
     async with wired(migrated_sqlite_url, documents, start_collector, sampled, sooner, environment=sampling) as service:
         with listen("127.0.0.1", 0) as listener:
-            async with serve_workshop(service.shop, listener):
+            async with serve_runner(service.runner, listener):
                 async with httpx2.AsyncClient(base_url=url_of(listener), trust_env=False, timeout=30) as client:
                     answer = await client.post(
                         "/v1/executions",
@@ -84,11 +84,11 @@ async def test_what_the_store_does_not_keep_is_in_the_books(
                     )
         assert answer.status_code == 200, answer.text
         result = answer.json()
-        others = await run_all(service.shop, range(FEW))
+        others = await run_all(service.runner, range(FEW))
         await service.drained()
-        record = await service.shop.record(result["execution_id"])
+        record = await service.runner.record(result["execution_id"])
         assert (record.trace_id, record.status, record.seal.complete) == (TRACE, "completed", True)
-        records = [await service.shop.record(one.execution_id) for one in others.values()]
+        records = [await service.runner.record(one.execution_id) for one in others.values()]
         assert all(each.seal.complete for each in records)
         assert await heard_of(service.database) == {result["execution_id"], *(each.id for each in records)}
         counted = spans_of([record, *records])

@@ -17,12 +17,12 @@ from engine.database.database import Database
 from telemetry.collector.receiver import Receiver
 from telemetry.health import OutboxHealth
 from telemetry.store.tables import outbox
-from tests.both_modes import Unlucky, add_endpoint, consumers, count
+from tests.both_modes import FlakyDatabase, add_endpoint, consumers, count
 from tests.conftest import StartCollector
 from tests.endtoend.load import AGENT, NAMED
 from tests.misbehaving_collector import TOKEN
 from tests.services.collector.server import Collector
-from tests.workflow_runner import Workshop
+from tests.workflow_runner import WorkflowRunner
 
 SECONDS = 90
 CONFIRM_SECONDS = 60.0
@@ -32,20 +32,20 @@ CONFIRM_SECONDS = 60.0
 class Wired:
     """What runs."""
 
-    shop: Workshop
+    runner: WorkflowRunner
     collector: Collector
-    receiving_database: Unlucky
+    receiving_database: FlakyDatabase
     """The receiver's own: its `share` of failures can be set."""
 
     @property
     def database(self) -> Database:
         """The one of the service."""
-        return self.shop.runtime.database
+        return self.runner.runtime.database
 
     @property
     def outbox(self) -> OutboxHealth:
         """What shipper and receiver say."""
-        return self.shop.runtime.receiver.health.outbox
+        return self.runner.runtime.receiver.health.outbox
 
     async def drained(self) -> None:
         """Nothing is owed any more."""
@@ -89,12 +89,15 @@ async def wired(
         collector = await asyncio.to_thread(lambda: start_collector(*configs, **sends_to))
         if not is_there:
             await asyncio.to_thread(collector.stop)
-        async with Unlucky(url) as receiving_database, serving(url, documents, collector, confirm_seconds) as shop:
+        async with (
+            FlakyDatabase(url) as receiving_database,
+            serving(url, documents, collector, confirm_seconds) as runner,
+        ):
             receiving_database.random = Random(2)
-            runtime = shop.runtime
+            runtime = runner.runtime
             receiver = Receiver(receiving_database, consumers(), runtime.receiver.health)
             async with receiving(Ingest(runtime.settings, runtime.metrics, receiver), listener):
-                yield Wired(shop, collector, receiving_database)
+                yield Wired(runner, collector, receiving_database)
 
 
 def sending_to(receiver_url: str) -> dict[str, str]:
@@ -107,8 +110,8 @@ def sending_to(receiver_url: str) -> dict[str, str]:
 @asynccontextmanager
 async def serving(
     url: str, documents: Path, collector: Collector | None, confirm_seconds: float = CONFIRM_SECONDS
-) -> AsyncIterator[Workshop]:
-    """A workshop that ships to the Collector, or that is embedded where there is none; it has what `load` runs."""
+) -> AsyncIterator[WorkflowRunner]:
+    """A runner that ships to the Collector, or is embedded if there is none; it has the workflows of `load`."""
     settings = Settings(
         database_url=url,
         pipeline="collector" if collector else "embedded",
@@ -120,7 +123,7 @@ async def serving(
             environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.otlp_http)
         async with open_runtime(settings) as runtime, AsyncExitStack() as stack:
             await add_endpoint(runtime.database)
-            shop = Workshop(runtime, documents, stack)
-            await shop.store_template(NAMED, AGENT)
-            await shop.store_definition(NAMED, AGENT)
-            yield shop
+            runner = WorkflowRunner(runtime, documents, stack)
+            await runner.store_template(NAMED, AGENT)
+            await runner.store_definition(NAMED, AGENT)
+            yield runner

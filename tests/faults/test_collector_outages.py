@@ -25,7 +25,7 @@ from tests.faults.invariants import violations
 from tests.house.lock import ROOT
 from tests.misbehaving_collector import TOKEN
 from tests.services.process import free_port, running
-from tests.workflow_runner import Workshop
+from tests.workflow_runner import WorkflowRunner
 
 pytestmark = [pytest.mark.collector, pytest.mark.slow]
 
@@ -51,10 +51,10 @@ ROBBED_WITHIN_SECONDS = 20.0
 
 
 @asynccontextmanager
-async def under_load(shop: Workshop) -> AsyncIterator[list[str]]:
+async def under_load(runner: WorkflowRunner) -> AsyncIterator[list[str]]:
     """Executions begin and end while the block runs. The ids of those accepted are there when it has ended."""
     stop, ids = asyncio.Event(), list[str]()
-    load = asyncio.create_task(run_until(shop, stop), name="load")
+    load = asyncio.create_task(run_until(runner, stop), name="load")
     try:
         yield ids
     finally:
@@ -110,7 +110,7 @@ async def test_a_collector_that_is_stopped_and_killed_loses_nothing(
 ) -> None:
     with figures("F6", outages=len(OUTAGES_SECONDS), kills=KILLS) as figure:
         async with wired(migrated_sqlite_url, documents, start_collector) as service:
-            async with under_load(service.shop) as ids:
+            async with under_load(service.runner) as ids:
                 for seconds in OUTAGES_SECONDS:
                     await asyncio.to_thread(service.collector.stop)
                     await noticed(service)
@@ -139,7 +139,7 @@ async def test_what_was_in_a_queue_that_is_gone_is_served_without_it(
         async with wired(
             migrated_sqlite_url, documents, start_collector, confirm_seconds=ROBBED_WITHIN_SECONDS
         ) as service:
-            async with under_load(service.shop) as ids:
+            async with under_load(service.runner) as ids:
                 service.receiving_database.share = 2.0
                 await eventually(lambda: service.outbox.requests[503] >= 3)
                 await until(lambda: shipped_and_owed(service.database), ROBBED + ROBBED // 2)
@@ -209,24 +209,24 @@ async def test_a_receiver_that_fails_and_is_killed_loses_nothing(
     receiver = ReceiverProcess(migrated_url, tmp_path)
 
     async def records() -> int:
-        return await count(shop.runtime.database, executions)
+        return await count(runner.runtime.database, executions)
 
     collector = await asyncio.to_thread(lambda: start_collector(**sending_to(f"http://127.0.0.1:{receiver.port}")))
     await asyncio.to_thread(receiver.start)
     with figures("F8", kills=KILLS, answers_of_503=LEAST_ERRORS) as figure:
         try:
-            async with serving(migrated_url, documents, collector, confirm_seconds=PATIENT_SECONDS) as shop:
-                async with under_load(shop) as ids:
+            async with serving(migrated_url, documents, collector, confirm_seconds=PATIENT_SECONDS) as runner:
+                async with under_load(runner) as ids:
                     for _ in range(KILLS):
                         await until(records, await records() + 1)
                         await asyncio.to_thread(receiver.kill)
                         figure.hit("kills")
                         await asyncio.to_thread(receiver.start)
                     await eventually(lambda: receiver.errors() >= LEAST_ERRORS, ERRORS_SECONDS)
-                await drained(shop.runtime.database)
+                await drained(runner.runtime.database)
                 figure.hit("answers of 503", receiver.errors())
-                locally = shop.runtime.receiver.health.outbox.served_locally.total()
+                locally = runner.runtime.receiver.health.outbox.served_locally.total()
                 figure.reach("served without the Collector, which asks again until it is told 200", locally, at_most=0)
-                await look(shop.runtime.database, ids, figure)
+                await look(runner.runtime.database, ids, figure)
         finally:
             await asyncio.to_thread(receiver.stop)

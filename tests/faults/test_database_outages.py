@@ -24,7 +24,7 @@ from tests.faults.figures import Figure, Figures, short_or_long
 from tests.faults.invariants import Violation, violations
 from tests.services.postgres import server as postgres_service
 from tests.services.postgres.server import Cluster
-from tests.workflow_runner import WatchedEngine, Workshop, request, workshop
+from tests.workflow_runner import WatchedEngine, WorkflowRunner, request, workflow_runner
 
 WRITERS = 4
 WORKERS = 4
@@ -52,7 +52,7 @@ def cluster() -> Iterator[Cluster]:
 class Load:
     """Executions that begin and end on several writers at once, each with a number of its own."""
 
-    shops: list[Workshop]
+    shops: list[WorkflowRunner]
     told: dict[str, str] = field(default_factory=dict)
     """Status by id, as the callers heard it."""
     refused: Counter[str] = field(default_factory=Counter)
@@ -63,7 +63,7 @@ class Load:
     @property
     def failed_commits(self) -> int:
         """Of all writers."""
-        return sum(shop.runtime.journal.health.failed_commits for shop in self.shops)
+        return sum(runner.runtime.journal.health.failed_commits for runner in self.shops)
 
     async def work(self, engine: WatchedEngine) -> None:
         """One execution after the other."""
@@ -99,9 +99,9 @@ class Load:
 async def loaded(url: str) -> AsyncIterator[Load]:
     """Writers at work while the block runs; when it has ended, all that they began has ended, too."""
     async with AsyncExitStack() as stack:
-        shops = [await stack.enter_async_context(workshop(url, keep_signals=False)) for _ in range(WRITERS)]
+        shops = [await stack.enter_async_context(workflow_runner(url, keep_signals=False)) for _ in range(WRITERS)]
         load = Load(shops)
-        engines = [shop.engine(lambda asked: Say(f"echo {asked.messages[-1]['content']}")) for shop in shops]
+        engines = [runner.engine(lambda asked: Say(f"echo {asked.messages[-1]['content']}")) for runner in shops]
         workers = [asyncio.create_task(load.work(engine), name="writer") for engine in engines for _ in range(WORKERS)]
         try:
             async with asyncio.timeout(SECONDS):

@@ -16,7 +16,7 @@ from tests.faults.invariants import Evidence, by_invariant, violations
 from tests.faults.ledger import Ledger
 from tests.faults.webhooks import WebhookLedger
 from tests.telemetry.receiver import Call
-from tests.workflow_runner import Workshop, request, workshop
+from tests.workflow_runner import WorkflowRunner, request, workflow_runner
 
 
 @dataclass(slots=True)
@@ -45,20 +45,20 @@ class Kept:
 @pytest.fixture
 async def kept(migrated_sqlite_url: str, tmp_path: Path) -> AsyncIterator[Kept]:
     """What a good run leaves: two executions completed, one failed, each told to one endpoint."""
-    async with workshop(migrated_sqlite_url, keep_signals=False) as shop:
-        await add_endpoint(shop.runtime.database)
+    async with workflow_runner(migrated_sqlite_url, keep_signals=False) as runner:
+        await add_endpoint(runner.runtime.database)
         clients, webhooks = Ledger(tmp_path / "clients"), WebhookLedger(Ledger(tmp_path / "webhooks"))
-        ids = await run_three(shop, clients)
-        made = Kept(shop.runtime.database, ids, clients, webhooks)
+        ids = await run_three(runner, clients)
+        made = Kept(runner.runtime.database, ids, clients, webhooks)
         await deliver(made)
         yield made
 
 
-async def run_three(shop: Workshop, clients: Ledger) -> list[str]:
+async def run_three(runner: WorkflowRunner, clients: Ledger) -> list[str]:
     """Run them, and write down what their clients were told."""
     ids: list[str] = []
     for script in ([Say("one")], [Say("two")], [Fail("auth")]):
-        result = await shop.engine(script).execute(request({"kind": "graph", "graph": ASK}))
+        result = await runner.engine(script).execute(request({"kind": "graph", "graph": ASK}))
         clients.write_now(what="accepted", number=len(ids), id=result.execution_id)
         clients.write_now(what="read", id=result.execution_id, status="running", attempt=1, owner="default")
         clients.write_now(what="read", id=result.execution_id, status=str(result.status), attempt=1)

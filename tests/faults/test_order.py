@@ -16,7 +16,7 @@ from telemetry.store.tables import (
     spans,
     webhook_events,
 )
-from tests.both_modes import add_endpoint, books, consumers, count, end, tell
+from tests.both_modes import add_endpoint, consumers, count, end, rows_of_books, tell
 from tests.faults.figures import Figures, short_or_long
 from tests.telemetry.bookkeeper import Listener
 
@@ -39,12 +39,12 @@ async def test_signals_in_any_order_give_the_rows_of_their_own(migrated_url: str
         async with Database(migrated_url) as database:
             await add_endpoint(database)
             await store(database, mixed, chance)
-            found = await books(database)
+            found = await rows_of_books(database)
             figure.none("differences", await check_books(database))
             figure.reach("kept aside", await count(database, dead_letter), at_most=0)
             await clear(database)
             await store(database, signals, chance)
-            expected = await books(database)
+            expected = await rows_of_books(database)
         figure.reach("records", len(found["executions"]), at_least=EXECUTIONS)
         differing = [name for name in expected if found[name] != expected[name]]
         figure.none("tables that differ", differing)

@@ -16,7 +16,7 @@ from engine.testing.models import Call, Fail, Hold, Say, Step
 from tests.conformance.cases import TOOLS, chatter
 from tests.faults.figures import Figure, Figures, short_or_long
 from tests.faults.invariants import violations
-from tests.workflow_runner import WatchedEngine, request, workshop
+from tests.workflow_runner import WatchedEngine, request, workflow_runner
 
 EXECUTIONS = short_or_long(300, 3_000)
 AT_ONCE = 64
@@ -51,12 +51,12 @@ async def test_executions_that_are_stopped_anywhere_end_once_and_as_they_were_st
     migrated_url: str, figures: Figures
 ) -> None:
     with figures("F16", cancels=FEWEST, leavings=FEWEST, timeouts=FEWEST) as figure:
-        async with workshop(migrated_url, keep_signals=False) as shop:
-            engine = shop.engine(answer, TOOLS)
+        async with workflow_runner(migrated_url, keep_signals=False) as runner:
+            engine = runner.engine(answer, TOOLS)
             stopped = await stop_all(engine, figure)
-            records = {one.execution.id: await shop.record(one.execution.id) for one in stopped}
+            records = {one.execution.id: await runner.record(one.execution.id) for one in stopped}
             closings = [await closing_events(one.execution) for one in stopped]
-            figure.none("violations", await violations(shop.runtime.database))
+            figure.none("violations", await violations(runner.runtime.database))
             assert engine.active == 0
 
         figure.size("executions", len(stopped))

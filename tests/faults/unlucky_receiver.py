@@ -13,12 +13,12 @@ from api.service.server import listen, receiving, url_of
 from api.settings import Settings
 from api.wiring.ingest import Ingest, open_ingest
 from telemetry.collector.receiver import Receiver
-from tests.both_modes import Unlucky, consumers
+from tests.both_modes import FlakyDatabase, consumers
 
 
 async def receive(settings: Settings, share: float, seed: int) -> None:
     """Answer the Collector until the process ends."""
-    async with open_ingest(settings) as ingest, Unlucky(settings.database_url) as database:
+    async with open_ingest(settings) as ingest, FlakyDatabase(settings.database_url) as database:
         database.random, database.share = Random(seed), share
         receiver = Receiver(database, consumers(), ingest.receiver.health)
         with listen(*settings.ingest_address) as listener:

@@ -17,7 +17,7 @@ from telemetry.collector.receiver import Receiver
 from telemetry.signals import otlp
 from telemetry.signals.records import EventRecord, Kind, Signal, SpanRecord
 from telemetry.store.tables import dead_letter, executions, outbox, spans
-from tests.both_modes import CollectorWay, collector_way, count
+from tests.both_modes import CollectorMode, collector_mode, count
 from tests.misbehaving_collector import TOKEN
 from tests.telemetry.bookkeeper import Listener, Story
 
@@ -34,7 +34,7 @@ NOWHERE = "http://127.0.0.1:1"
 class Ingest:
     """The receiver, asked by hand, and a journal whose signals nobody ships."""
 
-    way: CollectorWay
+    way: CollectorMode
     client: httpx2.AsyncClient
     listener: Listener
 
@@ -62,7 +62,7 @@ class Ingest:
 
 @pytest.fixture
 async def ingest(migrated_url: str) -> AsyncIterator[Ingest]:
-    async with collector_way(migrated_url, endpoint=NOWHERE) as way:
+    async with collector_mode(migrated_url, endpoint=NOWHERE) as way:
         listener = Listener()
         listener.telemetry.add(way.journal.spans, way.journal.events)
         async with httpx2.AsyncClient(base_url=way.receiver_url, trust_env=False, timeout=30) as client:

@@ -19,14 +19,14 @@ from telemetry.store.tables import executions, outbox, spans
 from tests.api.harness import Service, running
 from tests.both_modes import count
 from tests.house.lock import ROOT
-from tests.misbehaving_collector import TOKEN, Mood, Relay, relay
+from tests.misbehaving_collector import TOKEN, MisbehavingCollector, Mood, misbehaving
 
 SECONDS = 30
 
 
 @asynccontextmanager
-async def in_collector_mode(url: str, between: Relay) -> AsyncIterator[Service]:
-    """A service whose signals go through the relay."""
+async def in_collector_mode(url: str, between: MisbehavingCollector) -> AsyncIterator[Service]:
+    """A service whose signals go through a misbehaving Collector."""
     with pytest.MonkeyPatch.context() as environment, listen("127.0.0.1", 0) as listener:
         environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", between.url)
         async with running(url, pipeline="collector", ingest_tokens=(TOKEN,)) as service:
@@ -63,7 +63,10 @@ async def drained(url: str) -> None:
 
 async def test_an_execution_answers_from_control_until_its_record_has_caught_up(migrated_url: str) -> None:
     mood: list[Mood] = ["fails"]
-    async with relay("", lambda: mood[0]) as between, in_collector_mode(migrated_url, between) as service:
+    async with (
+        misbehaving("", lambda: mood[0]) as between,
+        in_collector_mode(migrated_url, between) as service,
+    ):
         result = (await service.start()).json()
         before = await seen(service, result["execution_id"])
         assert await count(service.runtime.database, executions) == 0
@@ -80,7 +83,10 @@ async def test_an_execution_answers_from_control_until_its_record_has_caught_up(
 
 
 async def test_the_span_metrics_are_left_to_the_collector(migrated_sqlite_url: str) -> None:
-    async with relay("", lambda: "takes") as between, in_collector_mode(migrated_sqlite_url, between) as service:
+    async with (
+        misbehaving("", lambda: "takes") as between,
+        in_collector_mode(migrated_sqlite_url, between) as service,
+    ):
         result = (await service.start()).json()
         await caught_up(service, result["execution_id"])
         await drained(migrated_sqlite_url)
@@ -92,7 +98,7 @@ async def test_the_span_metrics_are_left_to_the_collector(migrated_sqlite_url: s
 
 
 async def test_our_signals_leave_by_the_shipper_alone(migrated_sqlite_url: str) -> None:
-    async with relay("", lambda: "takes") as between:
+    async with misbehaving("", lambda: "takes") as between:
         async with in_collector_mode(migrated_sqlite_url, between) as service:
             result = (await service.start()).json()
             await caught_up(service, result["execution_id"])
@@ -101,16 +107,25 @@ async def test_our_signals_leave_by_the_shipper_alone(migrated_sqlite_url: str) 
 
 
 async def test_a_restart_with_a_full_outbox_loses_nothing(migrated_url: str) -> None:
-    async with relay("", lambda: "fails") as between, in_collector_mode(migrated_url, between) as service:
+    async with (
+        misbehaving("", lambda: "fails") as between,
+        in_collector_mode(migrated_url, between) as service,
+    ):
         ids = [(await service.start()).json()["execution_id"] for _ in range(5)]
-    async with relay("", lambda: "takes") as between, in_collector_mode(migrated_url, between) as service:
+    async with (
+        misbehaving("", lambda: "takes") as between,
+        in_collector_mode(migrated_url, between) as service,
+    ):
         for id_ in ids:
             assert (await caught_up(service, id_)).status == "completed"
         await drained(migrated_url)
 
 
 async def test_going_back_to_the_embedded_mode_serves_what_is_left(migrated_url: str) -> None:
-    async with relay("", lambda: "fails") as between, in_collector_mode(migrated_url, between) as service:
+    async with (
+        misbehaving("", lambda: "fails") as between,
+        in_collector_mode(migrated_url, between) as service,
+    ):
         id_ = (await service.start()).json()["execution_id"]
     async with running(migrated_url) as service:
         assert (await seen(service, id_)).seal.complete

@@ -18,7 +18,7 @@ from telemetry.signals.otlp import signal_id
 from telemetry.signals.records import Batch, Signal
 from telemetry.store.tables import outbox
 from tests.both_modes import collector_at, count
-from tests.misbehaving_collector import Mood, Relay, always, relay
+from tests.misbehaving_collector import MisbehavingCollector, Mood, always, misbehaving
 from tests.telemetry.bookkeeper import Listener
 
 SECONDS = 20
@@ -45,10 +45,10 @@ async def put(database: Database, signals: list[Signal]) -> None:
 @asynccontextmanager
 async def shipping(
     database: Database, mood: Callable[[], Mood], *, url: str | None = None, max_bytes: int = 1_000_000
-) -> AsyncIterator[tuple[Relay, Shipper, OutboxHealth]]:
+) -> AsyncIterator[tuple[MisbehavingCollector, Shipper, OutboxHealth]]:
     """A shipper, and a Collector that brings nothing back."""
     health = OutboxHealth()
-    async with relay(NOWHERE, mood, forwards=False) as between:
+    async with misbehaving(NOWHERE, mood, forwards=False) as between:
         shipper = Shipper(
             database,
             collector_at(url or between.url),
