@@ -23,7 +23,7 @@ from telemetry.collector.shipper import Shipper
 from telemetry.health import Health
 from telemetry.journal.journal import Journal
 from telemetry.journal.sinks import OutboxSink
-from telemetry.metrics.span_metrics import Metrics
+from telemetry.metrics.exposition import Metrics
 from telemetry.pipeline.pipeline import Consumer, Pipeline
 from telemetry.records.consumer import Records
 from telemetry.sdk.providers import Collector, Destination, Telemetry, build_telemetry

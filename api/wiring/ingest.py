@@ -11,7 +11,7 @@ from api.wiring.pipelines import build_consumers
 
 if TYPE_CHECKING:
     from telemetry.collector.receiver import Receiver
-    from telemetry.metrics.span_metrics import Metrics
+    from telemetry.metrics.exposition import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ async def open_ingest(settings: Settings) -> AsyncIterator[Ingest]:
     """An ingest over a database of its own, for processes without an engine. Raises a `SpanloomError`."""
     from telemetry.collector.receiver import Receiver
     from telemetry.health import Health
-    from telemetry.metrics.span_metrics import Metrics
+    from telemetry.metrics.exposition import Metrics
 
     async with open_database(settings) as database:
         health = Health()

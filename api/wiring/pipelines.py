@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from engine.database.database import Database
     from telemetry.collector.receiver import Receiver
     from telemetry.journal.sinks import Sink
-    from telemetry.metrics.span_metrics import Metrics
+    from telemetry.metrics.exposition import Metrics
     from telemetry.pipeline.pipeline import Consumer
     from telemetry.sdk.providers import Telemetry
 

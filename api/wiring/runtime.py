@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from engine.store.checkpoints import Checkpoints
     from telemetry.collector.receiver import Receiver
     from telemetry.journal.journal import Journal
-    from telemetry.metrics.span_metrics import Metrics
+    from telemetry.metrics.exposition import Metrics
     from telemetry.recovery.replay import Replay
     from telemetry.recovery.sweeper import Sweeper
     from telemetry.sdk.providers import Telemetry
@@ -107,7 +107,7 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
 def _build_bookkeeping(settings: Settings, database: Database) -> "tuple[Metrics, Receiver]":
     from telemetry.collector.receiver import Receiver
     from telemetry.health import Health
-    from telemetry.metrics.span_metrics import Metrics
+    from telemetry.metrics.exposition import Metrics
 
     health = Health()
     return Metrics(database, health), Receiver(database, build_consumers(settings), health)

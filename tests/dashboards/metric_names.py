@@ -10,7 +10,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from dashboards.options import Options
 from dashboards.rule_files import rule_files
 from engine.database.database import Database
-from telemetry.metrics.span_metrics import Metrics
+from telemetry.metrics.exposition import Metrics
 from telemetry.pipeline.pipeline import Pipeline
 from telemetry.records.consumer import Records
 from telemetry.signals.records import Batch

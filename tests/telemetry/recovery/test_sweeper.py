@@ -27,7 +27,7 @@ from telemetry.collector.receiver import Receiver
 from telemetry.health import Health
 from telemetry.journal import journal
 from telemetry.journal.sinks import OutboxSink
-from telemetry.metrics.span_metrics import Metrics
+from telemetry.metrics.exposition import Metrics
 from telemetry.pipeline.pipeline import Pipeline
 from telemetry.reconcile.audit import check_books
 from telemetry.records.consumer import Records

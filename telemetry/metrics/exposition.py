@@ -1,0 +1,70 @@
+"""`/metrics`: the text that Prometheus scrapes, from the same signals and roll-ups as everything else.
+
+Span metrics are fed after each commit and start at 0 with the process; the `spanloom_*` counters of executions, cost
+and tokens are exact: they are read from the roll-ups at each scrape.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from engine.database.database import Database
+from telemetry.health import Health
+from telemetry.metrics.collectors import (
+    DeliveryCollector,
+    HealthCollector,
+    LeaseCollector,
+    OutboxCollector,
+    TableCollector,
+)
+from telemetry.metrics.single_flight import SingleFlight
+from telemetry.metrics.span_metrics import SpanMetrics
+from telemetry.signals.records import Batch
+
+
+class Metrics:
+    """Counts committed signals and writes all metrics out for Prometheus."""
+
+    def __init__(self, database: Database, health: Health) -> None:
+        self._database = database
+        self._flight = SingleFlight[bytes]()
+        self._registry = CollectorRegistry()
+        self._spans = SpanMetrics(self._registry)
+        self._reading = (
+            TableCollector(),
+            OutboxCollector(health.outbox),
+            DeliveryCollector(health.deliveries),
+        )
+        for collector in (*self._reading, HealthCollector(health), LeaseCollector(health.leases)):
+            self._registry.register(collector)
+
+    def feed(self, batch: Batch) -> None:
+        """Count signals that have become durable."""
+        self._spans.feed(batch)
+
+    async def exposition(self, accept: str) -> tuple[str, bytes]:
+        """Content type and text, OpenMetrics or plain by the `Accept` header. Raises `Unavailable`."""
+        encode, content_type = choose_encoder(accept)
+        return content_type, await self._flight(content_type, lambda: self._write_out(encode))
+
+    async def _write_out(self, encode: Callable[[Collector], bytes]) -> bytes:
+        """All metrics as they are now. Thousands of lines take long to encode, so that runs in a thread."""
+        async with self._database.read() as connection:
+            for collector in self._reading:
+                await collector.read(connection)
+        return await asyncio.to_thread(encode, _Collected(list(self._registry.collect())))
+
+
+@dataclass(frozen=True, slots=True)
+class _Collected(Collector):
+    """Metrics that were collected on the event loop, to be encoded in a thread."""
+
+    families: Sequence[Metric]
+
+    def collect(self) -> Iterable[Metric]:
+        return self.families

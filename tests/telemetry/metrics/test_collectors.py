@@ -1,0 +1,90 @@
+"""Prometheus reads the numbers of the tables."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import insert
+
+from engine.database.database import Database
+from telemetry.records.consumer import Records
+from telemetry.signals.records import Batch
+from telemetry.store.tables import reconcile_runs
+from tests.telemetry.bookkeeper import Bookkeeper, Listener
+from tests.telemetry.scraping import made, register, scrape
+
+
+async def test_a_registered_template_has_its_counters_before_it_runs(database: Database) -> None:
+    await register(database)
+    samples = await scrape(made(database))
+    for status in ("completed", "failed", "cancelled"):
+        assert samples[f"spanloom_executions_total[('status', '{status}'), ('template', 'answer')]"] == 0
+    assert samples["spanloom_dead_letters_total[('consumer', 'records')]"] == 0
+
+
+async def test_the_exact_counters_equal_the_rollups(database: Database) -> None:
+    await register(database)
+    listener = Listener()
+    for failing in (False, True, True):
+        story = listener.begin()
+        story.answer()
+        if failing:
+            story.tracker.fail("timeout", "too late")
+        else:
+            story.tracker.complete()
+    async with database.begin() as connection:
+        await Records().apply(connection, Batch.of(listener.signals()))
+
+    samples = await scrape(made(database))
+
+    assert samples["spanloom_executions_total[('status', 'failed'), ('template', 'answer')]"] == 2
+    assert samples["spanloom_executions_total[('status', 'completed'), ('template', 'answer')]"] == 1
+    assert samples["spanloom_cost_nano_usd_total[('model', 'small'), ('template', 'answer')]"] == 3 * 140_000
+    assert samples["spanloom_tokens_total[('model', 'small'), ('template', 'answer'), ('type', 'input')]"] == 300
+
+
+async def test_calls_of_unknown_cost_are_counted_from_zero(database: Database) -> None:
+    await register(database)
+    unpriced = "spanloom_unpriced_calls_total[('template', 'answer')]"
+    assert (await scrape(made(database)))[unpriced] == 0
+    listener = Listener()
+    story = listener.begin()
+    story.answer(None)
+    story.answer()
+    story.tracker.complete()
+    async with database.begin() as connection:
+        await Records().apply(connection, Batch.of(listener.signals()))
+    samples = await scrape(made(database))
+    assert samples["spanloom_unpriced_calls_total[('model', 'small'), ('template', 'answer')]"] == 1
+    assert samples[unpriced] == 0
+
+
+async def test_unfinished_executions_have_an_age_whoever_runs_them(keeper: Bookkeeper) -> None:
+    metrics = made(keeper.database)
+    before = await scrape(metrics)
+    assert before["spanloom_executions_oldest_seconds[('status', 'running')]"] == 0
+    story = keeper.begin()
+    await keeper.journal.accept(story.acceptance())
+    during = await scrape(metrics)
+    assert during["spanloom_executions_unfinished[('status', 'running')]"] == 1
+    assert during["spanloom_executions_oldest_seconds[('status', 'running')]"] > 0
+    story.tracker.complete()
+    await keeper.journal.finish(story.finish())
+    assert (await scrape(metrics))["spanloom_executions_unfinished[('status', 'running')]"] == 0
+
+
+async def test_the_newest_comparison_of_the_books_is_shown(database: Database) -> None:
+    metrics = made(database)
+    before = await scrape(metrics)
+    assert (before["spanloom_reconcile_differences[]"], before["spanloom_reconcile_drift_nano_usd[]"]) == (0, 0)
+    assert "spanloom_reconcile_finished_timestamp_seconds[]" not in before
+    at = datetime(2026, 5, 10, 12, tzinfo=UTC)
+    runs: list[dict[str, object]] = [
+        {"scheduled_for": at, "differences": 9, "drift_nano_usd": 9, "finished_at": at},
+        {"scheduled_for": at.replace(hour=13), "differences": 2, "drift_nano_usd": 70, "finished_at": at},
+        {"scheduled_for": at.replace(hour=14), "differences": None, "drift_nano_usd": None, "finished_at": None},
+    ]
+    async with database.begin() as connection:
+        for run in runs:
+            await connection.execute(insert(reconcile_runs).values(run | {"started_at": at, "since": at, "until": at}))
+    samples = await scrape(metrics)
+    assert (samples["spanloom_reconcile_differences[]"], samples["spanloom_reconcile_drift_nano_usd[]"]) == (2, 70)
+    assert samples["spanloom_reconcile_finished_timestamp_seconds[]"] == at.timestamp()

@@ -1,0 +1,8 @@
+"""Label values are a closed set."""
+
+from telemetry.metrics.labels import OTHER, LabelCap
+
+
+def test_a_known_label_value_stays_known() -> None:
+    cap = LabelCap(limit=1)
+    assert [cap("a"), cap("b"), cap("a")] == ["a", OTHER, "a"]
