@@ -46,11 +46,11 @@ def main() -> None:
     try:
         app()
     except SpanloomError as error:
-        from api.cli.failures import say
+        from api.cli.errors import say
 
         sys.exit(say(error))
     except Exception as error:
-        from api.cli.failures import say_unexpected
+        from api.cli.errors import say_unexpected
 
         say_unexpected(error)
         sys.exit(INTERNAL)

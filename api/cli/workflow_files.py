@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from api.cli.failures import wrong_use
+from api.cli.errors import wrong_use
 from engine.documents.strict_json import MalformedJson, read_json
 from engine.graph import Json
 

@@ -9,8 +9,8 @@ from typing import cast, get_args
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.cli import terminal
-from api.cli.failures import DONE, wrong_use
-from api.cli.reading import read
+from api.cli.database_reads import read
+from api.cli.errors import DONE, wrong_use
 from api.cli.rendering.tables import DemoShare, cost_table
 from api.schemas import executions
 from engine.models.offline import OFFLINE

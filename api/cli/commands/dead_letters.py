@@ -4,10 +4,10 @@ import asyncio
 from dataclasses import asdict
 
 from api.cli import terminal
-from api.cli.failures import BAD_NEWS, DONE
-from api.cli.reading import check_exists
+from api.cli.database_reads import check_exists
+from api.cli.errors import BAD_NEWS, DONE
+from api.cli.rendering.formatting import count
 from api.cli.rendering.tables import dead_letters_table
-from api.cli.rendering.text import count
 from api.settings import Settings
 from api.wiring.database import open_database
 from api.wiring.recovery import build_replay

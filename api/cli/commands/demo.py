@@ -16,10 +16,10 @@ from rich.text import Text
 from api.cli import terminal
 from api.cli.commands.cost import cost_report
 from api.cli.commands.trace import find_trace
-from api.cli.failures import BAD_NEWS, DONE, INTERRUPTED
+from api.cli.errors import BAD_NEWS, DONE, INTERRUPTED
+from api.cli.live_run import Followed, follow, problem, summary
 from api.cli.rendering.tables import cost_table
 from api.cli.rendering.trace_tree import trace_header, trace_view
-from api.cli.watch import Followed, follow, problem, summary
 from api.service.background import run_worker
 from api.service.server import CannotListen, listen, serve_runtime
 from api.settings import Settings

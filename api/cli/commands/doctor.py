@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from api.cli import terminal
-from api.cli.failures import DONE, NOT_READY
+from api.cli.errors import DONE, NOT_READY
 from api.cli.rendering.tables import Check, checks_view
 from api.settings import Settings, check_bind, in_force, prepare_process
 from engine.database import migrations

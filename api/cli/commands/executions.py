@@ -9,8 +9,8 @@ from datetime import datetime
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.cli import terminal
-from api.cli.failures import BAD_NEWS, DONE, wrong_use
-from api.cli.reading import check_exists, find_execution, read
+from api.cli.database_reads import check_exists, find_execution, read
+from api.cli.errors import BAD_NEWS, DONE, wrong_use
 from api.cli.rendering.tables import execution_details, executions_table, question_view
 from api.operations.approve import ResumeBody, answer, open_questions
 from api.operations.retry import kept

@@ -7,8 +7,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
 from api.cli import terminal
-from api.cli.failures import BAD_NEWS, DONE
-from api.cli.rendering.text import plural
+from api.cli.errors import BAD_NEWS, DONE
+from api.cli.rendering.formatting import plural
 from engine.database import migrations
 from engine.database.database import Database, parse_url, safe_name
 from engine.store.tables import execution_control

@@ -4,8 +4,8 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 from api.cli import terminal
-from api.cli.failures import BAD_NEWS, DONE, wrong_use
-from api.cli.reading import check_exists
+from api.cli.database_reads import check_exists
+from api.cli.errors import BAD_NEWS, DONE, wrong_use
 from api.schemas.reconcile import ReconcileDocument
 from api.settings import Settings
 from api.wiring.database import open_database

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from api.cli import terminal
 from api.cli.commands.executions import Detailed, read_queued, show_queued
-from api.cli.failures import BAD_NEWS, DONE, INTERRUPTED, wrong_use
-from api.cli.watch import CALLER, Followed, follow, problem, summary
+from api.cli.errors import BAD_NEWS, DONE, INTERRUPTED, wrong_use
+from api.cli.live_run import CALLER, Followed, follow, problem, summary
 from api.cli.workflow_files import is_template, read_document
 from api.wiring.runtime import Runtime, open_runtime
 from engine.documents.strict_json import MalformedJson, read_json

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from api.cli.failures import DONE
+from api.cli.errors import DONE
 from api.service import server
 from api.service.logs import configure_logs
 from api.settings import SettingsInvalid, read_settings

@@ -5,9 +5,9 @@ import asyncio
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.cli import terminal
-from api.cli.failures import BAD_NEWS, DONE, INTERRUPTED
-from api.cli.reading import check_exists, find_execution, read
-from api.cli.rendering.text import duration
+from api.cli.database_reads import check_exists, find_execution, read
+from api.cli.errors import BAD_NEWS, DONE, INTERRUPTED
+from api.cli.rendering.formatting import duration
 from api.cli.rendering.trace_tree import trace_header, trace_view
 from api.schemas import executions
 from api.wiring.database import open_database

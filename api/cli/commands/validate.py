@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from api.cli import terminal
-from api.cli.failures import BAD_NEWS, DONE
+from api.cli.errors import BAD_NEWS, DONE
 from api.cli.rendering.tables import validation_view
 from api.cli.workflow_files import is_template, read_document
 from api.settings import Settings

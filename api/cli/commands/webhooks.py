@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.cli import terminal
-from api.cli.failures import BAD_NEWS, DONE, wrong_use
-from api.cli.reading import check_exists
+from api.cli.database_reads import check_exists
+from api.cli.errors import BAD_NEWS, DONE, wrong_use
 from api.cli.rendering.webhooks import deliveries_table, endpoints_table
 from api.schemas import webhooks as documents
 from api.settings import Settings

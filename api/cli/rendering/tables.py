@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from api.cli.rendering.text import UNKNOWN, count, duration, moment, percent, plural, short_ids, tokens, usd
+from api.cli.rendering.formatting import UNKNOWN, count, duration, moment, percent, plural, short_ids, tokens, usd
 from api.cli.rendering.trace_tree import STATUS_STYLES
 from engine.report import Issue, Severity, ValidationReport
 from engine.result import Approval

@@ -8,7 +8,7 @@ from itertools import groupby
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from api.cli.rendering.text import UNKNOWN, duration, moment, tokens, usd
+from api.cli.rendering.formatting import UNKNOWN, duration, moment, tokens, usd
 from telemetry.reads.executions import ExecutionRecord, Seal
 from telemetry.reads.traces import Trace, TraceSpan
 

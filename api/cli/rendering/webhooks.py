@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from api.cli.rendering.text import UNKNOWN, moment, short_ids
+from api.cli.rendering.formatting import UNKNOWN, moment, short_ids
 from telemetry.webhooks.deliveries import Delivery
 from telemetry.webhooks.endpoints import Endpoint
 

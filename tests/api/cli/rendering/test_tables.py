@@ -8,9 +8,9 @@ from io import StringIO
 import pytest
 from rich.console import Console, RenderableType
 
-from api.cli.rendering.live import Progress
+from api.cli.rendering.formatting import duration, percent, short_ids, tokens, usd
+from api.cli.rendering.progress import Progress
 from api.cli.rendering.tables import DemoShare, cost_table, executions_table
-from api.cli.rendering.text import duration, percent, short_ids, tokens, usd
 from api.cli.rendering.trace_tree import span_tree, trace_view
 from engine.events import EventType, ExecutionEvent
 from engine.graph import JsonObject

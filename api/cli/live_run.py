@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.text import Text
 
 from api.cli import terminal
-from api.cli.failures import INTERRUPTED
-from api.cli.rendering.live import Progress
-from api.cli.rendering.text import duration, tokens, usd
+from api.cli.errors import INTERRUPTED
+from api.cli.rendering.formatting import duration, tokens, usd
+from api.cli.rendering.progress import Progress
 from api.wiring.runtime import Runtime
 from engine.events import EventType, ExecutionEvent
 from engine.request import Caller, ExecutionRequest

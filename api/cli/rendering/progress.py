@@ -5,7 +5,7 @@ from typing import Literal
 
 from rich.text import Text
 
-from api.cli.rendering.text import duration
+from api.cli.rendering.formatting import duration
 from engine.events import EventType, ExecutionEvent
 
 State = Literal["running", "completed", "failed", "retrying", "handled"]
