@@ -6,6 +6,15 @@ from typing import Any
 from engine.graph import JsonObject
 from engine.result import Usage
 
+_NANO = 1_000_000_000
+
+
+def dollars(nano_usd: int, *, every_digit: bool = False) -> str:
+    """An exact amount for people, as in $0.0016528; without `every_digit`, zeros after the cents are dropped."""
+    whole, rest = divmod(nano_usd, _NANO)
+    digits = f"{rest:09d}"
+    return f"${whole:,}.{digits if every_digit else digits.rstrip('0').ljust(2, '0')}"
+
 
 @dataclass(slots=True)
 class Totals:

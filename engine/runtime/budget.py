@@ -8,6 +8,7 @@ from engine.resources import ChatModel, ModelRequest, Price, Prices
 from engine.result import Usage
 from engine.tracing.semconv import Event
 from engine.tracing.tracker import WorkflowTracker
+from engine.usage import dollars
 
 WARNING_SHARE = 0.8
 
@@ -87,9 +88,15 @@ class Budget:
     def _check(self, unit: str, reserved: int, spent: int, limit: int | None) -> None:
         if limit is not None and spent + reserved > limit:
             self._tracker.budget(Event.BUDGET_EXCEEDED, limit=limit, spent=spent, unit=unit)
-            raise BudgetExceeded(f"the next call may bring the execution to {spent + reserved} of {limit} {unit}")
+            raise BudgetExceeded(_exceeded(unit, spent + reserved, limit))
 
     def _warn(self, unit: str, spent: int, limit: int | None) -> None:
         if limit is not None and unit not in self._warned and spent >= limit * WARNING_SHARE:
             self._warned.add(unit)
             self._tracker.budget(Event.BUDGET_WARNING, limit=limit, spent=spent, unit=unit)
+
+
+def _exceeded(unit: str, total: int, limit: int) -> str:
+    if unit == "tokens":
+        return f"Budget exceeded: the next call could bring the execution to {total:,} tokens; the budget is {limit:,}"
+    return f"Budget exceeded: the next call could bring the cost to {dollars(total)}; the budget is {dollars(limit)}"

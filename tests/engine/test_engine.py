@@ -374,6 +374,9 @@ async def test_budget_is_checked_before_the_call() -> None:
     document: JsonObject = {**ASK, "limits": {"budget_nano_usd": 1_000}}
     run = await Harness([]).run(document)
     assert (run.result.status, run.result.error_type, run.result.model_calls) == ("failed", "budget_exceeded", 0)
+    assert run.result.error_message is not None
+    assert run.result.error_message.startswith("Budget exceeded: the next call could bring the cost to $0.")
+    assert run.result.error_message.endswith("; the budget is $0.000001")
     assert run.said[-2:] == ["workflow.budget.exceeded", "workflow.execution.failed"]
 
 

@@ -3,19 +3,16 @@
 from collections.abc import Collection
 from datetime import UTC, datetime
 
+from engine.usage import dollars
+
 UNKNOWN = "–"
-_NANO = 1_000_000_000
 _SHORT_ID = 13
 """A UUIDv7 begins with its time in milliseconds: 13 characters."""
 
 
 def usd(nano_usd: int | None, *, every_digit: bool = False) -> str:
     """Exact dollars; without `every_digit` closing zeros behind the cents are left out."""
-    if nano_usd is None:
-        return UNKNOWN
-    whole, rest = divmod(nano_usd, _NANO)
-    digits = f"{rest:09d}"
-    return f"${whole:,}.{digits if every_digit else digits.rstrip('0').ljust(2, '0')}"
+    return UNKNOWN if nano_usd is None else dollars(nano_usd, every_digit=every_digit)
 
 
 def duration(milliseconds: float | None) -> str:
