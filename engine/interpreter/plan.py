@@ -23,10 +23,7 @@ from engine.graph import (
 )
 from engine.interpreter.topology import Fork, Topology
 from engine.nodes.base import TRANSIENT, NodeBase
-from engine.nodes.model import ModelNode
 from engine.nodes.registry import NODE_TYPES
-from engine.nodes.retrieval import RetrievalConfig
-from engine.nodes.tools import ToolsNode
 from engine.runtime.names import Names
 from engine.runtime.visit import SearchSource, VisitedNode
 from engine.tracing import semconv
@@ -151,9 +148,8 @@ def _build(node: Node) -> NodeBase[Any]:
 
 def _connect_tools(built: dict[str, NodeBase[Any]], topology: Topology) -> None:
     for node in built.values():
-        if isinstance(node, ModelNode):
-            behind = (built[node_id] for node_id in topology.tool_nodes_behind(node.id))
-            node.tool_nodes = tuple(tools for tools in behind if isinstance(tools, ToolsNode))
+        if node.calls_tools:
+            node.tool_nodes = tuple(built[node_id] for node_id in topology.tool_nodes_behind(node.id))
 
 
 def _plan_node(node: NodeBase[Any], topology: Topology, search_source: SearchSource) -> PlannedNode:
@@ -183,15 +179,16 @@ def _plan_node(node: NodeBase[Any], topology: Topology, search_source: SearchSou
 
 
 def _search_source(built: dict[str, NodeBase[Any]]) -> SearchSource:
-    """The graph's first retrieval node says where tools search; without one it is the server's default retriever."""
+    """Where tools search: as the graph's first node that asks a retriever, else in the server's default one."""
     for node in built.values():
-        if isinstance(node.config, RetrievalConfig):
-            return SearchSource(node.config.retriever, node.config.options)
+        use = node.retriever_use(node.config)
+        if use is not None:
+            return SearchSource(use.name, use.options)
     return SearchSource(DEFAULT_RETRIEVER)
 
 
 def _inside(node: NodeBase[Any], topology: Topology) -> frozenset[str]:
-    if node.type != "loop":
+    if not node.is_loop:
         return frozenset()
     return frozenset(other for other in topology.reachable if other != node.id and topology.dominates(node.id, other))
 

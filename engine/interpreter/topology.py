@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from engine.graph import ERROR_LABEL, Edge, WorkflowGraph
+from engine.nodes.registry import NODE_TYPES
 
 TOOL_CALLS_LABEL = "tool_calls"
 
@@ -87,8 +88,8 @@ class Topology:
     def tool_nodes_behind(self, model_id: str) -> tuple[str, ...]:
         """The tools nodes behind the model's `tool_calls` edge, before the next model node, nearest first."""
         first = [edge.target for edge in self.outgoing[model_id] if edge.when == TOOL_CALLS_LABEL]
-        found = reach(first, self.normal_successors, stop=lambda node: self.types[node] == "model")
-        return tuple(node for node in found if self.types[node] == "tools")
+        found = reach(first, self.normal_successors, stop=lambda node: NODE_TYPES[self.types[node]].calls_tools)
+        return tuple(node for node in found if NODE_TYPES[self.types[node]].runs_tool_calls)
 
     def _is_fork(self, node: str) -> bool:
         normal = [edge for edge in self.outgoing[node] if is_normal(edge)]

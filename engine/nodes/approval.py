@@ -1,6 +1,7 @@
 """approval: asks a person, and goes on with the first answer."""
 
 import time
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 from uuid import NAMESPACE_URL
@@ -13,7 +14,7 @@ from engine.events import EventType
 from engine.expressions.prompts import parse as parse_prompt
 from engine.expressions.prompts import parse_json
 from engine.graph import Id, Json, JsonObject, Node
-from engine.nodes.base import JSON_PROMPT, PROMPT, NodeBase, NodeConfig, NodeResult, Park
+from engine.nodes.base import JSON_PROMPT, PROMPT, ConfigFault, NodeBase, NodeConfig, NodeResult, Park, with_data
 from engine.pause import Answer
 from engine.result import Approval
 from engine.runtime.state import WorkflowState
@@ -51,7 +52,8 @@ class ApprovalNode(NodeBase[ApprovalConfig]):
     category = "flow"
     Config = ApprovalConfig
     must_route = True
-    pauses = True
+    bounds_cycle = True
+    needs_checkpoint = True
     output_schema = {
         "type": "object",
         "properties": {"choice": {"type": "string"}, "data": {}, "answered_by": {"type": ["string", "null"]}},
@@ -63,14 +65,32 @@ class ApprovalNode(NodeBase[ApprovalConfig]):
         self._payload = parse_json(config.payload) if config.payload is not None else None
 
     @classmethod
-    def labels(cls, config: NodeConfig) -> tuple[str, ...]:
-        assert isinstance(config, ApprovalConfig)
+    def check(cls, config: ApprovalConfig) -> Iterator[ConfigFault]:
+        for index, choice in enumerate(config.choices):
+            if choice in config.choices[:index]:
+                yield ConfigFault("Two choices are the same.", f"/choices/{index}")
+
+    @classmethod
+    def labels(cls, config: ApprovalConfig) -> tuple[str, ...]:
         timeout = [] if config.on_timeout is None else [config.on_timeout]
         return tuple(dict.fromkeys([*config.choices, *timeout]))
 
     @classmethod
-    def may_park(cls, config: NodeConfig) -> bool:
+    def own_labels(cls, config: ApprovalConfig) -> Mapping[str, str]:
+        labels = {f"/choices/{index}": choice for index, choice in enumerate(config.choices)}
+        return labels if config.on_timeout is None else {**labels, "/on_timeout": config.on_timeout}
+
+    @classmethod
+    def may_park(cls, config: ApprovalConfig) -> bool:
         return True
+
+    @classmethod
+    def output_schema_for(cls, config: ApprovalConfig) -> JsonObject:
+        return with_data(cls.output_schema, config.response_schema if config.response_schema is not None else {})
+
+    @classmethod
+    def json_schemas(cls, config: ApprovalConfig) -> Mapping[str, JsonObject]:
+        return {} if config.response_schema is None else {"/response_schema": config.response_schema}
 
     async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
         visit.span[semconv.APPROVAL_ID] = question_id = approval_id(visit)

@@ -1,21 +1,31 @@
-"""What every node type is: its config, what it may do, and one method that does it.
+"""The base of every node type: its config, what the rest of the engine must know of it, and how it runs.
 
-A node type is one file beside this one and one entry of `engine.nodes.registry.NODE_TYPES`. Schema, validation, API and
-docs are generated from the class attributes here.
+A node type is one file in this package and one entry in `engine.nodes.registry.NODE_TYPES`. Schema, validation, plan,
+API and docs read everything they need from the attributes and hooks of `NodeBase`; the only types they know by name are
+`start` and `end`.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeAlias, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
-from engine.errors import NodeFailure
-from engine.graph import Document, Json, JsonObject, Node, Retry
+from engine.errors import NodeFailure, ResourceMissing
+from engine.graph import Document, Json, JsonObject, ModelDefaults, Node, Retry
+from engine.resources import ChatModel, ToolSpec
 from engine.runtime.state import NO_CHANGE, Change, WorkflowState
 
 if TYPE_CHECKING:
+    from engine.runtime.context import ExecutionContext
     from engine.runtime.visit import Visit
+
+DEFAULT_MAX_TOKENS = 1024
+"""`max_tokens` of a model call that sets none. Calls are never open-ended, because budgets reserve this many tokens."""
+TRANSIENT = ("rate_limited", "overloaded", "provider_error", "connection", "timeout")
+"""Error types that are retried unless a node or its type says otherwise."""
+APPENDS_MESSAGES = "appends assistant messages"
+"""See `NodeBase.ordered_writes`."""
 
 
 class NodeConfig(Document):
@@ -27,12 +37,19 @@ ConfigType: TypeAlias = type[NodeConfig]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Marks a config field whose text is read by a language: a prompt, a JSON value of prompts, or CEL."""
+    """Marks a config field whose text is parsed: as a prompt, as a JSON value of prompts, or as CEL.
+
+    `reader` says who reads the rendered prompt where that matters to the security rules: the model as its system
+    message, or the user as the answer.
+    """
 
     language: Literal["prompt", "json_prompt", "condition", "expression"]
+    reader: Literal["system", "user"] | None = None
 
 
 PROMPT = Place("prompt")
+SYSTEM_PROMPT = Place("prompt", reader="system")
+SHOWN_PROMPT = Place("prompt", reader="user")
 JSON_PROMPT = Place("json_prompt")
 CONDITION = Place("condition")
 EXPRESSION = Place("expression")
@@ -40,7 +57,7 @@ EXPRESSION = Place("expression")
 
 @dataclass(frozen=True, slots=True)
 class PlacedText:
-    """A text found in a config: where (JSON pointer below the config), which language, what."""
+    """A prompt or expression found in a config; `pointer` is a JSON pointer below the config."""
 
     pointer: str
     place: Place
@@ -49,10 +66,10 @@ class PlacedText:
 
 def placed_texts(config: BaseModel, pointer: str = "") -> Iterator[PlacedText]:
     """Every prompt and expression of a config, in the order of its fields."""
-    for name, field in type(config).model_fields.items():
+    for name, field_info in type(config).model_fields.items():
         value = getattr(config, name)
         here = f"{pointer}/{name}"
-        place = next((mark for mark in field.metadata if isinstance(mark, Place)), None)
+        place = next((mark for mark in field_info.metadata if isinstance(mark, Place)), None)
         if value is None:
             continue
         if place is not None:
@@ -66,8 +83,64 @@ def placed_texts(config: BaseModel, pointer: str = "") -> Iterator[PlacedText]:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigFault:
+    """A config that breaks a rule by itself, whatever the graph around it.
+
+    `code` is a rule of the schema, structure or security layer (see `engine.validation.rules.RULES`), `pointer` a JSON
+    pointer below the config. Messages never quote a value. `hint` null is the rule's own hint.
+    """
+
+    message: str
+    pointer: str = ""
+    code: str = "schema.inconsistent"
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUse:
+    """The model that a node calls; fields left null are taken from the graph's `model_defaults`, then the server."""
+
+    provider: str | None = None
+    model: str | None = None
+    max_tokens: int | None = None
+    """The most output tokens of one call."""
+
+    def named(self, defaults: ModelDefaults, server: tuple[str, str] | None) -> tuple[str, str] | None:
+        """Provider and model: the node's own, else the graph's defaults, else the server's; null if none is named."""
+        own = (self.provider, self.model)
+        named = own if any(own) else (defaults.provider, defaults.model)
+        server_provider, server_model = server or (None, None)
+        chosen_provider = named[0] or server_provider
+        chosen_model = named[1] or (server_model if named[0] in (None, server_provider) else None)
+        return None if chosen_provider is None or chosen_model is None else (chosen_provider, chosen_model)
+
+    def most_output_tokens(self, defaults: ModelDefaults) -> int:
+        """The most output tokens of one call, which is what a budget reserves for it."""
+        return self.max_tokens or defaults.max_tokens or DEFAULT_MAX_TOKENS
+
+
+def choose_model(context: "ExecutionContext", use: ModelUse) -> ChatModel:
+    """The model to call. Raises `ResourceMissing` if neither node, graph nor server names one."""
+    models = context.resources.models
+    named = use.named(context.graph.model_defaults, models.default())
+    if named is None:
+        raise ResourceMissing("no model is named: set provider and model in the node, or SPANLOOM_MODEL on the server")
+    return models.get(*named)
+
+
+@dataclass(frozen=True, slots=True)
+class RetrieverUse:
+    """The retriever that a node asks. Pointers are below the config."""
+
+    name: str
+    options: JsonObject = field(default_factory=dict)
+    name_pointer: str = "/retriever"
+    options_pointer: str = "/options"
+
+
+@dataclass(frozen=True, slots=True)
 class Park:
-    """A visit ends for now and goes on later, without a worker meanwhile. Times in seconds since the epoch."""
+    """Ends a visit for now; it goes on later and holds no worker meanwhile. Times in seconds since the epoch."""
 
     since: float
     due_at: float
@@ -77,19 +150,17 @@ class Park:
 
 @dataclass(slots=True)
 class NodeResult:
-    """What a visit gives back: an output, a label to route by, and a change of the state."""
+    """What a visit returns: an output, a label to route by, and a change of the state."""
 
     output: Json
     label: str | None = None
     change: Change = NO_CHANGE
     degraded: bool = False
     park: Park | None = None
-    """The visit has not ended but waits; nothing else counts then."""
+    """Set: the visit has not ended but waits, and the other fields are ignored."""
 
 
 C = TypeVar("C", bound=NodeConfig)
-
-TRANSIENT = ("rate_limited", "overloaded", "provider_error", "connection", "timeout")
 
 
 class NodeBase(Generic[C]):
@@ -101,22 +172,42 @@ class NodeBase(Generic[C]):
     category: ClassVar[Literal["flow", "model", "data"]]
     Config: ClassVar[ConfigType]
     output_schema: ClassVar[JsonObject] = {}
+    """JSON Schema of the output. See `output_schema_for` where it depends on the config."""
+
     catches: ClassVar[bool] = True
-    """`on_error` may be given."""
+    """`on_error` may be set."""
     default_retry: ClassVar[Retry | None] = None
-    """Null: `retry` may not be given."""
+    """Null: `retry` may not be set."""
     retries_calls: ClassVar[bool] = False
     """The node applies `retry` to its calls itself, not to the whole visit."""
     default_timeout_seconds: ClassVar[float | None] = None
-    """What `timeout_seconds` is where the node leaves it unset; null is none."""
+    """`timeout_seconds` of a node that sets none; null is no timeout."""
     allows_timeout: ClassVar[bool] = False
+    """`timeout_seconds` may be set."""
     streams: ClassVar[bool] = False
-    """`stream` may be given."""
+    """`stream` may be set."""
     must_route: ClassVar[bool] = False
     """Its edges must be labelled."""
 
-    pauses: ClassVar[bool] = False
-    """A visit may park."""
+    bounds_cycle: ClassVar[bool] = False
+    """A cycle through a node of this type is ended by the node's own count."""
+    is_loop: ClassVar[bool] = False
+    """The node heads a loop: an edge must come back to it, and a visit knows whether it came from inside the loop."""
+    handles_errors: ClassVar[bool] = False
+    """The node is the target of error edges and has no use without one."""
+    calls_tools: ClassVar[bool] = False
+    """The node may call the tools offered by the nodes behind its `tool_calls` edge (see `tool_nodes`)."""
+    runs_tool_calls: ClassVar[bool] = False
+    """The node runs the calls of a `calls_tools` node and offers it tools (see `offered_tools`)."""
+    output_is_untrusted: ClassVar[bool] = False
+    """The output holds text of models, tools or documents, so it must not be inserted into a system message."""
+    needs_checkpoint: ClassVar[bool] = False
+    """A visit that parks cannot wait without a checkpoint, so durability `none` is refused."""
+    read_under: ClassVar[Literal["loops", "results"] | None] = None
+    """The name beside `outputs` under which expressions read what the node keeps."""
+
+    tool_nodes: tuple["NodeBase[Any]", ...] = ()
+    """Set by the plan on `calls_tools` nodes: the nodes that run their calls, nearest first."""
 
     def __init__(self, node: Node, config: C) -> None:
         self.node = node
@@ -124,19 +215,88 @@ class NodeBase(Generic[C]):
         self.config = config
 
     @classmethod
-    def labels(cls, config: NodeConfig) -> tuple[str, ...]:
+    def check(cls, config: C) -> Iterable[ConfigFault]:
+        """What is wrong with this config beyond what its field types say."""
+        return ()
+
+    @classmethod
+    def labels(cls, config: C) -> tuple[str, ...]:
         """Every label a node with this config can give, in a fixed order."""
         return ()
 
     @classmethod
-    def may_park(cls, config: NodeConfig) -> bool:
-        """A visit of a node with this config may park, unless the durability is `none`."""
+    def own_labels(cls, config: C) -> Mapping[str, str]:
+        """The labels that the author chose in this config, by their pointer below it."""
+        return {}
+
+    @classmethod
+    def may_park(cls, config: C) -> bool:
+        """Whether a visit of a node with this config may park, unless the durability is `none`."""
         return False
+
+    @classmethod
+    def output_schema_for(cls, config: C) -> JsonObject:
+        """JSON Schema of the output of a node with this config."""
+        return cls.output_schema
+
+    @classmethod
+    def json_schemas(cls, config: C) -> Mapping[str, JsonObject]:
+        """The JSON Schemas that the config holds, by their pointer below it."""
+        return {}
+
+    @classmethod
+    def ordered_writes(cls, config: C) -> tuple[str, ...]:
+        """What a visit writes that is decided by the order of edges when two parallel branches write it.
+
+        Each is the end of the sentence "More than one branch …".
+        """
+        return ()
+
+    @classmethod
+    def variable_set(cls, config: C) -> str | None:
+        """The variable that a visit writes, if any."""
+        return None
+
+    @classmethod
+    def variables_read(cls, config: C) -> Mapping[str, str]:
+        """Variables that are read by name, not in an expression or prompt, by their pointer below the config."""
+        return {}
+
+    @classmethod
+    def model_use(cls, config: C) -> ModelUse | None:
+        """The model that a visit calls, if any; validation checks that it exists, has a price and fits the budget."""
+        return None
+
+    @classmethod
+    def retriever_use(cls, config: C) -> RetrieverUse | None:
+        """The retriever that a visit asks, if any."""
+        return None
+
+    @classmethod
+    def tools_named(cls, config: C) -> Mapping[str, str]:
+        """The tools that the config names, by their pointer below it; `*` names all of the owner's tools."""
+        return {}
+
+    @classmethod
+    def sees_tool_answers(cls, config: C) -> bool:
+        """Whether a `calls_tools` node with this config reads the messages in which its calls are answered."""
+        return True
 
     async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
         """Do the node's work for one attempt of one visit. The state must not be changed in place."""
-        raise TypeError(f"{type(self).__name__} does not say how it runs")
+        raise TypeError(f"{type(self).__name__} does not define run()")
 
     def instead(self, failure: NodeFailure, state: WorkflowState, visit: "Visit") -> NodeResult | None:
-        """What the node gives although its last attempt failed; null: it has nothing to give and fails."""
+        """A degraded result to use although the last attempt failed; null if the failure stands."""
         return None
+
+    def offered_tools(self, context: "ExecutionContext") -> list[ToolSpec]:
+        """The tools a model may call now through this `runs_tool_calls` node."""
+        return []
+
+
+def with_data(output_schema: JsonObject, data_schema: JsonObject) -> JsonObject:
+    """An output schema whose `data` has this schema."""
+    properties = output_schema["properties"]
+    assert isinstance(properties, dict)
+    return {**output_schema, "properties": {**properties, "data": data_schema}}

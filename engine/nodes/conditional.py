@@ -1,5 +1,6 @@
 """conditional: chooses a label by expressions."""
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -8,7 +9,7 @@ from engine.errors import NoRoute
 from engine.expressions.cel import holds
 from engine.expressions.cel import parse as parse_expression
 from engine.graph import Document, Id, Node
-from engine.nodes.base import CONDITION, NodeBase, NodeConfig, NodeResult
+from engine.nodes.base import CONDITION, ConfigFault, NodeBase, NodeConfig, NodeResult
 from engine.runtime.state import Change, WorkflowState
 from engine.tracing import semconv
 
@@ -45,6 +46,7 @@ class ConditionalNode(NodeBase[ConditionalConfig]):
     category = "flow"
     Config = ConditionalConfig
     must_route = True
+    read_under = "results"
     output_schema = {"type": "object", "properties": {"label": {"type": "string"}}}
 
     def __init__(self, node: Node, config: ConditionalConfig) -> None:
@@ -53,12 +55,24 @@ class ConditionalNode(NodeBase[ConditionalConfig]):
         self._cases = [(case.label, parse_expression(case.condition)) for case in config.cases or []]
 
     @classmethod
-    def labels(cls, config: NodeConfig) -> tuple[str, ...]:
-        assert isinstance(config, ConditionalConfig)
+    def check(cls, config: ConditionalConfig) -> Iterator[ConfigFault]:
+        if (config.condition is None) == (config.cases is None):
+            yield ConfigFault("Give either `condition` or `cases`.", code="schema.exclusive_fields")
+        if config.default is not None and config.condition is not None:
+            yield ConfigFault("A single condition has no default.", "/default")
+        yield from _check_cases(config.cases or [], config.default)
+
+    @classmethod
+    def labels(cls, config: ConditionalConfig) -> tuple[str, ...]:
         if config.condition is not None:
             return ("true", "false")
         labels = [case.label for case in config.cases or []]
         return tuple(labels + ([config.default] if config.default is not None else []))
+
+    @classmethod
+    def own_labels(cls, config: ConditionalConfig) -> Mapping[str, str]:
+        labels = {f"/cases/{index}/label": case.label for index, case in enumerate(config.cases or [])}
+        return labels if config.default is None else {**labels, "/default": config.default}
 
     async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
         label = self._choose(visit)
@@ -74,3 +88,14 @@ class ConditionalNode(NodeBase[ConditionalConfig]):
         if self.config.default is None:
             raise NoRoute("no case holds and there is no default")
         return self.config.default
+
+
+def _check_cases(cases: list[Case], default: str | None) -> Iterator[ConfigFault]:
+    labels = [case.label for case in cases]
+    for index, label in enumerate(labels):
+        if label in labels[:index]:
+            yield ConfigFault("Two cases have the same label.", f"/cases/{index}/label")
+    if default in labels:
+        yield ConfigFault("The default is also the label of a case.", "/default")
+    if cases and default is None:
+        yield ConfigFault("If no condition holds, the run fails.", "/cases", "structure.no_default")

@@ -3,11 +3,12 @@
 import asyncio
 import random
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from engine.nodes.base import NodeBase, NodeConfig, NodeResult, Park
+from engine.nodes.base import ConfigFault, NodeBase, NodeConfig, NodeResult, Park
 from engine.runtime.state import WorkflowState
 from engine.tracing import semconv
 
@@ -48,12 +49,16 @@ class DelayNode(NodeBase[DelayConfig]):
     category = "flow"
     Config = DelayConfig
     catches = False
-    pauses = True
     output_schema = {"type": "object", "properties": {"seconds": {"type": "number"}, "parked": {"type": "boolean"}}}
 
     @classmethod
-    def may_park(cls, config: NodeConfig) -> bool:
-        assert isinstance(config, DelayConfig)
+    def check(cls, config: DelayConfig) -> Iterator[ConfigFault]:
+        most = config.max_duration_seconds
+        if most is not None and most < config.duration_seconds:
+            yield ConfigFault("`max_duration_seconds` is below `duration_seconds`.", "/max_duration_seconds")
+
+    @classmethod
+    def may_park(cls, config: DelayConfig) -> bool:
         return config.longest_seconds > PARKS_ABOVE_SECONDS
 
     async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:

@@ -8,7 +8,7 @@ from engine.errors import AuthorFailure
 from engine.expressions.prompts import parse as parse_prompt
 from engine.expressions.prompts import parse_json
 from engine.graph import Document, Json, Node
-from engine.nodes.base import JSON_PROMPT, PROMPT, NodeBase, NodeConfig, NodeResult
+from engine.nodes.base import JSON_PROMPT, SHOWN_PROMPT, NodeBase, NodeConfig, NodeResult
 from engine.runtime.state import Change, EndState, WorkflowState
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ class FailSpec(Document):
 
     error_type: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
     """Error type of the failed execution."""
-    message: Annotated[str, PROMPT]
+    message: Annotated[str, SHOWN_PROMPT]
     """The failure's message, as users read it."""
 
 
 class EndConfig(NodeConfig):
     """`response` null means the last assistant text written in this execution."""
 
-    response: Annotated[str | None, PROMPT] = None
+    response: Annotated[str | None, SHOWN_PROMPT] = None
     """The result's `response`; null means the last assistant text written in this execution."""
     output: Annotated[Json, JSON_PROMPT] = None
     """The result's `output`."""

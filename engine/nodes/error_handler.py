@@ -9,7 +9,7 @@ from engine.errors import AuthorFailure
 from engine.expressions.prompts import parse as parse_prompt
 from engine.expressions.prompts import parse_json
 from engine.graph import Json, Node
-from engine.nodes.base import JSON_PROMPT, PROMPT, NodeBase, NodeConfig, NodeResult
+from engine.nodes.base import APPENDS_MESSAGES, JSON_PROMPT, SHOWN_PROMPT, NodeBase, NodeConfig, NodeResult
 from engine.resources import Message
 from engine.runtime.state import Change, Recovery, SentBack, WorkflowState
 from engine.tracing import semconv
@@ -31,7 +31,7 @@ class ErrorHandlerConfig(NodeConfig):
     """How often in a row the failed node is sent back."""
     fallback_action: Literal["continue", "clear_errors", "stop"] = "continue"
     """After that: go on, go on and forget all errors, or fail the execution."""
-    message: Annotated[str | None, PROMPT] = None
+    message: Annotated[str | None, SHOWN_PROMPT] = None
     """Assistant message of the fallback."""
     output: Annotated[Json, JSON_PROMPT] = None
     """Output of the failed node in the fallback."""
@@ -47,6 +47,8 @@ class ErrorHandlerNode(NodeBase[ErrorHandlerConfig]):
     Config = ErrorHandlerConfig
     catches = False
     must_route = True
+    bounds_cycle = True
+    handles_errors = True
     output_schema = {
         "type": "object",
         "properties": {
@@ -63,10 +65,13 @@ class ErrorHandlerNode(NodeBase[ErrorHandlerConfig]):
         self._output = parse_json(config.output) if config.output is not None else None
 
     @classmethod
-    def labels(cls, config: NodeConfig) -> tuple[str, ...]:
-        assert isinstance(config, ErrorHandlerConfig)
+    def labels(cls, config: ErrorHandlerConfig) -> tuple[str, ...]:
         retry = ("retry",) if config.retry_count > 0 else ()
         return retry if config.fallback_action == "stop" else (*retry, "fallback")
+
+    @classmethod
+    def ordered_writes(cls, config: ErrorHandlerConfig) -> tuple[str, ...]:
+        return () if config.message is None else (APPENDS_MESSAGES,)
 
     async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
         error = visit.arrival.error

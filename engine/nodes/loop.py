@@ -36,6 +36,9 @@ class LoopNode(NodeBase[LoopConfig]):
     category = "flow"
     Config = LoopConfig
     must_route = True
+    bounds_cycle = True
+    is_loop = True
+    read_under = "loops"
     output_schema = {
         "type": "object",
         "properties": {
@@ -50,7 +53,7 @@ class LoopNode(NodeBase[LoopConfig]):
         self._condition = parse_expression(config.condition) if config.condition is not None else None
 
     @classmethod
-    def labels(cls, config: NodeConfig) -> tuple[str, ...]:
+    def labels(cls, config: LoopConfig) -> tuple[str, ...]:
         return ("continue", "exit")
 
     async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:

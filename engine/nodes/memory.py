@@ -1,5 +1,6 @@
 """memory: keeps the newest messages and a summary of the older ones."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -8,8 +9,7 @@ from pydantic import Field
 from engine.errors import ModelFailure, NodeFailure, NodeTimeout, ResourceMissing
 from engine.expressions.prompts import parse as parse_prompt
 from engine.graph import Node, Retry
-from engine.nodes.base import PROMPT, TRANSIENT, NodeBase, NodeConfig, NodeResult
-from engine.nodes.model import choose_model
+from engine.nodes.base import PROMPT, TRANSIENT, ConfigFault, ModelUse, NodeBase, NodeConfig, NodeResult, choose_model
 from engine.resources import Message, ModelRequest, ModelSettings
 from engine.runtime.calls import call_model
 from engine.runtime.state import Change, WorkflowState, text_of
@@ -71,6 +71,22 @@ class MemoryNode(NodeBase[MemoryConfig]):
         super().__init__(node, config)
         self._prompt = parse_prompt(config.summary_prompt)
 
+    @classmethod
+    def check(cls, config: MemoryConfig) -> Iterator[ConfigFault]:
+        threshold = config.summarization_threshold
+        if threshold is not None and threshold < config.memory_window:
+            yield ConfigFault("`summarization_threshold` is below `memory_window`.", "/summarization_threshold")
+
+    @classmethod
+    def ordered_writes(cls, config: MemoryConfig) -> tuple[str, ...]:
+        return ("holds a memory node",)
+
+    @classmethod
+    def model_use(cls, config: MemoryConfig) -> ModelUse | None:
+        if config.strategy == "truncate":
+            return None
+        return ModelUse(config.provider, config.model, config.summary_max_tokens)
+
     async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
         removed = state["messages"][: self._cut(state["messages"])]
         text = await self._summary(removed, state, visit) if removed else None
@@ -111,9 +127,10 @@ class MemoryNode(NodeBase[MemoryConfig]):
         return cut
 
     async def _summary(self, removed: list[Message], state: WorkflowState, visit: "Visit") -> str | None:
-        if self.config.strategy == "truncate":
+        use = self.model_use(self.config)
+        if use is None:
             return None
-        model = choose_model(visit.context, self.config.provider, self.config.model)
+        model = choose_model(visit.context, use)
         reply = await call_model(visit, model, self._request(removed, state, visit), stream_as=None)
         return reply.text
 

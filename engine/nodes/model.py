@@ -1,16 +1,26 @@
 """model: one call of a language model."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 from uuid_utils.compat import uuid7
 
 from engine.documents.framing import frame, passage
-from engine.errors import ResourceMissing
 from engine.expressions.prompts import parse as parse_prompt
-from engine.graph import JsonObject, ModelDefaults, Node, Retry
-from engine.nodes.base import PROMPT, TRANSIENT, NodeBase, NodeConfig, NodeResult
-from engine.nodes.tools import ToolsNode
+from engine.graph import JsonObject, Node, Retry
+from engine.nodes.base import (
+    APPENDS_MESSAGES,
+    PROMPT,
+    SYSTEM_PROMPT,
+    TRANSIENT,
+    ModelUse,
+    NodeBase,
+    NodeConfig,
+    NodeResult,
+    choose_model,
+    with_data,
+)
 from engine.resources import ChatModel, Message, ModelReply, ModelRequest, ModelSettings, ToolSpec, as_json
 from engine.runtime.calls import call_model
 from engine.runtime.state import Change, WorkflowState
@@ -20,8 +30,6 @@ if TYPE_CHECKING:
     from engine.runtime.context import ExecutionContext
     from engine.runtime.visit import Visit
 
-DEFAULT_MAX_TOKENS = 1024
-"""Never open: budgets reserve it."""
 NOT_EXECUTED = "not executed"
 
 
@@ -32,7 +40,7 @@ class ModelConfig(NodeConfig):
     """Null means the graph's default, then the server's."""
     model: str | None = None
     """Null means the graph's default, then the server's."""
-    system_message: Annotated[str, PROMPT] = ""
+    system_message: Annotated[str, SYSTEM_PROMPT] = ""
     """Sent as the system message."""
     prompt: Annotated[str | None, PROMPT] = None
     """Sent as a user message after the history."""
@@ -72,6 +80,8 @@ class ModelNode(NodeBase[ModelConfig]):
     default_timeout_seconds = 120
     allows_timeout = True
     streams = True
+    calls_tools = True
+    output_is_untrusted = True
     output_schema = {
         "type": "object",
         "properties": {
@@ -86,8 +96,6 @@ class ModelNode(NodeBase[ModelConfig]):
             "usage": {"type": ["object", "null"]},
         },
     }
-    tool_nodes: tuple[ToolsNode, ...] = ()
-    """Set by the plan: the tools nodes behind the `tool_calls` edge, before the next model."""
 
     def __init__(self, node: Node, config: ModelConfig) -> None:
         super().__init__(node, config)
@@ -95,11 +103,32 @@ class ModelNode(NodeBase[ModelConfig]):
         self._prompt = parse_prompt(config.prompt) if config.prompt is not None else None
 
     @classmethod
-    def labels(cls, config: NodeConfig) -> tuple[str, ...]:
+    def labels(cls, config: ModelConfig) -> tuple[str, ...]:
         return ("tool_calls", "final")
 
+    @classmethod
+    def output_schema_for(cls, config: ModelConfig) -> JsonObject:
+        no_fields: JsonObject = {"properties": {}}
+        return with_data(cls.output_schema, no_fields if config.response_schema is None else config.response_schema)
+
+    @classmethod
+    def json_schemas(cls, config: ModelConfig) -> Mapping[str, JsonObject]:
+        return {} if config.response_schema is None else {"/response_schema": config.response_schema}
+
+    @classmethod
+    def ordered_writes(cls, config: ModelConfig) -> tuple[str, ...]:
+        return (APPENDS_MESSAGES,) if config.append_to_messages else ()
+
+    @classmethod
+    def model_use(cls, config: ModelConfig) -> ModelUse:
+        return ModelUse(config.provider, config.model, config.max_tokens)
+
+    @classmethod
+    def sees_tool_answers(cls, config: ModelConfig) -> bool:
+        return config.include_history and config.append_to_messages
+
     async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
-        model = choose_model(visit.context, self.config.provider, self.config.model)
+        model = choose_model(visit.context, self.model_use(self.config))
         request = self._request(state, visit)
         message_id = str(uuid7())
         visit.span.update(
@@ -130,16 +159,13 @@ class ModelNode(NodeBase[ModelConfig]):
         )
 
     def _tools(self, context: "ExecutionContext") -> list[ToolSpec]:
-        specs: dict[str, ToolSpec] = {}
-        for node in self.tool_nodes:
-            if node.calls_left(context) > 0:
-                specs.update((tool.spec.name, tool.spec) for tool in node.allowed(context))
+        specs = {spec.name: spec for node in self.tool_nodes for spec in node.offered_tools(context)}
         return list(specs.values())
 
     def _settings(self, context: "ExecutionContext") -> ModelSettings:
         config, defaults = self.config, context.graph.model_defaults
         return ModelSettings(
-            max_tokens=config.max_tokens or defaults.max_tokens or DEFAULT_MAX_TOKENS,
+            max_tokens=self.model_use(config).most_output_tokens(defaults),
             temperature=config.temperature if config.temperature is not None else defaults.temperature,
             top_p=config.top_p if config.top_p is not None else defaults.top_p,
             frequency_penalty=config.frequency_penalty,
@@ -148,26 +174,6 @@ class ModelNode(NodeBase[ModelConfig]):
             seed=config.seed,
             response_schema=config.response_schema,
         )
-
-
-def name_model(
-    provider: str | None, model: str | None, *, defaults: ModelDefaults, server: tuple[str, str] | None
-) -> tuple[str, str] | None:
-    """Provider and model of a node: its own, else the graph's defaults, else the server's; null if none is named."""
-    named = (provider, model) if provider or model else (defaults.provider, defaults.model)
-    server_provider, server_model = server or (None, None)
-    chosen_provider = named[0] or server_provider
-    chosen_model = named[1] or (server_model if named[0] in (None, server_provider) else None)
-    return None if chosen_provider is None or chosen_model is None else (chosen_provider, chosen_model)
-
-
-def choose_model(context: "ExecutionContext", provider: str | None, model: str | None) -> ChatModel:
-    """The model a node calls, by `name_model`. Raises `ResourceMissing` if none is named."""
-    models = context.resources.models
-    named = name_model(provider, model, defaults=context.graph.model_defaults, server=models.default())
-    if named is None:
-        raise ResourceMissing("no model is named: give provider and model in the node or set SPANLOOM_MODEL")
-    return models.get(*named)
 
 
 def answered(messages: list[Message]) -> list[Message]:

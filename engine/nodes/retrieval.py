@@ -8,7 +8,7 @@ from engine.errors import TypeMismatch
 from engine.expressions.prompts import parse as parse_prompt
 from engine.expressions.prompts import parse_json
 from engine.graph import Json, JsonObject, Node, Retry
-from engine.nodes.base import JSON_PROMPT, PROMPT, NodeBase, NodeConfig, NodeResult
+from engine.nodes.base import JSON_PROMPT, PROMPT, NodeBase, NodeConfig, NodeResult, RetrieverUse
 from engine.resources import Passage, RetrievalQuery
 from engine.runtime.calls import retrieve
 from engine.runtime.state import Change, RetrievalContext, WorkflowState
@@ -50,6 +50,7 @@ class RetrievalNode(NodeBase[RetrievalConfig]):
     default_retry = Retry(max_attempts=3)
     default_timeout_seconds = 30
     allows_timeout = True
+    output_is_untrusted = True
     output_schema = {
         "type": "object",
         "properties": {"count": {"type": "integer"}, "documents": {"type": "array"}},
@@ -62,8 +63,12 @@ class RetrievalNode(NodeBase[RetrievalConfig]):
         self._document_ids = parse_json(config.document_ids)
 
     @classmethod
-    def labels(cls, config: NodeConfig) -> tuple[str, ...]:
+    def labels(cls, config: RetrievalConfig) -> tuple[str, ...]:
         return ("found", "empty")
+
+    @classmethod
+    def retriever_use(cls, config: RetrievalConfig) -> RetrieverUse:
+        return RetrieverUse(config.retriever, config.options)
 
     async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
         query = self._prepare(visit)

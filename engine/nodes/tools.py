@@ -1,6 +1,7 @@
 """tools: runs the tool calls of the last assistant message."""
 
 import asyncio
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -9,8 +10,8 @@ from uuid_utils.compat import uuid7
 
 from engine.errors import ToolFailed
 from engine.graph import JsonObject, Retry
-from engine.nodes.base import NodeBase, NodeConfig, NodeResult
-from engine.resources import Message, Tool, ToolCall
+from engine.nodes.base import ConfigFault, NodeBase, NodeConfig, NodeResult
+from engine.resources import Message, Tool, ToolCall, ToolSpec
 from engine.runtime.calls import ToolOutcome, call_tool
 from engine.runtime.state import Change, WorkflowState
 from engine.tracing import semconv
@@ -56,6 +57,9 @@ class ToolsNode(NodeBase[ToolsConfig]):
     Config = ToolsConfig
     default_retry = Retry(max_attempts=1)
     retries_calls = True
+    bounds_cycle = True
+    runs_tool_calls = True
+    output_is_untrusted = True
     output_schema = {
         "type": "object",
         "properties": {
@@ -68,8 +72,20 @@ class ToolsNode(NodeBase[ToolsConfig]):
     }
 
     @classmethod
-    def labels(cls, config: NodeConfig) -> tuple[str, ...]:
+    def check(cls, config: ToolsConfig) -> Iterator[ConfigFault]:
+        if "*" in config.allowed_tools:
+            yield ConfigFault("Every tool the owner may use is allowed.", "/allowed_tools", "security.all_tools")
+
+    @classmethod
+    def labels(cls, config: ToolsConfig) -> tuple[str, ...]:
         return ("done", "limit")
+
+    @classmethod
+    def tools_named(cls, config: ToolsConfig) -> Mapping[str, str]:
+        return {f"/allowed_tools/{index}": name for index, name in enumerate(config.allowed_tools)}
+
+    def offered_tools(self, context: "ExecutionContext") -> list[ToolSpec]:
+        return [tool.spec for tool in self.allowed(context)] if self.calls_left(context) > 0 else []
 
     def allowed(self, context: "ExecutionContext") -> list[Tool]:
         """The tools this node may run, in the order it names them."""

@@ -4,10 +4,7 @@ from collections.abc import Callable, Iterator
 
 from engine.documents.json_schema import validator as schema_validator
 from engine.documents.strict_json import escape
-from engine.nodes.memory import MemoryConfig
-from engine.nodes.model import DEFAULT_MAX_TOKENS, ModelConfig, name_model
-from engine.nodes.retrieval import RetrievalConfig
-from engine.nodes.tools import ToolsConfig
+from engine.nodes.base import ModelUse, RetrieverUse
 from engine.report import Severity
 from engine.resources import Resources
 from engine.validation.checked_graph import CheckedGraph
@@ -18,7 +15,7 @@ NODE_TIMEOUT_CAP_SECONDS = 3_600
 
 def no_model(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
     """Neither node, defaults nor server name provider and model."""
-    for node_id, named in _models(checked, resources):
+    for node_id, named, _ in _models(checked, resources):
         if named is None:
             message = "No provider and model are named for the node."
             yield checked.at_node("capability.no_model", node_id, message, place="/config")
@@ -26,7 +23,7 @@ def no_model(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
 
 def unknown_model(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
     """A model that cannot be called here."""
-    for node_id, named in _models(checked, resources):
+    for node_id, named, _ in _models(checked, resources):
         problem = resources.models.problem(*named) if named is not None else None
         if problem is not None:
             message = "The model of the node cannot be called here."
@@ -36,7 +33,7 @@ def unknown_model(checked: CheckedGraph, resources: Resources) -> Iterator[Findi
 def unpriced_model(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
     """A model without a price: an error under a cost budget."""
     under_budget = checked.graph.limits.budget_nano_usd is not None
-    for node_id, named in _models(checked, resources):
+    for node_id, named, _ in _models(checked, resources):
         if named is not None and resources.prices.upper_nano_usd(*named, 1, 1) is None:
             message = "The model has no known price" + (", so the budget cannot hold." if under_budget else ".")
             yield Finding(
@@ -50,10 +47,10 @@ def unpriced_model(checked: CheckedGraph, resources: Resources) -> Iterator[Find
 
 def unknown_tool(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
     """A tool that is not registered here."""
-    for node_id, config in checked.of(ToolsConfig).items():
-        for index, name in enumerate(config.allowed_tools):
+    for node_id, config, node_type in checked.typed:
+        for pointer, name in node_type.tools_named(config).items():
             if name != "*" and name not in resources.tools:
-                place = f"/config/allowed_tools/{index}"
+                place = f"/config{pointer}"
                 hint = f"Registered tools: {', '.join(sorted(resources.tools)) or 'none'}."
                 message = "There is no such tool here."
                 yield checked.at_node("capability.unknown_tool", node_id, message, place=place, hint=hint)
@@ -61,21 +58,21 @@ def unknown_tool(checked: CheckedGraph, resources: Resources) -> Iterator[Findin
 
 def unknown_retriever(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
     """A retriever that is not registered here."""
-    for node_id, config in checked.of(RetrievalConfig).items():
-        if config.retriever not in resources.retrievers:
+    for node_id, use in _retrievers(checked):
+        if use.name not in resources.retrievers:
             hint = f"Registered retrievers: {', '.join(sorted(resources.retrievers)) or 'none'}."
             message = "There is no such retriever here."
-            place = "/config/retriever"
+            place = f"/config{use.name_pointer}"
             yield checked.at_node("capability.unknown_retriever", node_id, message, place=place, hint=hint)
 
 
 def bad_options(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
     """Options against the retriever's own schema."""
-    for node_id, config in checked.of(RetrievalConfig).items():
-        if config.retriever in resources.retrievers:
-            schema = resources.retrievers[config.retriever].options_schema
-            for error in schema_validator(schema).iter_errors(config.options):
-                place = "/config/options" + "".join(f"/{escape(step)}" for step in error.instance_path)
+    for node_id, use in _retrievers(checked):
+        if use.name in resources.retrievers:
+            schema = resources.retrievers[use.name].options_schema
+            for error in schema_validator(schema).iter_errors(use.options):
+                place = f"/config{use.options_pointer}" + "".join(f"/{escape(step)}" for step in error.instance_path)
                 message = f"The options break the rule `{error.kind.name}` of the retriever's schema."
                 yield checked.at_node("capability.bad_options", node_id, message, place=place)
 
@@ -100,8 +97,8 @@ def budget_too_small(checked: CheckedGraph, resources: Resources) -> Iterator[Fi
     limits = checked.graph.limits
     if limits.budget_tokens is None and limits.budget_nano_usd is None:
         return
-    for node_id, named in _models(checked, resources):
-        tokens = _output_tokens(checked, node_id)
+    for node_id, named, use in _models(checked, resources):
+        tokens = use.most_output_tokens(checked.graph.model_defaults)
         cost = resources.prices.upper_nano_usd(*named, 0, tokens) if named is not None else None
         over_tokens = limits.budget_tokens is not None and tokens > limits.budget_tokens
         over_cost = limits.budget_nano_usd is not None and cost is not None and cost > limits.budget_nano_usd
@@ -124,23 +121,19 @@ CHECKS: dict[str, Callable[[CheckedGraph, Resources], Iterator[Finding]]] = {
 """The check of each code."""
 
 
-def _models(checked: CheckedGraph, resources: Resources) -> Iterator[tuple[str, tuple[str, str] | None]]:
-    """Every node that calls a model, with the provider and model it calls."""
-    models = checked.of(ModelConfig)
-    memories = {id_: config for id_, config in checked.of(MemoryConfig).items() if config.strategy == "summarize"}
-    if not models and not memories:
+def _models(checked: CheckedGraph, resources: Resources) -> Iterator[tuple[str, tuple[str, str] | None, ModelUse]]:
+    """Every node that calls a model, with the provider and model it calls, and what it says of the call."""
+    uses = {node_id: node_type.model_use(config) for node_id, config, node_type in checked.typed}
+    if not any(uses.values()):
         return
-    defaults = checked.graph.model_defaults
     server = resources.models.default()
-    for node_id in checked.configs:
-        config = models.get(node_id) or memories.get(node_id)
-        if config is not None:
-            yield node_id, name_model(config.provider, config.model, defaults=defaults, server=server)
+    for node_id, use in uses.items():
+        if use is not None:
+            yield node_id, use.named(checked.graph.model_defaults, server), use
 
 
-def _output_tokens(checked: CheckedGraph, node_id: str) -> int:
-    config = checked.configs[node_id]
-    if isinstance(config, MemoryConfig):
-        return config.summary_max_tokens
-    own = config.max_tokens if isinstance(config, ModelConfig) else None
-    return own or checked.graph.model_defaults.max_tokens or DEFAULT_MAX_TOKENS
+def _retrievers(checked: CheckedGraph) -> Iterator[tuple[str, RetrieverUse]]:
+    for node_id, config, node_type in checked.typed:
+        use = node_type.retriever_use(config)
+        if use is not None:
+            yield node_id, use

@@ -1,23 +1,23 @@
 """What the rules of the later layers look at: the graph with its defaults, its configs, its parsed texts, its paths."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar, cast
+from typing import Any
 
 from engine.expressions.cel import BadExpression, Expression
 from engine.expressions.cel import parse as parse_expression
 from engine.expressions.prompts import BadPrompt, JsonPrompt, Prompt, parse_json
 from engine.expressions.prompts import parse as parse_prompt
 from engine.graph import Edge, Json, JsonObject, Node, WorkflowGraph
-from engine.interpreter.topology import Topology
-from engine.nodes.base import NodeBase, NodeConfig, placed_texts
+from engine.interpreter.topology import TOOL_CALLS_LABEL, Topology
+from engine.nodes.base import NodeBase, NodeConfig, Place, placed_texts
 from engine.nodes.registry import NODE_TYPES
+from engine.report import Layer
+from engine.validation.config_faults import faults_of
 from engine.validation.rules import Finding, Near
 from engine.validation.secrets import Secrets, find_secrets
 from engine.validation.written import outputs_written
-
-C = TypeVar("C", bound=NodeConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,11 @@ class PlacedExpression:
 
 @dataclass(frozen=True, slots=True)
 class PlacedPrompt:
-    """A prompt, or a JSON value of prompts, in the config of a node; `field` is the config's field."""
+    """A prompt, or a JSON value of prompts, in the config of a node; `place` says who reads it."""
 
     pointer: str
     node_id: str
-    field: str
+    place: Place
     parsed: "Prompt | JsonPrompt | BadPrompt"
 
 
@@ -81,7 +81,6 @@ class CheckedGraph:
         """As sent, with its metadata."""
         self.graph = graph
         self.configs = configs
-        self._of: dict[type[NodeConfig], Mapping[str, NodeConfig]] = {}
         self.nodes: dict[str, Node] = {node.id: node for node in graph.nodes}
         self.pointers = {node.id: f"/nodes/{index}" for index, node in enumerate(graph.nodes)}
         self.edges = [PlacedEdge(f"/edges/{index}", edge) for index, edge in enumerate(graph.edges)]
@@ -90,13 +89,6 @@ class CheckedGraph:
         for placed in self.edges:
             if placed.edge.source in self.outgoing:
                 self.outgoing[placed.edge.source].append(placed)
-
-    def of(self, config_type: type[C]) -> dict[str, C]:
-        """The configs of the nodes of one type, by node id."""
-        if config_type not in self._of:
-            found = {node_id: config for node_id, config in self.configs.items() if isinstance(config, config_type)}
-            self._of[config_type] = found
-        return cast("dict[str, C]", self._of[config_type])
 
     @cached_property
     def topology(self) -> Topology | None:
@@ -131,16 +123,31 @@ class CheckedGraph:
         """For each node, the nodes that have surely written an output when it starts; empty without a topology."""
         return outputs_written(self.topology) if self.topology else {}
 
-    def type_of(self, node_id: str) -> type[NodeBase[NodeConfig]]:
+    @property
+    def typed(self) -> Iterator[tuple[str, NodeConfig, type[NodeBase[Any]]]]:
+        """Id, config and type of every node, in the order of the document."""
+        for node_id, node in self.nodes.items():
+            yield node_id, self.configs[node_id], NODE_TYPES[node.type]
+
+    def type_of(self, node_id: str) -> type[NodeBase[Any]]:
         """The class of a node's type."""
         return NODE_TYPES[self.nodes[node_id].type]
 
     def labels(self, node_id: str) -> tuple[str, ...]:
-        """The labels a node can give with this config; a model gives `tool_calls` only if an edge takes it up."""
-        labels = self.type_of(node_id).labels(self.configs[node_id])
-        if self.nodes[node_id].type != "model" or any(out.edge.when == "tool_calls" for out in self.outgoing[node_id]):
+        """The labels that a node with this config can give.
+
+        A node that calls tools gives `tool_calls` only if one of its edges has that label: else no tool is offered.
+        """
+        node_type = self.type_of(node_id)
+        labels = node_type.labels(self.configs[node_id])
+        if not node_type.calls_tools or any(out.edge.when == TOOL_CALLS_LABEL for out in self.outgoing[node_id]):
             return labels
-        return tuple(label for label in labels if label != "tool_calls")
+        return tuple(label for label in labels if label != TOOL_CALLS_LABEL)
+
+    def own_faults(self, layer: Layer) -> Iterator[Finding]:
+        """The faults that node types find in their own configs, as findings of one layer."""
+        for node_id, config, node_type in self.typed:
+            yield from faults_of(node_type, config, f"{self.pointers[node_id]}/config", layer, node_id=node_id)
 
     def at_node(self, code: str, node_id: str, message: str, *, place: str = "", hint: str | None = None) -> Finding:
         """A finding at a node, or at a place below it."""
@@ -177,8 +184,7 @@ class CheckedGraph:
         for node_id, config in self.configs.items():
             for text in placed_texts(config, f"{self.pointers[node_id]}/config"):
                 if text.place.language in ("prompt", "json_prompt"):
-                    field = text.pointer.rsplit("/", 1)[1]
-                    yield PlacedPrompt(text.pointer, node_id, field, _prompt(text.value))
+                    yield PlacedPrompt(text.pointer, node_id, text.place, _prompt(text.value))
 
     def _expression_reads(self) -> Iterator[PlacedRead]:
         for placed in self.expressions:

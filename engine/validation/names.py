@@ -3,11 +3,6 @@
 from collections.abc import Callable, Iterator
 
 from engine.graph import ContinuePolicy, Json
-from engine.nodes.approval import ApprovalConfig
-from engine.nodes.conditional import ConditionalNode
-from engine.nodes.loop import LoopNode
-from engine.nodes.model import ModelConfig
-from engine.nodes.variable import VariableConfig
 from engine.runtime.names import NAMES
 from engine.validation.checked_graph import CheckedGraph
 from engine.validation.rules import Finding, Near
@@ -20,8 +15,8 @@ def unknown_name(checked: CheckedGraph) -> Iterator[Finding]:
     """A root that does not exist, or a node, loop or conditional that does not."""
     of_type = {
         "outputs": list(checked.nodes),
-        "loops": [node.id for node in checked.graph.nodes if node.type == LoopNode.type],
-        "results": [node.id for node in checked.graph.nodes if node.type == ConditionalNode.type],
+        "loops": _read_under("loops", checked),
+        "results": _read_under("results", checked),
     }
     what = {"outputs": "node", "loops": "loop node", "results": "conditional node"}
     for read in checked.reads:
@@ -36,16 +31,15 @@ def unknown_name(checked: CheckedGraph) -> Iterator[Finding]:
 def unset_variable(checked: CheckedGraph) -> Iterator[Finding]:
     """A variable is read that nothing sets and the graph does not declare."""
     known = set(checked.graph.variables)
-    for config in checked.configs.values():
-        if isinstance(config, VariableConfig) and config.operation != "get":
-            known.add(config.variable_name)
+    known.update(name for _, config, node_type in checked.typed if (name := node_type.variable_set(config)) is not None)
     message = "Nothing sets the variable."
     for read in checked.reads:
         if read.path[0] == "variables" and read.second is not None and read.second not in known:
             yield read.finding("structure.unset_variable", message, Near(read.second, known, "variables."))
-    for node_id, config in checked.configs.items():
-        if isinstance(config, VariableConfig) and config.variable_name not in known:
-            yield checked.at_node("structure.unset_variable", node_id, message, place="/config/variable_name")
+    for node_id, config, node_type in checked.typed:
+        for pointer, name in node_type.variables_read(config).items():
+            if name not in known:
+                yield checked.at_node("structure.unset_variable", node_id, message, place=f"/config{pointer}")
 
 
 def maybe_missing(checked: CheckedGraph) -> Iterator[Finding]:
@@ -69,21 +63,14 @@ def unknown_output_field(checked: CheckedGraph) -> Iterator[Finding]:
         policy = checked.nodes[name].on_error
         if isinstance(policy, ContinuePolicy) and policy.output != {}:
             continue
-        near = _first_unknown(read.path[2:], _output_schema(checked, name))
+        near = _first_unknown(read.path[2:], checked.type_of(name).output_schema_for(checked.configs[name]))
         if near is not None:
             message = f"The output of `{name}` has no such field."
             yield read.finding("structure.unknown_output_field", message, near)
 
 
-def _output_schema(checked: CheckedGraph, node_id: str) -> Json:
-    schema = checked.type_of(node_id).output_schema
-    config, properties = checked.configs[node_id], schema.get("properties")
-    if isinstance(config, ModelConfig) and isinstance(properties, dict):
-        data: Json = config.response_schema if config.response_schema is not None else {"properties": {}}
-        return {**schema, "properties": {**properties, "data": data}}
-    if isinstance(config, ApprovalConfig) and isinstance(properties, dict) and config.response_schema is not None:
-        return {**schema, "properties": {**properties, "data": config.response_schema}}
-    return schema
+def _read_under(root: str, checked: CheckedGraph) -> list[str]:
+    return [node_id for node_id, _, node_type in checked.typed if node_type.read_under == root]
 
 
 def _first_unknown(path: tuple[str | int, ...], schema: Json) -> Near | None:

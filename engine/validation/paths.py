@@ -2,22 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from engine.graph import Edge
 from engine.interpreter.topology import TOOL_CALLS_LABEL, Branch, Fork, Topology, cycles, reach
-from engine.nodes.approval import ApprovalConfig
-from engine.nodes.base import NodeConfig
-from engine.nodes.error_handler import ErrorHandlerConfig
-from engine.nodes.loop import LoopNode
-from engine.nodes.model import ModelConfig, ModelNode
-from engine.nodes.tools import ToolsConfig, ToolsNode
-from engine.nodes.variable import VariableConfig
+from engine.nodes.base import NodeBase
 from engine.validation.checked_graph import CheckedGraph
 from engine.validation.rules import Finding
 
 MAX_BRANCHES = 32
-BOUNDED_TYPES = frozenset({"loop", "tools", "error_handler", "approval"})
-"""A cycle through one of these ends by that node's own count."""
 
 
 def no_way_to_end(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
@@ -105,32 +98,18 @@ def parallel_set(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]
 
 
 def _writes(checked: CheckedGraph, branch: Branch) -> set[str]:
-    found: set[str] = set()
-    for node_id in branch.nodes:
-        config = checked.configs[node_id]
-        if isinstance(config, VariableConfig) and config.operation == "set":
-            found.add(f"sets the variable `{config.variable_name}`")
-        elif _appends_messages(config):
-            found.add("appends assistant messages")
-        elif checked.nodes[node_id].type == "memory":
-            found.add("holds a memory node")
-    return found
-
-
-def _appends_messages(config: NodeConfig) -> bool:
-    if isinstance(config, ModelConfig):
-        return config.append_to_messages
-    return isinstance(config, ErrorHandlerConfig) and config.message is not None
+    return {
+        what for node_id in branch.nodes for what in checked.type_of(node_id).ordered_writes(checked.configs[node_id])
+    }
 
 
 def pause_in_branch(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """An approval, or a delay that may park, in a branch of a fork: only a whole run can be kept."""
     inside = {node_id for fork in topology.forks.values() for branch in fork.branches for node_id in branch.nodes}
-    for node_id in checked.nodes:
-        config = checked.configs[node_id]
-        if node_id not in inside or not checked.type_of(node_id).may_park(config):
+    for node_id, config, node_type in checked.typed:
+        if node_id not in inside or not node_type.may_park(config):
             continue
-        if isinstance(config, ApprovalConfig) or checked.graph.durability != "none":
+        if node_type.needs_checkpoint or checked.graph.durability != "none":
             message = "The execution cannot pause here while other branches run."
             yield checked.at_node("structure.pause_in_branch", node_id, message)
 
@@ -147,19 +126,20 @@ def endless_cycle(checked: CheckedGraph, topology: Topology) -> Iterator[Finding
 
 def cycle_bound(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """A cycle that only the limits of the execution end."""
-    unbounded = {
-        node_id: [target for target in targets if topology.types[target] not in BOUNDED_TYPES]
+    unbounded = {node_id for node_id, _, node_type in checked.typed if not node_type.bounds_cycle}
+    successors = {
+        node_id: [target for target in targets if target in unbounded]
         for node_id, targets in topology.successors.items()
-        if topology.types[node_id] not in BOUNDED_TYPES
+        if node_id in unbounded
     }
-    for cycle in cycles(unbounded):
+    for cycle in cycles(successors):
         message = f"A cycle of {len(cycle)} nodes has no count of its own."
         yield checked.at_node("structure.cycle_bound", _first(checked, cycle), message)
 
 
 def loop_without_body(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """No edge comes back to a loop node from a node it dominates."""
-    for node_id in _of_type(checked, LoopNode.type):
+    for node_id in _those(checked, lambda node_type: node_type.is_loop):
         inside = any(topology.dominates(node_id, edge.source) for edge in topology.incoming[node_id])
         if node_id in topology.reachable and not inside:
             message = "Nothing behind the loop leads back to it."
@@ -170,7 +150,7 @@ def tools_not_routed(checked: CheckedGraph, topology: Topology) -> Iterator[Find
     """A `tool_calls` edge without a tools node behind it before the next model."""
     for placed in checked.edges:
         edge = placed.edge
-        calls = edge.when == TOOL_CALLS_LABEL and topology.types[edge.source] == ModelNode.type
+        calls = edge.when == TOOL_CALLS_LABEL and checked.type_of(edge.source).calls_tools
         if calls and not topology.tool_nodes_behind(edge.source):
             message = "No tools node follows before the next model."
             yield checked.at_edge("structure.tools_not_routed", placed, message)
@@ -178,14 +158,14 @@ def tools_not_routed(checked: CheckedGraph, topology: Topology) -> Iterator[Find
 
 def tools_unused(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """A tools node that no model can use: not behind a `tool_calls` edge, without tools, or without a way back."""
-    models = _of_type(checked, ModelNode.type)
+    models = _those(checked, lambda node_type: node_type.calls_tools)
     used = {tools for model in models for tools in topology.tool_nodes_behind(model)}
     before_models = set(reach(models, topology.normal_predecessors))
-    for node_id in _of_type(checked, ToolsNode.type):
-        config = checked.configs[node_id]
+    for node_id in _those(checked, lambda node_type: node_type.runs_tool_calls):
+        named = checked.type_of(node_id).tools_named(checked.configs[node_id])
         if node_id not in used:
             yield checked.at_node("structure.tools_unused", node_id, "It is behind no `tool_calls` edge.")
-        elif isinstance(config, ToolsConfig) and not config.allowed_tools:
+        elif not named:
             message = "Its list of tools is empty."
             yield checked.at_node("structure.tools_unused", node_id, message, place="/config")
         elif node_id not in before_models:
@@ -194,10 +174,9 @@ def tools_unused(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]
 
 def tool_loop_blind(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """A model that calls tools but would not see their answers."""
-    for node_id in _of_type(checked, ModelNode.type):
-        config = checked.configs[node_id]
+    for node_id in _those(checked, lambda node_type: node_type.calls_tools):
         calls = any(edge.when == TOOL_CALLS_LABEL for edge in topology.outgoing[node_id])
-        if calls and isinstance(config, ModelConfig) and not (config.include_history and config.append_to_messages):
+        if calls and not checked.type_of(node_id).sees_tool_answers(checked.configs[node_id]):
             message = "The model calls tools but does not read the messages that hold their answers."
             yield checked.at_node("structure.tool_loop_blind", node_id, message, place="/config")
 
@@ -222,8 +201,8 @@ CHECKS: dict[str, Callable[[CheckedGraph, Topology], Iterator[Finding]]] = {
 """The check of each code. They run only where there is a topology."""
 
 
-def _of_type(checked: CheckedGraph, name: str) -> list[str]:
-    return [node.id for node in checked.graph.nodes if node.type == name]
+def _those(checked: CheckedGraph, wanted: Callable[[type[NodeBase[Any]]], bool]) -> list[str]:
+    return [node_id for node_id, _, node_type in checked.typed if wanted(node_type)]
 
 
 def _first(checked: CheckedGraph, nodes: frozenset[str]) -> str:

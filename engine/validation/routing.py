@@ -4,9 +4,7 @@ from collections.abc import Callable, Iterator
 
 from engine.expressions.cel import BadExpression, Expression
 from engine.graph import ERROR_LABEL, ContinuePolicy, JsonObject, RoutePolicy
-from engine.nodes.approval import ApprovalConfig
-from engine.nodes.conditional import ConditionalConfig
-from engine.nodes.error_handler import ErrorHandlerNode
+from engine.report import Layer
 from engine.validation.checked_graph import CheckedGraph, PlacedEdge
 from engine.validation.rules import Finding, Near
 from engine.validation.schema import MAX_EDGES, MAX_EXPRESSIONS_CHARACTERS, MAX_NODES
@@ -127,13 +125,10 @@ def uncovered_label(checked: CheckedGraph) -> Iterator[Finding]:
 
 
 def no_default(checked: CheckedGraph) -> Iterator[Finding]:
-    """Conditions, on edges or in cases, without a default."""
-    for node_id, config in checked.configs.items():
-        message = "If no condition holds, the run fails."
+    """Conditional edges without a default edge; a conditional node checks its own cases."""
+    for node_id in checked.nodes:
         if _conditional(checked, node_id) and not _plain(checked, node_id):
-            yield checked.at_node("structure.no_default", node_id, message)
-        elif isinstance(config, ConditionalConfig) and config.cases is not None and config.default is None:
-            yield checked.at_node("structure.no_default", node_id, message, place="/config/cases")
+            yield checked.at_node("structure.no_default", node_id, "If no condition holds, the run fails.")
 
 
 def dead_condition(checked: CheckedGraph) -> Iterator[Finding]:
@@ -186,8 +181,8 @@ def continue_label(checked: CheckedGraph) -> Iterator[Finding]:
 def handler_unused(checked: CheckedGraph) -> Iterator[Finding]:
     """An error handler that no error edge leads to."""
     routed = {placed.edge.target for placed in checked.edges if placed.edge.when == ERROR_LABEL}
-    for node_id, node in checked.nodes.items():
-        if node.type == ErrorHandlerNode.type and node_id not in routed:
+    for node_id, _, node_type in checked.typed:
+        if node_type.handles_errors and node_id not in routed:
             yield checked.at_node("structure.handler_unused", node_id, "No error edge leads to the handler.")
 
 
@@ -221,7 +216,7 @@ def expression_type(checked: CheckedGraph) -> Iterator[Finding]:
 def durability(checked: CheckedGraph) -> Iterator[Finding]:
     """An approval without the checkpoint to go on from, or `on_lost: resume` without those to resume from."""
     if checked.graph.durability == "none":
-        for node_id in checked.of(ApprovalConfig):
+        for node_id in (node_id for node_id, _, node_type in checked.typed if node_type.needs_checkpoint):
             message = "Without checkpoints the execution cannot wait for an answer."
             hint = "Use the durability `step` or `exit`, or leave it out."
             yield checked.at_node("structure.durability", node_id, message, hint=hint)
@@ -249,6 +244,11 @@ def large(checked: CheckedGraph) -> Iterator[Finding]:
             yield Finding("structure.large", pointer, message, data={"count": count, "limit": limit})
 
 
+def own_faults(checked: CheckedGraph) -> Iterator[Finding]:
+    """What node types find in their own configs."""
+    return checked.own_faults(Layer.STRUCTURE)
+
+
 CHECKS: dict[str, Callable[[CheckedGraph], Iterator[Finding]]] = {
     "structure.start_count": start_count,
     "structure.no_end": no_end,
@@ -272,6 +272,7 @@ CHECKS: dict[str, Callable[[CheckedGraph], Iterator[Finding]]] = {
     "structure.durability": durability,
     "structure.nothing_streams": nothing_streams,
     "structure.large": large,
+    "structure.config": own_faults,
 }
 """The check of each code."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import jsonschema_rs
 import orjson
@@ -21,14 +22,10 @@ from engine.graph import (
     Node,
     WorkflowGraph,
 )
-from engine.nodes.approval import ApprovalConfig
-from engine.nodes.base import TRANSIENT, NodeConfig, placed_texts
-from engine.nodes.conditional import ConditionalConfig
-from engine.nodes.delay import DelayConfig
-from engine.nodes.memory import MemoryConfig
-from engine.nodes.model import DEFAULT_MAX_TOKENS, ModelConfig
+from engine.nodes.base import DEFAULT_MAX_TOKENS, TRANSIENT, NodeBase, NodeConfig, placed_texts
 from engine.nodes.registry import NODE_TYPES
-from engine.nodes.variable import VariableConfig
+from engine.report import Layer
+from engine.validation.config_faults import faults_of
 from engine.validation.pydantic_findings import findings_of
 from engine.validation.rules import Finding, Near
 
@@ -54,6 +51,11 @@ class Parsed:
     configs: Mapping[int, NodeConfig]
     findings: tuple[Finding, ...]
     """What reading it has found."""
+
+    def type_of(self, index: int) -> type[NodeBase[Any]]:
+        """The class of the type of a node whose config could be read."""
+        nodes = cast("list[JsonObject]", self.document["nodes"])
+        return NODE_TYPES[str(nodes[index]["type"])]
 
 
 def parse(document: JsonObject) -> Parsed:
@@ -175,23 +177,10 @@ def ids(parsed: Parsed) -> Iterator[Finding]:
         if isinstance(own, str) and own in RESERVED_IDS:
             yield Finding("schema.bad_id", f"/nodes/{index}/id", "The id is a reserved word.")
     for index, config in parsed.configs.items():
-        if isinstance(config, VariableConfig) and config.variable_name in RESERVED_IDS:
-            pointer = f"/nodes/{index}/config/variable_name"
-            yield Finding("schema.bad_id", pointer, "The variable's name is a reserved word.")
-        for label, place in _own_labels(config, f"/nodes/{index}/config"):
+        for place, label in parsed.type_of(index).own_labels(config).items():
             if label == ERROR_LABEL:
-                yield Finding("schema.not_allowed_here", place, "The label `error` is reserved for failures.")
-
-
-def _own_labels(config: NodeConfig, pointer: str) -> list[tuple[str | None, str]]:
-    """The labels that the author made up, and where they stand."""
-    if isinstance(config, ConditionalConfig):
-        cases = [(case.label, f"{pointer}/cases/{index}/label") for index, case in enumerate(config.cases or [])]
-        return [*cases, (config.default, f"{pointer}/default")]
-    if isinstance(config, ApprovalConfig):
-        choices = [(choice, f"{pointer}/choices/{index}") for index, choice in enumerate(config.choices)]
-        return [*choices, (config.on_timeout, f"{pointer}/on_timeout")]
-    return []
+                pointer = f"/nodes/{index}/config{place}"
+                yield Finding("schema.not_allowed_here", pointer, "The label `error` is reserved for failures.")
 
 
 def duplicate_ids(parsed: Parsed) -> Iterator[Finding]:
@@ -212,72 +201,12 @@ def exclusive_fields(parsed: Parsed) -> Iterator[Finding]:
         if edge.get("when") is not None and edge.get("condition") is not None:
             message = "An edge has a label or a condition, not both."
             yield Finding("schema.exclusive_fields", f"/edges/{index}", message)
+
+
+def own_faults(parsed: Parsed) -> Iterator[Finding]:
+    """What node types find in their own configs, such as fields that contradict each other."""
     for index, config in parsed.configs.items():
-        pointer = f"/nodes/{index}/config"
-        if isinstance(config, ConditionalConfig):
-            if (config.condition is None) == (config.cases is None):
-                yield Finding("schema.exclusive_fields", pointer, "Give either `condition` or `cases`.")
-        elif isinstance(config, VariableConfig):
-            yield from _variable_operands(config, pointer)
-
-
-def _variable_operands(config: VariableConfig, pointer: str) -> Iterator[Finding]:
-    given = (config.value is not None) + (config.expression is not None)
-    if config.operation in ("set", "append") and given != 1:
-        message = f"`{config.operation}` takes exactly one of `value` and `expression`."
-        hint = "Give exactly one of the two; for null write the expression `null`."
-        yield Finding("schema.exclusive_fields", pointer, message, hint=hint)
-
-
-def inconsistent(parsed: Parsed) -> Iterator[Finding]:
-    """schema.inconsistent and schema.wrong_type: fields that contradict each other."""
-    for index, config in parsed.configs.items():
-        pointer = f"/nodes/{index}/config"
-        if isinstance(config, ConditionalConfig):
-            yield from _inconsistent_cases(config, pointer)
-        elif isinstance(config, VariableConfig):
-            yield from _inconsistent_variable(config, pointer)
-        elif isinstance(config, DelayConfig):
-            most = config.max_duration_seconds
-            if most is not None and most < config.duration_seconds:
-                message = "The maximum is below the duration."
-                yield Finding("schema.inconsistent", f"{pointer}/max_duration_seconds", message)
-        elif isinstance(config, ApprovalConfig):
-            yield from _inconsistent_choices(config, pointer)
-        elif isinstance(config, MemoryConfig):
-            threshold = config.summarization_threshold
-            if threshold is not None and threshold < config.memory_window:
-                message = "The threshold is below the window."
-                yield Finding("schema.inconsistent", f"{pointer}/summarization_threshold", message)
-
-
-def _inconsistent_cases(config: ConditionalConfig, pointer: str) -> Iterator[Finding]:
-    seen: set[str] = set()
-    for index, case in enumerate(config.cases or []):
-        if case.label in seen:
-            yield Finding("schema.inconsistent", f"{pointer}/cases/{index}/label", "Two cases have the same label.")
-        seen.add(case.label)
-    if config.default is not None and config.default in seen:
-        yield Finding("schema.inconsistent", f"{pointer}/default", "The default is also the label of a case.")
-    if config.default is not None and config.condition is not None:
-        yield Finding("schema.inconsistent", f"{pointer}/default", "A single condition has no default.")
-
-
-def _inconsistent_choices(config: ApprovalConfig, pointer: str) -> Iterator[Finding]:
-    for index, choice in enumerate(config.choices):
-        if choice in config.choices[:index]:
-            yield Finding("schema.inconsistent", f"{pointer}/choices/{index}", "Two choices are the same.")
-
-
-def _inconsistent_variable(config: VariableConfig, pointer: str) -> Iterator[Finding]:
-    value = config.value
-    if config.operation in ("increment", "decrement"):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            yield Finding("schema.wrong_type", f"{pointer}/value", "Counting takes a number.")
-        if config.expression is not None:
-            yield Finding("schema.inconsistent", f"{pointer}/expression", "Counting takes a number, no expression.")
-    elif config.operation == "get" and (value is not None or config.expression is not None):
-        yield Finding("schema.inconsistent", pointer, "`get` takes neither `value` nor `expression`.")
+        yield from faults_of(parsed.type_of(index), config, f"/nodes/{index}/config", Layer.SCHEMA)
 
 
 def not_allowed_here(parsed: Parsed) -> Iterator[Finding]:
@@ -307,8 +236,8 @@ def json_schemas(parsed: Parsed) -> Iterator[Finding]:
     if isinstance(own, dict) and own != DEFAULT_INPUT_SCHEMA:
         found.append(("/input_schema", own))
     for index, config in parsed.configs.items():
-        if isinstance(config, ModelConfig | ApprovalConfig) and config.response_schema is not None:
-            found.append((f"/nodes/{index}/config/response_schema", config.response_schema))
+        schemas = parsed.type_of(index).json_schemas(config)
+        found += [(f"/nodes/{index}/config{place}", schema) for place, schema in schemas.items()]
     for pointer, schema in found:
         yield from _over(schema, MAX_JSON_SCHEMA_BYTES, pointer, "The JSON Schema")
         yield from _bad_json_schema(schema, pointer)
@@ -342,7 +271,7 @@ CHECKS: dict[str, Callable[[Parsed], Iterator[Finding]]] = {
     "schema.bad_id": ids,
     "schema.duplicate_id": duplicate_ids,
     "schema.exclusive_fields": exclusive_fields,
-    "schema.inconsistent": inconsistent,
+    "schema.config": own_faults,
     "schema.not_allowed_here": not_allowed_here,
     "schema.bad_json_schema": json_schemas,
     "schema.bad_prompt": prompts,

@@ -3,15 +3,13 @@
 from collections.abc import Callable, Iterator
 
 from engine.expressions.prompts import BadPrompt
-from engine.nodes.tools import ToolsConfig
+from engine.report import Layer
 from engine.validation.checked_graph import CheckedGraph, PlacedPrompt
 from engine.validation.rules import Finding
 
 _UNTRUSTED = frozenset(
     {"input", "last_user_message", "last_message", "retrieval_context", "conversation_summary"},
 )
-_UNTRUSTED_OUTPUTS = frozenset({"model", "tools", "retrieval"})
-_SHOWN = frozenset({"message", "response"})
 
 
 def secret_value(checked: CheckedGraph) -> Iterator[Finding]:
@@ -26,18 +24,15 @@ def secret_in_prompt(checked: CheckedGraph) -> Iterator[Finding]:
         yield Finding("security.secret_in_prompt", pointer, "No secret is put in here.")
 
 
-def all_tools(checked: CheckedGraph) -> Iterator[Finding]:
-    """`allowed_tools: ["*"]`."""
-    for node_id, config in checked.of(ToolsConfig).items():
-        if "*" in config.allowed_tools:
-            message = "Every tool the owner may use is allowed."
-            yield checked.at_node("security.all_tools", node_id, message, place="/config/allowed_tools")
+def own_faults(checked: CheckedGraph) -> Iterator[Finding]:
+    """What node types find in their own configs."""
+    return checked.own_faults(Layer.SECURITY)
 
 
 def untrusted_in_system(checked: CheckedGraph) -> Iterator[Finding]:
     """Text of users, tools, documents or models in a system message."""
     for prompt in checked.prompts:
-        if prompt.field == "system_message" and any(_is_untrusted(checked, path) for path in _paths(prompt)):
+        if prompt.place.reader == "system" and any(_is_untrusted(checked, path) for path in _paths(prompt)):
             message = "The system message takes in text that others wrote."
             yield Finding("security.untrusted_in_system", prompt.pointer, message, node_id=prompt.node_id)
 
@@ -45,7 +40,7 @@ def untrusted_in_system(checked: CheckedGraph) -> Iterator[Finding]:
 def error_text_shown(checked: CheckedGraph) -> Iterator[Finding]:
     """The text of an error in a message or response."""
     for prompt in checked.prompts:
-        if prompt.field in _SHOWN and any(_is_error_text(path) for path in _paths(prompt)):
+        if prompt.place.reader == "user" and any(_is_error_text(path) for path in _paths(prompt)):
             message = "The text takes in the message of an error."
             yield Finding("security.error_text_shown", prompt.pointer, message, node_id=prompt.node_id)
 
@@ -56,8 +51,8 @@ def _paths(prompt: PlacedPrompt) -> list[tuple[str | int, ...]]:
 
 def _is_untrusted(checked: CheckedGraph, path: tuple[str | int, ...]) -> bool:
     if path[0] == "outputs":
-        node = checked.nodes.get(str(path[1])) if len(path) > 1 else None
-        return node is None or node.type in _UNTRUSTED_OUTPUTS
+        name = str(path[1]) if len(path) > 1 else None
+        return name not in checked.nodes or checked.type_of(name).output_is_untrusted
     return path[0] in _UNTRUSTED
 
 
@@ -68,7 +63,7 @@ def _is_error_text(path: tuple[str | int, ...]) -> bool:
 CHECKS: dict[str, Callable[[CheckedGraph], Iterator[Finding]]] = {
     "security.secret_value": secret_value,
     "security.secret_in_prompt": secret_in_prompt,
-    "security.all_tools": all_tools,
+    "security.config": own_faults,
     "security.untrusted_in_system": untrusted_in_system,
     "security.error_text_shown": error_text_shown,
 }

@@ -58,6 +58,30 @@ def test_a_name_that_only_looks_alike_is_let_through(source: str) -> None:
     assert not _uses("httpx", source)
 
 
+NODE_MODULES_FOR_OTHERS = {"base", "registry"}
+
+
+def test_validation_and_interpreter_know_no_node_type_by_name() -> None:
+    rooms = ("engine/validation/", "engine/interpreter/")
+    files = [file for file in _sources() if file.startswith(rooms)]
+    assert {file: found for file in files if (found := _node_types((ROOT / file).read_text()))} == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["from engine.nodes.model import ModelConfig", "from engine.nodes import model", "import engine.nodes.loop"],
+)
+def test_every_import_of_a_node_type_is_seen(source: str) -> None:
+    assert _node_types(source)
+    assert not _node_types("from engine.nodes.base import NodeBase\nfrom engine.nodes.registry import NODE_TYPES")
+
+
+def _node_types(source: str) -> set[str]:
+    """The modules of node types that a source imports."""
+    paths = (name.split(".") for name in _names(ast.parse(source)) if name.startswith("engine.nodes."))
+    return {path[2] for path in paths} - NODE_MODULES_FOR_OTHERS
+
+
 def test_no_lint_rule_is_silenced_in_the_code() -> None:
     mark = "# no" + "qa"
     tops = (*PACKAGES, "tests", "migrations", "bench", "dashboards")
