@@ -16,7 +16,7 @@ from bench.workflows import MODEL, PROVIDER, engine, request
 from engine.events import EventType
 from engine.graph import JsonObject
 from engine.resources import ModelReply, ModelRequest
-from engine.result import Usage
+from engine.usage import Usage
 
 SHORT, LONG = 100, 2_100
 """Tokens of a stream; the difference of both is free of what an execution costs at its start and end."""

@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from engine.report import ValidationReport
-from engine.result import Usage
+from engine.usage import Usage
 
 
 class SpanloomError(Exception):

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Literal, Protocol, TypedDict, cast
 
 from engine.graph import Json, JsonObject
-from engine.result import Usage
+from engine.usage import Usage
 
 
 class ToolCall(TypedDict):

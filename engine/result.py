@@ -5,6 +5,7 @@ from enum import StrEnum
 from pydantic import AwareDatetime, Field
 
 from engine.graph import Document, Json, JsonObject
+from engine.usage import Usage
 
 
 class Status(StrEnum):
@@ -24,24 +25,6 @@ class Status(StrEnum):
 
 
 _TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
-
-
-class Usage(Document):
-    """Tokens. `input_tokens` includes cached ones, `output_tokens` includes reasoning; null: no provider reported."""
-
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    total_tokens: int | None = None
-    cache_read_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    reasoning_tokens: int | None = None
-
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(**{name: _add(getattr(self, name), getattr(other, name)) for name in Usage.model_fields})
-
-
-def _add(left: int | None, right: int | None) -> int | None:
-    return right if left is None else left if right is None else left + right
 
 
 class ErrorInfo(Document):

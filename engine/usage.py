@@ -1,10 +1,76 @@
-"""What an execution used: the sum of its spans, over all of its attempts."""
+"""Tokens and what an execution used: the kinds of tokens, the usage of one call, the totals over all attempts."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from engine.graph import JsonObject
-from engine.result import Usage
+from engine.graph import Document, JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class TokenKind:
+    """A kind of tokens that providers count. Attribute keys, columns, sums and metric labels are derived from it."""
+
+    field: str
+    """Field of `Usage`, column of records, spans and roll-ups, and last part of the key of its sum on the root."""
+    label: str
+    """Value of the metric labels `type` and `gen_ai_token_type`."""
+    genai_key: str
+    """Key on the model call's span, behind `gen_ai.usage.`; the GenAI conventions fix it."""
+    meaning: str
+    includes: str = ""
+    """What is counted in it too."""
+    part: str = ""
+    """As part of the tokens read or written, in words behind a number; empty for these two themselves."""
+
+
+TOKEN_KINDS = (
+    TokenKind("input_tokens", "input", "input_tokens", "tokens sent", includes="cached"),
+    TokenKind("output_tokens", "output", "output_tokens", "tokens generated", includes="reasoning"),
+    TokenKind(
+        "cache_read_tokens",
+        "cache_read",
+        "cache_read.input_tokens",
+        "read from the provider's cache",
+        part="read from cache",
+    ),
+    TokenKind(
+        "cache_write_tokens",
+        "cache_write",
+        "cache_creation.input_tokens",
+        "written to the cache",
+        part="written to cache",
+    ),
+    TokenKind("reasoning_tokens", "reasoning", "reasoning.output_tokens", "reasoning tokens", part="of reasoning"),
+)
+"""The one list of token kinds. A kind more is an entry here, a field of the documents, and a migration."""
+
+TOKEN_FIELDS = tuple(kind.field for kind in TOKEN_KINDS)
+
+
+class Usage(Document):
+    """Tokens. `input_tokens` includes cached ones, `output_tokens` includes reasoning; null: no provider reported."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    total_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+    @classmethod
+    def of_counts(cls, counts: Mapping[str, int | None]) -> "Usage":
+        """From the count of each kind, by field; the total is what was read and written, as far as it is known."""
+        total = _add(counts["input_tokens"], counts["output_tokens"])
+        return cls(**{name: counts[name] for name in TOKEN_FIELDS}, total_tokens=total)
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(**{name: _add(getattr(self, name), getattr(other, name)) for name in Usage.model_fields})
+
+
+def _add(left: int | None, right: int | None) -> int | None:
+    return right if left is None else left if right is None else left + right
+
 
 _NANO = 1_000_000_000
 
@@ -20,7 +86,7 @@ def dollars(nano_usd: int, *, every_digit: bool = False) -> str:
 class Totals:
     """Tokens, money (integer nano-USD) and counts; the sum of the execution's spans."""
 
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     priced_nano_usd: int = 0
     priced_calls: int = 0
     unpriced_calls: int = 0

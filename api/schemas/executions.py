@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.settings import Settings
 from engine.graph import JsonObject
-from engine.result import Approval, ExecutionResult, Status, Usage
+from engine.result import Approval, ExecutionResult, Status
 from engine.store.control import ControlRow
+from engine.usage import TOKEN_FIELDS, Usage
 from telemetry.reads.cost import CostReport, CostRow, Sums
 from telemetry.reads.executions import ExecutionRecord, Seal
 from telemetry.reads.traces import Trace, TraceSpan
@@ -242,15 +243,7 @@ def _of_record(record: ExecutionRecord, settings: Settings) -> dict[str, object]
 
 
 def _usage(record: ExecutionRecord) -> Usage:
-    known = [tokens for tokens in (record.input_tokens, record.output_tokens) if tokens is not None]
-    return Usage(
-        input_tokens=record.input_tokens,
-        output_tokens=record.output_tokens,
-        total_tokens=sum(known) if known else None,
-        cache_read_tokens=record.cache_read_tokens,
-        cache_write_tokens=record.cache_write_tokens,
-        reasoning_tokens=record.reasoning_tokens,
-    )
+    return Usage.of_counts({name: getattr(record, name) for name in TOKEN_FIELDS})
 
 
 def _result(control: ControlRow | None) -> ExecutionResult | None:

@@ -29,7 +29,7 @@ from engine.errors import ModelFailure
 from engine.graph import Json, JsonObject
 from engine.models.provider_errors import WIRE_ERRORS, failure_of
 from engine.resources import Message, ModelReply, ModelRequest, ModelSettings, ToolCall, ToolSpec
-from engine.result import Usage
+from engine.usage import Usage
 
 MESSAGE_START_USAGE = "message_start_usage"
 """Key of response metadata under which `engine.models.anthropic` keeps what the stream's first event reported."""

@@ -17,9 +17,9 @@ from engine.documents.framing import unframe
 from engine.errors import ModelFailure
 from engine.graph import Json, JsonObject
 from engine.resources import Message, ModelReply, ModelRequest, ToolCall, ToolSpec
-from engine.result import Usage
 from engine.retrieval.lexical import bm25, is_prose, sentences, terms, words
 from engine.runtime.state import text_of
+from engine.usage import Usage
 
 OFFLINE = ("offline", "extractive")
 """Provider and model, as in graphs and `SPANLOOM_MODEL`."""

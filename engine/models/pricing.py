@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from engine.errors import SpanloomError
 from engine.resources import CostSource, Price
-from engine.result import Usage
+from engine.usage import Usage
 
 DEMO_PROVIDER = "offline"
 DEMO_PRICE = ModelPrice(input_mtok=Decimal("0.10"), output_mtok=Decimal("0.40"))

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from engine.errors import BudgetExceeded, LimitExceeded, UnpricedModel
 from engine.graph import Limits
 from engine.resources import ChatModel, ModelRequest, Price, Prices
-from engine.result import Usage
 from engine.tracing.semconv import Event
 from engine.tracing.tracker import WorkflowTracker
-from engine.usage import dollars
+from engine.usage import Usage, dollars
 
 WARNING_SHARE = 0.8
 

@@ -10,13 +10,13 @@ from engine.events import EventType, ExecutionEvent
 from engine.graph import JsonObject, Retry
 from engine.pause import Answer
 from engine.resources import Price
-from engine.result import Usage
 from engine.runtime.budget import Reservation
 from engine.runtime.context import ExecutionContext
 from engine.runtime.names import Names
 from engine.runtime.position import Arrival, Parked
 from engine.tracing.spans import NodeSpan
 from engine.tracing.time_ledger import Phase
+from engine.usage import Usage
 
 LONGEST_RETRY_AFTER_SECONDS = 60
 """A provider that asks for more fails the node now."""

@@ -11,8 +11,8 @@ from datetime import datetime
 from engine.errors import ModelFailure, ResourceMissing
 from engine.graph import Json, JsonObject
 from engine.resources import CostSource, ModelReply, ModelRequest, Price, ToolCall
-from engine.result import Usage
 from engine.retrieval.lexical import words
+from engine.usage import Usage
 
 USAGE = Usage(input_tokens=12, output_tokens=7, total_tokens=19)
 """What a scripted answer reports unless its step says otherwise."""

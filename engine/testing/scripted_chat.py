@@ -19,9 +19,9 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
 
 from engine.graph import JsonObject
-from engine.result import Usage
 from engine.retrieval.lexical import words
 from engine.testing.models import USAGE
+from engine.usage import Usage
 
 _CALL_ID = "call-1"
 

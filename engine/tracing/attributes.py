@@ -11,11 +11,10 @@ from uuid_utils.compat import uuid5
 
 from engine.identity import ExecutionIdentity
 from engine.resources import ChatModel, ModelRequest
-from engine.result import Usage
 from engine.security.redaction import redact
 from engine.tracing import semconv
 from engine.tracing.semconv import Operation
-from engine.usage import Totals, Unfinished
+from engine.usage import Totals, Unfinished, Usage
 
 Attributes = dict[str, AttributeValue]
 
@@ -51,7 +50,7 @@ def sums(totals: Totals, unfinished: Unfinished, span_ids: list[int], duration_s
             attributes[semconv.COST_UPPER_NANO_USD] = upper
     if totals.first_token_seconds is not None:
         attributes[semconv.TIME_TO_FIRST_TOKEN] = totals.first_token_seconds
-    return attributes | usage_attributes(totals.usage, ROOT_USAGE)
+    return attributes | usage_attributes(totals.usage, semconv.SUM_TOKENS)
 
 
 def event_id(execution_id: str, attempt: int, event: str, seq: int) -> str:
@@ -62,22 +61,6 @@ def event_id(execution_id: str, attempt: int, event: str, seq: int) -> str:
 def seal_hash(span_ids: list[int]) -> str:
     """SHA-256 over the sorted span ids, 16 hex digits each, without a separator."""
     return hashlib.sha256("".join(sorted(map(format_span_id, span_ids))).encode()).hexdigest()
-
-
-ROOT_USAGE = {
-    "input_tokens": semconv.USAGE_INPUT,
-    "output_tokens": semconv.USAGE_OUTPUT,
-    "cache_read_tokens": semconv.USAGE_CACHE_READ,
-    "cache_write_tokens": semconv.USAGE_CACHE_WRITE,
-    "reasoning_tokens": semconv.USAGE_REASONING,
-}
-LEAF_USAGE = {
-    "input_tokens": semconv.GENAI_INPUT,
-    "output_tokens": semconv.GENAI_OUTPUT,
-    "cache_read_tokens": semconv.GENAI_CACHE_READ,
-    "cache_write_tokens": semconv.GENAI_CACHE_WRITE,
-    "reasoning_tokens": semconv.GENAI_REASONING,
-}
 
 
 def usage_attributes(usage: Usage, keys: Mapping[str, str]) -> Attributes:

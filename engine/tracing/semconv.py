@@ -7,6 +7,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from engine.usage import TOKEN_KINDS, TokenKind
+
 SCOPE_ENGINE = "spanloom.engine"
 SCOPE_GENAI = "spanloom.genai"
 SCOPE_PREFIX = "spanloom."
@@ -88,6 +90,14 @@ def _key(key: str, type_: str, meaning: str, unit: str = "") -> str:
     return key
 
 
+def _count_of(kind: TokenKind) -> str:
+    return f"{kind.includes} included" if kind.includes else kind.meaning
+
+
+def _sum_of(kind: TokenKind) -> str:
+    return "sum over model calls" + (f", {kind.includes} included" if kind.includes else "")
+
+
 # Who and what: on every span and event of ours.
 WORKFLOW_NAME = _key("workflow.name", "string", "template key, definition slug, `chat`, or `custom`")
 WORKFLOW_SOURCE = _key("workflow.source", "string", "template, definition, graph or chat")
@@ -124,11 +134,9 @@ ERROR_MESSAGE = _key("workflow.error.message", "string", "the redacted sentence 
 ERROR_NODE_ID = _key("workflow.error.node_id", "string", "node that failed")
 CANCEL_REASON = _key("workflow.cancel.reason", "string", "why it was cancelled")
 DURATION_MS = _key("workflow.duration_ms", "int", "how long the execution took", "ms")
-USAGE_INPUT = _key("workflow.usage.input_tokens", "int", "sum over model calls, cached included", "{token}")
-USAGE_OUTPUT = _key("workflow.usage.output_tokens", "int", "sum over model calls, reasoning included", "{token}")
-USAGE_CACHE_READ = _key("workflow.usage.cache_read_tokens", "int", "sum over model calls", "{token}")
-USAGE_CACHE_WRITE = _key("workflow.usage.cache_write_tokens", "int", "sum over model calls", "{token}")
-USAGE_REASONING = _key("workflow.usage.reasoning_tokens", "int", "sum over model calls", "{token}")
+SUM_TOKENS = {kind.field: _key(f"workflow.usage.{kind.field}", "int", _sum_of(kind), "{token}") for kind in TOKEN_KINDS}
+"""Key of the sum over all model calls, by field of `Usage`."""
+
 COST_NANO_USD = _key("workflow.cost.nano_usd", "int", "cost of the call; on the root the sum of its calls", "nano-USD")
 UNFINISHED_CALLS = _key("workflow.unfinished_calls", "int", "model calls that a crash cut off: their cost is unknown")
 COST_UPPER_NANO_USD = _key("workflow.cost.upper_nano_usd", "int", "cost, and at most that of these calls", "nano-USD")
@@ -196,11 +204,11 @@ RESPONSE_MODEL = _key("gen_ai.response.model", "string", "model that answered")
 RESPONSE_ID = _key("gen_ai.response.id", "string", "the provider's id of the answer")
 FINISH_REASONS = _key("gen_ai.response.finish_reasons", "string[]", "why the model stopped")
 TIME_TO_FIRST_CHUNK = _key("gen_ai.response.time_to_first_chunk", "double", "from the call to its first chunk", "s")
-GENAI_INPUT = _key("gen_ai.usage.input_tokens", "int", "cached included", "{token}")
-GENAI_OUTPUT = _key("gen_ai.usage.output_tokens", "int", "reasoning included", "{token}")
-GENAI_CACHE_READ = _key("gen_ai.usage.cache_read.input_tokens", "int", "read from the provider's cache", "{token}")
-GENAI_CACHE_WRITE = _key("gen_ai.usage.cache_creation.input_tokens", "int", "written to the cache", "{token}")
-GENAI_REASONING = _key("gen_ai.usage.reasoning.output_tokens", "int", "reasoning tokens", "{token}")
+CALL_TOKENS = {
+    kind.field: _key(f"gen_ai.usage.{kind.genai_key}", "int", _count_of(kind), "{token}") for kind in TOKEN_KINDS
+}
+"""Key on the span of a model call, by field of `Usage`."""
+
 GENAI_COST = _key("gen_ai.usage.cost", "double", "cost for other tools; ours is workflow.cost.nano_usd", "USD")
 COST_SOURCE = _key("workflow.cost.source", "string", "price_table, override, demo (not real money) or none")
 PRICE_VERSION = _key("workflow.cost.price_version", "string", "which price list was used")

@@ -8,13 +8,12 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_span_
 from opentelemetry.util.types import AttributeValue
 
 from engine.resources import ChatModel, CostSource, ModelReply, ModelRequest, Price, Prices
-from engine.result import Usage
 from engine.security.redaction import error_text, redact
 from engine.tracing import semconv
-from engine.tracing.attributes import LEAF_USAGE, Attributes, request_attributes, usage_attributes
+from engine.tracing.attributes import Attributes, request_attributes, usage_attributes
 from engine.tracing.semconv import Event, NodeStatus, Operation, Waste
 from engine.tracing.time_ledger import Phase, TimeLedger
-from engine.usage import Totals
+from engine.usage import Totals, Usage
 
 FREE_REFUSALS = frozenset(
     {"rate_limited", "overloaded", "auth", "bad_request", "context_too_long", "model_not_found", "resource_missing"}
@@ -245,7 +244,7 @@ class ModelCall:
         if waste is not None:
             self._extra[semconv.CALL_WASTE] = waste.value
         if usage is not None:
-            self._extra.update(usage_attributes(usage, LEAF_USAGE))
+            self._extra.update(usage_attributes(usage, semconv.CALL_TOKENS))
             totals.usage = totals.usage + usage
         if price.nano_usd is None:
             totals.unpriced_calls += 1

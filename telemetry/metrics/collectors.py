@@ -14,11 +14,12 @@ from engine.database.base import database_time
 from engine.result import Status
 from engine.store import control_reads
 from engine.store.tables import workflow_templates
+from engine.usage import TOKEN_FIELDS
 from telemetry.collector.outbox import RECORDS, WEBHOOKS, Backlog, read_backlog
 from telemetry.health import DeliveryHealth, Health, LeaseHealth, OutboxHealth
 from telemetry.metrics.labels import LabelCap
 from telemetry.metrics.span_metrics import TOKEN_TYPES
-from telemetry.store.tables import TOKEN_COLUMNS, execution_rollups_daily, reconcile_runs
+from telemetry.store.tables import execution_rollups_daily, reconcile_runs
 from telemetry.webhooks.queue import QueueState, read_queue
 
 Counts = dict[tuple[str, ...], int]
@@ -285,10 +286,10 @@ async def _read_totals(connection: AsyncConnection) -> list[_Total]:
         keys[row.template_id] = row.key
     rollups = execution_rollups_daily.c
     dimensions = (rollups.template_id, rollups.workflow_name, rollups.model)
-    summed = (*(f"executions_{status}" for status in _STATUSES), *TOKEN_COLUMNS, "cost_nano_usd", "unpriced_calls")
+    summed = (*(f"executions_{status}" for status in _STATUSES), *TOKEN_FIELDS, "cost_nano_usd", "unpriced_calls")
     sums = [cast(func.sum(rollups[name]), BigInteger).label(name) for name in summed]
     statement = select(*dimensions, *sums).group_by(*dimensions)
-    totals = [_Total(key, "", (0, 0, 0), (0,) * len(TOKEN_COLUMNS), 0, 0) for key in keys.values()]
+    totals = [_Total(key, "", (0, 0, 0), (0,) * len(TOKEN_FIELDS), 0, 0) for key in keys.values()]
     rows = (await connection.execute(statement)).mappings().all()
     return [*totals, *(_total(row, keys) for row in rows)]
 
@@ -298,7 +299,7 @@ def _total(row: RowMapping, keys: Mapping[str, str]) -> _Total:
         keys.get(row["template_id"], row["workflow_name"]),
         row["model"],
         tuple(row[f"executions_{status}"] for status in _STATUSES),
-        tuple(row[name] for name in TOKEN_COLUMNS),
+        tuple(row[name] for name in TOKEN_FIELDS),
         row["cost_nano_usd"],
         row["unpriced_calls"],
     )

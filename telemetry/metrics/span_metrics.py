@@ -6,6 +6,7 @@ They are fed after each commit and start at 0 with the process.
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from engine.tracing import semconv
+from engine.usage import TOKEN_KINDS
 from telemetry.metrics.labels import LabelCap
 from telemetry.signals.records import Attributes, Batch, Kind, SpanRecord
 
@@ -29,13 +30,7 @@ _SPAN_LABELS = (
     "gen_ai_tool_name",
     "error_type",
 )
-TOKEN_TYPES = {
-    semconv.GENAI_INPUT: "input",
-    semconv.GENAI_OUTPUT: "output",
-    semconv.GENAI_CACHE_READ: "cache_read",
-    semconv.GENAI_CACHE_WRITE: "cache_write",
-    semconv.GENAI_REASONING: "reasoning",
-}
+TOKEN_TYPES = {semconv.CALL_TOKENS[kind.field]: kind.label for kind in TOKEN_KINDS}
 """Attribute to the value of the label `gen_ai_token_type`."""
 
 _CLIENT_KINDS = frozenset({Kind.MODEL, Kind.RETRIEVAL})

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.database.base import UtcTime
 from engine.errors import Refusal
 from engine.store.tables import workflow_templates
+from engine.usage import TOKEN_FIELDS
 from telemetry.store.tables import execution_rollups, execution_rollups_daily
 
 Dimension = Literal["template", "template_version", "workflow", "source", "provider", "model", "owner", "day"]
@@ -140,11 +141,7 @@ _ENDED = ("executions_completed", "executions_failed", "executions_cancelled")
 _SUMMED = (
     *_ENDED,
     "model_calls",
-    "input_tokens",
-    "output_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "reasoning_tokens",
+    *TOKEN_FIELDS,
     "cost_nano_usd",
     "waste_nano_usd",
     "unpriced_calls",

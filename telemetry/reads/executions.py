@@ -14,8 +14,9 @@ from engine.graph import JsonObject
 from engine.result import Status
 from engine.store import control_reads
 from engine.store.control_reads import ControlSummary
+from engine.usage import TOKEN_FIELDS
 from telemetry.records.rollups import accepted_at
-from telemetry.store.tables import TOKEN_COLUMNS, executions
+from telemetry.store.tables import executions
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +276,7 @@ def _from_result(result: JsonObject | None) -> dict[str, object]:
     if result is None:
         return {}
     usage = result.get("usage")
-    tokens: dict[str, object] = {name: usage.get(name) for name in TOKEN_COLUMNS} if isinstance(usage, dict) else {}
+    tokens: dict[str, object] = {name: usage.get(name) for name in TOKEN_FIELDS} if isinstance(usage, dict) else {}
     return {column: result[name] for column, name in _TOLD.items() if name in result} | tokens
 
 

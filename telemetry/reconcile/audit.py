@@ -13,12 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.database.database import Database
 from engine.store import control_reads
+from engine.usage import TOKEN_FIELDS
 from telemetry.records.rollups import Deltas, from_records
 from telemetry.store.tables import (
     ROLLUP_KEYS,
     ROLLUP_LATEST,
     ROLLUP_SUMS,
-    TOKEN_COLUMNS,
     execution_rollups,
     execution_rollups_daily,
     executions,
@@ -54,7 +54,7 @@ class _Calls:
         if span["kind"] != "model":
             return
         self.calls += 1
-        for name in TOKEN_COLUMNS:
+        for name in TOKEN_FIELDS:
             if span[name] is not None:
                 self.tokens[name] = self.tokens.get(name, 0) + span[name]
         if span["cost_nano_usd"] is None:
@@ -65,7 +65,7 @@ class _Calls:
 
     def expected(self) -> dict[str, object]:
         """The totals of the record, by its columns."""
-        tokens = {name: self.tokens.get(name) for name in TOKEN_COLUMNS}
+        tokens = {name: self.tokens.get(name) for name in TOKEN_FIELDS}
         ids = "".join(sorted(self.span_ids)).encode()
         return {
             **tokens,

@@ -28,11 +28,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from engine.usage import TOKEN_FIELDS
 from telemetry.store.tables import (
     DURATION_BOUNDS_MS,
     ROLLUP_KEYS,
     ROLLUP_SUMS,
-    TOKEN_COLUMNS,
     execution_rollups,
     execution_rollups_daily,
     executions,
@@ -199,7 +199,7 @@ def _sums_of_spans(window: Window) -> Subquery:
             func.count().filter(paid).label("paid"),
             _sum(case((is_call, spans.c.cost_nano_usd))).label("cost"),
             _sum(case((and_(is_call, spans.c.waste.is_not(None)), spans.c.cost_nano_usd))).label("waste"),
-            *(_sum(case((is_call, spans.c[name]))).label(name) for name in TOKEN_COLUMNS),
+            *(_sum(case((is_call, spans.c[name]))).label(name) for name in TOKEN_FIELDS),
         )
         .where(window.holds(spans.c.execution_id))
         .group_by(spans.c.execution_id)
@@ -216,7 +216,7 @@ def _expected_of(sums: Subquery) -> dict[str, ColumnElement[Any]]:
         "unpriced_calls": calls - paid,
         "cost_nano_usd": case((and_(calls > 0, paid == 0), null()), else_=func.coalesce(sums.c.cost, 0)),
         "waste_nano_usd": func.coalesce(sums.c.waste, 0),
-        **{name: sums.c[name] for name in TOKEN_COLUMNS},
+        **{name: sums.c[name] for name in TOKEN_FIELDS},
         "spans_stored": stored,
         "spans_expected": stored,
     }
@@ -276,7 +276,7 @@ def _calls_of(hour: Window) -> Any:
     """The model calls of an hour's executions, by the key of their roll-up row."""
     cost, waste = spans.c.cost_nano_usd, case((spans.c.waste.is_not(None), spans.c.cost_nano_usd))
     sums = {
-        **{name: _sum(spans.c[name]) for name in TOKEN_COLUMNS},
+        **{name: _sum(spans.c[name]) for name in TOKEN_FIELDS},
         "cost_nano_usd": _sum(cost),
         "waste_nano_usd": _sum(waste),
         "unpriced_calls": func.count().filter(cost.is_(None)),

@@ -16,11 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.graph import JsonObject
 from engine.tracing import semconv
 from engine.tracing.semconv import Event
+from engine.usage import TOKEN_FIELDS
 from telemetry.records.rollups import EPOCH, CallDelta, Deltas, EndDelta, Subject, accepted_at
 from telemetry.records.totals import is_recorded
 from telemetry.signals.records import BadSignal, Batch, EventRecord, Identity, Kind, SpanRecord
 from telemetry.store.bulk import BulkInsert, Cell
-from telemetry.store.tables import TIME_LEDGER_COLUMNS, TOKEN_COLUMNS, executions, spans
+from telemetry.store.tables import TIME_LEDGER_COLUMNS, executions, spans
 
 _RANK_QUEUED, _RANK_RUNNING, _RANK_TERMINAL = 0, 1, 2
 
@@ -133,19 +134,12 @@ def _call(span: SpanRecord) -> CallDelta:
         _subject(span.identity),
         span.text(semconv.PROVIDER),
         span.text(semconv.REQUEST_MODEL),
-        [span.integer(key) for key in _CALL_TOKENS],
+        [span.integer(key) for key in semconv.CALL_TOKENS.values()],
         span.integer(semconv.COST_NANO_USD),
         span.text(semconv.CALL_WASTE) is not None,
     )
 
 
-_CALL_TOKENS = (
-    semconv.GENAI_INPUT,
-    semconv.GENAI_OUTPUT,
-    semconv.GENAI_CACHE_READ,
-    semconv.GENAI_CACHE_WRITE,
-    semconv.GENAI_REASONING,
-)
 _SPAN_COLUMNS = (
     "execution_id",
     "span_id",
@@ -167,7 +161,7 @@ _SPAN_COLUMNS = (
     "attributes",
     "provider",
     "model",
-    *TOKEN_COLUMNS,
+    *TOKEN_FIELDS,
     "cost_nano_usd",
     "cost_source",
     "price_version",
@@ -204,7 +198,7 @@ def _span_row(span: SpanRecord) -> tuple[Cell, ...]:
 _CALL_KEYS = (
     semconv.PROVIDER,
     semconv.REQUEST_MODEL,
-    *_CALL_TOKENS,
+    *semconv.CALL_TOKENS.values(),
     semconv.COST_NANO_USD,
     semconv.COST_SOURCE,
     semconv.PRICE_VERSION,
@@ -270,13 +264,6 @@ _COUNTS = (
     semconv.NODES_FAILED,
     semconv.NODES_RETRIED,
 )
-_USAGE = (
-    semconv.USAGE_INPUT,
-    semconv.USAGE_OUTPUT,
-    semconv.USAGE_CACHE_READ,
-    semconv.USAGE_CACHE_WRITE,
-    semconv.USAGE_REASONING,
-)
 _TEXTS = {
     "definition_id": semconv.DEFINITION_ID,
     "graph_hash": semconv.GRAPH_HASH,
@@ -319,7 +306,7 @@ _EXECUTION_COLUMNS = (
     "params",
     *_TEXTS,
     *TIME_LEDGER_COLUMNS,
-    *TOKEN_COLUMNS,
+    *TOKEN_FIELDS,
     "unpriced_calls",
     "waste_nano_usd",
     "model_calls",
@@ -366,7 +353,7 @@ def _execution_row(event: EventRecord, spans_stored: int) -> tuple[Cell, ...]:
         _document(event, semconv.PARAMS),
         *(event.text(key) for key in _TEXTS.values()),
         *_time_ledger(event, duration_ms),
-        *(event.integer(key) for key in _USAGE),
+        *(event.integer(key) for key in semconv.SUM_TOKENS.values()),
         *(event.integer(key) or 0 for key in _COUNTS),
     )
 

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Table, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from engine.usage import TOKEN_FIELDS
 from telemetry.store.bulk import BulkInsert
 from telemetry.store.tables import (
     DURATION_BOUNDS_MS,
@@ -21,7 +22,6 @@ from telemetry.store.tables import (
     ROLLUP_KEYS,
     ROLLUP_LATEST,
     ROLLUP_SUMS,
-    TOKEN_COLUMNS,
     execution_rollups,
     execution_rollups_daily,
     executions,
@@ -46,7 +46,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class CallDelta:
-    """One model call that was stored. Tokens in the order of `TOKEN_COLUMNS`, null where not reported; nano-USD."""
+    """One model call that was stored. Tokens in the order of `TOKEN_FIELDS`, null where not reported; nano-USD."""
 
     subject: Subject
     provider: str | None
@@ -69,7 +69,7 @@ class EndDelta:
 Key = tuple[datetime, str, str, str, str, int, str, str]
 
 _INDEX = {name: position for position, name in enumerate(ROLLUP_SUMS)}
-_TOKENS = [_INDEX[name] for name in TOKEN_COLUMNS]
+_TOKENS = [_INDEX[name] for name in TOKEN_FIELDS]
 _COST, _WASTE = _INDEX["cost_nano_usd"], _INDEX["waste_nano_usd"]
 _UNPRICED, _CALLS = _INDEX["unpriced_calls"], _INDEX["model_calls"]
 _DURATION_SUM, _DURATION_FIRST = _INDEX["duration_sum_ms"], _INDEX[DURATION_COLUMNS[0]]
@@ -166,7 +166,7 @@ async def from_records(connection: AsyncConnection) -> Deltas:
     while subjects := await _page_of_executions(connection, last, deltas):
         last = max(subjects)
         for row in await _calls_of(connection, subjects):
-            tokens = [row[name] for name in TOKEN_COLUMNS]
+            tokens = [row[name] for name in TOKEN_FIELDS]
             subject = subjects[row["execution_id"]]
             deltas.add_call(
                 CallDelta(
@@ -209,7 +209,7 @@ async def _calls_of(connection: AsyncConnection, subjects: Iterable[str]) -> Ite
         spans.c.execution_id,
         spans.c.provider,
         spans.c.model,
-        *(spans.c[name] for name in TOKEN_COLUMNS),
+        *(spans.c[name] for name in TOKEN_FIELDS),
         spans.c.cost_nano_usd,
         spans.c.waste,
     ).where(spans.c.kind == "model", spans.c.execution_id.between(ids[0], ids[-1]))

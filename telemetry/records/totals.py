@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable
 
-from engine.result import Usage
 from engine.tracing import semconv
-from engine.usage import Totals
+from engine.usage import Totals, Usage
 from telemetry.signals.records import Kind, SpanRecord
 
 ALWAYS_RECORDED = frozenset({Kind.WORKFLOW, Kind.MODEL})
@@ -47,15 +46,7 @@ def _add_call(totals: Totals, span: SpanRecord) -> None:
 
 
 def _usage(span: SpanRecord) -> Usage:
-    inputs, outputs = span.integer(semconv.GENAI_INPUT), span.integer(semconv.GENAI_OUTPUT)
-    return Usage(
-        input_tokens=inputs,
-        output_tokens=outputs,
-        total_tokens=None if inputs is None and outputs is None else (inputs or 0) + (outputs or 0),
-        cache_read_tokens=span.integer(semconv.GENAI_CACHE_READ),
-        cache_write_tokens=span.integer(semconv.GENAI_CACHE_WRITE),
-        reasoning_tokens=span.integer(semconv.GENAI_REASONING),
-    )
+    return Usage.of_counts({name: span.integer(key) for name, key in semconv.CALL_TOKENS.items()})
 
 
 def _seconds(span: SpanRecord) -> float:

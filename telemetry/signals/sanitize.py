@@ -46,11 +46,7 @@ _INTEGER_FIELDS = (
     semconv.EXECUTION_ATTEMPT,
     semconv.TEMPLATE_VERSION,
     semconv.NODE_ATTEMPT,
-    semconv.GENAI_INPUT,
-    semconv.GENAI_OUTPUT,
-    semconv.GENAI_CACHE_READ,
-    semconv.GENAI_CACHE_WRITE,
-    semconv.GENAI_REASONING,
+    *semconv.CALL_TOKENS.values(),
     semconv.COST_NANO_USD,
 )
 

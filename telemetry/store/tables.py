@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 
 from engine.database.base import JsonColumn, UtcTime, metadata, one_of
+from engine.usage import TOKEN_FIELDS
 
 DURATION_BOUNDS_MS = tuple(1 << exponent for exponent in range(28))
 """Upper bounds of the duration histogram: powers of two from 1 ms to 37 hours. A quantile read from it is at most a
@@ -29,7 +30,6 @@ factor of two too high. The buckets are not cumulative: each execution counts in
 
 DURATION_COLUMNS = (*(f"duration_le_{bound}" for bound in DURATION_BOUNDS_MS), "duration_le_inf")
 
-TOKEN_COLUMNS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
 TIME_LEDGER_COLUMNS = (
     "time_queue_ms",
     "time_model_ms",
@@ -45,7 +45,7 @@ ROLLUP_SUMS = (
     "executions_completed",
     "executions_failed",
     "executions_cancelled",
-    *TOKEN_COLUMNS,
+    *TOKEN_FIELDS,
     "cost_nano_usd",
     "waste_nano_usd",
     "unpriced_calls",
@@ -84,7 +84,7 @@ executions = Table(
     Column("duration_ms", BigInteger),
     Column("time_to_first_token_ms", BigInteger),
     *(Column(name, BigInteger) for name in TIME_LEDGER_COLUMNS),
-    *(Column(name, BigInteger) for name in TOKEN_COLUMNS),
+    *(Column(name, BigInteger) for name in TOKEN_FIELDS),
     # Null if there were model calls and none had a price, and until the execution has ended.
     Column("cost_nano_usd", BigInteger),
     Column("unpriced_calls", Integer, nullable=False),
@@ -144,7 +144,7 @@ spans = Table(
     Column("duration_us", BigInteger, nullable=False),
     Column("provider", String),
     Column("model", String),
-    *(Column(name, BigInteger) for name in TOKEN_COLUMNS),
+    *(Column(name, BigInteger) for name in TOKEN_FIELDS),
     Column("cost_nano_usd", BigInteger),
     Column("cost_source", String),
     Column("price_version", String),

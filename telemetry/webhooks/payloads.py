@@ -12,9 +12,9 @@ import orjson
 from pydantic import BaseModel, ConfigDict
 
 from engine.graph import Json
-from engine.result import Usage
 from engine.tracing import semconv
 from engine.tracing.semconv import Event
+from engine.usage import Usage
 from telemetry.signals.records import EventRecord
 
 TEST = "webhook.test"
@@ -296,16 +296,7 @@ def _end(event: EventRecord, common: Common) -> dict[str, object]:
 
 
 def _usage(event: EventRecord) -> Usage:
-    read, written = event.integer(semconv.USAGE_INPUT), event.integer(semconv.USAGE_OUTPUT)
-    known = [tokens for tokens in (read, written) if tokens is not None]
-    return Usage(
-        input_tokens=read,
-        output_tokens=written,
-        total_tokens=sum(known) if known else None,
-        cache_read_tokens=event.integer(semconv.USAGE_CACHE_READ),
-        cache_write_tokens=event.integer(semconv.USAGE_CACHE_WRITE),
-        reasoning_tokens=event.integer(semconv.USAGE_REASONING),
-    )
+    return Usage.of_counts({name: event.integer(key) for name, key in semconv.SUM_TOKENS.items()})
 
 
 def _budget(event: EventRecord, common: Common) -> BudgetData:

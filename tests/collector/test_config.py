@@ -112,7 +112,7 @@ def test_the_search_for_attributes_finds_them() -> None:
     assert named() >= {
         semconv.WORKFLOW_NAME,
         semconv.ERROR_TYPE,
-        semconv.GENAI_INPUT,
+        semconv.CALL_TOKENS["input_tokens"],
         semconv.COST_NANO_USD,
         semconv.TIME_TO_FIRST_TOKEN,
         semconv.EXECUTION_STATUS,

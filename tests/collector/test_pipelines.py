@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pytest
 
 from engine.graph import JsonObject
-from engine.result import Usage
 from engine.testing.models import Call, Fail, Say, Step
 from engine.tracing import semconv
+from engine.usage import Usage
 from tests.collector.looking import a_span, calls, in_jaeger, scraped, send, series, tags
 from tests.collector.receiver import EVENTS, SPANS, WEBHOOKS, Receiver
 from tests.services.collector.server import INGEST_TOKEN, Collector

@@ -13,11 +13,12 @@ from api.operations.approve import ResumeBody, answer
 from api.operations.retry import kept
 from engine.engine import ExecutionEngine
 from engine.graph import JsonObject
-from engine.result import ExecutionResult, Status, Usage
+from engine.result import ExecutionResult, Status
 from engine.store import approvals
 from engine.testing.models import Call, Fail, Hold, Say, Step
 from engine.tools.builtin import function_tool
 from engine.tracing import semconv
+from engine.usage import Usage
 from tests.engine.harness import graph
 from tests.house.lock import ROOT
 from tests.leases import end_leases

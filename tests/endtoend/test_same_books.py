@@ -41,8 +41,8 @@ KEYED_ON: list[tuple[str, str, str, str | None]] = [
     ("Jaeger", CHAT, semconv.PROVIDER, "scripted"),
     ("Jaeger", CHAT, semconv.REQUEST_MODEL, "scripted-1"),
     ("Jaeger", CHAT, semconv.RESPONSE_MODEL, "scripted-1"),
-    ("Jaeger", CHAT, semconv.GENAI_INPUT, "12"),
-    ("Jaeger", CHAT, semconv.GENAI_OUTPUT, "7"),
+    ("Jaeger", CHAT, semconv.CALL_TOKENS["input_tokens"], "12"),
+    ("Jaeger", CHAT, semconv.CALL_TOKENS["output_tokens"], "7"),
     ("Jaeger", CHAT, semconv.FINISH_REASONS, None),
     ("Jaeger", TOOL, semconv.TOOL_NAME, "calculate"),
     ("Jaeger", TOOL, semconv.TOOL_CALL_ID, "call-1"),
@@ -50,8 +50,8 @@ KEYED_ON: list[tuple[str, str, str, str | None]] = [
     ("Langfuse", ROOT, semconv.OPENINFERENCE_KIND, "CHAIN"),
     ("Langfuse", CHAT, semconv.OPERATION, "chat"),
     ("Langfuse", CHAT, semconv.REQUEST_MODEL, "scripted-1"),
-    ("Langfuse", CHAT, semconv.GENAI_INPUT, "12"),
-    ("Langfuse", CHAT, semconv.GENAI_OUTPUT, "7"),
+    ("Langfuse", CHAT, semconv.CALL_TOKENS["input_tokens"], "12"),
+    ("Langfuse", CHAT, semconv.CALL_TOKENS["output_tokens"], "7"),
     ("Langfuse", CHAT, semconv.GENAI_COST, None),
     ("Langfuse", TOOL, semconv.TOOL_NAME, "calculate"),
     ("Phoenix", ROOT, semconv.OPENINFERENCE_KIND, "CHAIN"),
@@ -61,7 +61,7 @@ KEYED_ON: list[tuple[str, str, str, str | None]] = [
     ("Phoenix", TOOL, semconv.TOOL_NAME, "calculate"),
 ]
 """What other tools tell spans apart by and read from them, and where it must stand in a trace that completed."""
-ONLY_ON_CALLS = (semconv.GENAI_INPUT, semconv.GENAI_OUTPUT, semconv.GENAI_COST)
+ONLY_ON_CALLS = (semconv.CALL_TOKENS["input_tokens"], semconv.CALL_TOKENS["output_tokens"], semconv.GENAI_COST)
 """These tools sum them over all spans."""
 
 

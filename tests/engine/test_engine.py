@@ -13,9 +13,9 @@ from engine.graph import JsonObject
 from engine.ledger import Acceptance, Finish
 from engine.request import Caller, ExecutionRequest
 from engine.resources import Template
-from engine.result import Usage
 from engine.testing.models import Fail, Hold, Say, ScriptedModel
 from engine.tracing.tracker import WorkflowTracker
+from engine.usage import Usage
 from tests.engine.harness import Harness, graph, graph_request, span_tree, token_text
 
 ASK = graph([{"id": "ask", "type": "model", "stream": True}], ["start -> ask", "ask -> end"])

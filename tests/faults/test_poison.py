@@ -43,10 +43,10 @@ MENDED: dict[str, Spoil] = {
 """Stored, with the attribute named in `workflow.sanitized`."""
 
 KEPT_ASIDE: dict[str, Spoil] = {
-    "2^63 tokens": lambda bag: bag.update({semconv.GENAI_INPUT: 2**63}),
-    "fewer tokens than none": lambda bag: bag.update({semconv.GENAI_OUTPUT: -5}),
+    "2^63 tokens": lambda bag: bag.update({semconv.CALL_TOKENS["input_tokens"]: 2**63}),
+    "fewer tokens than none": lambda bag: bag.update({semconv.CALL_TOKENS["output_tokens"]: -5}),
     "a negative cost": lambda bag: bag.update({semconv.COST_NANO_USD: -1}),
-    "text for a number": lambda bag: bag.update({semconv.GENAI_INPUT: "12"}),
+    "text for a number": lambda bag: bag.update({semconv.CALL_TOKENS["input_tokens"]: "12"}),
     "no owner": lambda bag: bag.pop(semconv.OWNER_ID),
     "a status nobody knows": lambda bag: bag.update({semconv.EXECUTION_STATUS: "odd"}),
 }

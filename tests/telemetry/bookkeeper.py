@@ -15,7 +15,7 @@ from engine.database.database import Database
 from engine.identity import ExecutionIdentity
 from engine.ledger import Acceptance, Finish
 from engine.resources import ModelReply, ModelRequest
-from engine.result import Status, Usage
+from engine.result import Status
 from engine.store.leases import Lease
 from engine.testing.models import PerTokenPrices, ScriptedModel
 from engine.tracing import semconv
@@ -23,6 +23,7 @@ from engine.tracing.attributes import Attributes
 from engine.tracing.semconv import Waste
 from engine.tracing.spans import NodeSpan
 from engine.tracing.tracker import Tracing, WorkflowTracker
+from engine.usage import Usage
 from telemetry.journal.journal import FLUSH_SECONDS, POLL_SECONDS, RETRY_SECONDS, Journal
 from telemetry.pipeline.pipeline import Consumer, Pipeline
 from telemetry.records.consumer import Records

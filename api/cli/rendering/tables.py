@@ -15,6 +15,7 @@ from api.cli.rendering.formatting import UNKNOWN, count, duration, moment, perce
 from api.cli.rendering.trace_tree import STATUS_STYLES
 from engine.report import Issue, Severity, ValidationReport
 from engine.result import Approval
+from engine.usage import TOKEN_KINDS
 from telemetry.reads.cost import CostReport, GroupValue, Sums
 from telemetry.reads.executions import ExecutionRecord
 from telemetry.recovery.replay import Pile
@@ -126,12 +127,8 @@ def _time_ledger(record: ExecutionRecord) -> str | None:
 
 
 def _all_tokens(record: ExecutionRecord) -> str:
-    parts = {
-        "read from cache": record.cache_read_tokens,
-        "written to cache": record.cache_write_tokens,
-        "of reasoning": record.reasoning_tokens,
-    }
-    extra = ", ".join(f"{count(value)} {name}" for name, value in parts.items() if value)
+    parts = [(kind.part, getattr(record, kind.field)) for kind in TOKEN_KINDS if kind.part]
+    extra = ", ".join(f"{count(number)} {part}" for part, number in parts if number)
     return tokens(record.input_tokens, record.output_tokens) + (f" ({extra})" if extra else "")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from engine.models.pricing import GenaiPrices, InvalidPrices
 from engine.resources import CostSource, Price, Prices
-from engine.result import Usage
+from engine.usage import Usage
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 PRICES: Prices = GenaiPrices()

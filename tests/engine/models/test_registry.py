@@ -18,7 +18,7 @@ from engine.errors import InvalidRequest, MissingExtra, ModelFailure, ResourceMi
 from engine.models.langchain import LangChainModel
 from engine.models.registry import MAX_CLIENTS, PROVIDERS, LangChainModels, ProviderSettings
 from engine.resources import ChatModel, Message, ModelReply, ModelRequest, Models, ModelSettings
-from engine.result import Usage
+from engine.usage import Usage
 
 KEY = "a-key-of-no-known-shape-0123"
 SET = ProviderSettings(KEY)

@@ -9,12 +9,12 @@ from sqlalchemy import select
 from engine.database.base import now_sql
 from engine.database.database import Database
 from engine.ledger import CallReservation, Release, Root
-from engine.result import Status, Usage
+from engine.result import Status
 from engine.store import unfinished
 from engine.store.claims import begin_roots, lose, release_many
 from engine.store.control import request_cancel
 from engine.store.leases import Lease
-from engine.usage import Totals
+from engine.usage import Totals, Usage
 from tests.engine.store.executions import PLAIN, QUEUED, ROOT, STARTED, accept_all, change, claim_all, of, pause, row_of
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from engine.errors import ModelFailure, ResourceMissing
 from engine.resources import ChatModel, ModelReply, ModelRequest, Models, Prices
-from engine.result import Usage
 from engine.testing.models import USAGE, Call, Fail, Hold, PerTokenPrices, Say, ScriptedModel, ScriptedModels
+from engine.usage import Usage
 
 ASK = ModelRequest(system="", messages=[{"id": "1", "role": "user", "content": "hi"}])
 

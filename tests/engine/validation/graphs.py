@@ -7,8 +7,8 @@ from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefin
 from engine.graph import Json, JsonObject
 from engine.report import ValidationReport
 from engine.resources import CostSource, Effect, Passage, Price, Resources, RetrievalQuery, ToolContext, ToolSpec
-from engine.result import Usage
 from engine.testing.models import PerTokenPrices, Say, ScriptedModel, ScriptedModels
+from engine.usage import Usage
 from engine.validation.validator import Validation, WorkflowValidator
 
 VALIDATOR = WorkflowValidator()

@@ -33,12 +33,12 @@ IDENTIFIED: dict[str, AnyValue] = {
 @pytest.mark.parametrize("count", [-1, 2**53, 2**63])
 def test_a_number_that_no_sum_has_room_for_is_no_count(count: int) -> None:
     with pytest.raises(BadSignal, match="is no count"):
-        make_span(**NAMED, placed=place_all(IDENTIFIED | {semconv.GENAI_INPUT: count}))
+        make_span(**NAMED, placed=place_all(IDENTIFIED | {semconv.CALL_TOKENS["input_tokens"]: count}))
 
 
 def test_of_too_many_attributes_ours_are_kept_and_it_is_said() -> None:
     many = {f"own.{number}": number for number in range(10_000)}
-    span = make_span(**NAMED, placed=place_all(many | IDENTIFIED | {semconv.GENAI_INPUT: 5}))
+    span = make_span(**NAMED, placed=place_all(many | IDENTIFIED | {semconv.CALL_TOKENS["input_tokens"]: 5}))
     assert len(span.fields) + len(span.attributes) <= MAX_ATTRIBUTES + 1
-    assert (span.attributes["own.0"], span.integer(semconv.GENAI_INPUT)) == (0, 5)
+    assert (span.attributes["own.0"], span.integer(semconv.CALL_TOKENS["input_tokens"])) == (0, 5)
     assert span.attributes[semconv.SANITIZED] == [LEFT_OUT]
