@@ -24,7 +24,7 @@ def build_resources(
     settings: Settings, database: Database, stack: AsyncExitStack, *, models: "Models | None" = None
 ) -> "Resources":
     """The resources of executions; `models` replace the providers'. The stack closes what was opened."""
-    from api.wiring.default_retriever import ConfiguredFolders
+    from engine.retrieval.folders import ConfiguredFolders
     from engine.models.pricing import GenaiPrices
     from engine.resources import Resources
     from engine.retrieval.files import FilesRetriever

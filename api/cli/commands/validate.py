@@ -10,7 +10,6 @@ from api.cli.errors import BAD_NEWS, DONE
 from api.cli.rendering.tables import validation_view
 from api.cli.workflow_files import is_template, read_document
 from api.settings import Settings
-from api.wiring.default_retriever import ConfiguredFolders
 from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.graph import Json
 from engine.models.pricing import GenaiPrices
@@ -18,6 +17,7 @@ from engine.models.registry import LangChainModels
 from engine.report import ValidationReport
 from engine.resources import Resources, Template
 from engine.retrieval.files import FilesRetriever
+from engine.retrieval.folders import ConfiguredFolders
 from engine.templates.template import TemplateDocument
 from engine.tools.builtin import builtin_tools
 from engine.validation.pydantic_findings import findings_of
