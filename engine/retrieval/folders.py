@@ -1,4 +1,4 @@
-"""The retriever `default`: the files of all folders that the server's settings name."""
+"""A retriever over several folders: the retriever `default` of a server whose settings name folders."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,8 +9,8 @@ from engine.resources import Passage, RetrievalQuery
 from engine.retrieval.files import FilesRetriever
 
 
-class ConfiguredFolders:
-    """Asks the retriever `files` about each folder and puts the answers together."""
+class FoldersRetriever:
+    """Searches each folder with the retriever `files` and merges the passages by score."""
 
     options_schema: JsonObject = {"type": "object", "properties": {}, "additionalProperties": False}
 

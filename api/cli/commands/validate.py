@@ -9,17 +9,11 @@ from api.cli import terminal
 from api.cli.errors import BAD_NEWS, DONE
 from api.cli.rendering.tables import validation_view
 from api.cli.workflow_files import is_template, read_document
-from api.settings import Settings
-from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefinitions
+from engine.execution.local_resources import resources_of
 from engine.graph import Json
-from engine.models.pricing import GenaiPrices
-from engine.models.registry import LangChainModels
 from engine.report import ValidationReport
 from engine.resources import Resources, Template
-from engine.retrieval.files import FilesRetriever
-from engine.retrieval.folders import ConfiguredFolders
 from engine.templates.template import TemplateDocument
-from engine.tools.builtin import builtin_tools
 from engine.validation.pydantic_findings import findings_of
 from engine.validation.rules import report_of
 from engine.validation.template import validate_template
@@ -32,8 +26,10 @@ def validate_files(files: list[Path], *, as_json: bool) -> int:
     """A report for each file; 1 if one is not valid."""
     settings = terminal.begin()
     documents = [(str(file), read_document(file)) for file in files]
-    with closing(FilesRetriever(settings.files_roots)) as retriever:
-        resources = _resources(settings, retriever)
+    resources = resources_of(
+        settings.providers, settings.model, files_roots=settings.files_roots, prices=settings.prices
+    )
+    with closing(resources.files):
         reports = [(name, _report(document, resources)) for name, document in documents]
     if as_json:
         items = [{"file": name, "report": report.model_dump(mode="json")} for name, report in reports]
@@ -70,18 +66,4 @@ def _template(document: TemplateDocument) -> Template:
         graph=document.graph,
         required_tools=tuple(document.required_tools),
         required_retrievers=tuple(document.required_retrievers),
-    )
-
-
-def _resources(settings: Settings, files: FilesRetriever) -> Resources:
-    """What the service would offer a workflow, but for what is stored."""
-    default = {"default": ConfiguredFolders(files, settings.files_roots)} if settings.files_roots else {}
-    return Resources(
-        models=LangChainModels(settings.providers, settings.model),
-        prices=GenaiPrices(settings.prices),
-        tools=builtin_tools(),
-        retrievers={"files": files, **default},
-        templates=BuiltinTemplates(),
-        definitions=NoDefinitions(),
-        conversations=NoConversations(),
     )

@@ -1,0 +1,101 @@
+"""The resources of an engine without a database: models, prices, built-in tools and templates, document search."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefinitions
+from engine.models.pricing import GenaiPrices
+from engine.models.registry import LangChainModels, ProviderSettings
+from engine.resources import Resources, Retriever, Tool
+from engine.retrieval.files import FilesRetriever
+from engine.retrieval.folders import FoldersRetriever
+from engine.tools.builtin import builtin_tools
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalResources(Resources):
+    """Resources that hold connections and search indexes. Use them in `async with`, or call `aclose` at the end."""
+
+    providers: LangChainModels
+    files: FilesRetriever
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the search indexes and the connections to model providers."""
+        self.files.close()
+        await self.providers.aclose()
+
+
+def local_resources(
+    model: str | None = None,
+    *,
+    openai_api_key: str | None = None,
+    openai_base_url: str | None = None,
+    anthropic_api_key: str | None = None,
+    anthropic_base_url: str | None = None,
+    google_api_key: str | None = None,
+    google_base_url: str | None = None,
+    files_roots: Sequence[str | Path] = (),
+    tools: Iterable[Tool] = (),
+    retrievers: Mapping[str, Retriever] | None = None,
+    prices: str | Path | None = None,
+) -> LocalResources:
+    """Resources for a script: nothing is stored, and no environment variable is read.
+
+    `model` is `provider:model`: the default of nodes that name no model. Without it the default is the first provider
+    with a key or a base URL, else the offline model. Graphs may search the folders in `files_roots`; `tools` and
+    `retrievers` come beside the built-in ones and replace those of the same name. `prices` is a JSON file
+    `{"provider:model": {"input_mtok": "0.25", "output_mtok": "1.25"}}` in USD per million tokens.
+    Raises `InvalidRequest` for a malformed `model`, and `InvalidPrices` if the file cannot be read.
+    """
+    providers = {
+        "openai": ProviderSettings(openai_api_key, openai_base_url),
+        "anthropic": ProviderSettings(anthropic_api_key, anthropic_base_url),
+        "google": ProviderSettings(google_api_key, google_base_url),
+    }
+    return resources_of(
+        providers,
+        model,
+        files_roots=[Path(root) for root in files_roots],
+        prices=None if prices is None else Path(prices),
+        tools=tools,
+        retrievers=retrievers,
+    )
+
+
+def resources_of(
+    providers: Mapping[str, ProviderSettings],
+    model: str | None,
+    *,
+    files_roots: Sequence[Path] = (),
+    prices: Path | None = None,
+    tools: Iterable[Tool] = (),
+    retrievers: Mapping[str, Retriever] | None = None,
+) -> LocalResources:
+    """`local_resources` with the providers as a mapping; the service puts its stores over it.
+
+    If there are `files_roots`, the retriever `default` searches all of them.
+    """
+    models = LangChainModels(providers, model)
+    files = FilesRetriever(files_roots)
+    found: dict[str, Retriever] = {"files": files}
+    if files_roots:
+        found["default"] = FoldersRetriever(files, files_roots)
+    return LocalResources(
+        models=models,
+        prices=GenaiPrices(prices),
+        tools=builtin_tools() | {tool.spec.name: tool for tool in tools},
+        retrievers=found | dict(retrievers or {}),
+        templates=BuiltinTemplates(),
+        definitions=NoDefinitions(),
+        conversations=NoConversations(),
+        providers=models,
+        files=files,
+    )
