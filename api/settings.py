@@ -331,11 +331,19 @@ def in_force(settings: Settings) -> list[SettingInForce]:
     return found
 
 
+def setting_rows() -> list[tuple[str, str, str]]:
+    """Variable, default and meaning of every setting, in their order; an empty default is none."""
+    return [
+        (_variable((name,)), _shown(field.default), field.description or "")
+        for name, field in Settings.model_fields.items()
+    ]
+
+
 def env_example() -> str:
     """The text of `.env.example`: every variable with its default and meaning."""
     lines = ["# Every setting, with its default. Generated from api/settings.py.", ""]
-    for name, field in Settings.model_fields.items():
-        lines += [f"# {field.description}", f"#{_variable((name,))}={_shown(field.default)}", ""]
+    for variable, default, meaning in setting_rows():
+        lines += [f"# {meaning}", f"#{variable}={default}", ""]
     lines.append("# OTEL_* mean what OpenTelemetry says; OTEL_EXPORTER_OTLP_ENDPOINT names where traces are sent, too.")
     return "\n".join(lines) + "\n"
 

@@ -14,10 +14,15 @@ SCOPE_GENAI = "spanloom.genai"
 SCOPE_PREFIX = "spanloom."
 
 SPAN_WORKFLOW = "invoke_workflow"
+"""An attempt of an execution: the root of its tree."""
 SPAN_NODE = "execute_node"
+"""An attempt of a node's visit, named `execute_node <id>`."""
 SPAN_TOOL = "execute_tool"
+"""An attempt of a tool call, named `execute_tool <tool>`."""
 SPAN_CHAT = "chat"
+"""A call of a model, named `chat <model>`."""
 SPAN_RETRIEVAL = "retrieval"
+"""A question to a retriever, named `retrieval <retriever>`."""
 
 
 class Event(StrEnum):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import promql_parser
 import yaml
+from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 
 from dashboards.options import Options
@@ -37,6 +38,15 @@ _GROUPING = re.compile(r"\b(?:by|without) \(([^)]*)\)")
 
 async def known_metrics(database: Database) -> dict[str, set[str]]:
     """Name to labels: of the service after an execution with everything, of the recording rules, of the Collector."""
+    known: dict[str, set[str]] = {}
+    for family in await metric_families(database):
+        for sample in family.samples:
+            known.setdefault(sample.name, set()).update(sample.labels)
+    return known | recorded() | OF_THE_COLLECTOR
+
+
+async def metric_families(database: Database) -> list[Metric]:
+    """What the service shows after an execution with everything."""
     listener = Listener()
     story = listener.begin()
     story.answer()
@@ -52,11 +62,7 @@ async def known_metrics(database: Database) -> dict[str, set[str]]:
     metrics = Metrics(database, Pipeline([Records()]).health)
     metrics.feed(batch)
     _, text = await metrics.exposition("application/openmetrics-text; version=1.0.0")
-    known: dict[str, set[str]] = {}
-    for family in open_metrics(text.decode()):  # type: ignore[no-untyped-call]  # prometheus-client leaves its types out here
-        for sample in family.samples:
-            known.setdefault(sample.name, set()).update(sample.labels)
-    return known | recorded() | OF_THE_COLLECTOR
+    return list(open_metrics(text.decode()))  # type: ignore[no-untyped-call]  # prometheus-client leaves its types out here
 
 
 def recorded() -> dict[str, set[str]]:

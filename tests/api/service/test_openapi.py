@@ -10,17 +10,11 @@ import pytest
 from api.service.app import openapi_document
 from engine.graph import Json, JsonObject
 from engine.testing.models import Hold
-from tests.api.generated import FILES, is_current
 from tests.api.harness import Service, request, running
 
 DOCUMENT: JsonObject = openapi_document()
 COMPONENTS = cast("dict[str, dict[str, JsonObject]]", DOCUMENT["components"])
 SCHEMAS = COMPONENTS["schemas"]
-
-
-@pytest.mark.parametrize("name", list(FILES))
-def test_what_is_committed_is_what_would_be_generated(name: str) -> None:
-    assert is_current(name, FILES[name]()), "run python -m tests.api.generated"
 
 
 def test_every_operation_has_an_id_a_summary_and_problems() -> None:
