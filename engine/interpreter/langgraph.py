@@ -28,7 +28,7 @@ from engine.interpreter.walker import Walker
 from engine.pause import Paused, Resume
 from engine.result import Approval
 from engine.runtime.context import ExecutionContext
-from engine.runtime.position import Arrival, Position
+from engine.runtime.position import Arrival, WalkPosition
 from engine.store.checkpoints import PRUNE_EVERY, SNAPSHOT, STOPPED, Checkpoints, in_memory, thread
 
 BEGIN, DONE = "begin", "done"
@@ -70,7 +70,7 @@ class CompiledWorkflow:
         """
         if context.position is not None:
             return context.resume is not None
-        context.position, context.resume = Position(self.plan.start, Arrival()), resume
+        context.position, context.resume = WalkPosition(self.plan.start, Arrival()), resume
         if resume is None or checkpoints is None:
             return False
         found = await checkpoints.newest(context.execution_id, resume.from_attempts)

@@ -13,7 +13,7 @@ import orjson
 from engine.graph import JsonObject
 from engine.result import ErrorInfo
 from engine.runtime.context import ExecutionContext
-from engine.runtime.position import Arrival, Parked, Position
+from engine.runtime.position import Arrival, Parked, WalkPosition
 from engine.runtime.state import WorkflowState
 
 
@@ -62,7 +62,7 @@ def restore(context: ExecutionContext, data: bytes) -> None:
     error = snapshot["error"]
     context.state = snapshot["state"]
     context.state_bytes = snapshot["state_bytes"]
-    context.position = Position(
+    context.position = WalkPosition(
         snapshot["at"],
         Arrival(snapshot["source"], ErrorInfo.model_validate(error) if error is not None else None),
         snapshot["parked"],

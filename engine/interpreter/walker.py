@@ -1,11 +1,6 @@
-"""The walker: runs a segment of a plan (nodes, routing, forks, loops) inside one step of the graph runtime.
-
-A branch of a fork works on its own copy of the state and keeps a log of its changes; at the join the logs are merged in
-the order of the fork's edges, so nothing depends on timing.
-"""
+"""The walker: runs a segment of a plan (nodes, routing, forks, loops) inside one step of the graph runtime."""
 
 import asyncio
-from dataclasses import dataclass, field
 from time import monotonic
 
 import orjson
@@ -20,20 +15,20 @@ from engine.errors import (
     TypeMismatch,
 )
 from engine.events import EventType
-from engine.graph import Json, JsonObject
+from engine.graph import Json
+from engine.interpreter.branches import Leaves, Scope, all_or_first_error
 from engine.interpreter.plan import Plan, PlannedNode, Way
 from engine.nodes.base import NodeResult, Park
 from engine.result import ErrorInfo
 from engine.runtime.context import ExecutionContext
 from engine.runtime.names import Names
-from engine.runtime.position import Arrival, Parked, Position
-from engine.runtime.state import NO_CHANGE, Change, WorkflowState, branch, merge, note_error, note_success
+from engine.runtime.position import Arrival, Parked, WalkPosition
+from engine.runtime.state import NO_CHANGE, WorkflowState, branch
 from engine.runtime.visit import Visit, is_being_cancelled
 from engine.security.redaction import error_text
 from engine.tracing.spans import NodeSpan
 
 MAX_OUTPUT_BYTES = 262_144
-CLEANUP_SECONDS = 5
 
 
 class Stopped(Exception):
@@ -46,7 +41,7 @@ class Stopped(Exception):
 
 
 class UnknownFailure(NodeFailure):
-    """An exception that is none of ours; its class name is the error type."""
+    """An exception from foreign code; its class name is the error type."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(error_text(str(error)) or type(error).__name__)
@@ -57,61 +52,8 @@ class UnknownFailure(NodeFailure):
         return self._error_type
 
 
-@dataclass(slots=True)
-class _Entry:
-    """One merge as a branch made it, to be made again at the join."""
-
-    node_id: str
-    output: Json
-    change: Change
-    error: JsonObject | None
-
-
-@dataclass(slots=True)
-class _Scope:
-    """Where a walk may go: the whole graph, or one branch up to its join."""
-
-    state: WorkflowState
-    stop: str | None = None
-    nodes: frozenset[str] | None = None
-    log: list[_Entry] = field(default_factory=list)
-    added_bytes: int = 0
-    """What the visits added."""
-    at_most_bytes: int = 0
-    """The size of the state, or more: the sum of what was added since it was measured."""
-
-    def holds(self, node_id: str) -> bool:
-        return self.nodes is None or node_id in self.nodes or node_id == self.stop
-
-    def apply(self, node_id: str, output: Json, change: Change, error: JsonObject | None) -> None:
-        merge(self.state, node_id, output, change)
-        if error is None:
-            note_success(self.state, node_id)
-        else:
-            note_error(self.state, node_id, error)
-        if self.nodes is not None:
-            self.log.append(_Entry(node_id, output, change, error))
-
-    def grow(self, added_bytes: int, limit: int) -> None:
-        """Count what was added; the state is measured only where it may be too large. Raises `LimitExceeded`."""
-        self.added_bytes += added_bytes
-        self.at_most_bytes += added_bytes
-        if self.at_most_bytes > limit:
-            self.at_most_bytes = len(orjson.dumps(self.state))
-            if self.at_most_bytes > limit:
-                raise LimitExceeded(f"the state is larger than {limit} bytes")
-
-
-class _Leaves(Exception):
-    """An error edge leads out of a branch: its section ends and the run goes on at the target."""
-
-    def __init__(self, position: Position) -> None:
-        super().__init__(position.at)
-        self.position = position
-
-
 class Walker:
-    """Walks one plan for one execution, from where its context stands."""
+    """Walks one plan for one execution, starting at the position in its context."""
 
     def __init__(self, plan: Plan, context: ExecutionContext) -> None:
         self._plan = plan
@@ -119,7 +61,7 @@ class Walker:
         self._names = plan.span_names if context.source != "graph" else plan.bounded_span_names
 
     async def run(self) -> None:
-        """To an end, or until a visit parks. Raises `Stopped`, or an `ExecutionFailure` of the whole execution."""
+        """Walk to an end, or until a visit parks. Raises `Stopped`, or an `ExecutionFailure` of the whole execution."""
         scope = self._scope()
         position = self._context.standing
         while position.at is not None:
@@ -129,26 +71,26 @@ class Walker:
         self._stand(scope, position)
 
     async def step(self) -> None:
-        """Over one node, or over a fork with its branches to the join. Raises as `run` does."""
+        """Walk one node, or a fork with its branches to the join. Raises as `run` does."""
         scope = self._scope()
         self._stand(scope, await self._advance(scope, self._context.standing))
 
-    def _scope(self) -> _Scope:
-        return _Scope(self._context.state, at_most_bytes=self._context.state_bytes)
+    def _scope(self) -> Scope:
+        return Scope(self._context.state, at_most_bytes=self._context.state_bytes)
 
-    def _stand(self, scope: _Scope, position: Position) -> None:
+    def _stand(self, scope: Scope, position: WalkPosition) -> None:
         self._context.position = position
         self._context.state_bytes = scope.at_most_bytes
 
-    async def _walk(self, scope: _Scope, position: Position) -> None:
-        """Visit node after node until the scope's stop."""
+    async def _walk(self, scope: Scope, position: WalkPosition) -> None:
+        """Visit nodes until the scope's stop. Raises `Leaves` if an error edge leads out of the scope."""
         while position.at is not None and position.at != scope.stop:
             position = await self._advance(scope, position)
             if position.at is not None and not scope.holds(position.at):
-                raise _Leaves(position)
+                raise Leaves(position)
 
-    async def _advance(self, scope: _Scope, position: Position) -> Position:
-        """Visit the node at which the walk stands; if it forks, run its branches to the join too."""
+    async def _advance(self, scope: Scope, position: WalkPosition) -> WalkPosition:
+        """Visit the node at this position and, if it forks, its branches up to the join."""
         assert position.at is not None
         planned = self._plan.nodes[position.at]
         after = await self._visit(planned, scope, position)
@@ -156,33 +98,33 @@ class Walker:
             return await self._fork(planned, scope)
         return after
 
-    async def _fork(self, planned: PlannedNode, scope: _Scope) -> Position:
+    async def _fork(self, planned: PlannedNode, scope: Scope) -> WalkPosition:
         """Run the branches side by side, then merge them in the order of their edges."""
         fork = planned.fork
         assert fork is not None
         assert fork.join is not None
         scopes = [
-            _Scope(branch(scope.state), fork.join, each.nodes, at_most_bytes=scope.at_most_bytes)
+            Scope(branch(scope.state), fork.join, each.nodes, at_most_bytes=scope.at_most_bytes)
             for each in fork.branches
         ]
         tasks = [
             asyncio.create_task(
-                self._walk(inner, Position(each.first, Arrival(planned.id))),
+                self._walk(inner, WalkPosition(each.first, Arrival(planned.id))),
                 name=f"branch {planned.id} -> {each.first}",
             )
             for each, inner in zip(fork.branches, scopes, strict=True)
         ]
-        left = await _all_or_first_error(tasks)
+        left = await all_or_first_error(tasks)
         if left is None:
             for inner in scopes:
                 self._merge(inner, scope)
-            return Position(fork.join, Arrival(planned.id))
+            return WalkPosition(fork.join, Arrival(planned.id))
         index, leaves = left
         self._merge(scopes[index], scope)
         return leaves.position
 
-    def _merge(self, inner: _Scope, scope: _Scope) -> None:
-        """Make the changes of a branch again. The next visit measures the state if it may be too large now."""
+    def _merge(self, inner: Scope, scope: Scope) -> None:
+        """Repeat the changes of a branch on the outer state; the next visit measures it if it may be too large."""
         for entry in inner.log:
             try:
                 scope.apply(entry.node_id, entry.output, entry.change, entry.error)
@@ -191,8 +133,8 @@ class Walker:
         scope.added_bytes += inner.added_bytes
         scope.at_most_bytes += inner.added_bytes
 
-    async def _visit(self, planned: PlannedNode, scope: _Scope, position: Position) -> Position:
-        """One visit with all its attempts; one that has parked goes on with its next attempt."""
+    async def _visit(self, planned: PlannedNode, scope: Scope, position: WalkPosition) -> WalkPosition:
+        """Make one visit with all its attempts. A parked visit continues with its next attempt."""
         context, arrival, parked = self._context, position.arrival, position.parked
         await context.events.breathe()
         if is_being_cancelled():
@@ -210,8 +152,8 @@ class Walker:
             visit.attempt += 1
             visit.span = self._span(planned, number, visit.attempt)
 
-    def _count(self, planned: PlannedNode, scope: _Scope) -> int:
-        """The number of a visit that begins. Raises `Stopped` if it is one too many."""
+    def _count(self, planned: PlannedNode, scope: Scope) -> int:
+        """Count a new visit and return its number within its node. Raises `Stopped` if it exceeds the limit."""
         try:
             self._context.count_visit()
         except LimitExceeded as failure:
@@ -226,8 +168,11 @@ class Walker:
     def _span(self, planned: PlannedNode, number: int, attempt: int) -> NodeSpan:
         return self._context.tracker.start_node(self._names[planned.id], planned.static, number, attempt)
 
-    async def _attempt(self, visit: Visit, scope: _Scope, began: float) -> Position | None:
-        """One attempt; null: it failed, the wait is over, and it is to be repeated. The home of broad catching."""
+    async def _attempt(self, visit: Visit, scope: Scope, began: float) -> WalkPosition | None:
+        """Make one attempt. Null means that it failed, that the delay is over, and that it must be repeated.
+
+        One of the few places that catch every exception.
+        """
         try:
             result = await self._work(visit, scope.state)
             if result.park is not None:
@@ -247,7 +192,7 @@ class Walker:
         return await self._succeeded(visit, scope, result, size, began)
 
     async def _work(self, visit: Visit, state: WorkflowState) -> NodeResult:
-        """The node's own work, under the attempt's timeout."""
+        """Run the node itself, under the attempt's timeout."""
         planned = self._planned(visit)
         seconds = planned.timeout_seconds
         if seconds is None:
@@ -267,19 +212,19 @@ class Walker:
         return self._planned(visit).node.instead(failure, state, visit)
 
     def _check_output(self, result: NodeResult) -> int:
-        """Size of what the visit adds to the state, in bytes of JSON."""
+        """The bytes of JSON that the visit adds to the state. Raises `OutputInvalid`."""
         try:
             output = len(orjson.dumps(result.output))
             change = 0 if result.change is NO_CHANGE else len(orjson.dumps(result.change))
         except TypeError as error:
-            raise OutputInvalid(f"the node's output is no JSON: {error}") from error
+            raise OutputInvalid(f"the node's output is not JSON: {error}") from error
         if output > MAX_OUTPUT_BYTES:
             raise OutputInvalid
         return output + change
 
     async def _succeeded(
-        self, visit: Visit, scope: _Scope, result: NodeResult, size: int, began: float
-    ) -> Position | None:
+        self, visit: Visit, scope: Scope, result: NodeResult, size: int, began: float
+    ) -> WalkPosition | None:
         planned, context = self._planned(visit), self._context
         try:
             scope.apply(planned.id, result.output, result.change, None)
@@ -302,12 +247,12 @@ class Walker:
                 "cost_nano_usd": visit.cost_nano_usd,
             },
         )
-        return Position(way.target if way else None, Arrival(planned.id))
+        return WalkPosition(way.target if way else None, Arrival(planned.id))
 
-    def _parked(self, visit: Visit, park: Park) -> Position:
-        """The visit goes on later: the walk stands still at its node."""
+    def _parked(self, visit: Visit, park: Park) -> WalkPosition:
+        """The position of a parked visit: the walk stays at its node."""
         visit.span.pause()
-        return Position(
+        return WalkPosition(
             visit.node.id,
             visit.arrival,
             Parked(
@@ -330,15 +275,15 @@ class Walker:
     async def _failed(
         self,
         visit: Visit,
-        scope: _Scope,
+        scope: Scope,
         failure: NodeFailure,
         *,
         may_continue: bool,
         cause: BaseException | None = None,
-    ) -> Position | None:
-        """Repeat the attempt (null), follow the node's `on_error`, or end the execution with `Stopped`.
+    ) -> WalkPosition | None:
+        """Prepare a retry (null), follow the node's `on_error`, or end the execution with `Stopped`.
 
-        Whatever a node raises while it is being cancelled is a cancellation.
+        Any exception that a node raises while it is being cancelled counts as the cancellation.
         """
         if is_being_cancelled():
             self._cut_off(visit)
@@ -369,7 +314,7 @@ class Walker:
         edges = way.edge if way else None
         visit.span.fail(info.error_type, info.message, unhandled=None, edges=edges, degraded=arrival.error is None)
         self._emit_failed(visit, handled)
-        return Position(way.target if way else None, arrival)
+        return WalkPosition(way.target if way else None, arrival)
 
     async def _retry(self, visit: Visit, failure: NodeFailure) -> None:
         delay = visit.delay_seconds(visit.attempt, failure.retry_after_seconds)
@@ -413,43 +358,3 @@ def _info(node_id: str, failure: Failure, attempts: int) -> ErrorInfo:
         message=error_text(failure.message),
         attempts=attempts,
     )
-
-
-async def _all_or_first_error(tasks: list[asyncio.Task[None]]) -> tuple[int, _Leaves] | None:
-    """Wait for all branches. The first that fails cancels the others; one that leaves its section is given back.
-
-    Of several that fail at once, one that ends the execution counts.
-    """
-    try:
-        done, running = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-    except asyncio.CancelledError:
-        await _cancel(tasks)
-        raise
-    if running:
-        await _cancel(list(running))
-    errors = {index: task.exception() for index, task in enumerate(tasks) if task in done}
-    left: tuple[int, _Leaves] | None = None
-    for index, error in errors.items():
-        if isinstance(error, _Leaves):
-            left = left or (index, error)
-        elif error is not None:
-            raise error
-    return left
-
-
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel branches and let them clean up; being cancelled once more does not cut that short."""
-    for task in tasks:
-        task.cancel()
-    cleanup = asyncio.create_task(asyncio.wait(tasks, timeout=CLEANUP_SECONDS), name="branches clean up")
-    cancelled: asyncio.CancelledError | None = None
-    while not cleanup.done():
-        try:
-            await asyncio.shield(cleanup)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    for task in cleanup.result()[0]:
-        if not task.cancelled():
-            task.exception()  # so that asyncio does not complain that nobody looked
-    if cancelled is not None:
-        raise cancelled

@@ -14,7 +14,7 @@ from engine.pause import Resume
 from engine.resources import Resources
 from engine.result import ErrorInfo
 from engine.runtime.budget import Budget
-from engine.runtime.position import Position
+from engine.runtime.position import WalkPosition
 from engine.runtime.state import WorkflowState
 from engine.tracing.tracker import WorkflowTracker
 
@@ -46,7 +46,7 @@ class ExecutionContext:
     """To be called when the ledger says that this attempt owns the execution no more: the run is cancelled."""
     state_bytes: int = 0
     """The size of the state, or more: the sum of what was added since it was measured."""
-    position: Position | None = None
+    position: WalkPosition | None = None
     """Where the walk stands between two nodes; null before it begins."""
     checkpoints: "Checkpoints | None" = None
     """Where the run is kept behind every step; null if it is not."""
@@ -66,7 +66,7 @@ class ExecutionContext:
         return max(0.0, self.deadline - time.monotonic())
 
     @property
-    def standing(self) -> Position:
+    def standing(self) -> WalkPosition:
         """Where the walk stands, once it has begun."""
         assert self.position is not None
         return self.position

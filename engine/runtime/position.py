@@ -28,7 +28,7 @@ class Parked(TypedDict):
 
 
 @dataclass(slots=True)
-class Position:
+class WalkPosition:
     """Where a walk goes on; `at` null: an end was reached. `parked`: the visit of that node has begun and waits."""
 
     at: str | None

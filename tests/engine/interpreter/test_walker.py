@@ -6,7 +6,7 @@ from contextlib import aclosing
 import pytest
 
 from engine.graph import Json, JsonObject
-from engine.interpreter import walker
+from engine.interpreter import branches
 from engine.resources import Effect, ModelRequest, Passage, RetrievalQuery, ToolContext, ToolSpec
 from engine.testing.models import Call, Fail, Hold, Say, ScriptedModel, Step
 from tests.engine.harness import Harness, graph, graph_request
@@ -451,7 +451,7 @@ def stubborn_branch() -> JsonObject:
 async def test_a_branch_that_does_not_end_in_time_hides_no_failure_and_goes_no_further(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(walker, "CLEANUP_SECONDS", 0.01)
+    monkeypatch.setattr(branches, "CLEANUP_SECONDS", 0.01)
     stubborn = Stubborn()
     harness = Harness([Hold(then=Fail("auth"))], retrievers={"stubborn": stubborn})
     running = asyncio.create_task(harness.run(stubborn_branch()))
