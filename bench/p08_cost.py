@@ -23,7 +23,7 @@ from bench.harness import ROUNDS, Effort, Goal, Report, Row
 from engine.database import migrations
 from engine.database.database import Database
 from telemetry.reads.cost import CostFilter, cost
-from telemetry.records.rollups import EPOCH, CallDelta, Deltas, EndDelta, Subject
+from telemetry.records.rollups import EPOCH, CallDelta, CountedExecution, Deltas, EndDelta
 from telemetry.store.bulk import BulkInsert
 from telemetry.store.tables import executions
 from tests.services.cache import ServiceMissing
@@ -179,10 +179,10 @@ def _executions(number: int, deltas: Deltas) -> Iterator[tuple[object, ...]]:
         id_ = _id(at, index)
         template, tokens = f"template-{chance.randrange(TEMPLATES)}", (chance.randrange(5_000), chance.randrange(800))
         nano_usd = tokens[0] * 150 + tokens[1] * 600
-        subject = Subject(id_, "default", template, "template", template, 1)
+        execution = CountedExecution(id_, "default", template, "template", template, 1)
         model = f"model-{chance.randrange(MODELS)}"
-        deltas.add_call(CallDelta(subject, "provider", model, [*tokens, None, None, None], nano_usd, False))
-        deltas.add_end(EndDelta(subject, "completed", 1_200, at))
+        deltas.add_call(CallDelta(execution, "provider", model, [*tokens, None, None, None], nano_usd, False))
+        deltas.add_end(EndDelta(execution, "completed", 1_200, at))
         told = (id_, "default", "completed", 1, 2, 2, template, "template", template, 1, "full", at, at, 1_200)
         yield (*told, *tokens, nano_usd, 0, 0, 0, 1, 0, 5, 0, 0, 7, {}, {})
 

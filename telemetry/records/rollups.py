@@ -1,21 +1,22 @@
-"""The only aggregate: sums per hour and per day, kept by adding what each transaction stored anew.
+"""The only aggregates: sums per hour and per day, to which each transaction adds what it newly stored.
 
-The bucket of every delta is the hour (and day) in the execution's UUIDv7, so that it does not matter when a signal
-arrives. `rebuild` makes the same rows from the records.
+A delta belongs to the hour (and day) of the execution's UUIDv7, so it does not matter when a signal arrives. `rebuild`
+makes the same rows from the records.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from sqlalchemy import Table, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.usage import TOKEN_FIELDS
-from telemetry.store.bulk import BulkInsert
+from telemetry.store.bulk import BulkInsert, Row
 from telemetry.store.tables import (
     DURATION_BOUNDS_MS,
     DURATION_COLUMNS,
@@ -33,8 +34,8 @@ _REBUILD_PAGE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """What a delta is about: whose execution of which workflow."""
+class CountedExecution:
+    """The execution that a delta belongs to, with everything that its roll-up row is keyed by."""
 
     execution_id: str
     owner: str
@@ -46,9 +47,9 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class CallDelta:
-    """One model call that was stored. Tokens in the order of `TOKEN_FIELDS`, null where not reported; nano-USD."""
+    """A model call that was stored. Tokens in the order of `TOKEN_FIELDS`, null where not reported; nano-USD."""
 
-    subject: Subject
+    execution: CountedExecution
     provider: str | None
     model: str | None
     tokens: Sequence[int | None]
@@ -58,91 +59,105 @@ class CallDelta:
 
 @dataclass(frozen=True, slots=True)
 class EndDelta:
-    """One execution that reached its terminal status."""
+    """An execution that reached its terminal status."""
 
-    subject: Subject
+    execution: CountedExecution
     status: str
     duration_ms: int
     completed_at: datetime
 
 
-Key = tuple[datetime, str, str, str, str, int, str, str]
+class RollupKey(NamedTuple):
+    """The key of a roll-up row: its bucket, then `ROLLUP_KEYS`. A key that does not apply is `''`, or version 0."""
 
-_INDEX = {name: position for position, name in enumerate(ROLLUP_SUMS)}
-_TOKENS = [_INDEX[name] for name in TOKEN_FIELDS]
-_COST, _WASTE = _INDEX["cost_nano_usd"], _INDEX["waste_nano_usd"]
-_UNPRICED, _CALLS = _INDEX["unpriced_calls"], _INDEX["model_calls"]
-_DURATION_SUM, _DURATION_FIRST = _INDEX["duration_sum_ms"], _INDEX[DURATION_COLUMNS[0]]
-_STATUS = {status: _INDEX[f"executions_{status}"] for status in ("completed", "failed", "cancelled")}
-_LATEST_OF = {"completed": 1, "failed": 2}
+    bucket: datetime
+    owner_id: str
+    workflow_name: str
+    source: str
+    template_id: str
+    template_version: int
+    provider: str
+    model: str
+
+
+_LATEST = {
+    "completed": ("last_used_at", "last_success_at"),
+    "failed": ("last_used_at", "last_failure_at"),
+    "cancelled": ("last_used_at",),
+}
+"""Terminal status to the columns that its time may move."""
 
 
 class Deltas:
-    """Sums of one transaction, by roll-up row."""
+    """The sums of one transaction, by roll-up row and column."""
 
     def __init__(self) -> None:
-        self._sums: dict[Key, list[int]] = {}
-        self._latest: dict[Key, list[datetime | None]] = {}
+        self._sums: dict[RollupKey, dict[str, int]] = {}
+        self._latest: dict[RollupKey, dict[str, datetime]] = {}
 
     def add_call(self, call: CallDelta) -> None:
-        """A model call was stored."""
-        sums = self._row(_key(call.subject, call.provider or "", call.model or ""))
-        for position, count in zip(_TOKENS, call.tokens, strict=True):
-            sums[position] += count or 0
-        sums[_CALLS] += 1
+        """Add a model call that was stored."""
+        sums = self._row(_key(call.execution, call.provider or "", call.model or ""))
+        for column, count in zip(TOKEN_FIELDS, call.tokens, strict=True):
+            sums[column] += count or 0
+        sums["model_calls"] += 1
         if call.cost_nano_usd is None:
-            sums[_UNPRICED] += 1
+            sums["unpriced_calls"] += 1
         else:
-            sums[_COST] += call.cost_nano_usd
-            sums[_WASTE] += call.cost_nano_usd if call.wasted else 0
+            sums["cost_nano_usd"] += call.cost_nano_usd
+            sums["waste_nano_usd"] += call.cost_nano_usd if call.wasted else 0
 
     def add_end(self, end: EndDelta) -> None:
-        """An execution became terminal."""
-        key = _key(end.subject, "", "")
+        """Add an execution that became terminal."""
+        key = _key(end.execution, "", "")
         sums = self._row(key)
-        sums[_STATUS[end.status]] += 1
-        sums[_DURATION_SUM] += end.duration_ms
-        sums[_DURATION_FIRST + bisect_left(DURATION_BOUNDS_MS, end.duration_ms)] += 1
-        latest = self._latest.setdefault(key, [None, None, None])
-        for position in (0, _LATEST_OF.get(end.status, 0)):
-            known = latest[position]
-            if known is None or known < end.completed_at:
-                latest[position] = end.completed_at
+        sums[f"executions_{end.status}"] += 1
+        sums["duration_sum_ms"] += end.duration_ms
+        sums[DURATION_COLUMNS[bisect_left(DURATION_BOUNDS_MS, end.duration_ms)]] += 1
+        self._move_latest(key, dict.fromkeys(_LATEST[end.status], end.completed_at))
 
     async def write(self, connection: AsyncConnection) -> None:
         """Add everything to the hourly and the daily rows. Rows are locked in the order of their keys."""
-        hourly = [self._cells(key) for key in sorted(self._sums)]
-        await _ADD_HOURS.run(connection, hourly)
+        await _ADD_HOURS.run(connection, self.rows())
         await _ADD_DAYS.run(connection, self.by_day().rows())
 
-    def rows(self) -> list[tuple[object, ...]]:
-        """The rows as they are written, by key."""
+    def rows(self) -> list[Row]:
+        """The cells of each row in the order of the table's columns, sorted by key."""
         return [self._cells(key) for key in sorted(self._sums)]
-
-    def _row(self, key: Key) -> list[int]:
-        sums = self._sums.get(key)
-        if sums is None:
-            sums = self._sums[key] = [0] * len(ROLLUP_SUMS)
-        return sums
-
-    def _cells(self, key: Key) -> tuple[object, ...]:
-        return (*key, *self._sums[key], *self._latest.get(key, (None, None, None)))
 
     def by_day(self) -> "Deltas":
         """The same sums per day."""
         days = Deltas()
         for key, sums in self._sums.items():
-            day: Key = (key[0].replace(hour=0), *key[1:])
-            days._sums[day] = [*map(int.__add__, days._row(day), sums)]
-            if key in self._latest:
-                known = days._latest.get(day, [None, None, None])
-                days._latest[day] = [*map(_later, known, self._latest[key])]
+            day = key._replace(bucket=key.bucket.replace(hour=0))
+            total = days._row(day)
+            for column, count in sums.items():
+                total[column] += count
+            days._move_latest(day, self._latest.get(key, {}))
         return days
+
+    def _row(self, key: RollupKey) -> dict[str, int]:
+        sums = self._sums.get(key)
+        if sums is None:
+            sums = self._sums[key] = dict.fromkeys(ROLLUP_SUMS, 0)
+        return sums
+
+    def _move_latest(self, key: RollupKey, times: Mapping[str, datetime]) -> None:
+        latest = self._latest.setdefault(key, {})
+        for column, time in times.items():
+            latest[column] = max(time, latest.get(column, time))
+
+    def _cells(self, key: RollupKey) -> Row:
+        latest = self._latest.get(key, {})
+        return (*key, *_sum_cells(self._sums[key]), *(latest.get(column) for column in ROLLUP_LATEST))
+
+
+_sum_cells = itemgetter(*ROLLUP_SUMS)
 
 
 @lru_cache(maxsize=4_096)
 def bucket_hour(execution_id: str) -> datetime:
-    """The hour in which the execution's id was made. Raises ValueError for what is no UUID."""
+    """The hour in which the execution's id was made. Raises ValueError if it is no UUID."""
     return accepted_at(execution_id).replace(minute=0, second=0, microsecond=0)
 
 
@@ -152,7 +167,7 @@ def accepted_at(execution_id: str) -> datetime:
 
 
 async def rebuild(connection: AsyncConnection) -> None:
-    """Make all roll-ups anew from the records; equal to what the deltas made."""
+    """Compute all roll-ups again from the records; they equal those that the deltas made."""
     deltas = await from_records(connection)
     await connection.execute(delete(execution_rollups))
     await connection.execute(delete(execution_rollups_daily))
@@ -163,20 +178,24 @@ async def from_records(connection: AsyncConnection) -> Deltas:
     """The sums over all records and model-call spans."""
     deltas = Deltas()
     last = ""
-    while subjects := await _page_of_executions(connection, last, deltas):
-        last = max(subjects)
-        for row in await _calls_of(connection, subjects):
-            tokens = [row[name] for name in TOKEN_FIELDS]
-            subject = subjects[row["execution_id"]]
+    while page := await _page_of_executions(connection, last, deltas):
+        last = max(page)
+        for row in await _calls_of(connection, page):
             deltas.add_call(
                 CallDelta(
-                    subject, row["provider"], row["model"], tokens, row["cost_nano_usd"], row["waste"] is not None
+                    execution=page[row["execution_id"]],
+                    provider=row["provider"],
+                    model=row["model"],
+                    tokens=[row[name] for name in TOKEN_FIELDS],
+                    cost_nano_usd=row["cost_nano_usd"],
+                    wasted=row["waste"] is not None,
                 )
             )
     return deltas
 
 
-async def _page_of_executions(connection: AsyncConnection, after: str, deltas: Deltas) -> dict[str, Subject]:
+async def _page_of_executions(connection: AsyncConnection, after: str, deltas: Deltas) -> dict[str, CountedExecution]:
+    """The next executions by id; the ends of those that have ended are added to `deltas`."""
     statement = (
         select(
             executions.c.id,
@@ -193,18 +212,23 @@ async def _page_of_executions(connection: AsyncConnection, after: str, deltas: D
         .order_by(executions.c.id)
         .limit(_REBUILD_PAGE)
     )
-    subjects: dict[str, Subject] = {}
-    for id_, owner, name, source, template_id, version, status, duration_ms, completed_at in await connection.execute(
-        statement
-    ):
-        subject = subjects[id_] = Subject(id_, owner, name, source, template_id, version)
-        if completed_at is not None:
-            deltas.add_end(EndDelta(subject, status, duration_ms, completed_at))
-    return subjects
+    page: dict[str, CountedExecution] = {}
+    for row in await connection.execute(statement):
+        page[row.id] = execution = CountedExecution(
+            execution_id=row.id,
+            owner=row.owner_id,
+            workflow_name=row.workflow_name,
+            source=row.workflow_source,
+            template_id=row.template_id,
+            template_version=row.template_version,
+        )
+        if row.completed_at is not None:
+            deltas.add_end(EndDelta(execution, row.status, row.duration_ms, row.completed_at))
+    return page
 
 
-async def _calls_of(connection: AsyncConnection, subjects: Iterable[str]) -> Iterable[Any]:
-    ids = sorted(subjects)
+async def _calls_of(connection: AsyncConnection, execution_ids: Collection[str]) -> Iterable[Any]:
+    first, last = min(execution_ids), max(execution_ids)
     statement = select(
         spans.c.execution_id,
         spans.c.provider,
@@ -212,26 +236,22 @@ async def _calls_of(connection: AsyncConnection, subjects: Iterable[str]) -> Ite
         *(spans.c[name] for name in TOKEN_FIELDS),
         spans.c.cost_nano_usd,
         spans.c.waste,
-    ).where(spans.c.kind == "model", spans.c.execution_id.between(ids[0], ids[-1]))
+    ).where(spans.c.kind == "model", spans.c.execution_id.between(first, last))
     rows = (await connection.execute(statement)).mappings()
-    return [row for row in rows if row["execution_id"] in subjects]
+    return [row for row in rows if row["execution_id"] in execution_ids]
 
 
-def _key(subject: Subject, provider: str, model: str) -> Key:
-    return (
-        bucket_hour(subject.execution_id),
-        subject.owner,
-        subject.workflow_name,
-        subject.source,
-        subject.template_id or "",
-        subject.template_version or 0,
-        provider,
-        model,
+def _key(execution: CountedExecution, provider: str, model: str) -> RollupKey:
+    return RollupKey(
+        bucket=bucket_hour(execution.execution_id),
+        owner_id=execution.owner,
+        workflow_name=execution.workflow_name,
+        source=execution.source,
+        template_id=execution.template_id or "",
+        template_version=execution.template_version or 0,
+        provider=provider,
+        model=model,
     )
-
-
-def _later(one: datetime | None, other: datetime | None) -> datetime | None:
-    return max((time for time in (one, other) if time is not None), default=None)
 
 
 def _adding(table: Table, bucket: str) -> BulkInsert:
