@@ -21,15 +21,15 @@ def rule_files(options: Options) -> dict[str, str]:
 
 
 def annotations(alert: Alert, options: Options) -> dict[str, str]:
-    """What is told, with Prometheus' placeholders."""
-    told = {
+    """What is texts, with Prometheus' placeholders."""
+    texts = {
         "summary": alert.summary,
         "description": alert.description,
         "runbook_url": f"{options.runbook}#{alert.name.lower()}",
     }
     if alert.is_about_executions:
-        told["executions_url"] = f"{options.service}/v1/executions?status=failed&template={{{{ $labels.template }}}}"
-    return told
+        texts["executions_url"] = f"{options.service}/v1/executions?status=failed&template={{{{ $labels.template }}}}"
+    return texts
 
 
 def dump(document: Yaml) -> str:
@@ -58,5 +58,5 @@ def _alert(alert: Alert, options: Options) -> Yaml:
     rule: dict[str, Yaml] = {"alert": alert.name, "expr": alert.expr}
     if alert.wait is not None:
         rule["for"] = options.time(alert.wait)
-    told: dict[str, Yaml] = {**annotations(alert, options)}
-    return rule | {"labels": {"severity": alert.severity}, "annotations": told}
+    texts: dict[str, Yaml] = {**annotations(alert, options)}
+    return rule | {"labels": {"severity": alert.severity}, "annotations": texts}

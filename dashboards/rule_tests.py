@@ -33,7 +33,7 @@ class Case:
     labels: Mapping[str, str] | None = None
     """Of the alert that fires, besides the severity; null if it is to be quiet."""
     value: str = ""
-    """`$value` as it is told."""
+    """`$value` as it is texts."""
 
     @property
     def is_long(self) -> bool:
@@ -158,8 +158,8 @@ def _file(cases: Sequence[Case], step: str, options: Options) -> str:
 def _test(case: Case, alert: Alert, step: str, options: Options) -> Yaml:
     expected: list[Yaml] = []
     if case.labels is not None:
-        told = {name: _told(text, case) for name, text in annotations(alert, options).items()}
-        expected = [{"exp_labels": {"severity": alert.severity, **case.labels}, "exp_annotations": {**told}}]
+        texts = {name: _expanded(text, case) for name, text in annotations(alert, options).items()}
+        expected = [{"exp_labels": {"severity": alert.severity, **case.labels}, "exp_annotations": {**texts}}]
     return {
         "name": f"{alert.name}: {case.name}",
         "interval": step,
@@ -168,7 +168,7 @@ def _test(case: Case, alert: Alert, step: str, options: Options) -> Yaml:
     }
 
 
-def _told(text: str, case: Case) -> str:
+def _expanded(text: str, case: Case) -> str:
     for label, value in (case.labels or {}).items():
         text = text.replace(f"{{{{ $labels.{label} }}}}", value)
     return re.sub(r"{{[^}]*\$value[^}]*}}", case.value, text)

@@ -86,9 +86,9 @@ async def create_endpoint(request: Request, runtime: RuntimeDep, query: NoQueryD
     """It hears of what happens from now on."""
     body = await read_body(request, documents.EndpointBody)
     await build_egress(runtime.settings).check(body.url)
-    wish = endpoints.Wish(body.url, body.events, body.templates, body.headers, body.description)
+    new = endpoints.NewEndpoint(body.url, body.events, body.templates, body.headers, body.description)
     async with runtime.database.begin() as connection:
-        made, secret = await endpoints.create(connection, OWNER, wish, build_sealer(runtime.settings))
+        made, secret = await endpoints.create(connection, OWNER, new, build_sealer(runtime.settings))
     headers = {"Location": f"/v1/webhooks/endpoints/{made.id}"}
     return json_answer(documents.new_endpoint(made, secret), 201, headers)
 

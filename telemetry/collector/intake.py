@@ -42,10 +42,10 @@ class Intake:
         async def work(connection: AsyncConnection, pipeline: Pipeline, hung: frozenset[str]) -> int:
             ids = [otlp.signal_id(signal) for signal in decoded.signals]
             await outbox.lock(connection, ids)
-            known, strangers = await sort(connection, decoded.signals)
-            nobodys = [(signal.identity.execution_id, document(signal)) for signal in strangers]
+            known, unknown = await split_by_known(connection, decoded.signals)
+            rejected = [(signal.identity.execution_id, document(signal)) for signal in unknown]
             await pipeline.keep_aside(connection, self.name, decoded.unreadable, UNREADABLE)
-            await pipeline.keep_aside(connection, self.name, nobodys, UNKNOWN)
+            await pipeline.keep_aside(connection, self.name, rejected, UNKNOWN)
             await pipeline.apply(connection, Batch.of(known), hung)
             return await outbox.confirm(connection, self.name, ids)
 
@@ -105,18 +105,18 @@ def _read(parcels: Sequence[Parcel]) -> tuple[list[Signal], list[Unreadable]]:
     return signals, unreadable
 
 
-async def sort(connection: AsyncConnection, signals: Sequence[Signal]) -> tuple[list[Signal], list[Signal]]:
+async def split_by_known(connection: AsyncConnection, signals: Sequence[Signal]) -> tuple[list[Signal], list[Signal]]:
     """Those of executions that control knows, with its owners, and the others."""
     owners = await control_reads.get_owners(connection, {signal.identity.execution_id for signal in signals})
     known: list[Signal] = []
-    strangers: list[Signal] = []
+    unknown: list[Signal] = []
     for signal in signals:
         owner = owners.get(signal.identity.execution_id)
         if owner is None:
-            strangers.append(signal)
+            unknown.append(signal)
         else:
             known.append(_owned(signal, owner))
-    return known, strangers
+    return known, unknown
 
 
 def _owned(signal: Signal, owner: str) -> Signal:

@@ -139,7 +139,7 @@ class Shipper:
             try:
                 shipped = await self._ship(lane)
             except NotDelivered as error:
-                self._say_unreachable(lane, error)
+                self._log_unreachable(lane, error)
             except (SpanloomError, SQLAlchemyError, OSError) as error:
                 log.warning("the outbox cannot be read", extra={"error": str(error)})
             else:
@@ -186,7 +186,7 @@ class Shipper:
         if failure is not None:
             await self._release(failure.to_try_again())
             raise failure.error
-        self._say_reachable(lane)
+        self._log_reachable(lane)
         return True
 
     async def _release(self, parcels: Collection[Parcel]) -> None:
@@ -245,14 +245,14 @@ class Shipper:
         if rejected:
             raise _Refused(f"the Collector rejects {rejected} signals")
 
-    def _say_unreachable(self, lane: _Lane, error: NotDelivered) -> None:
+    def _log_unreachable(self, lane: _Lane, error: NotDelivered) -> None:
         """Once, until everything is taken again."""
         if self._health.is_reachable:
             fields = {"endpoint": lane.destination.url, "error": str(error)}
             log.warning("the Collector takes no signals; they are kept until it does", extra=fields)
         lane.is_reachable = self._health.is_reachable = False
 
-    def _say_reachable(self, lane: _Lane) -> None:
+    def _log_reachable(self, lane: _Lane) -> None:
         lane.is_reachable = True
         if not self._health.is_reachable and all(each.is_reachable for each in self._lanes):
             self._health.is_reachable = True

@@ -277,10 +277,10 @@ def _from_result(result: JsonObject | None) -> dict[str, object]:
         return {}
     usage = result.get("usage")
     tokens: dict[str, object] = {name: usage.get(name) for name in TOKEN_FIELDS} if isinstance(usage, dict) else {}
-    return {column: result[name] for column, name in _TOLD.items() if name in result} | tokens
+    return {column: result[name] for column, name in _RESULT_FIELDS.items() if name in result} | tokens
 
 
-_TOLD = {
+_RESULT_FIELDS = {
     "error_type": "error_type",
     "error_message": "error_message",
     "duration_ms": "duration_ms",

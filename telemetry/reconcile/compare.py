@@ -145,19 +145,19 @@ async def compare_books(connection: AsyncConnection, window: Window) -> Reconcil
     """Compare records, spans and roll-ups of a window, in one snapshot; the counters are left to `counters.py`."""
     if connection.dialect.name == "postgresql":
         await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-    tally = _Tally()
-    await _compare_records(connection, window, tally)
+    findings = _Findings()
+    await _compare_records(connection, window, findings)
     for hour in window.hours():
-        await _compare_hour(connection, hour, tally)
+        await _compare_hour(connection, hour, findings)
     for day in window.days():
-        await _compare_day(connection, day, tally)
+        await _compare_day(connection, day, findings)
     return ReconcileReport(
-        window.since, window.until, datetime.now(UTC), tally.executions, tally.rollup_rows, tally.differences
+        window.since, window.until, datetime.now(UTC), findings.executions, findings.rollup_rows, findings.differences
     )
 
 
 @dataclass(slots=True)
-class _Tally:
+class _Findings:
     """What was compared so far."""
 
     executions: int = 0
@@ -165,11 +165,11 @@ class _Tally:
     differences: list[Difference] = field(default_factory=list)
 
 
-async def _compare_records(connection: AsyncConnection, window: Window, tally: _Tally) -> None:
+async def _compare_records(connection: AsyncConnection, window: Window, findings: _Findings) -> None:
     """Ended executions with their spans, those of all attempts together."""
     ended = and_(window.holds(executions.c.id), executions.c.completed_at.is_not(None))
     counted = await connection.execute(select(func.count()).select_from(executions).where(ended))
-    tally.executions = counted.scalar_one()
+    findings.executions = counted.scalar_one()
     sums = _sums_of_spans(window)
     expected = _expected_of(sums)
     shown = [value.label(f"{name}_expected") for name, value in expected.items()]
@@ -181,7 +181,7 @@ async def _compare_records(connection: AsyncConnection, window: Window, tally: _
         .order_by(executions.c.id)
     )
     for row in (await connection.execute(statement)).mappings():
-        tally.differences += [
+        findings.differences += [
             Difference(Check.RECORD, row["id"], name, row[name], row[f"{name}_expected"])
             for name in expected
             if row[name] != row[f"{name}_expected"]
@@ -226,18 +226,18 @@ Key = tuple[object, ...]
 Sums = Mapping[str, int]
 
 
-async def _compare_hour(connection: AsyncConnection, hour: Window, tally: _Tally) -> None:
+async def _compare_hour(connection: AsyncConnection, hour: Window, findings: _Findings) -> None:
     expected: dict[Key, dict[str, int]] = {}
     for statement in (_ends_of(hour), _calls_of(hour)):
         for row in (await connection.execute(statement)).mappings():
             expected.setdefault(_key(row), {}).update(_numbers(row))
     table = execution_rollups.c
     stored = await _read(connection, select(execution_rollups).where(table.bucket_hour == hour.since))
-    tally.rollup_rows += len(stored)
-    tally.differences += _differences(Check.ROLLUP, f"{hour.since:%Y-%m-%dT%HZ}", stored, expected)
+    findings.rollup_rows += len(stored)
+    findings.differences += _differences(Check.ROLLUP, f"{hour.since:%Y-%m-%dT%HZ}", stored, expected)
 
 
-async def _compare_day(connection: AsyncConnection, day: Window, tally: _Tally) -> None:
+async def _compare_day(connection: AsyncConnection, day: Window, findings: _Findings) -> None:
     hourly, daily = execution_rollups.c, execution_rollups_daily.c
     keys = [hourly[name] for name in ROLLUP_KEYS]
     of_hours = (
@@ -247,8 +247,8 @@ async def _compare_day(connection: AsyncConnection, day: Window, tally: _Tally) 
     )
     expected = await _read(connection, of_hours)
     stored = await _read(connection, select(execution_rollups_daily).where(daily.bucket_day == day.since))
-    tally.rollup_rows += len(stored)
-    tally.differences += _differences(Check.DAILY_ROLLUP, f"{day.since:%Y-%m-%d}", stored, expected)
+    findings.rollup_rows += len(stored)
+    findings.differences += _differences(Check.DAILY_ROLLUP, f"{day.since:%Y-%m-%d}", stored, expected)
 
 
 def _ends_of(hour: Window) -> Any:

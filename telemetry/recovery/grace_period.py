@@ -27,7 +27,7 @@ class GracePeriod:
         self._last = clocks()
         self._until = self._last[0]
 
-    def look(self) -> bool:
+    def tick(self) -> bool:
         """Whether time has passed unseen since the last look, so that caution begins; to be called each interval."""
         now = self._clocks()
         stood_still = max(now[0] - self._last[0], now[1] - self._last[1]) > self._most_seconds

@@ -53,7 +53,7 @@ class LeaseRenewal:
         self._ended = asyncio.Event()
         self._stop = threading.Event()
         self._cancel: Callable[[], object] = lambda: None
-        threading.Thread(target=self._live, name="leases", daemon=True).start()
+        threading.Thread(target=self._run_thread, name="leases", daemon=True).start()
         return self
 
     async def __aexit__(
@@ -71,13 +71,13 @@ class LeaseRenewal:
         if self._check is not None:
             await asyncio.gather(self._check, return_exceptions=True)
 
-    def _live(self) -> None:
+    def _run_thread(self) -> None:
         """The thread."""
         try:
             with suppress(asyncio.CancelledError):
                 asyncio.run(self._renew_on())
         finally:
-            self._tell(self._ended.set)
+            self._call_main_loop(self._ended.set)
 
     async def _renew_on(self) -> None:
         """Renew until stopped; what breaks is begun again, since without renewal everything here is taken away."""
@@ -104,7 +104,7 @@ class LeaseRenewal:
         self._health.renewals += 1
         self._health.renewed_at = time.monotonic()
         if missing:
-            self._tell(self._look_into, missing)
+            self._call_main_loop(self._check_missing, missing)
 
     async def _renew_page(self, database: Database, attempts: Sequence[Attempt]) -> list[Attempt]:
         """Those that were not renewed."""
@@ -124,12 +124,12 @@ class LeaseRenewal:
         )
         return min(_FIRST_PAUSE_SECONDS * self._failures, _LONGEST_PAUSE_SECONDS, self._renew_seconds)
 
-    def _tell(self, what: Callable[..., object], *arguments: object) -> None:
+    def _call_main_loop(self, what: Callable[..., object], *arguments: object) -> None:
         """Call something in the main loop; one that is closed has nothing left that could be told."""
         with suppress(RuntimeError):
             self._main.call_soon_threadsafe(what, *arguments)
 
-    def _look_into(self, missing: list[Attempt]) -> None:
+    def _check_missing(self, missing: list[Attempt]) -> None:
         """In the main loop: of these some have ended meanwhile, the others are fenced off."""
         here = set(self._journal.running())
         still = [attempt for attempt in missing if attempt in here]

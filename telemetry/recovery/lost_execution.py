@@ -32,7 +32,7 @@ _NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class Ending:
     """How an execution ends that no process runs."""
 
     status: Status
@@ -46,8 +46,8 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """An execution without a process, as it was left, and what becomes of it."""
+class UnownedExecution:
+    """An execution without a process, as it was execution, and what becomes of it."""
 
     row: ControlRow
     carried: Carried
@@ -55,7 +55,7 @@ class Left:
     """By the database's clock."""
     is_lost: bool
     """Its process died in the midst of an attempt, and its root span was never ended."""
-    end: End | None
+    end: Ending | None
     """Null: another process is to go on."""
 
     @property
@@ -75,45 +75,45 @@ class Left:
         return self.row.identity.queued_ns + int(self.duration_seconds * 1e9)
 
 
-def root_span(left: Left) -> SpanRecord | None:
+def root_span(execution: UnownedExecution) -> SpanRecord | None:
     """The root span of a lost attempt; it bears a status only if the execution ends with it."""
-    root, identity = left.root, left.row.identity
+    root, identity = execution.root, execution.row.identity
     if root is None:
         return None
     start_ns = _ns(root.started_at)
-    ended = {} if left.end is None else _outcome(left.end) | _sums(left)
+    ended = {} if execution.end is None else _outcome(execution.end) | _sums(execution)
     return make_span(
         trace_id=root.trace_id,
         span_id=root.span_id,
         parent_span_id=root.parent_span_id,
         name=f"{semconv.SPAN_WORKFLOW} {identity.workflow_name}",
         start_ns=start_ns,
-        end_ns=max(start_ns, left.ended_ns if identity.attempt == 1 else _ns(left.now)),
+        end_ns=max(start_ns, execution.ended_ns if identity.attempt == 1 else _ns(execution.now)),
         placed=place_all({**identity_attributes(identity), **ended, semconv.ERROR_TYPE: LOST_ERROR}),
         failed=True,
-        description=(left.end and left.end.error_message) or PROCESS_GONE,
+        description=(execution.end and execution.end.error_message) or PROCESS_GONE,
     )
 
 
-def root_part(left: Left, span: SpanRecord) -> Part:
+def root_part(execution: UnownedExecution, span: SpanRecord) -> Part:
     """The lost attempt's root span as a part of what is durable of the execution: a later attempt seals it."""
-    return Part(left.row.execution_id, left.row.attempt, _ROOT_PART, [span.span_id], Totals())
+    return Part(execution.row.execution_id, execution.row.attempt, _ROOT_PART, [span.span_id], Totals())
 
 
-def closing_event(left: Left, end: End) -> EventRecord:
+def closing_event(execution: UnownedExecution, end: Ending) -> EventRecord:
     """What the end says: everything that the record needs."""
-    row, root, identity = left.row, left.row.root, _begun(left)
+    row, root, identity = execution.row, execution.row.root, _begun(execution)
     event = Event.FAILED if end.status is Status.FAILED else Event.CANCELLED
     return make_event(
         name=event.value,
-        at_ns=left.ended_ns,
+        at_ns=execution.ended_ns,
         trace_id=row.trace_id or _NO_TRACE,
         span_id=root.span_id if root else _NO_SPAN,
         placed=place_all(
             {
                 **identity_attributes(identity),
                 **_outcome(end),
-                **_sums(left),
+                **_sums(execution),
                 semconv.EVENT_ID: event_id(identity.execution_id, identity.attempt, event, LAST_SEQ),
                 semconv.EVENT_SEQ: LAST_SEQ,
             }
@@ -121,19 +121,19 @@ def closing_event(left: Left, end: End) -> EventRecord:
     )
 
 
-def finish(left: Left, end: End) -> Finish:
+def finish(execution: UnownedExecution, end: Ending) -> Finish:
     """The decision that goes with it; the conversation learns nothing."""
-    result = _result(left, end).model_dump(mode="json")
-    return Finish(left.row.execution_id, left.row.attempt, end.status, result, last_seq=LAST_SEQ)
+    result = _result(execution, end).model_dump(mode="json")
+    return Finish(execution.row.execution_id, execution.row.attempt, end.status, result, last_seq=LAST_SEQ)
 
 
-def _begun(left: Left) -> ExecutionIdentity:
+def _begun(execution: UnownedExecution) -> ExecutionIdentity:
     """One that waited in the queue to its end has begun with it."""
-    identity = left.row.identity
-    return replace(identity, started_ns=left.ended_ns) if left.row.status is Status.QUEUED else identity
+    identity = execution.row.identity
+    return replace(identity, started_ns=execution.ended_ns) if execution.row.status is Status.QUEUED else identity
 
 
-def _outcome(end: End) -> Attributes:
+def _outcome(end: Ending) -> Attributes:
     said: dict[str, str | None] = {
         semconv.EXECUTION_STATUS: end.status.value,
         semconv.ERROR_TYPE: end.error_type,
@@ -143,34 +143,34 @@ def _outcome(end: End) -> Attributes:
     return {key: value for key, value in said.items() if value is not None}
 
 
-def _sums(left: Left) -> Attributes:
-    carried, root = left.carried, left.root
+def _sums(execution: UnownedExecution) -> Attributes:
+    carried, root = execution.carried, execution.root
     span_ids = [*carried.span_ids, *([int(root.span_id, 16)] if root else [])]
-    return sums(carried.totals, carried.unfinished, span_ids, left.duration_seconds) | _times(left)
+    return sums(carried.totals, carried.unfinished, span_ids, execution.duration_seconds) | _times(execution)
 
 
-def _times(left: Left) -> Attributes:
+def _times(execution: UnownedExecution) -> Attributes:
     """The time ledger: what the ended spans took, and where else the execution waited; the rest is the engine's."""
-    identity, totals = _begun(left), left.carried.totals
-    waited = left.now - left.row.paused_at if left.row.paused_at is not None else None
+    identity, totals = _begun(execution), execution.carried.totals
+    waited = execution.now - execution.row.paused_at if execution.row.paused_at is not None else None
     known: dict[str, float] = {
         semconv.TIME_QUEUE: max(0.0, (identity.started_ns - identity.queued_ns) / 1e9),
         semconv.TIME_MODEL: totals.model_seconds,
         semconv.TIME_TOOL: totals.tool_seconds,
         semconv.TIME_RETRY: 0.0,
-        semconv.TIME_HUMAN: left.row.paused_seconds + (max(0.0, waited.total_seconds()) if waited else 0.0),
+        semconv.TIME_HUMAN: execution.row.paused_seconds + (max(0.0, waited.total_seconds()) if waited else 0.0),
     }
-    return {**known, semconv.TIME_ENGINE: max(0.0, left.duration_seconds - sum(known.values()))}
+    return {**known, semconv.TIME_ENGINE: max(0.0, execution.duration_seconds - sum(known.values()))}
 
 
-def _result(left: Left, end: End) -> ExecutionResult:
-    row, totals, unfinished = left.row, left.carried.totals, left.carried.unfinished
+def _result(execution: UnownedExecution, end: Ending) -> ExecutionResult:
+    row, totals, unfinished = execution.row, execution.carried.totals, execution.carried.unfinished
     return ExecutionResult(
         execution_id=row.execution_id,
         status=end.status,
         error_type=end.error_type,
         error_message=end.error_message,
-        duration_ms=round(left.duration_seconds * 1000),
+        duration_ms=round(execution.duration_seconds * 1000),
         usage=totals.usage,
         cost_nano_usd=totals.cost_nano_usd,
         unpriced_calls=totals.unpriced_calls,
@@ -184,7 +184,7 @@ def _result(left: Left, end: End) -> ExecutionResult:
     )
 
 
-def _metadata(row: ControlRow, end: End) -> ResultMetadata:
+def _metadata(row: ControlRow, end: Ending) -> ResultMetadata:
     identity = row.identity
     return ResultMetadata(
         source=identity.source,

@@ -21,7 +21,7 @@ from engine.database.database import Database
 from engine.database.time_limit import within
 from engine.errors import SpanloomError
 from engine.graph import JsonObject
-from telemetry.collector.intake import UNKNOWN, sort
+from telemetry.collector.intake import UNKNOWN, split_by_known
 from telemetry.health import Health
 from telemetry.pipeline.dead_letters import FIRST_WAIT_SECONDS
 from telemetry.pipeline.pipeline import TIMEOUT_SECONDS, Consumer, reason
@@ -59,7 +59,7 @@ class Replayed:
 
 
 @dataclass(frozen=True, slots=True)
-class Pile:
+class DeadLetterGroup:
     """Letters of one consumer with one reason."""
 
     consumer: str
@@ -120,13 +120,13 @@ class Replay:
             read = [(_Letter(row.id, row.tries), _signal(row.signal)) for row in await connection.execute(due)]
             if not read:
                 return None
-            known, _ = await sort(connection, [signal for _, signal in read if signal is not None])
+            known, _ = await split_by_known(connection, [signal for _, signal in read if signal is not None])
         return _page(read, known)
 
     async def _try_page(self, consumer: Consumer, page: "_Page", now: datetime) -> Replayed:
         """All together, and if that fails one by one."""
-        await self._leave(page)
-        done = Replayed(kept=len(page.unreadable) + len(page.nobodys))
+        await self._stop_retrying(page)
+        done = Replayed(kept=len(page.unreadable) + len(page.of_unknown_executions))
         try:
             return done + await self._store(consumer, page.good, now, TIMEOUT_SECONDS)
         except Exception as error:
@@ -162,13 +162,13 @@ class Replay:
             await connection.execute(update(dead_letter).where(_l.id == letter.id).values(values))
         return Replayed(kept=1)
 
-    async def _leave(self, page: "_Page") -> None:
+    async def _stop_retrying(self, page: "_Page") -> None:
         """What no consumer can ever take is not tried again by itself."""
-        if page.unreadable or page.nobodys:
-            leave = update(dead_letter).values(due_at=None)
+        if page.unreadable or page.of_unknown_executions:
+            no_retry = update(dead_letter).values(due_at=None)
             async with self._database.begin() as connection:
-                await connection.execute(leave.where(_l.id.in_(page.unreadable)))
-                await connection.execute(leave.where(_l.id.in_(page.nobodys)).values(reason=UNKNOWN))
+                await connection.execute(no_retry.where(_l.id.in_(page.unreadable)))
+                await connection.execute(no_retry.where(_l.id.in_(page.of_unknown_executions)).values(reason=UNKNOWN))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ class _Page:
 
     good: dict[_Letter, Signal]
     unreadable: list[str]
-    nobodys: list[str]
+    of_unknown_executions: list[str]
     """Of executions that control does not know."""
 
 
@@ -197,7 +197,7 @@ def _page(read: Sequence[tuple[_Letter, Signal | None]], known: Sequence[Signal]
         elif signal_id(signal) in owned:
             page.good[letter] = owned[signal_id(signal)]
         else:
-            page.nobodys.append(letter.id)
+            page.of_unknown_executions.append(letter.id)
     return page
 
 
@@ -210,14 +210,14 @@ def _signal(document: JsonObject) -> Signal | None:
         return None
 
 
-async def piles(connection: AsyncConnection) -> list[Pile]:
+async def group_dead_letters(connection: AsyncConnection) -> list[DeadLetterGroup]:
     """What lies in `dead_letter`."""
     statement = (
         select(_l.consumer, _l.reason, func.count(), func.min(_l.at), func.min(_l.due_at))
         .group_by(_l.consumer, _l.reason)
         .order_by(_l.consumer, _l.reason)
     )
-    return [Pile(*row) for row in await connection.execute(statement)]
+    return [DeadLetterGroup(*row) for row in await connection.execute(statement)]
 
 
 _l = dead_letter.c

@@ -21,7 +21,15 @@ from engine.store.control import ControlRow
 from telemetry.journal.sinks import Sink
 from telemetry.pipeline.pipeline import ConsumerHung
 from telemetry.recovery.grace_period import GracePeriod
-from telemetry.recovery.lost_execution import PROCESS_GONE, End, Left, closing_event, finish, root_part, root_span
+from telemetry.recovery.lost_execution import (
+    PROCESS_GONE,
+    Ending,
+    UnownedExecution,
+    closing_event,
+    finish,
+    root_part,
+    root_span,
+)
 from telemetry.signals.records import Batch
 
 LEASE_SECONDS = 30.0
@@ -51,7 +59,7 @@ class _Found:
     """An execution without a process, its row locked."""
 
     row: ControlRow
-    end: End | None
+    end: Ending | None
     """Null: another process is to go on."""
     is_lost: bool = False
     """Its process died in the midst of an attempt."""
@@ -83,23 +91,23 @@ class Sweeper:
 
     async def run(self) -> None:
         """Sweep until cancelled, but not on the heels of trouble that kept the owners from renewing, too."""
-        caution = GracePeriod(self._lease_seconds, self._sweep_seconds)
+        grace = GracePeriod(self._lease_seconds, self._sweep_seconds)
         while True:
             await asyncio.sleep(self._sweep_seconds)
-            if caution.look():
+            if grace.tick():
                 log.warning("this process stood still; executions are not looked for before their owners had a turn")
             try:
-                await self._sweep_all(caution)
+                await self._sweep_all(grace)
             except _TROUBLE as error:
-                caution.begin()
+                grace.begin()
                 log.warning("executions without a process could not be looked for", extra={"error": str(error)})
 
     async def sweep(self) -> Swept:
-        """End or give on at most a page of executions whose process is gone, and end unowned ones asked to stop."""
+        """Ending or give on at most a page of executions whose process is gone, and end unowned ones asked to stop."""
         return await self._settle(_find_lost)
 
     async def cancel(self, execution_id: str, owner: str, reason: str | None) -> bool:
-        """End an execution that no process runs (queued, paused, or to be claimed) as cancelled; false if one does.
+        """Ending an execution that no process runs (queued, paused, or to be claimed) as cancelled; false if one does.
 
         Also false where it has ended, or this owner has none of that id. An earlier reason stays.
         """
@@ -110,14 +118,14 @@ class Sweeper:
 
         return bool(await self._settle(find))
 
-    async def _sweep_all(self, caution: GracePeriod) -> None:
-        """Page after page. While caution is called for, only whether the database answers is found out."""
-        if not caution.is_over:
+    async def _sweep_all(self, grace: GracePeriod) -> None:
+        """Page after page. During the grace period, only whether the database answers is found out."""
+        if not grace.is_over:
             async with self._database.read() as connection:
                 await database_time(connection)
             return
         while len(await self.sweep()) >= PAGE:
-            caution.look()
+            grace.tick()
 
     async def _settle(self, find: _Find) -> Swept:
         """One transaction; a consumer that hangs in it gets nothing the next time."""
@@ -135,24 +143,26 @@ class Sweeper:
         is_committed = False
         try:
             async with self._database.begin() as connection:
-                left = await _read(connection, await find(connection))
-                batch = await self._write(connection, left, hung)
+                executions = await _read(connection, await find(connection))
+                batch = await self._write(connection, executions, hung)
             is_committed = True
         finally:
             if not is_committed:
                 self._sink.rolled_back()
         self._sink.committed(batch)
         if self._on_ended is not None:
-            for one in left:
+            for one in executions:
                 if one.end is not None:
                     await self._on_ended(one.row.execution_id, one.row.attempt)
-        return self._count(left)
+        return self._count(executions)
 
-    async def _write(self, connection: AsyncConnection, left: list[Left], hung: frozenset[str]) -> Batch:
+    async def _write(
+        self, connection: AsyncConnection, executions: list[UnownedExecution], hung: frozenset[str]
+    ) -> Batch:
         """The signals, and the decisions that go with them."""
-        roots = {id(one): span for one in left if (span := root_span(one)) is not None}
-        ended = [(one, one.end) for one in left if one.end is not None]
-        retried = [one for one in left if one.end is None]
+        roots = {id(one): span for one in executions if (span := root_span(one)) is not None}
+        ended = [(one, one.end) for one in executions if one.end is not None]
+        retried = [one for one in executions if one.end is None]
         batch = Batch(list(roots.values()), [closing_event(one, end) for one, end in ended])
         if batch.spans or batch.events:
             await self._sink.apply(connection, batch, hung)
@@ -162,9 +172,9 @@ class Sweeper:
         await endings.conclude(connection, [finish(one, end) for one, end in ended])
         return batch
 
-    def _count(self, left: list[Left]) -> Swept:
+    def _count(self, executions: list[UnownedExecution]) -> Swept:
         swept = Swept()
-        for one in left:
+        for one in executions:
             outcome = "retried" if one.end is None else one.end.status.value
             getattr(swept, outcome).append(one.row.execution_id)
             if one.is_lost:
@@ -183,25 +193,25 @@ async def _find_lost(connection: AsyncConnection) -> list[_Found]:
     ]
 
 
-def _fate(row: ControlRow) -> End | None:
+def _fate(row: ControlRow) -> Ending | None:
     """What becomes of an execution whose process is gone: it ends, or (null) another process goes on."""
     if row.cancel_requested_at is not None:
         return _cancelled(row)
     if row.on_lost == "fail":
-        return End(Status.FAILED, error_message=PROCESS_GONE)
+        return Ending(Status.FAILED, error_message=PROCESS_GONE)
     if row.crashes + 1 >= claims.MAX_CRASHES:
-        return End(Status.FAILED, error_message=f"{PROCESS_GONE}, {claims.MAX_CRASHES} times by now")
+        return Ending(Status.FAILED, error_message=f"{PROCESS_GONE}, {claims.MAX_CRASHES} times by now")
     return None
 
 
-def _cancelled(row: ControlRow, reason: str | None = None) -> End:
+def _cancelled(row: ControlRow, reason: str | None = None) -> Ending:
     """The first reason stays."""
-    return End(Status.CANCELLED, cancel_reason=row.cancel_reason or reason)
+    return Ending(Status.CANCELLED, cancel_reason=row.cancel_reason or reason)
 
 
-async def _read(connection: AsyncConnection, found: list[_Found]) -> list[Left]:
+async def _read(connection: AsyncConnection, found: list[_Found]) -> list[UnownedExecution]:
     if not found:
         return []
     carried = await unfinished.carried(connection, [one.row.execution_id for one in found])
     now = await database_time(connection)
-    return [Left(one.row, carried[one.row.execution_id], now, one.is_lost, one.end) for one in found]
+    return [UnownedExecution(one.row, carried[one.row.execution_id], now, one.is_lost, one.end) for one in found]

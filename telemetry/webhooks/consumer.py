@@ -34,16 +34,16 @@ class Webhooks:
 
         Raises `BadSignal`.
         """
-        told = {event.id: event for event in batch.events if event.name in _TYPES}
-        if not told:
+        events = {event.id: event for event in batch.events if event.name in _TYPES}
+        if not events:
             return
-        subscriptions = await _subscriptions(connection, {event.identity.owner for event in told.values()})
-        asked = {id_: list(_asking(told[id_], subscriptions)) for id_ in sorted(told)}
-        rows = [_event_row(told[id_], self._trace_link) for id_, asking in asked.items() if asking]
+        subscriptions = await _subscriptions(connection, {event.identity.owner for event in events.values()})
+        asked = {id_: list(_asking(events[id_], subscriptions)) for id_ in sorted(events)}
+        rows = [_event_row(events[id_], self._trace_link) for id_, asking in asked.items() if asking]
         await insert_events(connection, rows)
         now = await database_time(connection) if rows else EPOCH
         due = [
-            _delivery(told[id_], one.endpoint_id, now)
+            _delivery(events[id_], one.endpoint_id, now)
             for id_, asking in asked.items()
             for one in asking
             if one.is_active

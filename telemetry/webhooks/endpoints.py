@@ -37,7 +37,7 @@ class EndpointDisabled(Refusal):
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class NewEndpoint:
     """What an endpoint is to be. Header values are secrets and are never read back."""
 
     url: str
@@ -91,7 +91,7 @@ class WebhookCursor:
     id: str
 
 
-async def create(connection: AsyncConnection, owner: str, wish: Wish, sealer: "Sealer") -> tuple[Endpoint, str]:
+async def create(connection: AsyncConnection, owner: str, new: NewEndpoint, sealer: "Sealer") -> tuple[Endpoint, str]:
     """A new endpoint and its secret, which is never told again. Raises `SecretKeyMissing`."""
     secret = _new_secret()
     now = datetime.now(UTC)
@@ -99,11 +99,11 @@ async def create(connection: AsyncConnection, owner: str, wish: Wish, sealer: "S
     values = {
         "id": endpoint_id,
         "owner_id": owner,
-        "url": wish.url,
-        "description": wish.description,
-        "events": list(wish.events),
-        "templates": None if wish.templates is None else list(wish.templates),
-        **_sealed_headers(wish.headers, sealer),
+        "url": new.url,
+        "description": new.description,
+        "events": list(new.events),
+        "templates": None if new.templates is None else list(new.templates),
+        **_sealed_headers(new.headers, sealer),
         "sealed_secret": sealer.seal(secret),
         "status": "active",
         "failures_in_row": 0,

@@ -111,7 +111,7 @@ class Settled:
 async def is_anything_due(connection: AsyncConnection) -> bool:
     """Whether `claim` would find something."""
     now = await database_time(connection)
-    return (await connection.execute(select(_e.id).where(_waits(now, None)).limit(1))).first() is not None
+    return (await connection.execute(select(_e.id).where(_has_due_delivery(now, None)).limit(1))).first() is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ async def settle(connection: AsyncConnection, policy: Policy, outcomes: Sequence
         await _keep_delivery(connection, delivery)
     for endpoint in endpoints.values():
         await _keep_health(connection, endpoint)
-        if (reason := endpoint.end(policy, now)) is not None:
+        if (reason := endpoint.disable_reason(policy, now)) is not None:
             await disable(connection, endpoint.id, reason)
             settled.disabled += 1
     return settled
@@ -245,7 +245,7 @@ class _Health:
             self.failures_in_row += 1
         self.is_gone = self.is_gone or outcome.is_gone
 
-    def end(self, policy: Policy, now: datetime) -> DisabledReason | None:
+    def disable_reason(self, policy: Policy, now: datetime) -> DisabledReason | None:
         """Why the endpoint is to be disabled, if it is."""
         if not self.is_active:
             return None
@@ -256,7 +256,7 @@ class _Health:
         return "failing" if now - self.failing_since >= timedelta(hours=policy.disable_hours) else None
 
 
-def _waits(now: datetime, only: str | None) -> Exists:
+def _has_due_delivery(now: datetime, only: str | None) -> Exists:
     """The endpoint of the row around has something to send. Reads one index entry, however long the queue is."""
     wanted = [_d.endpoint_id == _e.id, _d.state == "pending", _d.next_attempt_at <= now]
     return exists().where(*wanted, *([] if only is None else [_d.id == only]))
@@ -264,7 +264,7 @@ def _waits(now: datetime, only: str | None) -> Exists:
 
 async def _lock_due_endpoints(connection: AsyncConnection, now: datetime, only: str | None) -> list[RowMapping]:
     """Endpoints with something to send; those that others have locked are left to them."""
-    due = select(webhook_endpoints).where(_waits(now, only)).order_by(_e.id).limit(_ENDPOINTS_AT_ONCE)
+    due = select(webhook_endpoints).where(_has_due_delivery(now, only)).order_by(_e.id).limit(_ENDPOINTS_AT_ONCE)
     locked = await connection.execute(due.with_for_update(key_share=True, skip_locked=True))
     return list(locked.mappings())
 

@@ -21,7 +21,7 @@ from telemetry.journal.sinks import OutboxSink
 from telemetry.pipeline.dead_letters import DeadLetters
 from telemetry.pipeline.pipeline import Consumer, Pipeline
 from telemetry.records.consumer import Records
-from telemetry.recovery.replay import PAGE, WAITS_SECONDS, Replay, Replayed, piles
+from telemetry.recovery.replay import PAGE, WAITS_SECONDS, Replay, Replayed, group_dead_letters
 from telemetry.sdk.providers import build_telemetry
 from telemetry.signals.records import Batch, Signal, SpanRecord
 from telemetry.store.tables import dead_letter
@@ -196,7 +196,7 @@ async def test_what_fails_again_waits_longer_each_time_and_the_good_beside_it_is
         assert await waits(database) == {(len(WAITS_SECONDS), None)}
         assert await replay.try_due() == Replayed()
         async with database.read() as connection:
-            [pile] = await piles(connection)
+            [pile] = await group_dead_letters(connection)
         assert (pile.consumer, pile.letters, pile.next_try_at) == ("records", 1, None)
         assert "Error" in pile.reason
 
@@ -243,7 +243,7 @@ async def test_what_is_no_signal_or_nobodys_stays_until_somebody_asks(migrated_u
             await letters.keep_documents(connection, "records", [(None, {"type": "span", "name": 3})], "no signal")
         assert (await Replay(database, [Records()]).try_all()).stored == 0
         async with database.read() as connection:
-            found = {pile.reason: pile for pile in await piles(connection)}
+            found = {pile.reason: pile for pile in await group_dead_letters(connection)}
         assert {reason: pile.letters for reason, pile in found.items()} == {
             UNKNOWN: 1,
             "no protobuf": 1,
@@ -265,7 +265,7 @@ async def test_what_otlp_cannot_say_is_kept_for_each_consumer_that_owes_it(migra
         async with database.begin() as connection:
             await sink.apply(connection, Batch.of(early))
         async with database.read() as connection:
-            letters = {(pile.consumer, pile.letters) for pile in await piles(connection)}
+            letters = {(pile.consumer, pile.letters) for pile in await group_dead_letters(connection)}
     events = [signal for signal in early if not isinstance(signal, SpanRecord)]
     assert letters == {("records", len(early)), ("webhooks", len(events))}
 

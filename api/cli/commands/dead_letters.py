@@ -11,7 +11,7 @@ from api.cli.rendering.tables import dead_letters_table
 from api.settings import Settings
 from api.wiring.database import open_database
 from api.wiring.recovery import build_replay
-from telemetry.recovery.replay import Pile, Replayed, piles
+from telemetry.recovery.replay import DeadLetterGroup, Replayed, group_dead_letters
 
 
 def list_or_replay(*, replay: bool, as_json: bool) -> int:
@@ -29,8 +29,8 @@ def list_or_replay(*, replay: bool, as_json: bool) -> int:
     return BAD_NEWS if done is not None and found else DONE
 
 
-async def _read(settings: Settings, *, replay: bool) -> tuple[Replayed | None, list[Pile]]:
+async def _read(settings: Settings, *, replay: bool) -> tuple[Replayed | None, list[DeadLetterGroup]]:
     async with open_database(settings) as database:
         done = await build_replay(settings, database).try_all() if replay else None
         async with database.read() as connection:
-            return done, await piles(connection)
+            return done, await group_dead_letters(connection)

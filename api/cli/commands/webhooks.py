@@ -59,8 +59,8 @@ def add(given: NewEndpoint, *, as_json: bool) -> int:
     settings = terminal.begin()
     body = _body(given)
     asyncio.run(build_egress(settings).check(body.url))
-    wish = endpoints.Wish(body.url, body.events, body.templates, body.headers, body.description)
-    made, secret = _write(settings, lambda c: endpoints.create(c, _OWNER, wish, build_sealer(settings)))
+    new = endpoints.NewEndpoint(body.url, body.events, body.templates, body.headers, body.description)
+    made, secret = _write(settings, lambda c: endpoints.create(c, _OWNER, new, build_sealer(settings)))
     if as_json:
         terminal.show_json(documents.new_endpoint(made, secret).model_dump(mode="json"))
         return DONE

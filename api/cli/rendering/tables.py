@@ -18,7 +18,7 @@ from engine.result import Approval
 from engine.usage import TOKEN_KINDS
 from telemetry.reads.cost import CostReport, GroupValue, Sums
 from telemetry.reads.executions import ExecutionRecord
-from telemetry.recovery.replay import Pile
+from telemetry.recovery.replay import DeadLetterGroup
 
 Level = Literal["ok", "warn", "fail", "info"]
 _WIDE = 100
@@ -268,7 +268,7 @@ def checks_view(checks: Sequence[Check]) -> Table:
     return grid
 
 
-def dead_letters_table(found: Sequence[Pile]) -> RenderableType:
+def dead_letters_table(found: Sequence[DeadLetterGroup]) -> RenderableType:
     """One line for all letters of a consumer with the same reason."""
     if not found:
         return Text("Nothing is kept aside.")

@@ -457,35 +457,35 @@ class Clocks:
 
 def test_without_trouble_there_is_no_caution() -> None:
     clocks = Clocks()
-    caution = GracePeriod(30, 5, clocks)
+    grace = GracePeriod(30, 5, clocks)
     for _ in range(10):
         clocks.monotonic += 5
         clocks.wall += 5
-        assert not caution.look()
-        assert caution.is_over
+        assert not grace.tick()
+        assert grace.is_over
 
 
 @pytest.mark.parametrize("clock", ["monotonic", "wall"])
 def test_a_process_that_stood_still_gives_the_owners_a_lease_period(clock: str) -> None:
     clocks = Clocks()
-    caution = GracePeriod(30, 5, clocks)
+    grace = GracePeriod(30, 5, clocks)
     setattr(clocks, clock, 120.0)
-    assert caution.look()
-    assert not caution.is_over
+    assert grace.tick()
+    assert not grace.is_over
     clocks.monotonic += 29.9
-    assert not caution.is_over
+    assert not grace.is_over
     clocks.monotonic += 0.1
-    assert caution.is_over
+    assert grace.is_over
 
 
 def test_each_further_trouble_begins_the_period_anew() -> None:
     clocks = Clocks()
-    caution = GracePeriod(30, 5, clocks)
-    caution.begin()
+    grace = GracePeriod(30, 5, clocks)
+    grace.begin()
     clocks.monotonic += 25
-    caution.begin()
+    grace.begin()
     clocks.monotonic += 25
-    assert not caution.is_over
+    assert not grace.is_over
 
 
 class Down(Database):

@@ -20,7 +20,7 @@ from telemetry.records.consumer import Records
 from telemetry.signals.records import Batch, EventRecord, Signal
 from telemetry.store.tables import webhook_deliveries, webhook_events
 from telemetry.webhooks.consumer import Webhooks
-from telemetry.webhooks.endpoints import Changes, Endpoint, Wish, change, create
+from telemetry.webhooks.endpoints import Changes, Endpoint, NewEndpoint, change, create
 from telemetry.webhooks.payloads import DATA_MODELS, MAX_BODY_BYTES, TEST, TYPES, body_of
 from tests.telemetry.bookkeeper import Listener, Story, bookkeeper
 
@@ -33,11 +33,11 @@ def trace_link(trace_id: str | None) -> str | None:
     return f"https://traces.example/{trace_id}"
 
 
-async def endpoint(database: Database, owner: str = "default", **wish: object) -> Endpoint:
+async def endpoint(database: Database, owner: str = "default", **fields: object) -> Endpoint:
     """An endpoint that asks for everything, unless it says otherwise."""
-    given: dict[str, object] = {"url": "https://hooks.example/", "events": TYPES} | wish
+    given: dict[str, object] = {"url": "https://hooks.example/", "events": TYPES} | fields
     async with database.begin() as connection:
-        made, _ = await create(connection, owner, Wish(**given), SEALER)  # type: ignore[arg-type]  # callers name fields
+        made, _ = await create(connection, owner, NewEndpoint(**given), SEALER)  # type: ignore[arg-type]  # callers name fields
     return made
 
 

@@ -38,7 +38,7 @@ from telemetry.webhooks.endpoints import (
     Changes,
     Endpoint,
     EndpointDisabled,
-    Wish,
+    NewEndpoint,
     change,
     create,
     get,
@@ -80,9 +80,9 @@ class Post:
 
     async def endpoint(self, path: str = "/a", *, url: str | None = None, **headers: str) -> Endpoint:
         """An endpoint at a path of the receiver, which knows its secret."""
-        wish = Wish(url or self.receiver.url + path, TYPES, headers=headers)
+        new = NewEndpoint(url or self.receiver.url + path, TYPES, headers=headers)
         async with self.database.begin() as connection:
-            made, secret = await create(connection, OWNER, wish, SEALER)
+            made, secret = await create(connection, OWNER, new, SEALER)
         self.receiver.secrets[path] = self.secrets[made.id] = secret
         return made
 
