@@ -21,7 +21,7 @@ def rule_files(options: Options) -> dict[str, str]:
 
 
 def annotations(alert: Alert, options: Options) -> dict[str, str]:
-    """What is texts, with Prometheus' placeholders."""
+    """The texts of an alert, with Prometheus' placeholders."""
     texts = {
         "summary": alert.summary,
         "description": alert.description,

@@ -33,7 +33,7 @@ class Case:
     labels: Mapping[str, str] | None = None
     """Of the alert that fires, besides the severity; null if it is to be quiet."""
     value: str = ""
-    """`$value` as it is texts."""
+    """`$value` as the texts show it."""
 
     @property
     def is_long(self) -> bool:
