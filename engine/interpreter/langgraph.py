@@ -1,10 +1,10 @@
-"""WorkflowGraph -> LangGraph: a plan becomes segments, run by the walker one LangGraph step each.
+"""Runs plans on LangGraph: a plan becomes segments, and the walker runs each within one LangGraph step.
 
-A segment ends only where a checkpoint is asked for. Without checkpoints (`durability: none`), and with one only where
-the run pauses (`exit`), the whole plan is one segment: LangGraph costs about 180 µs a step, the walker a tenth of that
-a node. With `step` a segment is one node, or a fork with its branches, and its checkpoint is on disk before the next
-begins. Segments are wired to their channels directly (`Pregel`), since `StateGraph` adds a step of its own to hand the
-input over.
+A segment ends where a checkpoint is needed. With `durability: none` (no checkpoints) and `exit` (one where the run
+pauses) the whole plan is one segment, since LangGraph costs about 180 µs per step and the walker a tenth of that per
+node. With `step` a segment is one node, or a fork with its branches, and its checkpoint is on disk before the next
+segment begins. Segments are wired to their channels directly (`Pregel`), since `StateGraph` adds a step of its own to
+pass on the input.
 """
 
 import asyncio
@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.channels import EphemeralValue
 from langgraph.pregel import NodeBuilder, Pregel
-from langgraph.pregel._write import ChannelWriteEntry
 from langgraph.runtime import get_runtime
 from langsmith.run_helpers import tracing_context
 from langsmith.utils import tracing_is_enabled
@@ -29,6 +27,7 @@ from engine.pause import Paused, Resume
 from engine.result import Approval
 from engine.runtime.context import ExecutionContext
 from engine.runtime.position import Arrival, WalkPosition
+from engine.store import langgraph_private
 from engine.store.checkpoints import PRUNE_EVERY, SNAPSHOT, STOPPED, Checkpoints, in_memory, thread
 
 BEGIN, DONE = "begin", "done"
@@ -46,15 +45,15 @@ class CompiledWorkflow:
     async def run(
         self, context: ExecutionContext, *, checkpoints: Checkpoints | None, resume: Resume | None
     ) -> Paused | None:
-        """Run to an end (null) or to a pause; `context.state` is what it leaves. Raises as the walker does.
+        """Run to an end (null) or to a pause; the final state is `context.state`. Raises as the walker does.
 
-        With `resume` it goes on where the newest checkpoint of an earlier attempt stands, if there is one. Without
-        `checkpoints` they are kept in memory, and nobody can go on. Raises `RunTimeout`. To be called in a task of its
-        own: a caller inside a LangGraph keeps its checkpointer and callbacks to itself.
+        With `resume` the run continues at the newest checkpoint of an earlier attempt, if there is one. Without
+        `checkpoints` they are kept in memory and no later attempt can continue. Raises `RunTimeout`. Call it in a task
+        of its own: it leaves the LangGraph that the caller may run in.
         """
         kept = None if self.plan.durability == "none" else checkpoints or in_memory()
         await self.restore(context, kept, resume)
-        var_child_runnable_config.set(None)
+        langgraph_private.leave_calling_graph()
         try:
             async with asyncio.timeout(max(0.0, context.seconds_left)):
                 with tracing_context(enabled=False) if tracing_is_enabled() else nullcontext():
@@ -64,9 +63,9 @@ class CompiledWorkflow:
         return _paused(context)
 
     async def restore(self, context: ExecutionContext, checkpoints: Checkpoints | None, resume: Resume | None) -> bool:
-        """Let the context stand where an earlier attempt stood; false: nothing was kept, it stands at the start.
+        """Restore the newest checkpoint of earlier attempts into the context; false if the run begins at the start.
 
-        `run` does it unless it was done before.
+        `run` calls it unless it was called before.
         """
         if context.position is not None:
             return context.resume is not None
@@ -90,7 +89,7 @@ class CompiledWorkflow:
             return
         await checkpoints.setup()
         context.checkpoints = checkpoints
-        await self.app.copy({"checkpointer": checkpoints.saver}).ainvoke(
+        await langgraph_private.with_checkpointer(self.app, checkpoints.saver).ainvoke(
             snapshot.take(context),
             config={"recursion_limit": limit, **thread(context.execution_id, context.attempt)},
             context=context,
@@ -129,7 +128,7 @@ def _whole(plan: Plan) -> App:
 
 
 def _by_step(plan: Plan) -> App:
-    """A segment for each node; the snapshot behind it is the value of one channel while the run goes on."""
+    """One segment per node. The snapshot after each is the value of one channel while the run continues."""
 
     async def segment(state: bytes) -> "_Segment":
         context = get_runtime(ExecutionContext).context
@@ -139,8 +138,8 @@ def _by_step(plan: Plan) -> App:
         return _Segment(snapshot.take(context), goes_on)
 
     written = (
-        ChannelWriteEntry(SNAPSHOT, skip_none=True, mapper=lambda done: done.data if done.goes_on else None),
-        ChannelWriteEntry(STOPPED, skip_none=True, mapper=lambda done: None if done.goes_on else done.data),
+        langgraph_private.write_to(SNAPSHOT, lambda done: done.data if done.goes_on else None),
+        langgraph_private.write_to(STOPPED, lambda done: None if done.goes_on else done.data),
     )
     return Pregel(
         nodes={"segment": NodeBuilder().subscribe_only(SNAPSHOT).do(segment).write_to(*written).build()},
@@ -153,7 +152,7 @@ def _by_step(plan: Plan) -> App:
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """What a segment leaves: the run as it stands, and whether another segment follows."""
+    """The result of a segment: a snapshot of the run, and whether another segment follows."""
 
     data: bytes
     goes_on: bool

@@ -1,8 +1,8 @@
-"""Where the snapshots of runs are kept: LangGraph's official savers, one thread for each attempt of an execution.
+"""Checkpoints of runs, kept by LangGraph's official savers: one thread for each attempt of an execution.
 
-With `engine/interpreter/langgraph.py` the only file that imports langgraph. The savers commit by themselves, so the
-thread is per attempt: what an attempt still writes that no longer owns its execution, nobody reads. A checkpoint holds
-one channel, the snapshot as JSON bytes; of a thread only the newest checkpoints are kept.
+The savers commit by themselves, so each attempt has its own thread: an attempt that no longer owns its execution may
+still write, but nothing reads it. A checkpoint holds one channel, the snapshot as JSON bytes. Only the newest
+checkpoints of a thread are kept.
 """
 
 import importlib.util
@@ -17,20 +17,20 @@ import aiosqlite
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointMetadata, empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.checkpoint.serde import _msgpack
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from engine.database.database import APPLICATION_NAME, dialect_name, parse_url
 from engine.errors import MissingExtra, SpanloomError
+from engine.store import langgraph_private
 
 SNAPSHOT = "snapshot"
-"""The channel that holds the snapshot of a run that goes on."""
+"""The channel with the snapshot of a run that continues."""
 STOPPED = "stopped"
-"""The channel that holds the snapshot of a run that has ended or paused."""
+"""The channel with the snapshot of a run that has ended or paused."""
 INSTALL = "pip install 'spanloom[postgres-checkpoints]'"
 PRUNE_EVERY = 16
-"""Steps after which the older checkpoints of a thread are dropped."""
+"""Steps after which the older checkpoints of a thread are deleted."""
 _BUSY_SECONDS = 5.0
 _POOL_CONNECTIONS = 10
 _SETUP_ATTEMPTS = 5
@@ -47,7 +47,7 @@ class LenientCheckpoints(SpanloomError):
 
 
 class Checkpoints:
-    """Keeps the snapshots of runs and finds the one to go on from. Tables are made with the first use."""
+    """Stores the snapshots of runs and finds the newest. Tables are created on first use."""
 
     def __init__(
         self, saver: Saver, *, setup: Callable[[], Awaitable[None]], prune: Callable[[str], Awaitable[None]]
@@ -58,7 +58,7 @@ class Checkpoints:
         self._is_set_up = False
 
     async def setup(self) -> None:
-        """Make the saver's tables where they are missing. Harmless when repeated."""
+        """Create the saver's tables if they are missing. Repeating it is harmless."""
         if not self._is_set_up:
             await self._setup()
             self._is_set_up = True
@@ -75,7 +75,7 @@ class Checkpoints:
         return None
 
     async def keep(self, execution_id: str, attempt: int, snapshot: bytes) -> None:
-        """Make a snapshot the last one of an attempt."""
+        """Store a snapshot as the last one of an attempt."""
         await self.setup()
         checkpoint = empty_checkpoint()
         versions: dict[str, str | int | float] = {STOPPED: self.saver.get_next_version(None, None)}
@@ -84,21 +84,21 @@ class Checkpoints:
         await self.saver.aput(thread(execution_id, attempt), checkpoint, CheckpointMetadata(source="update"), versions)
 
     async def prune(self, execution_id: str, attempt: int) -> None:
-        """Drop all but the newest checkpoint of an attempt."""
+        """Delete all checkpoints of an attempt but the newest."""
         await self._prune(thread_id(execution_id, attempt))
 
     async def delete_thread(self, execution_id: str, attempts: Iterable[int]) -> None:
-        """Forget an execution that has ended, with these attempts."""
+        """Delete the checkpoints of these attempts of an ended execution."""
         await self.setup()
         for attempt in attempts:
             await self.saver.adelete_thread(thread_id(execution_id, attempt))
 
     async def forget(self, execution_id: str, attempts: int) -> None:
-        """Drop what is kept of an execution that has ended. What is left is harmless, so nothing fails by it."""
+        """Delete all checkpoints of an ended execution. Failures are logged only: leftover checkpoints are harmless."""
         try:
             await self.delete_thread(execution_id, range(1, attempts + 1))
         except Exception as error:
-            log.warning("checkpoints of execution %s were not dropped: %s", execution_id, error)
+            log.warning("checkpoints of execution %s could not be deleted: %s", execution_id, error)
 
 
 def thread_id(execution_id: str, attempt: int) -> str:
@@ -107,37 +107,37 @@ def thread_id(execution_id: str, attempt: int) -> str:
 
 
 def thread(execution_id: str, attempt: int) -> RunnableConfig:
-    """The thread of one attempt, as LangGraph is told."""
+    """The thread of one attempt as a LangGraph configuration."""
     return {"configurable": {"thread_id": thread_id(execution_id, attempt), "checkpoint_ns": ""}}
 
 
 def problem(database_url: str) -> str | None:
-    """Why no checkpoints can be kept in the database, as a sentence with what to do; null if they can."""
+    """Why no checkpoints can be stored in this database, and what to do; null if they can."""
     if dialect_name(parse_url(database_url)) == "sqlite" or _has_postgres_saver():
         return None
     return f"checkpoints in PostgreSQL need an extra: {INSTALL}"
 
 
 def in_memory() -> Checkpoints:
-    """Checkpoints of this process, for library use without a database."""
+    """Checkpoints in the memory of this process, for library use without a database."""
     saver = _InMemorySaver(serde=_serializer())
 
     async def nothing() -> None:
         pass
 
     async def prune(thread_id: str) -> None:
-        saver.forget_older(thread_id)
+        langgraph_private.delete_older_in_memory(saver, thread_id)
 
     return Checkpoints(saver, setup=nothing, prune=prune)
 
 
 @asynccontextmanager
 async def open_checkpoints(database_url: str) -> AsyncIterator[Checkpoints]:
-    """Checkpoints in the database that the URL names; nothing is connected or made before the first use.
+    """Checkpoints in the database at this URL; it is not connected to before the first use.
 
     Raises `MissingExtra` with the install command, or `LenientCheckpoints`.
     """
-    if not _msgpack.STRICT_MSGPACK_ENABLED:
+    if not langgraph_private.reads_strictly():
         raise LenientCheckpoints
     if (missing := problem(database_url)) is not None:
         raise MissingExtra(missing)
@@ -151,51 +151,41 @@ async def open_checkpoints(database_url: str) -> AsyncIterator[Checkpoints]:
 
 
 def _serializer() -> JsonPlusSerializer:
-    """Strict by itself, too: no type but LangGraph's own safe ones is ever read back."""
+    """A serializer that is strict whatever the environment says: it restores LangGraph's safe types only."""
     return JsonPlusSerializer(allowed_msgpack_modules=None)
 
 
 class _OneTask:
-    """A step has one task: either its checkpoint is there, or it runs again. So its writes are not kept beside it."""
+    """Savers for steps with one task: it has a checkpoint or runs again, so its pending writes are not stored."""
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        """Keep nothing."""
+        """Store nothing."""
 
 
 class _InMemorySaver(_OneTask, InMemorySaver):
-    def forget_older(self, thread_id: str) -> None:
-        """Keep the newest checkpoint and what it needs."""
-        checkpoints = self.storage[thread_id][""]
-        for older in sorted(checkpoints)[:-1]:
-            del checkpoints[older]
-        versions = sorted(key for key in self.blobs if key[0] == thread_id)
-        newest = {key[2]: key for key in versions}
-        for key in versions:
-            if newest[key[2]] != key:
-                del self.blobs[key]
+    """The saver without a database."""
 
 
 class _SqliteSaver(_OneTask, AsyncSqliteSaver):
-    async def forget_older(self, thread_id: str) -> None:
-        """Keep the newest checkpoint."""
-        newest = "SELECT MAX(checkpoint_id) FROM checkpoints WHERE thread_id = ?"
-        statement = f"DELETE FROM checkpoints WHERE thread_id = ? AND checkpoint_id < ({newest})"
-        try:
-            async with self.lock, self.conn.execute(statement, (thread_id, thread_id)):
-                await self.conn.commit()
-        except sqlite3.Error as error:
-            log.warning("older checkpoints were not dropped: %s", error)
+    """The saver of one SQLite connection."""
 
 
 @asynccontextmanager
 async def _sqlite(file: str) -> AsyncIterator[Checkpoints]:
-    """A second writer on the file beside the ledger's: it waits for the lock just as long."""
+    """A second connection to the ledger's file, with the same lock timeout."""
     async with aiosqlite.connect(file, timeout=_BUSY_SECONDS) as connection:
         await connection.execute("PRAGMA synchronous = NORMAL")
         saver = _SqliteSaver(connection, serde=_serializer())
-        yield Checkpoints(saver, setup=saver.setup, prune=saver.forget_older)
+
+        async def prune(thread_id: str) -> None:
+            try:
+                await langgraph_private.delete_older_in_sqlite(saver, thread_id)
+            except sqlite3.Error as error:
+                log.warning("older checkpoints could not be deleted: %s", error)
+
+        yield Checkpoints(saver, setup=saver.setup, prune=prune)
 
 
 def _has_postgres_saver() -> bool:
@@ -204,7 +194,7 @@ def _has_postgres_saver() -> bool:
 
 @asynccontextmanager
 async def _postgres(url: str) -> AsyncIterator[Checkpoints]:
-    """A pool of its own: this saver speaks psycopg, the ledger asyncpg."""
+    """A separate pool: this saver uses psycopg, the ledger asyncpg."""
     from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
     from psycopg import AsyncConnection, Error, errors
     from psycopg.rows import DictRow, dict_row
@@ -226,7 +216,7 @@ async def _postgres(url: str) -> AsyncIterator[Checkpoints]:
         saver = PostgresSaver(pool, serde=_serializer())
 
         async def setup() -> None:
-            """Of processes that make the tables at once, all but the first find some there, and go on behind them."""
+            """Retry when other processes create the tables at the same time."""
             for _ in range(_SETUP_ATTEMPTS - 1):
                 with suppress(errors.UniqueViolation, errors.DuplicateTable, errors.DuplicateColumn):
                     return await saver.setup()
@@ -236,6 +226,6 @@ async def _postgres(url: str) -> AsyncIterator[Checkpoints]:
             try:
                 await saver.aprune([thread_id], strategy="keep_latest")
             except Error as error:
-                log.warning("older checkpoints were not dropped: %s", error)
+                log.warning("older checkpoints could not be deleted: %s", error)
 
         yield Checkpoints(saver, setup=setup, prune=prune)
