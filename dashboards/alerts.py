@@ -12,6 +12,10 @@ PAGE, TICKET = "page", "ticket"
 ROOT = 'gen_ai_operation_name="invoke_workflow",workflow_nested!="true"'
 
 EXECUTIONS = "spanloom:executions:total"
+NOT_BY_CALLER = 'error_class!="caller"'
+"""A failure that the caller's own document or input caused is no failure of the service."""
+FAILED = f'status="failed",{NOT_BY_CALLER}'
+ENDED = f'status=~"completed|failed",{NOT_BY_CALLER}'
 COST = "spanloom:cost_usd:total"
 HOURLY_COST = "spanloom:cost_usd:increase1h"
 UNPRICED = "spanloom:unpriced_calls:total"
@@ -59,13 +63,13 @@ def failure_ratio(window: str) -> str:
 def recordings(options: Options) -> Group:
     """What alerts and dashboards share."""
     rules = [
-        Recording(EXECUTIONS, "max by (template, status) (spanloom_executions_total)"),
+        Recording(EXECUTIONS, "max by (template, status, error_class) (spanloom_executions_total)"),
         Recording(COST, "sum by (template) (max by (template, model) (spanloom_cost_nano_usd_total)) / 1e9"),
         Recording(UNPRICED, "sum by (template) (max by (template, model) (spanloom_unpriced_calls_total))"),
         Recording(HOURLY_COST, f"sum by (template) (increase({COST}[{options.time('1h')}]))"),
     ]
     for window in RATIO_WINDOWS:
-        failed = f'sum by (template) (increase({EXECUTIONS}{{status="failed"}}[{options.time(window)}]))'
+        failed = f"sum by (template) (increase({EXECUTIONS}{{{FAILED}}}[{options.time(window)}]))"
         rules.append(Recording(failure_ratio(window), f"{failed}\n/ {_ended(options.time(window))}"))
     return Group("spanloom-recordings", recordings=rules)
 
@@ -76,7 +80,7 @@ def groups(options: Options) -> list[Group]:
 
 
 def _ended(window: str) -> str:
-    return f'sum by (template) (increase({EXECUTIONS}{{status=~"completed|failed"}}[{window}]))'
+    return f"sum by (template) (increase({EXECUTIONS}{{{ENDED}}}[{window}]))"
 
 
 def _failures(options: Options) -> Group:
@@ -88,7 +92,7 @@ def _failures(options: Options) -> Group:
         Alert(
             "SpanloomNothingCompletes",
             TICKET,
-            f'sum by (template) (increase({EXECUTIONS}{{status="failed"}}[{options.time("1h")}])) > 0\n'
+            f"sum by (template) (increase({EXECUTIONS}{{{FAILED}}}[{options.time('1h')}])) > 0\n"
             f'unless sum by (template) (increase({EXECUTIONS}{{status="completed"}}[{options.time("1h")}])) > 0',
             "Every execution of {{ $labels.template }} fails",
             "Executions of {{ $labels.template }} failed in the last hour and none completed, be it the first ones.",

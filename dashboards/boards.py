@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dashboards.alerts import EXECUTIONS, HOURLY_COST, ROOT, failure_ratio
+from dashboards.alerts import ENDED, EXECUTIONS, FAILED, HOURLY_COST, ROOT, failure_ratio
 from dashboards.options import Options
 from dashboards.panels import Board, Origin, Panel, Query, Row, to_json
 
@@ -29,12 +29,13 @@ BY_TYPE, BY_TOOL, BY_MODEL, BY_WORKFLOW = (
 )
 INPUT, OUTPUT = ',type="input"', ',type="output"'
 OBJECTIVE = Options().objective
-ANY, FAILED, ENDED = 'status!=""', 'status="failed"', 'status=~"completed|failed"'
+ANY = 'status!=""'
 
 
 def executed(which: str, window: str, by: str = "template") -> str:
     """How many executions ended so within a time."""
-    return f"sum by ({by}) (max by (template, status) (increase({EXECUTED}{{{TEMPLATE},{which}}}[{window}])))"
+    grown = f"increase({EXECUTED}{{{TEMPLATE},{which}}}[{window}])"
+    return f"sum by ({by}) (max by (template, status, error_class) ({grown}))"
 
 
 def spent(window: str, by: str) -> str:
@@ -101,7 +102,7 @@ OVERVIEW = Board(
                 number("Executions", "That ended.", f"sum({executed(ANY, RANGE)})"),
                 number(
                     "Failure rate",
-                    "Failed of those that completed or failed; cancelled ones are no failures.",
+                    "Failed of those that completed or failed, without cancelled executions and faults of callers.",
                     f"sum({executed(FAILED, RANGE)}) / sum({executed(ENDED, RANGE)})",
                     "percentunit",
                 ),
@@ -140,7 +141,7 @@ OVERVIEW = Board(
                 ),
                 Panel(
                     "Failure rate",
-                    "Failed of those that completed or failed.",
+                    "Failed of those that completed or failed. Faults of callers are left out.",
                     [Query(f"{executed(FAILED, RATE)} / {executed(ENDED, RATE)}", "{{template}}")],
                     "percentunit",
                     width=12,

@@ -10,6 +10,7 @@ from dashboards.rule_files import Yaml, annotations, dump
 
 A = 'template="a"'
 FAILED = f'spanloom_executions_total{{status="failed",{A}}}'
+BY_CALLER = f'spanloom_executions_total{{error_class="caller",status="failed",{A}}}'
 COMPLETED = f'spanloom_executions_total{{status="completed",{A}}}'
 COST = f'spanloom_cost_nano_usd_total{{model="m",{A}}}'
 UNPRICED = f'spanloom_unpriced_calls_total{{model="m",{A}}}'
@@ -63,6 +64,10 @@ CASES = (
         OF_A,
         "100%",
     ),
+    Case("callers send invalid graphs", "SpanloomFailuresBurnFast", {FAILED: "0x60", BY_CALLER: "0+9x60",
+         COMPLETED: "0+3x60"}, "1h"),
+    Case("of the others one in four fails", "SpanloomFailuresBurnFast", {FAILED: "0+1x60", BY_CALLER: "0+9x60",
+         COMPLETED: "0+3x60"}, "1h", OF_A, "25%"),
     Case("cancelled ones are no failures", "SpanloomFailuresBurnFast", {FAILED: "0x60", COMPLETED: "0x60",
          f'spanloom_executions_total{{status="cancelled",{A}}}': "0+9x60"}, "1h"),
     Case("of two processes one counts", "SpanloomFailuresBurnFast", {
@@ -80,6 +85,8 @@ CASES = (
          "3d"),
     Case("the first execution of a fresh template fails", "SpanloomNothingCompletes", {FAILED: "0x5 1x5",
          COMPLETED: "0x10"}, "7m", OF_A),
+    Case("only callers failed", "SpanloomNothingCompletes", {FAILED: "0x10", BY_CALLER: "0x5 1x5", COMPLETED: "0x10"},
+         "7m"),
     Case("others completed", "SpanloomNothingCompletes", {FAILED: "0x5 1x5", COMPLETED: "0+1x10"}, "7m"),
     Case("nothing ran", "SpanloomNothingCompletes", {FAILED: "3x10", COMPLETED: "0x10"}, "7m"),
     Case("it runs for more than an hour", "SpanloomExecutionStuck",

@@ -18,13 +18,13 @@ from opentelemetry._logs import LoggerProvider
 from opentelemetry.trace import TracerProvider
 from uuid_utils.compat import uuid7
 
-from engine.errors import Draining, Failure, Fenced, NoEnd, Refusal, ResourceMissing, SpanloomError
+from engine.errors import Draining, Failure, Fenced, NoEnd, Refusal, ResourceMissing
 from engine.events import EventRing, EventType, ExecutionEvent
 from engine.execution.acceptance import acceptance_of, identity_of, request_of, user_message_of
 from engine.execution.attempts import first_start, identity_at_start, later_start, resume_of
 from engine.execution.handle import SHUTDOWN, Execution
 from engine.execution.loading import Loader
-from engine.execution.outcome import COMPLETED, HANDED_OVER, Outcome, make_result, new_messages, new_summary
+from engine.execution.outcome import COMPLETED, HANDED_OVER, Outcome, failed, make_result, new_messages, new_summary
 from engine.execution.sources import HISTORY_MESSAGES, Resolved, resolve
 from engine.graph import JsonObject, WorkflowGraph
 from engine.identity import ExecutionIdentity
@@ -34,7 +34,7 @@ from engine.ledger import Checkpoint, Claim, Finish, Ledger, NullLedger, Pause, 
 from engine.pause import Paused
 from engine.request import Caller, ExecutionRequest
 from engine.resources import History, Resources, as_json
-from engine.result import ExecutionResult, Status
+from engine.result import ErrorClass, ExecutionResult, Status
 from engine.runtime.budget import Budget
 from engine.runtime.context import ExecutionContext
 from engine.runtime.state import initial_state
@@ -369,9 +369,9 @@ class ExecutionEngine:
             return await self._walk(execution)
         except Stopped as stopped:
             failure = stopped.failure
-            return Outcome(Status.FAILED, failure.error_type, failure.message, stopped.info.node_id)
+            return failed(failure, stopped.info.node_id)
         except Failure as failure:
-            return Outcome(Status.FAILED, failure.error_type, failure.message)
+            return failed(failure)
         except Fenced:
             raise
         except asyncio.CancelledError:
@@ -379,7 +379,7 @@ class ExecutionEngine:
             return _stopped(execution)
         except Exception as error:
             log.exception("execution %s failed inside the engine", execution.id)
-            return Outcome(Status.FAILED, SpanloomError.code, f"{type(error).__name__} inside the engine")
+            return failed(Failure(f"{type(error).__name__} inside the engine"))
 
     async def _walk(self, execution: Execution) -> Outcome:
         """Run the compiled graph."""
@@ -479,7 +479,12 @@ def _close_trace(tracker: WorkflowTracker, outcome: Outcome) -> None:
         case Status.CANCELLED:
             tracker.cancel(outcome.cancel_reason)
         case _:
-            tracker.fail(outcome.error_type or "", outcome.error_message or "", outcome.error_node_id)
+            tracker.fail(
+                outcome.error_type or "",
+                outcome.error_message or "",
+                outcome.error_node_id,
+                outcome.error_class or ErrorClass.ENGINE,
+            )
 
 
 def _started_data(execution: Execution) -> JsonObject:

@@ -7,7 +7,7 @@
     │   ├── QueueFull           ├── NotFinished     ├── IdempotencyMismatch ├── Replayed
     │   └── NotPaused           ├── AlreadyAnswered ├── InvalidAnswer       └── InputGone
     ├── Fenced                  a newer attempt owns the execution
-    └── Failure                 an accepted execution fails; `error_type` goes on span, event and record
+    └── Failure                 an accepted execution fails; `error_type` and `error_class` go on span, event and record
         ├── ExecutionFailure    nothing inside the graph can catch it
         │   ├── InvalidWorkflow ├── InvalidParams   ├── InvalidInput        ├── NoEnd
         │   ├── RunTimeout      ├── LimitExceeded   ├── BudgetExceeded      ├── AuthorFailure
@@ -24,6 +24,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from engine.report import ValidationReport
+from engine.result import ErrorClass
 from engine.usage import Usage
 
 
@@ -158,6 +159,8 @@ class Fenced(SpanloomError):
 class Failure(SpanloomError):
     """The execution failed."""
 
+    error_class: ClassVar[ErrorClass] = ErrorClass.ENGINE
+
     @property
     def error_type(self) -> str:
         """What stands as `error.type` on span, event and record."""
@@ -172,6 +175,7 @@ class InvalidWorkflow(ExecutionFailure):
     """The workflow is not valid; the report says why."""
 
     code = "invalid_workflow"
+    error_class = ErrorClass.CALLER
 
     def __init__(self, report: ValidationReport) -> None:
         super().__init__(report.summary())
@@ -182,36 +186,42 @@ class InvalidParams(ExecutionFailure):
     """The template's parameters do not fit its schema."""
 
     code = "invalid_params"
+    error_class = ErrorClass.CALLER
 
 
 class InvalidInput(ExecutionFailure):
     """The input does not fit the workflow's input schema."""
 
     code = "invalid_input"
+    error_class = ErrorClass.CALLER
 
 
 class NoEnd(ExecutionFailure):
     """The run stopped without reaching an end node."""
 
     code = "no_end"
+    error_class = ErrorClass.WORKFLOW
 
 
 class RunTimeout(ExecutionFailure):
     """The execution took longer than its limit `run_seconds`."""
 
     code = "timeout"
+    error_class = ErrorClass.WORKFLOW
 
 
 class LimitExceeded(ExecutionFailure):
     """The execution crossed one of its limits."""
 
     code = "limit_exceeded"
+    error_class = ErrorClass.WORKFLOW
 
 
 class BudgetExceeded(ExecutionFailure):
     """The next model call could cost more than what is left of the budget."""
 
     code = "budget_exceeded"
+    error_class = ErrorClass.WORKFLOW
 
 
 class BooksClosed(ExecutionFailure):
@@ -224,10 +234,13 @@ class UnpricedModel(ExecutionFailure):
     """A model without a known price cannot be called under a cost budget."""
 
     code = "unpriced_model"
+    error_class = ErrorClass.WORKFLOW
 
 
 class AuthorFailure(ExecutionFailure):
     """An end node ended the execution as failed, with a type and message of the author's."""
+
+    error_class = ErrorClass.WORKFLOW
 
     def __init__(self, error_type: str, message: str) -> None:
         super().__init__(message)
@@ -249,60 +262,70 @@ class NoRoute(NodeFailure):
     """No edge out of the node matches and there is no default edge."""
 
     code = "no_route"
+    error_class = ErrorClass.WORKFLOW
 
 
 class ExpressionError(NodeFailure):
     """An expression could not be evaluated."""
 
     code = "expression_error"
+    error_class = ErrorClass.WORKFLOW
 
 
 class TemplateError(NodeFailure):
     """A prompt names a path that has no value here; add `| default('…')` if that is fine."""
 
     code = "template_error"
+    error_class = ErrorClass.WORKFLOW
 
 
 class NodeTimeout(NodeFailure):
     """The node took longer than its `timeout_seconds`."""
 
     code = "timeout"
+    error_class = ErrorClass.WORKFLOW
 
 
 class IterationLimit(NodeFailure):
     """The loop reached `max_iterations` and says `on_limit: fail`."""
 
     code = "limit_exceeded"
+    error_class = ErrorClass.WORKFLOW
 
 
 class ApprovalTimeout(NodeFailure):
     """Nobody answered the approval in time, and it says no `on_timeout`."""
 
     code = "approval_timeout"
+    error_class = ErrorClass.WORKFLOW
 
 
 class ToolFailed(NodeFailure):
     """A tool failed and the node says `on_tool_error: fail`."""
 
     code = "tool_failed"
+    error_class = ErrorClass.TOOL
 
 
 class TypeMismatch(NodeFailure):
     """The variable does not have the type this operation needs."""
 
     code = "type_mismatch"
+    error_class = ErrorClass.WORKFLOW
 
 
 class ResourceMissing(NodeFailure):
     """A model, tool or retriever the node names is not available here."""
 
     code = "resource_missing"
+    error_class = ErrorClass.WORKFLOW
 
 
 class OutputInvalid(NodeFailure):
     """The node's output is no JSON value or is larger than 256 KiB."""
 
     code = "output_invalid"
+    error_class = ErrorClass.WORKFLOW
 
 
 class ModelFailure(NodeFailure):
@@ -314,6 +337,7 @@ class ModelFailure(NodeFailure):
     """
 
     code = "provider_error"
+    error_class = ErrorClass.PROVIDER
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ from enum import StrEnum
 from pydantic import AwareDatetime, Field
 
 from engine.graph import Document, Json, JsonObject
+from engine.report import ValidationReport
 from engine.usage import Usage
 
 
@@ -25,6 +26,21 @@ class Status(StrEnum):
 
 
 _TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
+
+
+class ErrorClass(StrEnum):
+    """Who has to act on a failed execution."""
+
+    CALLER = "caller"
+    """The caller's own document, parameters or input do not fit."""
+    WORKFLOW = "workflow"
+    """The workflow ran and failed as it is written: a limit, a route, an expression, an end node."""
+    PROVIDER = "provider"
+    """A model provider answered with an error or not at all."""
+    TOOL = "tool"
+    """A tool failed."""
+    ENGINE = "engine"
+    """A fault of the service, its database or its process."""
 
 
 class ErrorInfo(Document):
@@ -75,6 +91,10 @@ class ExecutionResult(Document):
     status: Status
     error_type: str | None = None
     error_message: str | None = None
+    error_class: ErrorClass | None = None
+    """Who has to act on the failure; null unless the execution failed."""
+    report: ValidationReport | None = None
+    """All findings about the document, where the failure is `invalid_workflow`; 100 at most, with their total."""
     response: str = ""
     output: Json = None
     messages: list[JsonObject] = Field(default_factory=list)

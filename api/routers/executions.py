@@ -17,7 +17,7 @@ from api.schemas import executions as documents
 from api.schemas.timestamps import Time
 from engine.graph import JsonObject
 from engine.request import ExecutionRequest
-from engine.result import ExecutionResult, Status
+from engine.result import ErrorClass, ExecutionResult, Status
 from telemetry.reads import executions, traces
 
 router = APIRouter(prefix="/v1/executions", tags=["executions"])
@@ -37,6 +37,7 @@ class ListQuery(QueryModel):
 
     status: list[Status] = Field([], max_length=6)
     error_type: list[Text] = Field([], max_length=20)
+    error_class: list[ErrorClass] = Field([], max_length=5)
     source: Literal["template", "definition", "graph", "chat"] | None = None
     template: Text | None = None
     template_version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None

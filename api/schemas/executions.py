@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.settings import Settings
 from engine.graph import JsonObject
-from engine.result import Approval, ExecutionResult, Status
+from engine.result import Approval, ErrorClass, ExecutionResult, Status
 from engine.store.control import ControlRow
 from engine.usage import TOKEN_FIELDS, Usage
 from telemetry.reads.cost import CostReport, CostRow, Sums
@@ -96,6 +96,8 @@ class ExecutionSummary(Answer):
     nodes: NodesAnswer
     seal: SealAnswer
     error_type: str | None
+    error_class: ErrorClass | None
+    """Who has to act on the failure; null unless the execution failed."""
     error_message: str | None
     error_node_id: str | None
     cancel_reason: str | None

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
+from engine.errors import Failure, InvalidWorkflow
 from engine.graph import JsonObject
 from engine.identity import ExecutionIdentity
 from engine.pause import Paused
+from engine.report import ValidationReport
 from engine.resources import Message, as_json
-from engine.result import ExecutionResult, ResultMetadata, Status
+from engine.result import ErrorClass, ExecutionResult, ResultMetadata, Status
 from engine.runtime.context import ExecutionContext
 from engine.runtime.state import text_of
 from engine.security.redaction import error_text
@@ -20,6 +22,9 @@ class Outcome:
     error_type: str | None = None
     error_message: str | None = None
     error_node_id: str | None = None
+    error_class: ErrorClass | None = None
+    report: ValidationReport | None = None
+    """The findings about a document that is not valid."""
     cancel_reason: str | None = None
     paused: Paused | None = None
     """What a paused execution waits for."""
@@ -28,6 +33,18 @@ class Outcome:
 COMPLETED = Outcome(Status.COMPLETED)
 HANDED_OVER = Outcome(Status.RUNNING)
 """The process stops, and another one goes on with the execution."""
+
+
+def failed(failure: Failure, node_id: str | None = None) -> Outcome:
+    """The outcome of an execution that failed; `node_id` names the node that failed it."""
+    return Outcome(
+        Status.FAILED,
+        error_type=failure.error_type,
+        error_message=failure.message,
+        error_node_id=node_id,
+        error_class=failure.error_class,
+        report=failure.report if isinstance(failure, InvalidWorkflow) else None,
+    )
 
 
 def make_result(context: ExecutionContext, identity: ExecutionIdentity, outcome: Outcome) -> ExecutionResult:
@@ -39,6 +56,8 @@ def make_result(context: ExecutionContext, identity: ExecutionIdentity, outcome:
         status=outcome.status,
         error_type=outcome.error_type,
         error_message=error_text(outcome.error_message) if outcome.error_message is not None else None,
+        error_class=outcome.error_class,
+        report=outcome.report,
         response=_response(context, end["response"] if end else None),
         output=end["output"] if end else None,
         messages=[as_json(message) for message in new_messages(context)],

@@ -135,6 +135,7 @@ STARTED_AT = _key("workflow.started_at", "int", "when the root span began", "ns 
 # Root, at end, and the terminal event.
 EXECUTION_STATUS = _key("workflow.execution.status", "string", "completed, failed, cancelled, paused")
 ERROR_TYPE = _key("error.type", "string", "why it failed")
+ERROR_CLASS = _key("workflow.error.class", "string", "who has to act: caller, workflow, provider, tool, engine")
 ERROR_MESSAGE = _key("workflow.error.message", "string", "the redacted sentence of the failure")
 ERROR_NODE_ID = _key("workflow.error.node_id", "string", "node that failed")
 CANCEL_REASON = _key("workflow.cancel.reason", "string", "why it was cancelled")

@@ -31,6 +31,7 @@ from engine.identity import ExecutionIdentity
 from engine.ledger import Root
 from engine.pause import Paused
 from engine.resources import Prices
+from engine.result import ErrorClass
 from engine.result import Status as ExecutionStatus
 from engine.security.redaction import error_text
 from engine.tracing import semconv
@@ -133,9 +134,19 @@ class WorkflowTracker:
         """The execution completed: end the root span and say so."""
         self._close(ExecutionStatus.COMPLETED, Event.COMPLETED, {})
 
-    def fail(self, error_type: str, message: str, node_id: str | None = None) -> None:
+    def fail(
+        self,
+        error_type: str,
+        message: str,
+        node_id: str | None = None,
+        error_class: ErrorClass = ErrorClass.ENGINE,
+    ) -> None:
         """The execution failed: end the root span as an error and say so."""
-        extra: Attributes = {semconv.ERROR_TYPE: error_type, semconv.ERROR_MESSAGE: error_text(message)}
+        extra: Attributes = {
+            semconv.ERROR_TYPE: error_type,
+            semconv.ERROR_CLASS: error_class.value,
+            semconv.ERROR_MESSAGE: error_text(message),
+        }
         if node_id is not None:
             extra[semconv.ERROR_NODE_ID] = node_id
         self._root.set_status(Status(StatusCode.ERROR, error_text(message)))

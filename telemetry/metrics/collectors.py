@@ -11,7 +11,7 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.database.base import database_time
-from engine.result import Status
+from engine.result import ErrorClass, Status
 from engine.store import control_reads
 from engine.store.tables import workflow_templates
 from engine.usage import TOKEN_FIELDS
@@ -34,6 +34,7 @@ class _Total:
     template: str
     model: str
     ended: tuple[int, ...]
+    failed_by_caller: int
     tokens: tuple[int, ...]
     cost_nano_usd: int
     unpriced_calls: int
@@ -73,18 +74,20 @@ class TableCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         template_cap, model_cap = LabelCap(), LabelCap()
         executions: Counts = {}
+        failed_by_caller: Counts = {}
         cost: Counts = {}
         unpriced: Counts = {}
         tokens: Counts = {}
         for total in sorted(self._totals, key=lambda total: (total.template, total.model)):
             template, model = template_cap(total.template), model_cap(total.model)
             for status, count in zip(_STATUSES, total.ended, strict=True):
-                _add(executions, (template, status), count)
+                _add(executions, (template, status), count - (total.failed_by_caller if status == "failed" else 0))
+            _add(failed_by_caller, (template,), total.failed_by_caller)
             _add(cost, (template, model), total.cost_nano_usd)
             _add(unpriced, (template, model), total.unpriced_calls)
             for token_type, count in zip(TOKEN_TYPES.values(), total.tokens, strict=True):
                 _add(tokens, (template, model, token_type), count)
-        yield _family("spanloom_executions", "Ended executions", ("template", "status"), executions)
+        yield _executions_family(executions, failed_by_caller)
         yield _family("spanloom_cost_nano_usd", "Cost of model calls in nano-USD", ("template", "model"), cost)
         yield _family("spanloom_unpriced_calls", "Model calls whose cost is unknown", ("template", "model"), unpriced)
         yield _family("spanloom_tokens", "Tokens of model calls", ("template", "model", "type"), tokens)
@@ -286,10 +289,11 @@ async def _read_totals(connection: AsyncConnection) -> list[_Total]:
         keys[row.template_id] = row.key
     rollups = execution_rollups_daily.c
     dimensions = (rollups.template_id, rollups.workflow_name, rollups.model)
-    summed = (*(f"executions_{status}" for status in _STATUSES), *TOKEN_FIELDS, "cost_nano_usd", "unpriced_calls")
+    ended = (*(f"executions_{status}" for status in _STATUSES), "executions_failed_by_caller")
+    summed = (*ended, *TOKEN_FIELDS, "cost_nano_usd", "unpriced_calls")
     sums = [cast(func.sum(rollups[name]), BigInteger).label(name) for name in summed]
     statement = select(*dimensions, *sums).group_by(*dimensions)
-    totals = [_Total(key, "", (0, 0, 0), (0,) * len(TOKEN_FIELDS), 0, 0) for key in keys.values()]
+    totals = [_Total(key, "", (0, 0, 0), 0, (0,) * len(TOKEN_FIELDS), 0, 0) for key in keys.values()]
     rows = (await connection.execute(statement)).mappings().all()
     return [*totals, *(_total(row, keys) for row in rows)]
 
@@ -299,6 +303,7 @@ def _total(row: RowMapping, keys: Mapping[str, str]) -> _Total:
         keys.get(row["template_id"], row["workflow_name"]),
         row["model"],
         tuple(row[f"executions_{status}"] for status in _STATUSES),
+        row["executions_failed_by_caller"],
         tuple(row[name] for name in TOKEN_FIELDS),
         row["cost_nano_usd"],
         row["unpriced_calls"],
@@ -330,6 +335,15 @@ async def _read_reconciled(connection: AsyncConnection) -> _Reconciled:
 
 def _add(sums: Counts, key: tuple[str, ...], value: int) -> None:
     sums[key] = sums.get(key, 0) + value
+
+
+def _executions_family(ended: Counts, failed_by_caller: Counts) -> Metric:
+    """Ended executions by template and status. Failures that callers caused are series of their own, labelled so."""
+    family = _family("spanloom_executions", "Ended executions", ("template", "status"), ended)
+    for (template,), count in failed_by_caller.items():
+        labels = {"template": template, "status": "failed", "error_class": ErrorClass.CALLER.value}
+        family.add_sample("spanloom_executions_total", labels, count)
+    return family
 
 
 def _family(name: str, meaning: str, labels: Sequence[str], values: Counts) -> Metric:

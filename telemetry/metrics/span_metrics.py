@@ -29,6 +29,7 @@ _SPAN_LABELS = (
     "gen_ai_request_model",
     "gen_ai_tool_name",
     "error_type",
+    "workflow_error_class",
 )
 TOKEN_TYPES = {semconv.CALL_TOKENS[kind.field]: kind.label for kind in TOKEN_KINDS}
 """Attribute to the value of the label `gen_ai_token_type`."""
@@ -125,6 +126,7 @@ class SpanMetrics:
             self._cap("model", span.text(semconv.REQUEST_MODEL) or ""),
             self._cap("tool", _string(attributes, semconv.TOOL_NAME)),
             self._cap("error_type", span.text(semconv.ERROR_TYPE) or ""),
+            _string(attributes, semconv.ERROR_CLASS) if is_root else "",
         )
 
     def _cap(self, label: str, value: str) -> str:

@@ -82,6 +82,7 @@ class ExecutionRecord:
     spans_expected: int | None
     spans_stored: int
     error_type: str | None
+    error_class: str | None
     error_message: str | None
     error_node_id: str | None
     cancel_reason: str | None
@@ -110,6 +111,7 @@ class ExecutionFilter:
     owner: str | None = None
     status: Sequence[str] = ()
     error_type: Sequence[str] = ()
+    error_class: Sequence[str] = ()
     source: str | None = None
     template: str | None = None
     """Id or key."""
@@ -209,6 +211,8 @@ def _conditions(wanted: ExecutionFilter) -> list[ColumnElement[bool]]:
         conditions.append(c.status.in_(wanted.status))
     if wanted.error_type:
         conditions.append(c.error_type.in_(wanted.error_type))
+    if wanted.error_class:
+        conditions.append(c.error_class.in_(wanted.error_class))
     if wanted.template is not None:
         by_key = and_(c.workflow_source == "template", c.workflow_name == wanted.template)
         conditions.append(or_(c.template_id == wanted.template, by_key))
@@ -282,6 +286,7 @@ def _from_result(result: JsonObject | None) -> dict[str, object]:
 
 _RESULT_FIELDS = {
     "error_type": "error_type",
+    "error_class": "error_class",
     "error_message": "error_message",
     "duration_ms": "duration_ms",
     "cost_nano_usd": "cost_nano_usd",

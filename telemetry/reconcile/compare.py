@@ -28,6 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from engine.result import ErrorClass
 from engine.usage import TOKEN_FIELDS
 from telemetry.store.tables import (
     DURATION_BOUNDS_MS,
@@ -258,6 +259,8 @@ def _ends_of(hour: Window) -> Any:
         f"executions_{status}": func.count().filter(executions.c.status == status)
         for status in ("completed", "failed", "cancelled")
     }
+    by_caller = executions.c.error_class == ErrorClass.CALLER.value
+    sums["executions_failed_by_caller"] = func.count().filter(by_caller)
     sums["duration_sum_ms"] = _sum(duration)
     lower: ColumnElement[bool] = true()
     for bound in DURATION_BOUNDS_MS:

@@ -161,15 +161,16 @@ async def _samples(prometheus: Prometheus, selector: str, at: datetime, name: st
 
 
 def _grouped(counter: _Counter, series: Mapping[Labels, float]) -> dict[Group, int]:
-    """Processes that tell the same count once, others add up; then models add up."""
-    of_model: dict[tuple[Group, str], float] = {}
+    """Processes that tell the same count once, others add up; then models and classes of errors add up."""
+    by_series: dict[tuple[Group, Group], float] = {}
     for labels, value in series.items():
         named = dict(labels)
-        key = tuple(named.get(label, "") for label in counter.labels), named.get("model", "")
-        known = of_model.get(key, 0.0)
-        of_model[key] = max(known, value) if counter.is_exact else known + value
+        summed = named.get("model", ""), named.get("error_class", "")
+        key = tuple(named.get(label, "") for label in counter.labels), summed
+        known = by_series.get(key, 0.0)
+        by_series[key] = max(known, value) if counter.is_exact else known + value
     grown: dict[Group, float] = {}
-    for (group, _), value in of_model.items():
+    for (group, _), value in by_series.items():
         grown[group] = grown.get(group, 0.0) + value
     return {group: round(value * counter.unit) for group, value in grown.items()}
 

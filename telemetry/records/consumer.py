@@ -76,7 +76,15 @@ async def _store_events(
         event = highest[execution_id]
         if rank_of(event) == RANK_TERMINAL:
             duration_ms = event.integer(semconv.DURATION_MS) or 0
-            deltas.add_end(EndDelta(_counted(event.identity), status_of(event), duration_ms, time_of(event.at_ns)))
+            deltas.add_end(
+                EndDelta(
+                    _counted(event.identity),
+                    status_of(event),
+                    duration_ms,
+                    time_of(event.at_ns),
+                    event.text(semconv.ERROR_CLASS),
+                )
+            )
     return updated
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Table, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from engine.result import ErrorClass
 from engine.usage import TOKEN_FIELDS
 from telemetry.store.bulk import BulkInsert, Row
 from telemetry.store.tables import (
@@ -65,6 +66,7 @@ class EndDelta:
     status: str
     duration_ms: int
     completed_at: datetime
+    error_class: str | None = None
 
 
 class RollupKey(NamedTuple):
@@ -112,6 +114,7 @@ class Deltas:
         key = _key(end.execution, "", "")
         sums = self._row(key)
         sums[f"executions_{end.status}"] += 1
+        sums["executions_failed_by_caller"] += end.error_class == ErrorClass.CALLER
         sums["duration_sum_ms"] += end.duration_ms
         sums[DURATION_COLUMNS[bisect_left(DURATION_BOUNDS_MS, end.duration_ms)]] += 1
         self._move_latest(key, dict.fromkeys(_LATEST[end.status], end.completed_at))
@@ -207,6 +210,7 @@ async def _page_of_executions(connection: AsyncConnection, after: str, deltas: D
             executions.c.status,
             executions.c.duration_ms,
             executions.c.completed_at,
+            executions.c.error_class,
         )
         .where(executions.c.id > after)
         .order_by(executions.c.id)
@@ -223,7 +227,7 @@ async def _page_of_executions(connection: AsyncConnection, after: str, deltas: D
             template_version=row.template_version,
         )
         if row.completed_at is not None:
-            deltas.add_end(EndDelta(execution, row.status, row.duration_ms, row.completed_at))
+            deltas.add_end(EndDelta(execution, row.status, row.duration_ms, row.completed_at, row.error_class))
     return page
 
 

@@ -49,6 +49,7 @@ _TEXTS = {
     "correlation_id": semconv.CORRELATION_ID,
     "trigger": semconv.TRIGGER,
     "error_type": semconv.ERROR_TYPE,
+    "error_class": semconv.ERROR_CLASS,
     "error_message": semconv.ERROR_MESSAGE,
     "error_node_id": semconv.ERROR_NODE_ID,
     "cancel_reason": semconv.CANCEL_REASON,

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from engine.identity import ExecutionIdentity
 from engine.ledger import Finish, Root
-from engine.result import ExecutionResult, ResultMetadata, Status
+from engine.result import ErrorClass, ExecutionResult, ResultMetadata, Status
 from engine.store.control import ControlRow
 from engine.store.unfinished import Part
 from engine.tracing import semconv
@@ -38,6 +38,11 @@ class Ending:
     status: Status
     error_message: str | None = None
     cancel_reason: str | None = None
+
+    @property
+    def error_class(self) -> ErrorClass | None:
+        """Losing the process is a fault of the engine's side."""
+        return ErrorClass.ENGINE if self.status is Status.FAILED else None
 
     @property
     def error_type(self) -> str | None:
@@ -137,6 +142,7 @@ def _outcome(end: Ending) -> Attributes:
     said: dict[str, str | None] = {
         semconv.EXECUTION_STATUS: end.status.value,
         semconv.ERROR_TYPE: end.error_type,
+        semconv.ERROR_CLASS: end.error_class,
         semconv.ERROR_MESSAGE: end.error_message,
         semconv.CANCEL_REASON: end.cancel_reason,
     }
@@ -170,6 +176,7 @@ def _result(execution: UnownedExecution, end: Ending) -> ExecutionResult:
         status=end.status,
         error_type=end.error_type,
         error_message=end.error_message,
+        error_class=end.error_class,
         duration_ms=round(execution.duration_seconds * 1000),
         usage=totals.usage,
         cost_nano_usd=totals.cost_nano_usd,

@@ -45,6 +45,7 @@ ROLLUP_SUMS = (
     "executions_completed",
     "executions_failed",
     "executions_cancelled",
+    "executions_failed_by_caller",
     *TOKEN_FIELDS,
     "cost_nano_usd",
     "waste_nano_usd",
@@ -53,6 +54,9 @@ ROLLUP_SUMS = (
     "duration_sum_ms",
     *DURATION_COLUMNS,
 )
+_ADDED = {"executions_failed_by_caller": text("0")}
+"""Defaults of columns that an older program, which may still run during an upgrade, does not write."""
+
 ROLLUP_LATEST = ("last_used_at", "last_success_at", "last_failure_at")
 
 executions = Table(
@@ -102,6 +106,8 @@ executions = Table(
     Column("seal", String),
     Column("spans_stored", Integer, nullable=False),
     Column("error_type", String),
+    # Who has to act: caller, workflow, provider, tool, engine. Null unless it failed.
+    Column("error_class", String),
     Column("error_message", Text),
     Column("error_node_id", String),
     Column("cancel_reason", Text),
@@ -170,7 +176,7 @@ def _rollup(name: str, bucket: str) -> Table:
         Column("template_version", Integer, primary_key=True, autoincrement=False),
         Column("provider", String, primary_key=True),
         Column("model", String, primary_key=True),
-        *(Column(column, BigInteger, nullable=False) for column in ROLLUP_SUMS),
+        *(Column(column, BigInteger, nullable=False, server_default=_ADDED.get(column)) for column in ROLLUP_SUMS),
         *(Column(column, UtcTime) for column in ROLLUP_LATEST),
         CheckConstraint("cost_nano_usd >= 0", name="cost_nano_usd"),
         CheckConstraint("waste_nano_usd >= 0", name="waste_nano_usd"),

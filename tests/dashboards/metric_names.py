@@ -69,8 +69,10 @@ def recorded() -> dict[str, set[str]]:
     """The recording rules."""
     groups = yaml.safe_load(rule_files(Options())["recordings.yaml"])["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
-    return {rule["record"]: {"template", *(["status"] if rule["record"].endswith("executions:total") else [])}
-            for rule in rules}  # fmt: skip
+    of_executions = {"template", "status", "error_class"}
+    return {
+        rule["record"]: of_executions if rule["record"].endswith("executions:total") else {"template"} for rule in rules
+    }
 
 
 def problems(expr: str, known: Mapping[str, set[str]]) -> list[str]:

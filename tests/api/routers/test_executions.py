@@ -7,7 +7,7 @@ import pytest
 from engine.graph import Json, JsonObject
 from engine.testing.models import Fail, Hold, Say
 from telemetry.reconcile.audit import check_books
-from tests.api.harness import ASK, Service, request, running
+from tests.api.harness import ASK, Service, read_frames, request, running
 
 
 async def test_wait_gives_the_result_of_a_stored_execution(stored_service: Service) -> None:
@@ -204,3 +204,50 @@ async def test_a_document_without_the_shape_of_a_graph_is_refused_with_a_report(
     assert (answer.status_code, problem["code"]) == (422, "invalid_workflow")
     assert not problem["report"]["valid"]
     assert (await service.client.get("/v1/executions")).json()["items"] == []
+
+
+BROKEN: JsonObject = {
+    "kind": "graph",
+    "graph": {
+        "schema": "spanloom/1",
+        "name": "broken",
+        "nodes": [
+            {"id": "start", "type": "start"},
+            {"id": "lost", "type": "model"},
+            {"id": "forgotten", "type": "model"},
+            {"id": "end", "type": "end"},
+        ],
+        "edges": [{"source": "start", "target": "end"}, {"source": "lost", "target": "nowhere"}],
+    },
+}
+"""A graph with several errors of structure."""
+
+
+async def test_an_invalid_graph_answers_with_its_whole_report(stored_service: Service) -> None:
+    client = stored_service.client
+    result = (await stored_service.start(source=BROKEN)).json()
+    assert (result["status"], result["error_type"]) == ("failed", "invalid_workflow")
+    errors = [issue for issue in result["report"]["issues"] if issue["severity"] == "error"]
+    assert len(errors) == result["report"]["counts"]["error"] > 1
+    found = (await client.get(f"/v1/executions/{result['execution_id']}")).json()
+    assert found["result"]["report"] == result["report"]
+    async with client.stream("POST", "/v1/executions", json=request(source=BROKEN, mode="stream")) as response:
+        frames = [frame async for frame in read_frames(response)]
+    assert frames[-1].event == "failed"
+    assert frames[-1].data["data"]["report"] == result["report"]  # type: ignore[index,call-overload]  # a document
+
+
+async def test_faults_of_callers_are_told_from_others(migrated_url: str) -> None:
+    async with running(migrated_url, [Fail("auth")]) as service:
+        broken = (await service.start(source=BROKEN)).json()
+        refused = (await service.start()).json()
+        assert (broken["error_class"], refused["error_class"]) == ("caller", "provider")
+        listed = (await service.client.get("/v1/executions?error_class=caller")).json()["items"]
+        assert [(one["id"], one["error_class"]) for one in listed] == [(broken["execution_id"], "caller")]
+        metrics = (await service.client.get("/metrics")).text
+        assert 'spanloom_executions_total{error_class="caller",status="failed",template="custom"} 1.0' in metrics
+        assert 'spanloom_executions_total{status="failed",template="custom"} 1.0' in metrics
+        assert 'workflow_error_class="caller"' in metrics
+        assert await check_books(service.runtime.database) == []
+        wrong = await service.client.get("/v1/executions?error_class=nobody")
+        assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid_request")

@@ -1,0 +1,27 @@
+"""A failed execution says who has to act on it, and roll-ups count the failures that callers caused.
+
+Failures from before have no class. An older program that still runs leaves the new columns at their defaults.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0007"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+_ROLLUPS = ("execution_rollups", "execution_rollups_daily")
+
+
+def upgrade() -> None:
+    op.add_column("executions", sa.Column("error_class", sa.String))
+    for table in _ROLLUPS:
+        count = sa.Column("executions_failed_by_caller", sa.BigInteger, nullable=False, server_default=sa.text("0"))
+        op.add_column(table, count)
+
+
+def downgrade() -> None:
+    op.execute("ALTER TABLE executions DROP COLUMN error_class")
+    for table in _ROLLUPS:
+        op.execute(f"ALTER TABLE {table} DROP COLUMN executions_failed_by_caller")
