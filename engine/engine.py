@@ -154,6 +154,7 @@ class ExecutionEngine:
             started_ns=now,
             correlation_id=caller.correlation_id,
             retry_of=identity.execution_id,
+            any_folder=identity.any_folder or caller.any_folder,
         )
         execution = await self._restore(again, request, graph, Carried())
         return await self._queue(execution, caller)
@@ -171,7 +172,7 @@ class ExecutionEngine:
         """Run an attempt of an execution that this process has claimed."""
         execution = await self._restore(identity_at_start(claim), claim.request, claim.graph, claim.carried)
         execution.claim = claim
-        self._begin(execution, Caller(owner=claim.identity.owner, any_folder=claim.any_folder))
+        self._begin(execution, Caller(owner=claim.identity.owner))
         await asyncio.wait({execution.accepted})
         return execution
 
@@ -244,9 +245,7 @@ class ExecutionEngine:
         """Load and validate; a graph without the shape of one is refused, all else is a failed execution."""
         compiled, failure = self._load(resolved, caller)
         identity = identity_of(request, caller, resolved, compiled, queued_ns, streaming=streaming)
-        return self._make(
-            request, identity, compiled, failure, resolved.history, Carried(), any_folder=caller.any_folder
-        )
+        return self._make(request, identity, compiled, failure, resolved.history, Carried())
 
     async def _restore(
         self, identity: ExecutionIdentity, request: JsonObject, graph: bytes | None, carried: Carried
@@ -284,8 +283,6 @@ class ExecutionEngine:
         failure: Failure | None,
         history: History | None,
         carried: Carried,
-        *,
-        any_folder: bool = False,
     ) -> Execution:
         graph = compiled.plan.graph if compiled else _NO_GRAPH
         tracker = WorkflowTracker(self._tracing, self._resources.prices, carried)
@@ -296,7 +293,7 @@ class ExecutionEngine:
             owner=identity.owner,
             conversation_id=identity.conversation_id,
             source=identity.source,
-            any_folder=any_folder,
+            any_folder=identity.any_folder,
             graph=graph,
             limits=graph.limits,
             deadline=time.monotonic() + graph.limits.run_seconds,

@@ -34,6 +34,8 @@ class ExecutionIdentity:
     record_level: RecordLevel = "full"
     tags: JsonObject = field(default_factory=dict)
     params: JsonObject = field(default_factory=dict)
+    any_folder: bool = False
+    """The `files` retriever may read any folder for it: a caller with a shell started it."""
 
     def told(self, trace_id: str | None) -> JsonObject:
         """What readers are told when an attempt begins."""

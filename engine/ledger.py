@@ -51,7 +51,6 @@ class Acceptance:
     root: Root | None
     """Null for a queued execution, and where nothing is recorded."""
     on_lost: OnLost
-    any_folder: bool = False
     caller_trace: str | None = None
     """The caller's `traceparent`, which a queued execution joins once it runs."""
     idempotency: Idempotency | None = None
@@ -152,7 +151,6 @@ class Claim:
     """Of the attempt before, which the new root span links to."""
     carried: Carried
     on_lost: OnLost
-    any_folder: bool = False
     caller_trace: str | None = None
     answers: Sequence[GivenAnswer] = ()
     """To the questions of earlier attempts, the newest last."""

@@ -105,7 +105,7 @@ class Caller:
     idempotency_key: str | None = None
     """A request repeated under the same key starts nothing again, for `SPANLOOM_IDEMPOTENCY_HOURS`, per owner."""
     any_folder: bool = False
-    """Whoever has the shell may let the `files` retriever read any folder; a request over HTTP may not."""
+    """The `files` retriever may read any folder for this caller. Set by the command line, never by an HTTP request."""
 
 
 __all__ = [

@@ -48,6 +48,7 @@ def identity_of(
         record_level=compiled.plan.graph.record_level if compiled else "full",
         tags=dict(request.tags),
         params=resolved.params,
+        any_folder=caller.any_folder,
     )
 
 
@@ -65,7 +66,6 @@ def acceptance_of(execution: Execution, caller: Caller, status: Status) -> Accep
         user_message=as_json(execution.user_message) if is_chat and execution.user_message else None,
         root=root,
         on_lost=execution.on_lost,
-        any_folder=caller.any_folder,
         caller_trace=traceparent(caller) if status is Status.QUEUED else None,
         idempotency=_idempotency(caller, execution),
     )

@@ -144,7 +144,6 @@ def _control_values(item: Acceptance) -> dict[str, object]:
         "root_started_at": root.started_at if root else datetime.fromtimestamp(identity.queued_ns / 1e9, UTC),
         "subject": asdict(identity),
         "caller_trace": item.caller_trace,
-        "any_folder": item.any_folder,
         "workflow_name": identity.workflow_name,
         "source": identity.source,
         "graph_hash": identity.graph_hash,

@@ -64,7 +64,6 @@ async def claim_many(connection: AsyncConnection, lease: Lease, limit: int) -> l
             previous_root=read_root(row),
             carried=carried[row.execution_id],
             on_lost=row.on_lost,
-            any_folder=row.any_folder,
             caller_trace=row.caller_trace,
             answers=answers[row.execution_id],
             paused_seconds=row.paused_seconds + waited[row.execution_id],

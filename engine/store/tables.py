@@ -11,7 +11,6 @@ from sqlalchemy import (
     Integer,
     Table,
     Text,
-    false,
     text,
 )
 from sqlalchemy import UniqueConstraint as Unique
@@ -142,7 +141,6 @@ execution_control = Table(
     # `engine.identity.Subject`: what can be said of it without its process.
     Column("subject", JsonColumn),
     Column("caller_trace", Text),
-    Column("any_folder", Boolean, nullable=False, server_default=false()),
     Column("workflow_name", Text, nullable=False),
     Column("source", Text, nullable=False),
     Column("graph_hash", Text),

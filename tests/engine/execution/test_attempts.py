@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
+from pydantic import ValidationError
 
 from engine.errors import Draining, Fenced, Unavailable
 from engine.events import EventType
 from engine.graph import JsonObject
 from engine.ledger import Acceptance, Checkpoint, Claim, ClaimReason, Release
-from engine.request import Caller
+from engine.request import Caller, ExecutionRequest
 from engine.result import Status
 from engine.testing.models import Hold, Say, ScriptedModel
 from engine.tracing.attributes import seal_hash
@@ -131,7 +133,7 @@ async def test_a_queued_execution_runs_once_it_is_taken_on() -> None:
     caller = Caller(trace_context=set_span_in_context(NonRecordingSpan(trace)), any_folder=True)
     execution_id = await harness.engine.enqueue(graph_request(ASK), caller)
     [acceptance] = ledger.accepted
-    assert (acceptance.status, acceptance.root, acceptance.any_folder) == (Status.QUEUED, None, True)
+    assert (acceptance.status, acceptance.root, acceptance.identity.any_folder) == (Status.QUEUED, None, True)
     assert harness.said() == ["workflow.execution.queued"]
     assert harness.model.requests == []
     execution = await harness.engine.take_on(claim_of(acceptance))
@@ -143,6 +145,45 @@ async def test_a_queued_execution_runs_once_it_is_taken_on() -> None:
     assert result.duration_ms >= 2_000
     assert harness.said() == [f"workflow.execution.{name}" for name in ("queued", "started", "completed")]
     assert (await anext(execution.events())).type is EventType.STARTED
+
+
+async def test_the_permission_to_read_any_folder_goes_with_the_execution() -> None:
+    harness = Harness([Say("one"), Say("two"), Say("three")])
+    ledger = durable(harness)
+    await harness.engine.enqueue(graph_request(ASK), Caller(any_folder=True))
+    [queued] = ledger.accepted
+    for claim in (claim_of(queued), claim_of(queued, 2, "crash")):
+        execution = await harness.engine.take_on(claim)
+        assert execution.context.any_folder
+        await execution.result()
+    await harness.engine.enqueue_again(queued.identity, queued.request, queued.graph, Caller())
+    again = await harness.engine.take_on(claim_of(ledger.accepted[1]))
+    assert again.context.any_folder
+    await again.result()
+
+
+async def test_nobody_reads_any_folder_without_the_permission() -> None:
+    harness = Harness([Say("one"), Say("two")])
+    ledger = durable(harness)
+    running = await harness.engine.start(graph_request(ASK), Caller(), streaming=False)
+    await running.result()
+    first = ledger.accepted[0]
+    await harness.engine.enqueue_again(first.identity, first.request, first.graph, Caller())
+    again = await harness.engine.take_on(claim_of(ledger.accepted[1]))
+    await again.result()
+    assert (running.context.any_folder, again.context.any_folder) == (False, False)
+
+
+@pytest.mark.parametrize("place", [(), ("source",), ("overrides",)])
+def test_no_request_body_can_ask_for_the_permission(place: tuple[str, ...]) -> None:
+    body: JsonObject = {"source": {"kind": "graph", "graph": ASK}, "overrides": {}}
+    part = body
+    for step in place:
+        part = cast("JsonObject", part[step])
+    ExecutionRequest.model_validate(body)
+    part["any_folder"] = True
+    with pytest.raises(ValidationError, match="any_folder"):
+        ExecutionRequest.model_validate(body)
 
 
 async def test_an_invalid_graph_is_queued_and_fails_when_it_is_taken_on() -> None:
