@@ -1,7 +1,5 @@
 """Reads the bodies of requests: JSON that means the same to every reader, then the engine's own models."""
 
-from difflib import get_close_matches
-from functools import cache
 from typing import TypeVar
 
 from fastapi import Request
@@ -74,10 +72,10 @@ def _check_content_type(request: Request) -> None:
 
 def _invalid_body(error: ValidationError, document: Json, model: type[BaseModel]) -> Problem:
     errors = []
-    for finding in findings_of(error, document):
+    for finding in findings_of(error, document, model):
         code = finding.code.removeprefix("schema.")
-        hint = _hint(finding.pointer, model) if code == "unknown_field" else ""
-        errors.append(InputError(place="body", pointer=finding.pointer, code=code, message=finding.message + hint))
+        own_hint = f" {finding.issue().hint}" if finding.hint is not None else ""
+        errors.append(InputError(place="body", pointer=finding.pointer, code=code, message=finding.message + own_hint))
     return _invalid(errors)
 
 
@@ -86,16 +84,3 @@ def _invalid(errors: list[InputError]) -> Problem:
     rest = f" And {len(errors) - 1} more." if len(errors) > 1 else ""
     where = f"the {first.place}" + (f" at {first.pointer}" if first.pointer else "")
     return Problem("invalid_request", f"In {where}: {first.message}{rest}", errors=errors)
-
-
-def _hint(pointer: str, model: type[BaseModel]) -> str:
-    near = get_close_matches(pointer.rpartition("/")[2], _field_names(model), n=1)
-    return f" Did you mean `{near[0]}`?" if near else ""
-
-
-@cache
-def _field_names(model: type[BaseModel]) -> tuple[str, ...]:
-    """The fields of a model and of those it holds."""
-    schema = model.model_json_schema()
-    parts = [schema, *schema.get("$defs", {}).values()]
-    return tuple(sorted({name for part in parts for name in part.get("properties", {})}))

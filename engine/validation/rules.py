@@ -46,7 +46,7 @@ class Near:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A rule that fires somewhere. `hint` and `severity` null are the rule's own; `near` goes before `hint`."""
+    """One place where a rule is broken. `hint` and `severity` null are the rule's own; `near` is asked before `hint`."""
 
     code: str
     pointer: str
@@ -63,6 +63,10 @@ class Finding:
         """How bad it is here."""
         return self.severity or RULES[self.code].severity
 
+    def _hint(self) -> str:
+        question = self.near.question() if self.near else None
+        return " ".join(filter(None, (question, self.hint))) or RULES[self.code].hint
+
     def issue(self) -> Issue:
         """The finding as it stands in a report."""
         rule = RULES[self.code]
@@ -74,7 +78,7 @@ class Finding:
             node_id=self.node_id,
             edge_id=self.edge_id,
             message=self.message,
-            hint=(self.near.question() if self.near else None) or self.hint or rule.hint,
+            hint=self._hint(),
             data=self.data,
         )
 

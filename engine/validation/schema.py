@@ -68,7 +68,7 @@ def parse(document: JsonObject) -> Parsed:
     try:
         graph = WorkflowGraph.model_validate(document)
     except ValidationError as error:
-        findings.extend(findings_of(error, document))
+        findings.extend(findings_of(error, document, WorkflowGraph))
     configs: dict[int, NodeConfig] = {}
     for index, node in _objects(document, "nodes"):
         found = _read_config(node, f"/nodes/{index}")
@@ -310,4 +310,4 @@ def _read_config(node: JsonObject, pointer: str) -> NodeConfig | list[Finding]:
     try:
         return node_type.Config.model_validate(config)
     except ValidationError as error:
-        return list(findings_of(error, config, f"{pointer}/config"))
+        return list(findings_of(error, config, node_type.Config, f"{pointer}/config"))

@@ -48,7 +48,7 @@ def _report(document: Json, resources: Resources) -> ValidationReport:
     try:
         template = _template(TemplateDocument.model_validate(document))
     except ValidationError as error:
-        return report_of(findings_of(error, document))
+        return report_of(findings_of(error, document, TemplateDocument))
     return validate_template(template, validator=validator, owner=OWNER, resources=resources)
 
 
