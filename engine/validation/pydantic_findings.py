@@ -101,11 +101,12 @@ def _models_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[
     for step in location:
         if isinstance(step, int):
             continue
-        fields = [field for each in models for name, field in _fields(each).items() if name == step]
-        if fields:
-            models = [found for field in fields for found in _models_in(field)]
+        tagged = [each for each in models if step in _literals(each)]
+        if len(models) > 1 and tagged:
+            models = tagged
         else:
-            models = [each for each in models if step in _literals(each)]
+            fields = [field for each in models for name, field in _fields(each).items() if name == step]
+            models = [found for field in fields for found in _models_in(field)]
     return models
 
 
@@ -149,9 +150,8 @@ def _code(details: ErrorDetails, field: str, siblings: dict[str, FieldInfo]) -> 
     if field == "schema" and code == "out_of_range":
         return "version"
     required = field in siblings and siblings[field].is_required()
-    if (required and details["input"] in (None, "")) or (
-        details["type"] == "string_too_short" and not details["input"]
-    ):
+    is_empty = details["input"] == "" and details["type"] == "string_too_short"
+    if is_empty or (required and details["input"] in (None, "")):
         return "missing_field"
     if details.get("ctx", {}).get("pattern") == ID_PATTERN:
         return "bad_id"
@@ -211,8 +211,12 @@ def _range(details: ErrorDetails) -> str:
             return f"have at most {context['max_length']} items"
         case "string_pattern_mismatch":
             return f"match the pattern {context['pattern']}"
-    found = [_RANGE_WORDS[name].format(context[name]) for name in _LIMITS if name in context]
+    found = [_RANGE_WORDS[name].format(_plain(context[name])) for name in _LIMITS if name in context]
     return f"be {' and '.join(found)}" if found else "be a finite number"
+
+
+def _plain(limit: object) -> object:
+    return f"{limit:,g}" if isinstance(limit, float) else limit
 
 
 def _data(details: ErrorDetails, field: str) -> dict[str, Json]:

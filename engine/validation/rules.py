@@ -46,7 +46,7 @@ class Near:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One place where a rule is broken. `hint` and `severity` null are the rule's own; `near` is asked before `hint`."""
+    """A rule that is broken somewhere. `hint` and `severity` null are the rule's own; `near` comes before `hint`."""
 
     code: str
     pointer: str

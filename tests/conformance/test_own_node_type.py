@@ -170,7 +170,4 @@ async def test_it_runs_and_its_model_calls_are_priced_and_summed() -> None:
     calls = [span for span in run.spans if span.name == "chat scripted-1"]
     costs = [(span.attributes or {})[semconv.COST_NANO_USD] for span in calls]
     assert run.result.cost_nano_usd == sum(int(str(cost)) for cost in costs) > 0
-    assert [span.name for span in run.spans if (span.attributes or {}).get(semconv.NODE_TYPE) == "jury"] == [
-        "execute_node jury",
-        "execute_node jury",
-    ]
+    assert [span.name for span in run.spans].count("execute_node jury") == 2

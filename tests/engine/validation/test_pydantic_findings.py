@@ -94,7 +94,7 @@ def test_a_wrong_type_names_the_type_that_was_expected_and_the_one_that_came(giv
         (document(CHAT, {"ask": model(stop=list("abcde"))}), "too_many", "`stop` must have at most 4 items."),
         (document(durability="later"), "out_of_range", "`durability` must be one of 'none', 'exit' or 'step'."),
         (document(schema="spanloom/2"), "version", "The version in `schema` is not known."),
-        (document("start>1st 1st>end"), "bad_id", "`id` is not a valid name."),
+        (document(nodes={"1st": "end"}), "bad_id", "`id` is not a valid name."),
         (
             document(nodes={"x": node("model", on_error={"policy": "hope"})}),
             "out_of_range",
