@@ -28,8 +28,6 @@ PROCESS_GONE = "the process that ran the execution is gone"
 _ROOT_PART = 0
 """Parts of the attempt itself are numbered from 1."""
 
-_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
-
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -112,8 +110,8 @@ def closing_event(execution: UnownedExecution, end: Ending) -> EventRecord:
     return make_event(
         name=event.value,
         at_ns=execution.ended_ns,
-        trace_id=row.trace_id or _NO_TRACE,
-        span_id=root.span_id if root else _NO_SPAN,
+        trace_id=row.trace_id,
+        span_id=root.span_id if root else None,
         placed=place_all(
             {
                 **identity_attributes(identity),

@@ -62,8 +62,8 @@ def event_record(event: ReadWriteLogRecord | ReadableLogRecord) -> EventRecord:
     return make_event(
         name=record.event_name,
         at_ns=record.timestamp,
-        trace_id=f"{record.trace_id or 0:032x}",
-        span_id=f"{record.span_id or 0:016x}",
+        trace_id=f"{record.trace_id:032x}" if record.trace_id else None,
+        span_id=f"{record.span_id:016x}" if record.span_id else None,
         placed=place_all(attributes),
     )
 

@@ -41,7 +41,7 @@ def make_span(
     description: str | None,
     trace_only: TraceOnly | None = None,
 ) -> SpanRecord:
-    """The record of a span, whichever way it came; `failed` and `description` are its status. Raises `BadSignal`."""
+    """Build the record of a span; `failed` and `description` are its status. Raises `BadSignal`."""
     fields, rest = split(placed)
     if description:
         rest[semconv.ERROR_MESSAGE] = clean_text(description)[0]
@@ -62,8 +62,10 @@ def make_span(
     )
 
 
-def make_event(*, name: str, at_ns: int, trace_id: str, span_id: str, placed: Sequence[Placed]) -> EventRecord:
-    """The record of an event, whichever way it came. Raises `BadSignal`."""
+def make_event(
+    *, name: str, at_ns: int, trace_id: str | None, span_id: str | None, placed: Sequence[Placed]
+) -> EventRecord:
+    """Build the record of an event. Raises `BadSignal`."""
     fields, rest = split(placed)
     rest = fields | rest
     seq = integer_of(rest, semconv.EVENT_SEQ)

@@ -176,8 +176,8 @@ def _encode_event(event: EventRecord) -> bytes:
         observed_time_unix_nano=event.at_ns,
         severity_number=SeverityNumber.SEVERITY_NUMBER_INFO,
         event_name=event.name,
-        trace_id=bytes.fromhex(event.trace_id),
-        span_id=bytes.fromhex(event.span_id),
+        trace_id=bytes.fromhex(event.trace_id or ""),
+        span_id=bytes.fromhex(event.span_id or ""),
         flags=_SAMPLED,
     )
     return b"".join([head.SerializeToString(), *_attributes(LogRecord, event.attributes)])
@@ -241,8 +241,8 @@ def _decode(
 
 def _span_record(span: SpanShape) -> SpanRecord:
     return make_span(
-        trace_id=_hex(span.trace_id, 16),
-        span_id=_hex(span.span_id, 8),
+        trace_id=_own_id(span.trace_id, 16),
+        span_id=_own_id(span.span_id, 8),
         parent_span_id=span.parent_span_id.hex() or None,
         name=span.name,
         start_ns=span.start_time_unix_nano,
@@ -263,11 +263,19 @@ def _event_record(record: EventShape) -> EventRecord:
     )
 
 
-def _hex(id_: bytes, length: int) -> str:
-    """An id in hex; one that was left out is all zeros. Raises `BadSignal` for another length."""
+def _own_id(id_: bytes, length: int) -> str:
+    """An id of a span in hex. Raises `BadSignal` for another length, and where there is none."""
+    known = _hex(id_, length)
+    if known is None:
+        raise BadSignal("the span has no id or no trace id")
+    return known
+
+
+def _hex(id_: bytes, length: int) -> str | None:
+    """An id in hex; null if it was left out, or is all zeros. Raises `BadSignal` for another length."""
     if len(id_) not in (0, length):
         raise BadSignal(f"an id has {len(id_)} bytes instead of {length}")
-    return id_.hex() or "00" * length
+    return id_.hex() if any(id_) else None
 
 
 def _placed(attributes: Iterable[bytes]) -> list[Placed]:

@@ -106,8 +106,9 @@ class EventRecord:
     name: str
     seq: int
     at_ns: int
-    trace_id: str
-    span_id: str
+    trace_id: str | None
+    """Null before the execution has a trace: it is queued, or nothing is recorded."""
+    span_id: str | None
     attributes: Attributes
 
     def text(self, key: str) -> str | None:

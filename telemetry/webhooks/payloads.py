@@ -51,7 +51,8 @@ class ExecutionData(_Data):
     graph_hash: str | None
     correlation_id: str | None
     conversation_id: str | None
-    trace_id: str
+    trace_id: str | None
+    """Null while the execution has no trace, as when it is queued."""
     trace_url: str | None
     retry_of: str | None
 

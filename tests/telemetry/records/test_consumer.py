@@ -13,6 +13,7 @@ from sqlalchemy import select, text
 from engine.database.database import Database
 from engine.tracing import semconv
 from engine.tracing.semconv import Waste
+from telemetry.reads.traces import get_trace
 from telemetry.reconcile.audit import check_books
 from telemetry.records.consumer import Records
 from telemetry.records.rollups import rebuild
@@ -68,6 +69,19 @@ def _completed(story: Story) -> None:
     story.tool()
     story.answer(model="large")
     story.tracker.complete()
+
+
+async def test_the_record_of_a_queued_execution_has_no_trace(database: Database) -> None:
+    listener = Listener()
+    listener.queue()
+    await store(database, listener.signals())
+
+    async with database.read() as connection:
+        row = (await connection.execute(select(executions))).one()
+        trace = await get_trace(connection, row.id, row.owner_id)
+    assert (row.status, row.trace_id, row.root_span_id, row.started_at) == ("queued", None, None, None)
+    assert trace is not None
+    assert (trace.attempts, trace.spans) == ([], [])
 
 
 async def test_the_record_of_an_execution_holds_what_its_events_and_calls_said(database: Database) -> None:

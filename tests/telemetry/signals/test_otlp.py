@@ -8,6 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -56,6 +57,32 @@ def test_every_signal_of_an_execution_is_read_back_as_it_was() -> None:
     signals = told().signals()
     assert len(signals) > 40
     assert [decode(signal) for signal in signals] == signals
+
+
+def test_the_event_of_a_queued_execution_has_no_trace() -> None:
+    listener = Listener()
+    listener.queue()
+    (queued,) = listener.signals()
+    assert isinstance(queued, EventRecord)
+    assert (queued.trace_id, queued.span_id) == (None, None)
+    assert decode(queued) == queued
+
+
+def test_an_event_with_an_id_of_zeros_has_no_trace() -> None:
+    listener = Listener()
+    listener.queue()
+    (queued,) = listener.signals()
+    sent = LogRecord.FromString(otlp.encode(queued))
+    sent.trace_id, sent.span_id = bytes(16), bytes(8)
+    assert otlp.decode_event(sent.SerializeToString()) == queued
+
+
+@pytest.mark.parametrize("missing", ["trace_id", "span_id"])
+def test_a_span_without_an_id_is_refused(missing: str) -> None:
+    sent = Span.FromString(otlp.encode(told().signals()[-1]))
+    sent.ClearField(missing)  # type: ignore[arg-type]  # one of the names of its fields
+    with pytest.raises(BadSignal, match="no id"):
+        otlp.decode_span(sent.SerializeToString())
 
 
 def test_what_the_stock_exporter_writes_is_read_as_the_same_records() -> None:

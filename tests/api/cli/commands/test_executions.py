@@ -33,7 +33,8 @@ def test_what_is_left_to_a_service_is_run_by_it_and_can_be_followed(shell: Shell
     execution_id = queued.stdout.strip()
     assert (queued.returncode, len(execution_id)) == (0, 36)
     assert f"spanloom trace {execution_id} --follow" in queued.stderr
-    assert shell.json("executions", "show", execution_id)["status"] == "queued"
+    shown = shell.json("executions", "show", execution_id)
+    assert (shown["status"], shown["trace_id"]) == ("queued", None)
     with serving(shell):
         followed = shell.run("trace", execution_id, "--follow")
     assert followed.returncode == 0, followed.stderr
@@ -50,7 +51,8 @@ def test_what_is_queued_is_cancelled_at_once(shell: Shell) -> None:
     execution_id = shell.json(*OFFLINE, "--async")["id"]
     cancelled = shell.run("executions", "cancel", execution_id, "--reason", "not needed")
     assert (cancelled.returncode, cancelled.stdout) == (0, f"{execution_id} is cancelled.\n")
-    assert shell.json("executions", "show", execution_id)["cancel_reason"] == "not needed"
+    shown = shell.json("executions", "show", execution_id)
+    assert (shown["cancel_reason"], shown["trace_id"], shown["trace_url"]) == ("not needed", None, None)
     badly = shell.run("trace", execution_id, "--follow")
     assert (badly.returncode, badly.stderr.splitlines()[-1]) == (1, "cancelled")
 
