@@ -8,7 +8,7 @@ import pytest
 
 from tests.house.lock import ROOT
 
-PACKAGES = ("engine", "telemetry", "api")
+PACKAGES = ("spanloom", "engine", "telemetry", "api")
 
 # What is imported or named -> the files and folders that may.
 ALLOWED = {

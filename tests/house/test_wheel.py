@@ -31,7 +31,7 @@ def wheel(built: Path) -> set[str]:
 
 
 def test_the_wheel_holds_every_file_of_the_packages(wheel: set[str]) -> None:
-    assert _tracked("engine", "telemetry", "api") - wheel == set()
+    assert _tracked("spanloom", "engine", "telemetry", "api") - wheel == set()
 
 
 def test_the_wheel_holds_the_migrations_inside_the_engine(wheel: set[str]) -> None:
@@ -47,7 +47,7 @@ def test_the_wheel_holds_dashboards_and_rules_inside_telemetry(wheel: set[str]) 
 
 def test_the_wheel_holds_nothing_else_at_the_top(wheel: set[str]) -> None:
     tops = {name.split("/")[0] for name in wheel}
-    assert tops == {"engine", "telemetry", "api", "spanloom-0.1.0.dist-info"}
+    assert tops == {"spanloom", "engine", "telemetry", "api", "spanloom-0.1.0.dist-info"}
 
 
 def test_the_wheel_holds_no_leftovers(wheel: set[str]) -> None:
@@ -56,7 +56,7 @@ def test_the_wheel_holds_no_leftovers(wheel: set[str]) -> None:
 
 def test_the_wheel_names_the_command_and_the_licence(built: Path, wheel: set[str]) -> None:
     archive = zipfile.ZipFile(next(built.glob("*.whl")))
-    assert "spanloom = api.cli.main:main" in archive.read("spanloom-0.1.0.dist-info/entry_points.txt").decode()
+    assert "spanloom = spanloom.__main__:main" in archive.read("spanloom-0.1.0.dist-info/entry_points.txt").decode()
     assert "spanloom-0.1.0.dist-info/licenses/LICENSE" in wheel
 
 
