@@ -10,10 +10,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from engine.execution.local_resources import local_resources
+
     from engine.engine import ExecutionEngine
     from engine.errors import Refusal, SpanloomError
     from engine.events import EventType, ExecutionEvent
-    from engine.execution.defaults import local_resources
     from engine.graph import WorkflowGraph
     from engine.nodes.base import NodeBase, NodeConfig, NodeResult
     from engine.request import ExecutionRequest
@@ -36,7 +37,7 @@ _HOMES = {
     "Status": "engine.result",
     "WorkflowGraph": "engine.graph",
     "function_tool": "engine.tools.builtin",
-    "local_resources": "engine.execution.defaults",
+    "local_resources": "engine.execution.local_resources",
 }
 """The module that each public name is imported from."""
 

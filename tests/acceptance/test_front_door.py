@@ -22,7 +22,7 @@ import asyncio
 from spanloom import ExecutionEngine, ExecutionRequest, local_resources
 
 async def main():
-    async with ExecutionEngine(local_resources()) as engine:
+    async with local_resources() as resources, ExecutionEngine(resources) as engine:
         source = {"kind": "template", "template": "universal_chat"}
         asked = {"source": source, "input": {"message": "Say hello."}}
         result = await engine.execute(ExecutionRequest.model_validate(asked))
@@ -36,15 +36,18 @@ asyncio.run(main())
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new virtual environment with the wheel in it; the packages that it depends on are those of this one."""
     folder = tmp_path_factory.mktemp("installed")
-    run = {"check": True, "capture_output": True}
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder], cwd=ROOT, **run)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], **run)
+    done_here(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder)
+    done_here(sys.executable, "-m", "venv", "--without-pip", folder / "env")
     wheel = next(folder.glob("*.whl"))
-    install = [sys.executable, "-m", "pip", "--python", folder / "env" / "bin" / "python", "install", "--no-deps"]
-    subprocess.run([*install, "--no-index", wheel], **run)
+    pip = (sys.executable, "-m", "pip", "--python", folder / "env" / "bin" / "python")
+    done_here(*pip, "install", "--no-deps", "--no-index", wheel)
     site_packages = next((folder / "env" / "lib").glob("python3*")) / "site-packages"
     (site_packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return folder / "env" / "bin"
+
+
+def done_here(*command: str | Path) -> None:
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
 
 
 @pytest.fixture

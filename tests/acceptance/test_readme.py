@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -39,6 +40,23 @@ def test_the_workflow_of_the_readme_is_valid_and_runs(folder: Path) -> None:
     ran = spanloom(folder, "run", "review.json", "-m", "spans", "--json")
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["status"] == "completed"
+
+
+def test_the_script_of_the_readme_runs_a_graph_in_twenty_lines(folder: Path) -> None:
+    found = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    assert len([line for line in found[1].splitlines() if line.strip()]) <= 20
+    done = subprocess.run(
+        [sys.executable, "-c", found[1]], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("completed ")
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    assert len(README.splitlines()) < 200
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert [link for link in links if not (ROOT / link.partition("#")[0]).exists()] == []
 
 
 def test_the_commands_of_the_readme_work_on_a_folder_of_ones_own(folder: Path) -> None:
