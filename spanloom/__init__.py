@@ -10,11 +10,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from engine.execution.local_resources import local_resources
-
     from engine.engine import ExecutionEngine
     from engine.errors import Refusal, SpanloomError
     from engine.events import EventType, ExecutionEvent
+    from engine.execution.local_resources import local_resources
     from engine.graph import WorkflowGraph
     from engine.nodes.base import NodeBase, NodeConfig, NodeResult
     from engine.request import ExecutionRequest
