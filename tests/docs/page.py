@@ -1,0 +1,147 @@
+"""A page's fenced blocks, run in order in an empty folder with the offline model."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sysconfig
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PATIENCE_SECONDS = 60.0
+PAGE_PORTS = (8000, 9000)
+"""Ports that pages name; each run replaces them by free ones."""
+POSTGRES_URL = "postgresql://spanloom@localhost/spanloom"
+"""The database that pages name."""
+
+_BLOCK = re.compile(
+    r"(?:^ *<!-- (?P<mark>[^>]+) -->\n)?^(?P<indent> *)```(?P<language>\w+)(?: title=\"(?P<title>[\w./-]+)\")?\n"
+    r"(?P<text>.*?)^ *```$",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One fenced block: its language, the file that it is saved as, and the comment above it."""
+
+    language: str
+    title: str | None
+    mark: str
+    text: str
+
+    @property
+    def why_not_run(self) -> str | None:
+        """The reason of a block that is not run."""
+        return self.mark.removeprefix("not run: ") if self.mark.startswith("not run: ") else None
+
+    @property
+    def port(self) -> int | None:
+        """The port that a program listens on which keeps running."""
+        found = re.fullmatch(r"keeps running on (\d+)", self.mark)
+        return int(found[1]) if found else None
+
+    @property
+    def exit_codes(self) -> set[int]:
+        """The exit codes that the page promises."""
+        found = re.fullmatch(r"exits (\d)(?: or (\d))?", self.mark)
+        return {int(code) for code in found.groups() if code} if found else {0}
+
+
+def blocks(page: Path) -> list[Block]:
+    """The blocks of a page, in order."""
+    found = []
+    for match in _BLOCK.finditer(page.read_text()):
+        text = re.sub(rf"^{match['indent']}", "", match["text"], flags=re.MULTILINE)
+        found.append(Block(match["language"], match["title"], match["mark"] or "", text))
+    return found
+
+
+@dataclass(slots=True)
+class PageRun:
+    """Runs blocks in one folder, each block in a shell of its own."""
+
+    folder: Path
+    postgres_url: str | None = None
+    ports: dict[int, int] = field(default_factory=lambda: {port: free_port() for port in PAGE_PORTS})
+    output: str = ""
+
+    def run(self, page: Path) -> None:
+        """Run every block of the page that is to be run; programs that keep running end with it."""
+        with ExitStack() as running:
+            for block in blocks(page):
+                if block.title:
+                    (self.folder / block.title).write_text(self._here(block.text))
+                elif block.language != "sh" or block.why_not_run:
+                    continue
+                elif block.port:
+                    running.enter_context(self._keep_running(block))
+                else:
+                    self._run(block)
+
+    def _run(self, block: Block) -> None:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", self._here(block.text)],
+            cwd=self.folder,
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+        self.output += done.stdout + done.stderr
+        assert done.returncode in block.exit_codes, f"{block.text}\n{self.output}"
+
+    @contextmanager
+    def _keep_running(self, block: Block) -> Iterator[None]:
+        assert block.port is not None
+        with (self.folder / f"{block.port}.log").open("w") as log:
+            process = subprocess.Popen(
+                ["bash", "-euc", self._here(block.text)],
+                cwd=self.folder,
+                env=self._environment(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            try:
+                _wait_for(self.ports[block.port], process)
+                yield
+            finally:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait(timeout=PATIENCE_SECONDS)
+
+    def _here(self, text: str) -> str:
+        for port, free in self.ports.items():
+            text = re.sub(rf"\b{port}\b", str(free), text)
+        return text.replace(POSTGRES_URL, self.postgres_url) if self.postgres_url else text
+
+    def _environment(self) -> dict[str, str]:
+        path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
+        own = {"PATH": path, "HOME": str(self.folder), "PORT": str(self.ports[8000])}
+        return {**os.environ, **own, **({"SPANLOOM_DATABASE_URL": self.postgres_url} if self.postgres_url else {})}
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"the program ended with {process.returncode}"
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise AssertionError(f"nobody listens on port {port}")
