@@ -1,1 +1,1 @@
-"""The way through an OpenTelemetry Collector and back."""
+"""Sends signals through an OpenTelemetry Collector and receives them back."""

@@ -1,6 +1,7 @@
-"""Gives signals that come back from the Collector, or do not, to one consumer: in the transaction that clears its mark.
+"""Passes signals to one consumer, in the transaction that clears the consumer's mark in the outbox.
 
-A signal of an execution that control does not know is kept aside; whose an execution is, control says.
+The signals either came back from the Collector or were lost there. The owner of an execution comes from control, never
+from the signal; a signal whose execution control does not know becomes a dead letter.
 """
 
 from base64 import b64encode
@@ -21,14 +22,14 @@ from telemetry.signals import otlp
 from telemetry.signals.otlp import Decoded
 from telemetry.signals.records import BadSignal, Batch, Signal
 
-UNREADABLE = "the signal could not be read; its `problem` says why"
-UNKNOWN = "control knows no such execution"
+UNREADABLE = "the signal could not be decoded; `problem` says why"
+UNKNOWN = "there is no execution with this id"
 
 _Work = Callable[[AsyncConnection, Pipeline, frozenset[str]], Awaitable[int]]
 
 
 class Intake:
-    """The way into one consumer."""
+    """The intake of one consumer."""
 
     def __init__(self, database: Database, consumer: Consumer, health: Health) -> None:
         self._database = database
@@ -37,7 +38,7 @@ class Intake:
         self.name = consumer.name
 
     async def receive(self, decoded: Decoded) -> None:
-        """Store signals that came from outside, in one transaction. Raises `Unavailable`, `ConsumerHung`."""
+        """Store signals from the Collector, in one transaction. Raises `Unavailable`, `ConsumerHung`."""
 
         async def work(connection: AsyncConnection, pipeline: Pipeline, hung: frozenset[str]) -> int:
             ids = [otlp.signal_id(signal) for signal in decoded.signals]
@@ -53,9 +54,9 @@ class Intake:
         self._health.outbox.confirmed[self.name] += confirmed
 
     async def serve_unconfirmed(self, after_seconds: float | None) -> int:
-        """Store signals that were shipped that long ago and did not come back, or all there are; how many.
+        """Store signals of the outbox that did not come back within `after_seconds`, or (null) all; returns how many.
 
-        Raises as `receive` does.
+        Raises the errors of `receive`.
         """
 
         async def work(connection: AsyncConnection, pipeline: Pipeline, hung: frozenset[str]) -> int:
@@ -70,17 +71,19 @@ class Intake:
         return served
 
     async def keep_undecodable(self, body: bytes) -> None:
-        """Keep bytes that are no request of ours. Raises `Unavailable`."""
+        """Keep a request body that could not be decoded as a dead letter. Raises `Unavailable`."""
 
         async def work(connection: AsyncConnection, pipeline: Pipeline, hung: frozenset[str]) -> int:
             said: JsonObject = {"type": "bytes", "size": len(body), "base64": b64encode(body).decode()}
-            await pipeline.keep_aside(connection, self.name, [(None, said)], "the bytes are no OTLP protobuf message")
+            await pipeline.keep_aside(
+                connection, self.name, [(None, said)], "the request body is not an OTLP protobuf message"
+            )
             return 0
 
         await self._transact(work)
 
     async def _transact(self, work: _Work) -> int:
-        """A consumer that hangs gets a second transaction, in which its signals are kept aside."""
+        """If the consumer hangs, repeat the transaction with its signals as dead letters."""
         try:
             return await self._try(work, frozenset())
         except ConsumerHung as error:
@@ -106,7 +109,7 @@ def _read(parcels: Sequence[Parcel]) -> tuple[list[Signal], list[Unreadable]]:
 
 
 async def split_by_known(connection: AsyncConnection, signals: Sequence[Signal]) -> tuple[list[Signal], list[Signal]]:
-    """Those of executions that control knows, with its owners, and the others."""
+    """Signals whose executions control knows, with their owners from there, and all other signals."""
     owners = await control_reads.get_owners(connection, {signal.identity.execution_id for signal in signals})
     known: list[Signal] = []
     unknown: list[Signal] = []

@@ -1,7 +1,7 @@
-"""The outbox: signals that are durable here and on their way through the Collector, with who still owes them.
+"""The outbox: durable signals on their way through the Collector, each with marks of the consumers that still owe it.
 
-A consumer clears its mark in the transaction that stores the signal; a row that nobody owes goes. Every function works
-in the caller's transaction, and locks rows in the order of their ids.
+A consumer clears its mark in the transaction that stores the signal; a row without marks is deleted. Every function
+works in the caller's transaction, and locks rows in the order of their ids.
 """
 
 from collections.abc import Collection, Sequence
@@ -19,7 +19,7 @@ RECORDS = "records"
 WEBHOOKS = "webhooks"
 
 _OWES: dict[str, Column[bool]] = {RECORDS: outbox.c.owes_records, WEBHOOKS: outbox.c.owes_webhooks}
-"""Consumer to its mark."""
+"""Each consumer's mark."""
 
 _PAGE = 1_000
 _MOST_CLAIMED = 4_096
@@ -39,22 +39,22 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What is in the outbox, and how long the oldest signal waits."""
+    """The size of the outbox, and how long its oldest signals have waited."""
 
     waiting: int
     unshipped: int
     oldest_seconds: float
     record_lag_seconds: float
-    """How long the oldest signal waits that is in no record yet."""
+    """How long the oldest signal has waited that is not in its record yet."""
 
 
 def owing(consumers: Collection[str], *, is_event: bool) -> list[str]:
-    """Who of them owes a signal: a span the records alone."""
+    """Which of these consumers must store a signal: only the records need spans."""
     return [name for name in _OWES if name in consumers and (is_event or name == RECORDS)]
 
 
 async def keep(connection: AsyncConnection, parcels: Sequence[Parcel], consumers: Collection[str]) -> None:
-    """Put signals in. One that is there already stays as it is."""
+    """Insert signals; existing rows stay unchanged."""
     at = datetime.now(UTC)
     marks = {is_event: [name in owing(consumers, is_event=is_event) for name in _OWES] for is_event in (False, True)}
     rows = [
@@ -65,9 +65,9 @@ async def keep(connection: AsyncConnection, parcels: Sequence[Parcel], consumers
 
 
 async def claim(connection: AsyncConnection, *, are_events: bool, max_bytes: int) -> list[Parcel]:
-    """Take signals that wait to be shipped, those tried least first, and mark them as shipped.
+    """Take unshipped signals, those with the fewest attempts first, and mark them as shipped.
 
-    As many as fit into `max_bytes`, but at least one. What another process is taking is left to it.
+    As many as fit into `max_bytes`, but at least one. Rows that another process has locked are skipped.
     """
     waiting = (
         select(outbox.c.id, func.length(outbox.c.payload))
@@ -87,15 +87,15 @@ async def claim(connection: AsyncConnection, *, are_events: bool, max_bytes: int
 
 
 async def release(connection: AsyncConnection, ids: Collection[str]) -> None:
-    """What was taken has not been delivered: it waits to be shipped again."""
+    """Make claimed signals that were not delivered available to ship again."""
     await lock(connection, ids)
     await connection.execute(update(outbox).where(_are(connection, ids)).values(shipped_at=None))
 
 
 async def unconfirmed(connection: AsyncConnection, consumer: str, after_seconds: float | None) -> list[Parcel]:
-    """Signals that were shipped that long ago and are still owed, or all that are; at most a page.
+    """A page of owed signals that were shipped at least `after_seconds` ago, or (null) of all owed signals.
 
-    What another process is serving is left to it.
+    Rows that another process has locked are skipped.
     """
     statement = (
         select(outbox.c.id, outbox.c.is_event, outbox.c.scope, outbox.c.payload, outbox.c.attempts)
@@ -111,14 +111,14 @@ async def unconfirmed(connection: AsyncConnection, consumer: str, after_seconds:
 
 
 async def lock(connection: AsyncConnection, ids: Collection[str]) -> None:
-    """Whoever else serves these signals waits until this transaction has ended. On SQLite there is one writer."""
+    """Lock the rows, so that other processes wait for this transaction. SQLite has a single writer anyway."""
     if connection.dialect.name != "sqlite":
         rows = select(outbox.c.id).where(_are(connection, ids)).order_by(outbox.c.id).with_for_update()
         await connection.execute(select(func.count()).select_from(rows.subquery()))
 
 
 async def confirm(connection: AsyncConnection, consumer: str, ids: Collection[str]) -> int:
-    """Clear the consumer's mark, and remove what nobody owes; how many marks that were. The rows are locked."""
+    """Clear the consumer's marks and delete rows without marks; returns the number cleared. The rows must be locked."""
     mine = _OWES[consumer]
     others = or_(*(mark for mark in _OWES.values() if mark is not mine))
     owed = and_(_are(connection, ids), mine)
@@ -129,7 +129,7 @@ async def confirm(connection: AsyncConnection, consumer: str, ids: Collection[st
 
 
 async def read_backlog(connection: AsyncConnection) -> Backlog:
-    """How far the Collector's way lags behind; all zero where nothing waits."""
+    """The backlog; all zero if the outbox is empty."""
     unshipped = func.count().filter(outbox.c.shipped_at.is_(None))
     oldest_of_records = func.min(outbox.c.kept_at).filter(outbox.c.owes_records)
     statement = select(func.count(), unshipped, func.min(outbox.c.kept_at), oldest_of_records).select_from(outbox)

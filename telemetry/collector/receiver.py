@@ -1,4 +1,4 @@
-"""What the Collector sends back: records and webhooks get it from here, and what it loses is served without it."""
+"""Receives signals back from the Collector for records and webhooks, and serves locally those that it has lost."""
 
 import asyncio
 import logging
@@ -18,13 +18,13 @@ from telemetry.signals import otlp
 from telemetry.signals.otlp import Decoded, Undecodable
 
 CONFIRM_SECONDS = 60.0
-"""How long after shipping a signal must have come back."""
+"""How long the Collector may take to bring a signal back before it is served locally."""
 
 log = logging.getLogger(__name__)
 
 
 class Receiver:
-    """Takes OTLP requests. Each call returns when everything in it is committed, and may be repeated."""
+    """Handles OTLP requests. Each call returns once all its signals are committed; repeating it does no harm."""
 
     def __init__(self, database: Database, consumers: Sequence[Consumer], health: Health) -> None:
         self._intakes = {consumer.name: Intake(database, consumer, health) for consumer in consumers}
@@ -32,29 +32,32 @@ class Receiver:
 
     @property
     def intakes(self) -> list[Intake]:
-        """The way into each consumer."""
+        """The intake of each consumer."""
         return list(self._intakes.values())
 
     async def traces(self, body: bytes) -> None:
-        """Spans for the records. Raises `Undecodable` (the bytes are kept aside), or what is wrong here."""
+        """Store spans in the records.
+
+        Raises `Undecodable` (the body is kept as a dead letter), `Unavailable`, `ConsumerHung`.
+        """
         await self._receive(RECORDS, otlp.decode_traces, body)
 
     async def logs(self, body: bytes) -> None:
-        """Events for the records. Raises as `traces` does."""
+        """Store events in the records. Raises the errors of `traces`."""
         await self._receive(RECORDS, otlp.decode_logs, body)
 
     async def webhook_logs(self, body: bytes) -> None:
-        """Events for the webhooks. Raises as `traces` does."""
+        """Turn events into webhook deliveries. Raises the errors of `traces`."""
         await self._receive(WEBHOOKS, otlp.decode_logs, body)
 
     async def serve_all(self) -> None:
-        """Serve what an earlier run in the Collector mode has left, whether it was shipped or not."""
+        """Store every signal that an earlier run in Collector mode left in the outbox, shipped or not."""
         for intake in self.intakes:
             while await intake.serve_unconfirmed(None):
                 continue
 
     async def undecodable(self, body: bytes) -> None:
-        """Keep aside what could not even be unpacked."""
+        """Keep a body that could not be decompressed as a dead letter."""
         await self._intakes[RECORDS].keep_undecodable(body)
 
     async def _receive(self, consumer: str, decode: Callable[[bytes], Decoded], body: bytes) -> None:
@@ -68,7 +71,7 @@ class Receiver:
 
 
 class Unconfirmed:
-    """Serves what the Collector has lost, while it is entered."""
+    """Serves signals locally that the Collector has lost, inside its `async with`."""
 
     def __init__(self, receiver: Receiver, *, after_seconds: float = CONFIRM_SECONDS) -> None:
         self._receiver = receiver
@@ -91,7 +94,10 @@ class Unconfirmed:
                 try:
                     await self._serve(intake)
                 except (SpanloomError, SQLAlchemyError, ConsumerHung, OSError) as error:
-                    log.warning("unconfirmed signals could not be served", extra={"error": str(error)})
+                    log.warning(
+                        "signals that the Collector did not bring back could not be stored; trying again",
+                        extra={"error": str(error)},
+                    )
 
     async def _serve(self, intake: Intake) -> None:
         served = 0
@@ -99,4 +105,4 @@ class Unconfirmed:
             served += count
         if served:
             fields = {"consumer": intake.name, "signals": served}
-            log.warning("the Collector has not brought back all signals; they were served without it", extra=fields)
+            log.warning("the Collector did not bring back all signals; they were stored from the outbox", extra=fields)

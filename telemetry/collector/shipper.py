@@ -1,7 +1,7 @@
-"""Posts what waits in the outbox to the Collector, for as long as it takes.
+"""Posts the signals of the outbox to the Collector, retrying without limit.
 
-One request of spans and one of events may be under way at a time. Nothing counts as delivered but a 2xx that rejects
-nothing. What the Collector refuses again and again is left to be served without it.
+At most one request of spans and one of events is in flight. Only a 2xx response that rejects nothing counts as
+delivered. Signals that the Collector refuses repeatedly are no longer posted and are served locally.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ from telemetry.signals.records import Attributes
 
 MAX_BYTES = 3_000_000
 MAX_PAUSE_SECONDS = 5.0
-"""Between two tries: a Collector that comes back is noticed within that time."""
+"""The longest pause between two tries, after which a Collector that is back is noticed."""
 
 POLL_SECONDS = 1.0
-"""How often it is looked for signals that another process left."""
+"""How often the outbox is polled for signals that another process left."""
 
 _GATHER_SECONDS = 0.05
 """How long signals are collected for a request."""
@@ -38,10 +38,10 @@ _GATHER_SECONDS = 0.05
 _FIRST_PAUSE_SECONDS = 0.2
 _CLOSE_SECONDS = 5.0
 _MOST_REFUSALS = 5
-"""So often a signal is offered to a Collector that refuses it."""
+"""How often a signal is posted that the Collector refuses."""
 
 _GIVE_UP_AFTER = 24
-"""So many refusals of one claim, and it is not divided any further."""
+"""After this many refusals a claim is not divided any further."""
 
 _REFUSING = frozenset({400, 413})
 
@@ -49,22 +49,22 @@ log = logging.getLogger(__name__)
 
 
 class NotDelivered(Exception):
-    """The Collector has not taken the request; the message says why."""
+    """The Collector did not accept the request; the message says why."""
 
 
 class _Refused(NotDelivered):
-    """The Collector answered that it does not want these signals."""
+    """The Collector rejected these signals."""
 
 
 @dataclass(slots=True)
 class _Failure:
-    """What was not delivered, and why."""
+    """Signals that were not delivered, and the error."""
 
     error: NotDelivered
     parcels: list[Parcel] = field(default_factory=list)
 
     def to_try_again(self) -> list[Parcel]:
-        """Without what was refused too often."""
+        """The signals to post again: all but those refused too often."""
         if not isinstance(self.error, _Refused):
             return self.parcels
         return [parcel for parcel in self.parcels if parcel.attempts < _MOST_REFUSALS]
@@ -72,7 +72,7 @@ class _Failure:
 
 @dataclass(slots=True)
 class _Lane:
-    """The way of one kind of signal."""
+    """The destination and state of one kind of signal."""
 
     are_events: bool
     destination: Destination
@@ -82,7 +82,7 @@ class _Lane:
 
 
 class Shipper:
-    """Ships while it is entered. `wake` says that there is something new."""
+    """Ships signals inside its `async with`. `wake` announces new ones."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Shipper:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ship what is there if the Collector takes it; what it does not stays in the outbox."""
+        """Try to ship the rest; signals that cannot be delivered stay in the outbox."""
         self._closing.set()
         self.wake()
         _, late = await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
@@ -128,7 +128,7 @@ class Shipper:
         await self._client.aclose()
 
     def wake(self) -> None:
-        """There are new signals in the outbox."""
+        """Announce new signals in the outbox."""
         for lane in self._lanes:
             lane.wake.set()
 
@@ -141,7 +141,7 @@ class Shipper:
             except NotDelivered as error:
                 self._log_unreachable(lane, error)
             except (SpanloomError, SQLAlchemyError, OSError) as error:
-                log.warning("the outbox cannot be read", extra={"error": str(error)})
+                log.warning("the outbox could not be read; trying again", extra={"error": str(error)})
             else:
                 pause = _FIRST_PAUSE_SECONDS
                 if not shipped:
@@ -154,7 +154,7 @@ class Shipper:
             pause = min(2 * pause, self._max_pause_seconds)
 
     async def _wait(self, lane: _Lane) -> None:
-        """Until there is something new, or it is time to look."""
+        """Wait for new signals, or for the next poll."""
         try:
             async with asyncio.timeout(POLL_SECONDS):
                 await lane.wake.wait()
@@ -164,7 +164,7 @@ class Shipper:
         await self._is_closing_within(_GATHER_SECONDS)
 
     async def _is_closing_within(self, seconds: float) -> bool:
-        """Wait that long, unless it is time to stop."""
+        """Wait; true as soon as the shipper is closing."""
         try:
             async with asyncio.timeout(seconds):
                 await self._closing.wait()
@@ -173,7 +173,7 @@ class Shipper:
         return True
 
     async def _ship(self, lane: _Lane) -> bool:
-        """Deliver one request's worth; false if nothing waits. Raises `NotDelivered`."""
+        """Ship one request; false if the outbox has nothing to ship. Raises `NotDelivered`."""
         async with self._database.begin() as connection:
             parcels = await outbox.claim(connection, are_events=lane.are_events, max_bytes=self._max_bytes)
         if not parcels:
@@ -194,7 +194,7 @@ class Shipper:
             await outbox.release(connection, [parcel.id for parcel in parcels])
 
     async def _deliver(self, lane: _Lane, parcels: list[Parcel]) -> "_Failure | None":
-        """Post the parcels; where the whole is refused, in halves. What has not been delivered, if anything."""
+        """Post the parcels, in halves after a refusal. Returns the parcels that were not delivered, or null."""
         failure: _Failure | None = None
         open_parts = [parcels]
         refusals = 0
@@ -237,23 +237,23 @@ class Shipper:
         self._check(answer.content, lane)
 
     def _check(self, answer: bytes, lane: _Lane) -> None:
-        """A 2xx may still say that signals were rejected, but not which."""
+        """Raise if a 2xx response rejects signals; it does not say which ones."""
         try:
             rejected = otlp.rejected_signals(answer, are_events=lane.are_events)
         except otlp.Undecodable as error:
-            raise NotDelivered("what answers is no Collector") from error
+            raise NotDelivered("the response is not an OTLP response; check the endpoint") from error
         if rejected:
             raise _Refused(f"the Collector rejects {rejected} signals")
 
     def _log_unreachable(self, lane: _Lane, error: NotDelivered) -> None:
-        """Once, until everything is taken again."""
+        """Log it once, until everything is accepted again."""
         if self._health.is_reachable:
             fields = {"endpoint": lane.destination.url, "error": str(error)}
-            log.warning("the Collector takes no signals; they are kept until it does", extra=fields)
+            log.warning("the Collector accepts no signals; they stay in the outbox until it does", extra=fields)
         lane.is_reachable = self._health.is_reachable = False
 
     def _log_reachable(self, lane: _Lane) -> None:
         lane.is_reachable = True
         if not self._health.is_reachable and all(each.is_reachable for each in self._lanes):
             self._health.is_reachable = True
-            log.info("the Collector takes signals again")
+            log.info("the Collector accepts signals again")

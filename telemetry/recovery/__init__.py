@@ -1,1 +1,1 @@
-"""Finds what a lost process or a failed consumer left, and puts it right."""
+"""Recovers executions whose process died and signals that a consumer failed to store."""

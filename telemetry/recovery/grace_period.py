@@ -1,19 +1,19 @@
-"""When a sweeper may not trust what it sees: leases may be over because their owners could not renew them."""
+"""The grace period after trouble, in which expired leases prove nothing: their owners may have been unable to renew."""
 
 import time
 from collections.abc import Callable
 
 STOOD_STILL = 3
-"""So many intervals without a look, and this process was frozen, or the whole machine was."""
+"""After this many intervals without a tick, this process or the whole machine must have been frozen."""
 
 
 def _clocks() -> tuple[float, float]:
-    """The monotonic clock stands while a machine is suspended, the other one may be set."""
+    """Both clocks: the monotonic one stops while a machine is suspended, the other one can be adjusted."""
     return time.monotonic(), time.time()
 
 
 class GracePeriod:
-    """Counts one lease period from the last sign of trouble; the database's, or that time passed unseen."""
+    """One lease period, counted from the last trouble: an unreachable database, or a frozen process."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class GracePeriod:
         self._until = self._last[0]
 
     def tick(self) -> bool:
-        """Whether time has passed unseen since the last look, so that caution begins; to be called each interval."""
+        """Whether this process was frozen since the last tick, which begins a grace period. Call it every interval."""
         now = self._clocks()
         stood_still = max(now[0] - self._last[0], now[1] - self._last[1]) > self._most_seconds
         self._last = now
@@ -37,10 +37,10 @@ class GracePeriod:
         return stood_still
 
     def begin(self) -> None:
-        """There is trouble: from now on the owners have one lease period to renew."""
+        """Give the owners of leases one lease period, from now, to renew them."""
         self._until = self._clocks()[0] + self._lease_seconds
 
     @property
     def is_over(self) -> bool:
-        """What is expired now was not renewed although it could have been."""
+        """Whether expired leases can be trusted again: their owners had the time to renew them."""
         return self._clocks()[0] >= self._until

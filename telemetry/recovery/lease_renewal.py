@@ -1,7 +1,7 @@
-"""Renews the leases of what runs here, from a thread of its own: a blocked event loop loses no execution.
+"""Renews the leases of this process's executions in a thread, so that a blocked event loop loses none of them.
 
-The thread has its own event loop and its own connection. What it finds taken away it tells the journal, whose fenced
-checkpoint tells the engine.
+The thread has an event loop and a database connection of its own. It reports lost leases to the journal, whose next
+checkpoint is then fenced off, which stops the engine.
 """
 
 import asyncio
@@ -23,10 +23,10 @@ from telemetry.signals.records import Attempt
 
 RENEW_SECONDS = 10.0
 PAGE = 500
-"""So many leases a transaction: commits of the same executions wait for it."""
+"""Leases renewed per transaction; commits of the same executions wait for it."""
 
 _ANSWER_SECONDS = 5.0
-"""A database that takes longer does not answer."""
+"""How long the database may take before the renewal counts as failed."""
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 2.0
 _STOP_SECONDS = 2.0
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class LeaseRenewal:
-    """Renews while it is entered. `open_database` gives a database that is the thread's own."""
+    """Renews leases inside its `async with`. `open_database` opens the database for the thread."""
 
     def __init__(
         self, journal: Journal, open_database: Callable[[], Database], *, renew_seconds: float = RENEW_SECONDS
@@ -59,20 +59,20 @@ class LeaseRenewal:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop; a thread that hangs in the database is left behind."""
+        """Stop; a thread that hangs in the database is abandoned."""
         self._stop.set()
-        with suppress(RuntimeError):  # the thread has ended by itself
+        with suppress(RuntimeError):  # the thread has already ended
             self._cancel()
         try:
             async with asyncio.timeout(_STOP_SECONDS):
                 await self._ended.wait()
         except TimeoutError:
-            log.warning("the renewal of leases did not stop in %g s", _STOP_SECONDS)
+            log.warning("the lease renewal thread did not stop within %g s", _STOP_SECONDS)
         if self._check is not None:
             await asyncio.gather(self._check, return_exceptions=True)
 
     def _run_thread(self) -> None:
-        """The thread."""
+        """The body of the thread."""
         try:
             with suppress(asyncio.CancelledError):
                 asyncio.run(self._renew_on())
@@ -80,7 +80,7 @@ class LeaseRenewal:
             self._call_main_loop(self._ended.set)
 
     async def _renew_on(self) -> None:
-        """Renew until stopped; what breaks is begun again, since without renewal everything here is taken away."""
+        """Renew until stopped, restarting after any error: without renewal this process loses all its executions."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
@@ -95,7 +95,7 @@ class LeaseRenewal:
                     await asyncio.sleep(self._note(failure))
 
     async def _renew_all(self, database: Database) -> None:
-        """Every lease once."""
+        """Renew every lease once."""
         running = self._journal.running()
         missing: list[Attempt] = []
         async with asyncio.timeout(_ANSWER_SECONDS):
@@ -107,34 +107,34 @@ class LeaseRenewal:
             self._call_main_loop(self._check_missing, missing)
 
     async def _renew_page(self, database: Database, attempts: Sequence[Attempt]) -> list[Attempt]:
-        """Those that were not renewed."""
+        """Renew a page; returns the attempts whose lease is lost."""
         async with database.begin() as connection:
             renewed = await renew(connection, self._journal.lease, [id_ for id_, _ in attempts])
         return [attempt for attempt in attempts if attempt[0] not in renewed]
 
     def _note(self, failure: BaseException) -> float:
-        """Say what is wrong; how long to wait before it is tried again."""
+        """Log the failure; returns the seconds to wait before the next try."""
         self._failures += 1
         self._health.failed_renewals += 1
         known = isinstance(failure, _TROUBLE)
         log.warning(
-            "leases could not be renewed; it is tried again",
+            "leases could not be renewed; trying again",
             extra={"error": str(failure) or type(failure).__name__},
             exc_info=None if known else failure,
         )
         return min(_FIRST_PAUSE_SECONDS * self._failures, _LONGEST_PAUSE_SECONDS, self._renew_seconds)
 
     def _call_main_loop(self, what: Callable[..., object], *arguments: object) -> None:
-        """Call something in the main loop; one that is closed has nothing left that could be told."""
+        """Call a function in the main event loop; does nothing once that loop is closed."""
         with suppress(RuntimeError):
             self._main.call_soon_threadsafe(what, *arguments)
 
     def _check_missing(self, missing: list[Attempt]) -> None:
-        """In the main loop: of these some have ended meanwhile, the others are fenced off."""
+        """In the main loop: fence off the attempts that lost their lease, except those that have ended meanwhile."""
         here = set(self._journal.running())
         still = [attempt for attempt in missing if attempt in here]
         if not still or (self._check is not None and not self._check.done()):
             return
         self._health.missing += len(still)
-        log.warning("executions that run here were taken away", extra={"executions": len(still)})
+        log.warning("executions of this process lost their lease", extra={"executions": len(still)})
         self._check = asyncio.create_task(self._journal.check(still), name="leases-check")

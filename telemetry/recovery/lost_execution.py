@@ -1,7 +1,7 @@
-"""What others than its process say of an execution: the root span of a lost attempt, the closing event, the result.
+"""Writes for an execution without a process: the root span of its lost attempt, the closing event, the result.
 
-All of it comes from what the database keeps: who it is, its root span's ids and start, what it has made durable so far.
-Durations are the database's; the worker's clock may be off by an hour.
+Everything comes from the database: its identity, the ids and the start of its root span, and the totals made durable
+so far. Durations follow the database's clock, because a worker's clock may be off by an hour.
 """
 
 from dataclasses import dataclass, replace
@@ -21,9 +21,9 @@ from telemetry.signals.records import EventRecord, SpanRecord
 from telemetry.signals.sanitize import place_all
 
 LAST_SEQ = 2**31 - 1
-"""The last word of an attempt, whatever it said before."""
+"""The sequence number of the closing event: higher than any the attempt itself has used."""
 
-PROCESS_GONE = "the process that ran the execution is gone"
+PROCESS_GONE = "the process that ran the execution died or stopped renewing its lease"
 
 _ROOT_PART = 0
 """Parts of the attempt itself are numbered from 1."""
@@ -31,7 +31,7 @@ _ROOT_PART = 0
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an execution ends that no process runs."""
+    """How an unowned execution ends."""
 
     status: Status
     error_message: str | None = None
@@ -44,42 +44,42 @@ class Ending:
 
     @property
     def error_type(self) -> str | None:
-        """Only the loss of its process makes such an execution fail."""
+        """`engine_lost` if it failed: nothing else makes an unowned execution fail."""
         return LOST_ERROR if self.status is Status.FAILED else None
 
 
 @dataclass(frozen=True, slots=True)
 class UnownedExecution:
-    """An execution without a process, as it was execution, and what becomes of it."""
+    """An execution without a process: its state in the database and how it ends."""
 
     row: ControlRow
     carried: Carried
     now: datetime
     """By the database's clock."""
     is_lost: bool
-    """Its process died in the midst of an attempt, and its root span was never ended."""
+    """Whether its process died during an attempt, so that the root span is missing."""
     end: Ending | None
-    """Null: another process is to go on."""
+    """Null if another process is to continue it."""
 
     @property
     def root(self) -> Root | None:
-        """The root span that is still to be written; null if there is none."""
+        """The root span that is still missing; null if none is."""
         root = self.row.root if self.is_lost else None
         return None if root is None or int(root.span_id, 16) in self.carried.span_ids else root
 
     @property
     def duration_seconds(self) -> float:
-        """Since it was accepted."""
+        """Seconds since it was accepted."""
         return max(0.0, (self.now - self.row.accepted_at).total_seconds())
 
     @property
     def ended_ns(self) -> int:
-        """Now, by the clock of whoever accepted it, so that no part of it comes after its end."""
+        """Now, by the clock of the process that accepted it, so that no part of it comes after its end."""
         return self.row.identity.queued_ns + int(self.duration_seconds * 1e9)
 
 
 def root_span(execution: UnownedExecution) -> SpanRecord | None:
-    """The root span of a lost attempt; it bears a status only if the execution ends with it."""
+    """The root span of a lost attempt; it carries a status only if the execution ends with this attempt."""
     root, identity = execution.root, execution.row.identity
     if root is None:
         return None
@@ -99,12 +99,12 @@ def root_span(execution: UnownedExecution) -> SpanRecord | None:
 
 
 def root_part(execution: UnownedExecution, span: SpanRecord) -> Part:
-    """The lost attempt's root span as a part of what is durable of the execution: a later attempt seals it."""
+    """The root span as a durable part of the execution, so that the seal of a later attempt includes it."""
     return Part(execution.row.execution_id, execution.row.attempt, _ROOT_PART, [span.span_id], Totals())
 
 
 def closing_event(execution: UnownedExecution, end: Ending) -> EventRecord:
-    """What the end says: everything that the record needs."""
+    """The closing event, with everything that the record needs."""
     row, root, identity = execution.row, execution.row.root, _begun(execution)
     event = Event.FAILED if end.status is Status.FAILED else Event.CANCELLED
     return make_event(
@@ -125,13 +125,13 @@ def closing_event(execution: UnownedExecution, end: Ending) -> EventRecord:
 
 
 def finish(execution: UnownedExecution, end: Ending) -> Finish:
-    """The decision that goes with it; the conversation learns nothing."""
+    """The decision that ends the execution. It adds nothing to the conversation."""
     result = _result(execution, end).model_dump(mode="json")
     return Finish(execution.row.execution_id, execution.row.attempt, end.status, result, last_seq=LAST_SEQ)
 
 
 def _begun(execution: UnownedExecution) -> ExecutionIdentity:
-    """One that waited in the queue to its end has begun with it."""
+    """The identity; the start of an execution that never left the queue is its end."""
     identity = execution.row.identity
     return replace(identity, started_ns=execution.ended_ns) if execution.row.status is Status.QUEUED else identity
 
@@ -154,7 +154,7 @@ def _sums(execution: UnownedExecution) -> Attributes:
 
 
 def _times(execution: UnownedExecution) -> Attributes:
-    """The time ledger: what the ended spans took, and where else the execution waited; the rest is the engine's."""
+    """The time ledger: time in the queue, in ended spans and in pauses; the engine gets the rest."""
     identity, totals = _begun(execution), execution.carried.totals
     waited = execution.now - execution.row.paused_at if execution.row.paused_at is not None else None
     known: dict[str, float] = {

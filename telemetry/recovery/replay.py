@@ -1,8 +1,8 @@
-"""Gives what was kept aside to its consumer again: by itself, after longer and longer waits, and when asked for.
+"""Replays dead letters to their consumer: automatically, after growing waits, and on request.
 
-What a consumer could not store because rows were locked, the disk was full or the program had a bug, it can store
-later. Consumers bear the same signal twice, so a letter that was stored by other means does no harm. Letters are tried
-a page at a time, and where that fails one by one, each in a transaction of its own: a bad one keeps no good one back.
+A consumer that failed because rows were locked, the disk was full or the program had a bug may succeed later. Consumers
+are idempotent, so a letter whose signal was stored in the meantime does no harm. Letters are replayed a page at a time;
+if a page fails, one by one in transactions of their own, so that a bad letter does not hold up good ones.
 """
 
 import asyncio
@@ -30,26 +30,26 @@ from telemetry.signals.records import Batch, EventRecord, Signal, SpanRecord
 from telemetry.store.tables import dead_letter
 
 WAITS_SECONDS = (FIRST_WAIT_SECONDS, 60.0, 600.0, 3_600.0, 21_600.0, 57_600.0)
-"""Before each try, 23 hours in all; after the last one it is tried only when asked for."""
+"""The wait before each automatic try, 23 hours in all; after the last one a letter is replayed only on request."""
 
 LOOK_SECONDS = 5.0
 PAGE = 200
 LETTER_SECONDS = 1.0
-"""How long one letter alone may take: a page of them is not to keep others waiting for hours."""
+"""The time limit for a single letter, so that a page of slow ones does not block the others for hours."""
 
 _TROUBLE = (SpanloomError, SQLAlchemyError, OSError)
 _SIGNALS: dict[object, TypeAdapter[Signal]] = {
     "span": TypeAdapter(SpanRecord),
     "event": TypeAdapter(EventRecord),
 }
-"""By the `type` of `dead_letters.document`."""
+"""Parsers by the `type` that `dead_letters.document` writes."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """How many letters were stored and are gone, and how many were tried and stay."""
+    """How many letters were stored and deleted, and how many failed again and were kept."""
 
     stored: int = 0
     kept: int = 0
@@ -60,18 +60,18 @@ class Replayed:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterGroup:
-    """Letters of one consumer with one reason."""
+    """The dead letters of one consumer that share a reason."""
 
     consumer: str
     reason: str
     letters: int
     since: datetime
     next_try_at: datetime | None
-    """Null: none of them is tried again by itself."""
+    """Null if none of them is replayed automatically."""
 
 
 class Replay:
-    """Tries the letters of these consumers, which are its own, as those of the journal are the journal's."""
+    """Replays the letters of its consumers. It needs instances of its own, not those of the journal."""
 
     def __init__(self, database: Database, consumers: Sequence[Consumer], health: Health | None = None) -> None:
         self._database = database
@@ -80,16 +80,16 @@ class Replay:
         self._health.dead_letters_stored.update({consumer.name: 0 for consumer in consumers})
 
     async def run(self, look_seconds: float = LOOK_SECONDS) -> None:
-        """Try what is due, until cancelled."""
+        """Replay due letters until cancelled."""
         while True:
             await asyncio.sleep(look_seconds)
             try:
                 await self.try_due()
             except _TROUBLE as error:
-                log.warning("signals that were kept aside could not be tried again", extra={"error": str(error)})
+                log.warning("dead letters could not be replayed; trying again", extra={"error": str(error)})
 
     async def try_all(self) -> Replayed:
-        """Try every letter now, due or not; what stays is tried by itself as if it were new. Raises `Unavailable`."""
+        """Replay every letter now, due or not; letters that fail start the schedule anew. Raises `Unavailable`."""
         names = [consumer.name for consumer in self._consumers]
         async with self._database.begin() as connection:
             due = {"due_at": await database_time(connection), "tries": 0}
@@ -97,7 +97,7 @@ class Replay:
         return await self.try_due()
 
     async def try_due(self) -> Replayed:
-        """Try what is due now. Raises `Unavailable`."""
+        """Replay the letters that are due now. Raises `Unavailable`."""
         async with self._database.read() as connection:
             now = await database_time(connection)
         done = Replayed()
@@ -105,11 +105,11 @@ class Replay:
             while page := await self._read(consumer, now):
                 done += await self._try_page(consumer, page, now)
         if done != Replayed():
-            log.info("signals that were kept aside were tried again", extra={"stored": done.stored, "kept": done.kept})
+            log.info("dead letters were replayed", extra={"stored": done.stored, "kept": done.kept})
         return done
 
     async def _read(self, consumer: Consumer, now: datetime) -> "_Page | None":
-        """The letters that have been due longest; null if none is."""
+        """A page of the letters that have been due longest; null if none is due."""
         due = (
             select(_l.id, _l.tries, _l.signal)
             .where(_l.consumer == consumer.name, _l.due_at <= now)
@@ -124,13 +124,13 @@ class Replay:
         return _page(read, known)
 
     async def _try_page(self, consumer: Consumer, page: "_Page", now: datetime) -> Replayed:
-        """All together, and if that fails one by one."""
+        """Replay a page at once or, if that fails, letter by letter."""
         await self._stop_retrying(page)
         done = Replayed(kept=len(page.unreadable) + len(page.of_unknown_executions))
         try:
             return done + await self._store(consumer, page.good, now, TIMEOUT_SECONDS)
         except Exception as error:
-            log.debug("a page of dead letters is tried one by one", extra={"error": reason(error)})
+            log.debug("a page of dead letters failed and is replayed one by one", extra={"error": reason(error)})
         for letter, signal in page.good.items():
             try:
                 done += await self._store(consumer, {letter: signal}, now, LETTER_SECONDS)
@@ -141,7 +141,7 @@ class Replay:
     async def _store(
         self, consumer: Consumer, letters: Mapping["_Letter", Signal], now: datetime, seconds: float
     ) -> Replayed:
-        """Store and drop those that are still due, all or none. Raises what the consumer does."""
+        """Store and delete the letters that are still due, all or none. Raises whatever the consumer raises."""
         asked = [letter.id for letter in letters]
         async with self._database.begin() as connection:
             still_due = select(_l.id).where(_l.id.in_(asked), _l.due_at <= now).order_by(_l.id).with_for_update()
@@ -163,7 +163,7 @@ class Replay:
         return Replayed(kept=1)
 
     async def _stop_retrying(self, page: "_Page") -> None:
-        """What no consumer can ever take is not tried again by itself."""
+        """Replay letters no more that no consumer can ever store."""
         if page.unreadable or page.of_unknown_executions:
             no_retry = update(dead_letter).values(due_at=None)
             async with self._database.begin() as connection:
@@ -179,16 +179,16 @@ class _Letter:
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """Letters that are tried together, and the ids of those that nobody is asked to store."""
+    """Letters that are replayed together, and the ids of letters that cannot be stored."""
 
     good: dict[_Letter, Signal]
     unreadable: list[str]
     of_unknown_executions: list[str]
-    """Of executions that control does not know."""
+    """Their executions do not exist in control."""
 
 
 def _page(read: Sequence[tuple[_Letter, Signal | None]], known: Sequence[Signal]) -> _Page:
-    """`known`: the signals among them whose executions exist, with the owners that control names."""
+    """Sort the letters; `known` are the signals whose executions exist, with the owners from control."""
     owned = {signal_id(signal): signal for signal in known}
     page = _Page({}, [], [])
     for letter, signal in read:
@@ -202,7 +202,7 @@ def _page(read: Sequence[tuple[_Letter, Signal | None]], known: Sequence[Signal]
 
 
 def _signal(document: JsonObject) -> Signal | None:
-    """What `dead_letters.document` was made of; null if that was no signal."""
+    """The signal in a dead letter; null if the letter holds something else."""
     adapter = _SIGNALS.get(document.get("type"))
     try:
         return adapter.validate_python(document) if adapter is not None else None
@@ -211,7 +211,7 @@ def _signal(document: JsonObject) -> Signal | None:
 
 
 async def group_dead_letters(connection: AsyncConnection) -> list[DeadLetterGroup]:
-    """What lies in `dead_letter`."""
+    """All dead letters, counted by consumer and reason."""
     statement = (
         select(_l.consumer, _l.reason, func.count(), func.min(_l.at), func.min(_l.due_at))
         .group_by(_l.consumer, _l.reason)

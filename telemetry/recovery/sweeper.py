@@ -1,7 +1,7 @@
-"""Finds executions without a process, and ends them or lets another process go on; the books miss nothing of them.
+"""The sweeper finds executions whose process died, and ends them or makes them claimable; the books stay complete.
 
-In one transaction the fate is decided, the lost attempt's root span is written, and an end is told as the process
-itself would have told it: record, webhooks and metrics are fed the same way.
+One transaction decides what becomes of an execution, writes the root span of the lost attempt and, if the execution
+ends, its closing event. Records, webhooks and metrics receive both as if the process itself had written them.
 """
 
 import asyncio
@@ -43,12 +43,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """The executions that were found without a process, by id and what became of them."""
+    """Ids of the unowned executions of one sweep, by outcome."""
 
     failed: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     retried: list[str] = field(default_factory=list)
-    """Claimable again."""
+    """Another process can claim them."""
 
     def __len__(self) -> int:
         return len(self.failed) + len(self.cancelled) + len(self.retried)
@@ -56,13 +56,13 @@ class Swept:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """An execution without a process, its row locked."""
+    """An unowned execution, with its row locked."""
 
     row: ControlRow
     end: Ending | None
-    """Null: another process is to go on."""
+    """Null if another process is to continue it."""
     is_lost: bool = False
-    """Its process died in the midst of an attempt."""
+    """Whether its process died during an attempt."""
 
 
 OnEnded = Callable[[str, int], Awaitable[None]]
@@ -70,7 +70,7 @@ _Find = Callable[[AsyncConnection], Awaitable[list[_Found]]]
 
 
 class Sweeper:
-    """Speaks for executions that no process runs. `sink` is its own, of the same kind as the journal's."""
+    """Ends or reassigns executions that no process runs. Its sink is its own, of the same kind as the journal's."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Sweeper:
         sweep_seconds: float = SWEEP_SECONDS,
         on_ended: OnEnded | None = None,
     ) -> None:
-        """`on_ended` is told the id of each execution that is ended here, and the number of its attempts."""
+        """`on_ended` receives the id and the attempt number of each execution that the sweeper ends."""
         self._on_ended = on_ended
         self._database = database
         self._sink = sink
@@ -90,26 +90,30 @@ class Sweeper:
         self._one_at_a_time = asyncio.Lock()
 
     async def run(self) -> None:
-        """Sweep until cancelled, but not on the heels of trouble that kept the owners from renewing, too."""
+        """Sweep until cancelled, but not within a grace period: the same trouble may keep owners from renewing."""
         grace = GracePeriod(self._lease_seconds, self._sweep_seconds)
         while True:
             await asyncio.sleep(self._sweep_seconds)
             if grace.tick():
-                log.warning("this process stood still; executions are not looked for before their owners had a turn")
+                log.warning(
+                    "this process was frozen; expired leases are left alone until their owners had time to renew them"
+                )
             try:
                 await self._sweep_all(grace)
             except _TROUBLE as error:
                 grace.begin()
-                log.warning("executions without a process could not be looked for", extra={"error": str(error)})
+                log.warning(
+                    "lost executions could not be searched for; the sweeper tries again", extra={"error": str(error)}
+                )
 
     async def sweep(self) -> Swept:
-        """Ending or give on at most a page of executions whose process is gone, and end unowned ones asked to stop."""
+        """End or reassign a page of executions whose process died, and end unowned ones that are to be cancelled."""
         return await self._settle(_find_lost)
 
     async def cancel(self, execution_id: str, owner: str, reason: str | None) -> bool:
-        """Ending an execution that no process runs (queued, paused, or to be claimed) as cancelled; false if one does.
+        """Cancel an execution that no process runs (queued, paused or claimable); false if a process runs it.
 
-        Also false where it has ended, or this owner has none of that id. An earlier reason stays.
+        Also false if it has ended or this owner has no such execution. The first reason given is kept.
         """
 
         async def find(connection: AsyncConnection) -> list[_Found]:
@@ -119,7 +123,7 @@ class Sweeper:
         return bool(await self._settle(find))
 
     async def _sweep_all(self, grace: GracePeriod) -> None:
-        """Page after page. During the grace period, only whether the database answers is found out."""
+        """Sweep all pages. Within the grace period only test whether the database answers."""
         if not grace.is_over:
             async with self._database.read() as connection:
                 await database_time(connection)
@@ -128,7 +132,7 @@ class Sweeper:
             grace.tick()
 
     async def _settle(self, find: _Find) -> Swept:
-        """One transaction; a consumer that hangs in it gets nothing the next time."""
+        """Settle in one transaction; if a consumer hangs in it, repeat it without that consumer."""
         hung: frozenset[str] = frozenset()
         async with self._one_at_a_time:
             while True:
@@ -159,7 +163,7 @@ class Sweeper:
     async def _write(
         self, connection: AsyncConnection, executions: list[UnownedExecution], hung: frozenset[str]
     ) -> Batch:
-        """The signals, and the decisions that go with them."""
+        """Write the signals and the decisions that belong to them."""
         roots = {id(one): span for one in executions if (span := root_span(one)) is not None}
         ended = [(one, one.end) for one in executions if one.end is not None]
         retried = [one for one in executions if one.end is None]
@@ -180,7 +184,7 @@ class Sweeper:
             if one.is_lost:
                 self._sink.health.leases.lost[outcome] += 1
                 fields = {"execution_id": one.row.execution_id, "attempt": one.row.attempt, "outcome": outcome}
-                log.warning("the process of an execution is gone", extra=fields)
+                log.warning("an execution lost its process", extra=fields)
         return swept
 
 
@@ -194,18 +198,20 @@ async def _find_lost(connection: AsyncConnection) -> list[_Found]:
 
 
 def _fate(row: ControlRow) -> Ending | None:
-    """What becomes of an execution whose process is gone: it ends, or (null) another process goes on."""
+    """How an execution ends whose process died; null if another process is to continue it."""
     if row.cancel_requested_at is not None:
         return _cancelled(row)
     if row.on_lost == "fail":
         return Ending(Status.FAILED, error_message=PROCESS_GONE)
     if row.crashes + 1 >= claims.MAX_CRASHES:
-        return Ending(Status.FAILED, error_message=f"{PROCESS_GONE}, {claims.MAX_CRASHES} times by now")
+        return Ending(
+            Status.FAILED, error_message=f"{PROCESS_GONE}; it crashed {claims.MAX_CRASHES} times, the most allowed"
+        )
     return None
 
 
 def _cancelled(row: ControlRow, reason: str | None = None) -> Ending:
-    """The first reason stays."""
+    """The first reason given is kept."""
     return Ending(Status.CANCELLED, cancel_reason=row.cancel_reason or reason)
 
 

@@ -34,14 +34,14 @@ async def test_a_collector_that_comes_later_gets_everything(
     async with wired(migrated_url, documents, start_collector, is_there=False) as service:
         results = await run_all(service.runner, range(FEW))
         await eventually(lambda: not service.outbox.is_reachable)
-        assert "the Collector takes no signals; they are kept until it does" in caplog.messages
+        assert "the Collector accepts no signals; they stay in the outbox until it does" in caplog.messages
         kept = await count(service.database, outbox)
         assert (await count(service.database, executions), service.outbox.shipped) == (0, 0)
 
         await asyncio.to_thread(service.collector.start)
         await service.drained()
         assert service.outbox.confirmed["records"] == kept
-        assert "the Collector takes signals again" in caplog.messages
+        assert "the Collector accepts signals again" in caplog.messages
         assert await count(service.database, executions) == len(results) == FEW
 
 

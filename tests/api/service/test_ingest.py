@@ -145,7 +145,7 @@ async def test_json_and_other_packings_are_refused(ingest: Ingest, headers: dict
 async def test_undecodable_bytes_are_kept_aside_before_they_are_refused(ingest: Ingest, path: str) -> None:
     assert (await ingest.post(path, b"\xffno protobuf")).status_code == 400
     consumer = "webhooks" if path == WEBHOOKS else "records"
-    assert await ingest.letters() == [(consumer, None, "the bytes are no OTLP protobuf message")]
+    assert await ingest.letters() == [(consumer, None, "the request body is not an OTLP protobuf message")]
     async with ingest.way.database.read() as connection:
         kept = (await connection.execute(select(dead_letter.c.signal))).scalar_one()
     assert (kept["size"], kept["base64"]) == (12, "/25vIHByb3RvYnVm")
@@ -178,7 +178,7 @@ async def test_signals_of_an_unknown_execution_are_kept_aside_before_the_200(ing
     assert (await ingest.post(LOGS, logs(listener.signals()))).status_code == 200
 
     id_ = strange.identity.execution_id
-    assert await ingest.letters() == [("records", id_, "control knows no such execution")] * 3
+    assert await ingest.letters() == [("records", id_, "there is no execution with this id")] * 3
     assert await count(ingest.way.database, spans) == 3
 
 

@@ -111,7 +111,7 @@ async def test_a_collector_that_is_not_there_is_said_once_and_nothing_is_lost(
         async with shipping(database, always("takes"), url=NOWHERE) as (_, _, health):
             await until(lambda: health.failed_posts > 6)
     said = [record.message for record in caplog.records if record.name == "telemetry.collector.shipper"]
-    assert said == ["the Collector takes no signals; they are kept until it does"]
+    assert said == ["the Collector accepts no signals; they stay in the outbox until it does"]
     assert await unshipped(database) == await count(database, outbox) == len(signals)
 
 
