@@ -1,1 +1,1 @@
-"""Tells endpoints what happened."""
+"""Webhooks: endpoints, their deliveries, and the sender."""

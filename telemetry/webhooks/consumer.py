@@ -1,4 +1,4 @@
-"""The consumer that turns events into deliveries: one per event and endpoint, however often the event is said."""
+"""The consumer that turns events into deliveries: one per event and endpoint, even if an event comes repeatedly."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _TYPES = frozenset(TYPES)
 
 
 class Webhooks:
-    """Stores a batch of events as deliveries that a sender finds."""
+    """Stores a batch of events as deliveries for a sender."""
 
     name = "webhooks"
 
@@ -30,7 +30,7 @@ class Webhooks:
         self._trace_link = trace_link
 
     async def apply(self, connection: AsyncConnection, batch: Batch) -> None:
-        """Store what is not stored yet. An event that only disabled endpoints ask for is kept without a delivery.
+        """Store new events and deliveries. An event that only disabled endpoints subscribe to gets no delivery.
 
         Raises `BadSignal`.
         """
@@ -53,7 +53,7 @@ class Webhooks:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What an endpoint asks for."""
+    """The events that an endpoint subscribes to."""
 
     endpoint_id: str
     owner: str
@@ -69,7 +69,7 @@ class Subscription:
         return cls(row["id"], row["owner_id"], frozenset(row["events"]), templates, row["status"] == "active")
 
     def wants(self, event_type: str, source: str, workflow_name: str, template_id: str | None) -> bool:
-        """Whether it asks for such an event of such an execution."""
+        """Whether the endpoint subscribes to this event of this execution."""
         if event_type not in self.events:
             return False
         if self.templates is None:
@@ -100,12 +100,12 @@ EventRow = tuple[str, str, str | None, str, datetime, bytes]
 
 
 async def insert_events(connection: AsyncConnection, rows: Collection[EventRow]) -> None:
-    """Keep the events; one that is there already keeps its bytes."""
+    """Insert the events; existing rows keep their body."""
     await _INSERT_EVENTS.run(connection, sorted(rows))
 
 
 async def insert_deliveries(connection: AsyncConnection, deliveries: Collection[NewDelivery]) -> int:
-    """Make those that are not there yet; how many that were."""
+    """Insert the deliveries that do not exist yet; returns how many that were."""
     rows = [_delivery_row(one) for one in sorted(deliveries, key=lambda one: (one.endpoint_id, one.event_id))]
     return len(await _INSERT_DELIVERIES.run(connection, rows))
 

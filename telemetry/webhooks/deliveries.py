@@ -1,6 +1,6 @@
-"""What was sent to endpoints and what they answered; sending it again; sending a test.
+"""Deliveries to endpoints: reading them with their attempts, sending them again, sending a test.
 
-Every function takes the owner. Whatever is sent again has the id and the bytes it had before.
+Every function takes the owner. A delivery that is sent again has the same id and the same bytes.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt: the status of the answer and the beginning of its body, or why there was none."""
+    """One attempt: the status of the response and the start of its body, or why there was no response."""
 
     number: int
     at: datetime
@@ -81,7 +81,7 @@ async def list_deliveries(
     limit: int = 50,
     after: WebhookCursor | None = None,
 ) -> tuple[list[Delivery], WebhookCursor | None]:
-    """Deliveries, newest first, and where the page ended; null on the last one."""
+    """A page of deliveries, newest first, and the cursor of the next page; null on the last page."""
     statement = select(*_COLUMNS).where(_d.owner_id == owner, *_conditions(wanted))
     if after is not None:
         end = tuple_(after.created_at, after.id, types=[_d.created_at.type, _d.id.type])
@@ -97,12 +97,12 @@ async def get_delivery(connection: AsyncConnection, owner: str, delivery_id: str
     statement = select(*_COLUMNS).where(_d.owner_id == owner, _d.id == delivery_id)
     row = (await connection.execute(statement)).one_or_none()
     if row is None:
-        raise NotFound("There is no delivery of this id.")
+        raise NotFound(f"There is no delivery {delivery_id}.")
     return Delivery(*row)
 
 
 async def find_delivery_ids(connection: AsyncConnection, owner: str, beginning: str, *, limit: int) -> list[str]:
-    """Deliveries whose id begins like this."""
+    """Ids of deliveries that start with a prefix."""
     statement = select(_d.id).where(_d.owner_id == owner, _d.id.startswith(beginning, autoescape=True))
     return list((await connection.execute(statement.order_by(_d.id).limit(limit))).scalars())
 
@@ -115,7 +115,7 @@ async def read_attempts(connection: AsyncConnection, delivery: Delivery) -> list
 
 
 async def send_test(connection: AsyncConnection, owner: str, endpoint_id: str) -> Delivery:
-    """A `webhook.test` for this endpoint, due at once. Raises `NotFound`, `EndpointDisabled`."""
+    """Create a `webhook.test` delivery that is due at once. Raises `NotFound`, `EndpointDisabled`."""
     await _active(connection, owner, endpoint_id)
     now = await database_time(connection)
     event_id = str(uuid7())
@@ -126,7 +126,7 @@ async def send_test(connection: AsyncConnection, owner: str, endpoint_id: str) -
 
 
 async def redeliver(connection: AsyncConnection, owner: str, delivery_id: str) -> Delivery:
-    """Send it again, with the schedule from its beginning. Raises `NotFound`, `EndpointDisabled`."""
+    """Send a delivery again, restarting its schedule. Raises `NotFound`, `EndpointDisabled`."""
     found = await get_delivery(connection, owner, delivery_id)
     await _active(connection, owner, found.endpoint_id)
     await _make_due(connection, [found.id], await database_time(connection))
@@ -141,9 +141,9 @@ async def redeliver_range(
     until: datetime,
     only: Literal["failed", "all"],
 ) -> int:
-    """Send again what happened in that time (half-open) and failed, or all of it; how many deliveries that are.
+    """Send the failed deliveries, or all, of the events in a time range (half-open) again; returns how many.
 
-    Events that were missed, because the endpoint was disabled, are sent either way. Raises `NotFound`,
+    Events that have no delivery, because the endpoint was disabled, are sent in either case. Raises `NotFound`,
     `EndpointDisabled`.
     """
     endpoint = await _active(connection, owner, endpoint_id)
@@ -153,7 +153,7 @@ async def redeliver_range(
     while events := await _events(connection, endpoint, since, until, after):
         after = events[-1].at, events[-1].event_id
         again = [one.delivery_id for one in events if one.delivery_id and (only == "all" or one.state == "failed")]
-        missed = [one for one in events if one.delivery_id is None and one.is_asked_for(endpoint)]
+        missed = [one for one in events if one.delivery_id is None and one.is_subscribed(endpoint)]
         await _make_due(connection, again, now)
         deliveries = [
             NewDelivery(one.event_id, endpoint_id, owner, one.execution_id, one.event_type, now) for one in missed
@@ -170,7 +170,7 @@ async def _active(connection: AsyncConnection, owner: str, endpoint_id: str) -> 
 
 
 async def _make_due(connection: AsyncConnection, delivery_ids: Sequence[str], now: datetime) -> None:
-    """From the beginning of the schedule; one that is on its way just now is left to its sender."""
+    """Restart the schedule of deliveries; those in flight are left to their sender."""
     await connection.execute(
         update(webhook_deliveries)
         .where(_d.id.in_(sorted(delivery_ids)), _d.claim.is_(None))
@@ -180,7 +180,7 @@ async def _make_due(connection: AsyncConnection, delivery_ids: Sequence[str], no
 
 @dataclass(frozen=True, slots=True)
 class _Event:
-    """An event, and what became of it at one endpoint; `delivery_id` is null where nothing did."""
+    """An event and its delivery to one endpoint; `delivery_id` is null if there is none."""
 
     event_id: str
     execution_id: str | None
@@ -190,12 +190,12 @@ class _Event:
     delivery_id: str | None
     state: State | None
 
-    def is_asked_for(self, endpoint: Endpoint) -> bool:
-        """Whether the endpoint, as it is now, would have got it."""
+    def is_subscribed(self, endpoint: Endpoint) -> bool:
+        """Whether the endpoint subscribes to it now."""
         templates = None if endpoint.templates is None else frozenset(endpoint.templates)
         subscription = Subscription(endpoint.id, endpoint.owner, frozenset(endpoint.events), templates, is_active=True)
-        said = orjson.loads(self.body)["data"]
-        return subscription.wants(self.event_type, said["source"], said["workflow_name"], said["template_id"])
+        data = orjson.loads(self.body)["data"]
+        return subscription.wants(self.event_type, data["source"], data["workflow_name"], data["template_id"])
 
 
 async def _events(
@@ -205,7 +205,7 @@ async def _events(
     until: datetime,
     after: tuple[datetime, str] | None,
 ) -> list[_Event]:
-    """A page of the owner's events of that time, oldest first."""
+    """A page of the owner's events in the time range, oldest first."""
     mine = and_(_d.event_id == _v.event_id, _d.endpoint_id == endpoint.id)
     statement = (
         select(_v.event_id, _v.execution_id, _v.event_type, _v.at, _v.body, _d.id, _d.state)

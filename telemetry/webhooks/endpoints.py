@@ -1,6 +1,6 @@
-"""Who receives webhooks: endpoints of an owner, their secrets and whether they are well.
+"""Webhook endpoints of an owner, with their secrets and their health.
 
-Every function takes the owner; an endpoint of somebody else is one that does not exist. The caller has checked the URL.
+Every function takes the owner, and treats another owner's endpoint as missing. The caller has checked the URL.
 """
 
 import base64
@@ -20,14 +20,14 @@ from engine.database.base import database_time
 from engine.errors import NotFound, Refusal
 from telemetry.store.tables import webhook_deliveries, webhook_endpoints
 
-if TYPE_CHECKING:  # whoever takes signals and seals nothing does without the cryptography
+if TYPE_CHECKING:  # processes that only store signals need no cryptography
     from engine.security.sealing import Sealer
 
 SECRET_PREFIX = "whsec_"
 SECRET_BYTES = 32
 
 DisabledReason = Literal["owner", "gone", "failing"]
-"""The owner wished it; the endpoint answered 410; nothing but failures for days."""
+"""`owner`: the owner disabled it; `gone`: it answered 410; `failing`: every attempt failed for days."""
 
 
 class EndpointDisabled(Refusal):
@@ -38,19 +38,19 @@ class EndpointDisabled(Refusal):
 
 @dataclass(frozen=True, slots=True)
 class NewEndpoint:
-    """What an endpoint is to be. Header values are secrets and are never read back."""
+    """An endpoint to create. Header values are secrets and are never read back."""
 
     url: str
     events: Sequence[str]
     templates: Sequence[str] | None = None
-    """Ids or keys; null is every execution."""
+    """Template ids or keys; null means every execution."""
     headers: Mapping[str, str] = field(default_factory=dict)
     description: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is to change; null leaves it. `templates` and `description` are set to null by `clear`."""
+    """Changes to an endpoint; null keeps a value. `clear` names fields to set to null: `templates`, `description`."""
 
     url: str | None = None
     events: Sequence[str] | None = None
@@ -78,21 +78,21 @@ class Endpoint:
     failing_since: datetime | None
     failures_in_row: int
     old_valid_until: datetime | None
-    """Until when the secret before the last rotation signs too."""
+    """Until when requests are also signed with the previous secret."""
     created_at: datetime
     updated_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookCursor:
-    """Where a page ended."""
+    """The last row of a page of endpoints or deliveries."""
 
     created_at: datetime
     id: str
 
 
 async def create(connection: AsyncConnection, owner: str, new: NewEndpoint, sealer: "Sealer") -> tuple[Endpoint, str]:
-    """A new endpoint and its secret, which is never told again. Raises `SecretKeyMissing`."""
+    """Create an endpoint; returns it with its secret, which is never shown again. Raises `SecretKeyMissing`."""
     secret = _new_secret()
     now = datetime.now(UTC)
     endpoint_id = str(uuid7())
@@ -115,20 +115,20 @@ async def create(connection: AsyncConnection, owner: str, new: NewEndpoint, seal
 
 
 async def get(connection: AsyncConnection, owner: str, endpoint_id: str, *, lock: bool = False) -> Endpoint:
-    """The endpoint; `lock` keeps others from changing it. Raises `NotFound`."""
+    """The endpoint; `lock` locks its row. Raises `NotFound`."""
     statement = select(webhook_endpoints).where(*_is(owner, endpoint_id))
     if lock:
         statement = statement.with_for_update(key_share=True)
     row = (await connection.execute(statement)).mappings().one_or_none()
     if row is None:
-        raise NotFound("There is no endpoint of this id.")
+        raise NotFound(f"There is no endpoint {endpoint_id}.")
     return _read(row)
 
 
 async def list_endpoints(
     connection: AsyncConnection, owner: str, *, limit: int = 50, after: WebhookCursor | None = None
 ) -> tuple[list[Endpoint], WebhookCursor | None]:
-    """Endpoints, newest first, and where the page ended; null on the last one."""
+    """A page of endpoints, newest first, and the cursor of the next page; null on the last page."""
     c = webhook_endpoints.c
     statement = select(webhook_endpoints).where(c.owner_id == owner)
     if after is not None:
@@ -141,7 +141,7 @@ async def list_endpoints(
 
 
 async def find_endpoint_ids(connection: AsyncConnection, owner: str, beginning: str, *, limit: int) -> list[str]:
-    """Endpoints whose id begins like this."""
+    """Ids of endpoints that start with a prefix."""
     c = webhook_endpoints.c
     statement = select(c.id).where(c.owner_id == owner, c.id.startswith(beginning, autoescape=True))
     return list((await connection.execute(statement.order_by(c.id).limit(limit))).scalars())
@@ -150,7 +150,7 @@ async def find_endpoint_ids(connection: AsyncConnection, owner: str, beginning: 
 async def change(
     connection: AsyncConnection, owner: str, endpoint_id: str, changes: Changes, sealer: "Sealer"
 ) -> Endpoint:
-    """The endpoint as it is then. Raises `NotFound`."""
+    """Change an endpoint; returns the new state. Raises `NotFound`."""
     found = await get(connection, owner, endpoint_id, lock=True)
     values: dict[str, object] = {"updated_at": datetime.now(UTC), **dict.fromkeys(changes.clear)}
     for name in ("url", "description"):
@@ -176,7 +176,7 @@ async def change(
 
 
 async def remove(connection: AsyncConnection, owner: str, endpoint_id: str) -> None:
-    """Forget the endpoint and its deliveries. Raises `NotFound`."""
+    """Delete the endpoint and its deliveries. Raises `NotFound`."""
     await get(connection, owner, endpoint_id, lock=True)
     await connection.execute(delete(webhook_endpoints).where(*_is(owner, endpoint_id)))
 
@@ -184,7 +184,7 @@ async def remove(connection: AsyncConnection, owner: str, endpoint_id: str) -> N
 async def rotate_secret(
     connection: AsyncConnection, owner: str, endpoint_id: str, overlap_hours: int, sealer: "Sealer"
 ) -> tuple[str, datetime]:
-    """The new secret, and until when the old one signs too. Raises `NotFound`."""
+    """Replace the secret; returns the new one and until when the old one signs too. Raises `NotFound`."""
     await get(connection, owner, endpoint_id, lock=True)
     secret = _new_secret()
     until = await database_time(connection) + timedelta(hours=overlap_hours)
@@ -199,7 +199,7 @@ async def rotate_secret(
 
 
 async def disable(connection: AsyncConnection, endpoint_id: str, reason: DisabledReason) -> None:
-    """No deliveries from now on; those that are open fail."""
+    """Disable the endpoint and fail its pending deliveries."""
     now = await database_time(connection)
     await connection.execute(
         update(webhook_endpoints)
@@ -210,7 +210,7 @@ async def disable(connection: AsyncConnection, endpoint_id: str, reason: Disable
 
 
 async def fail_open(connection: AsyncConnection, endpoint_id: str, now: datetime) -> None:
-    """End the open deliveries of a disabled endpoint."""
+    """Fail the pending deliveries of a disabled endpoint."""
     await connection.execute(
         update(webhook_deliveries)
         .where(webhook_deliveries.c.endpoint_id == endpoint_id, webhook_deliveries.c.state == "pending")

@@ -1,7 +1,7 @@
-"""What webhooks say: one body per event, the same bytes for every endpoint, for ever. Never content.
+"""The bodies of webhooks: one per event, with the same bytes for every endpoint and every attempt; never any content.
 
-`{type, timestamp, data}`; every field of `data` is always there, null when unknown. Times are UTC, durations whole ms,
-money integer nano-USD. At least once and in no order: sort by (attempt, seq).
+`{type, timestamp, data}`; every field of `data` is always present, null when unknown. Times are UTC, durations whole
+ms, money integer nano-USD. Delivery is at least once and unordered: receivers sort by (attempt, seq).
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ TEST = "webhook.test"
 MAX_BODY_BYTES = 20 * 1024
 
 TraceLink = Callable[[str | None], str | None]
-"""Where a trace can be looked at, by its id; null if nobody said."""
+"""The URL of a trace, by its id; null if no URL template is configured."""
 
 
 class _Data(BaseModel):
@@ -29,13 +29,13 @@ class _Data(BaseModel):
 
 
 class WebhookTestData(_Data):
-    """What `webhook.test` says."""
+    """The data of `webhook.test`."""
 
     endpoint_id: str
 
 
 class ExecutionData(_Data):
-    """What every event of an execution says."""
+    """The data of every event of an execution."""
 
     execution_id: str
     owner: str
@@ -64,7 +64,7 @@ class QueuedData(ExecutionData):
 
 
 class PausedData(ExecutionData):
-    """The execution waits: for an answer until `expires_at`, or without an approval until then."""
+    """The execution is paused until `expires_at`, or until its approval is answered if it has one."""
 
     approval_id: str | None
     node_id: str | None
@@ -72,7 +72,7 @@ class PausedData(ExecutionData):
 
 
 class ResumedData(ExecutionData):
-    """The execution goes on: after an answer, or without one after a delay, a crash or a restart."""
+    """The execution continues after an answer, or (without a choice) after a delay, a crash or a restart."""
 
     approval_id: str | None
     choice: str | None
@@ -86,7 +86,7 @@ class StartedData(ExecutionData):
 
 
 class NodeCounts(_Data):
-    """How many node visits there were, and how many of them failed and were retried."""
+    """The number of node visits, and how many of them failed and were retried."""
 
     total: int
     failed: int
@@ -94,14 +94,14 @@ class NodeCounts(_Data):
 
 
 class SealData(_Data):
-    """How many spans the execution made, and the SHA-256 over their sorted ids."""
+    """The number of spans of the execution, and the SHA-256 over their sorted ids."""
 
     expected: int | None
     hash: str | None
 
 
 class EndedData(ExecutionData):
-    """What every end says."""
+    """The data of every closing event."""
 
     started_at: datetime
     completed_at: datetime
@@ -130,13 +130,13 @@ class FailedData(EndedData):
 
 
 class CancelledData(EndedData):
-    """The execution was cancelled, which is no failure."""
+    """The execution was cancelled; this does not count as a failure."""
 
     reason: str | None
 
 
 class BudgetData(ExecutionData):
-    """A budget is nearly used up, or is: one of money or one of tokens, the other is null."""
+    """A budget is nearly or fully used: of money or of tokens; the fields of the other one are null."""
 
     scope: Literal["execution"]
     limit_nano_usd: int | None
@@ -148,7 +148,7 @@ class BudgetData(ExecutionData):
 
 
 class RetryingData(ExecutionData):
-    """An attempt of a node failed and will be repeated."""
+    """An attempt of a node failed and will be retried."""
 
     node_id: str | None
     node_type: str | None
@@ -158,19 +158,19 @@ class RetryingData(ExecutionData):
 
 
 def body_of(event: EventRecord, trace_link: TraceLink) -> bytes:
-    """The body of an event that is one of `TYPES`. Raises `BadSignal`."""
+    """The body of an event whose name is in `TYPES`. Raises `BadSignal`."""
     make = _DATA[event.name][1]
     data = make(event, _common(event, trace_link))
     return _write(event.name, _time(event.at_ns), data)
 
 
 def body_of_test(endpoint_id: str, at: datetime) -> bytes:
-    """The body of a test."""
+    """The body of a `webhook.test`."""
     return _write(TEST, at, WebhookTestData(endpoint_id=endpoint_id))
 
 
 def _write(type_: str, at: datetime, data: BaseModel) -> bytes:
-    """JSON of at most `MAX_BODY_BYTES`; where texts are too long for that, they are cut."""
+    """JSON of at most `MAX_BODY_BYTES`; long texts are cut if necessary."""
     document: Json = {"type": type_, "timestamp": _text(at), "data": data.model_dump(mode="json")}
     body = orjson.dumps(document)
     for limit in (1_024, 256, 64):
@@ -342,7 +342,7 @@ _DATA: dict[str, tuple[type[ExecutionData], Callable[[EventRecord, Common], Exec
     Event.NODE_RETRYING.value: (RetryingData, _retrying),
 }
 TYPES = tuple(_DATA)
-"""The types that endpoints can ask for, which are the names of events."""
+"""The types that endpoints can subscribe to, which are the names of events."""
 
 DATA_MODELS: dict[str, type[BaseModel]] = {name: model for name, (model, _) in _DATA.items()} | {TEST: WebhookTestData}
 """What `data` holds, by type."""

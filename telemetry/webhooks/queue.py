@@ -1,7 +1,7 @@
-"""Which deliveries are sent next, and what came of them: claims for a while, one place for what an attempt changes.
+"""The queue of deliveries: senders claim due ones, and the outcome of each attempt is recorded in one place.
 
 A claim is a lease by the database's clock: a sender that dies loses it, and the delivery is due again. Endpoint rows
-are locked before deliveries are, in the order of their ids; on PostgreSQL a claim passes by what others have locked.
+are locked before delivery rows, in the order of their ids; on PostgreSQL a claim skips rows that others have locked.
 """
 
 import random
@@ -27,14 +27,14 @@ FAILING_AFTER = 5
 MAX_RETRY_AFTER_SECONDS = 86_400
 JITTER = 0.2
 UNSENT_SECONDS = 60.0
-"""When to look again at a delivery that could not even be tried, for a reason of ours."""
+"""The wait before a delivery is tried again that this service could not even attempt."""
 
 _ENDPOINTS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How often and how long to try."""
+    """How often and for how long a delivery is attempted."""
 
     schedule_seconds: Sequence[float] = SCHEDULE_SECONDS
     """The wait before each attempt; the first is made at once."""
@@ -42,7 +42,7 @@ class Policy:
     lease_seconds: float = 60.0
 
     def wait_seconds(self, step: int, retry_after_seconds: float | None) -> float | None:
-        """How long to wait before the attempt at this place of the schedule; null when there is none."""
+        """The wait before this step of the schedule; null after the last step."""
         if step >= len(self.schedule_seconds):
             return None
         wait = self.schedule_seconds[step] * random.uniform(1 - JITTER, 1 + JITTER)
@@ -63,12 +63,12 @@ class Claimed:
     sealed_secrets: tuple[str, ...]
     """Newest first; two during a rotation."""
     at: datetime
-    """Now, by the database's clock: receivers refuse what is signed by a clock that is off."""
+    """Now, by the database's clock: receivers refuse signatures whose time is off."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of an attempt. `http_status` is null where there was no answer, and `error` says why."""
+    """The outcome of an attempt. Without a response `http_status` is null and `error` says why."""
 
     delivery_id: str
     claim: str
@@ -86,13 +86,13 @@ class Outcome:
 
     @property
     def is_gone(self) -> bool:
-        """The endpoint wishes to hear no more."""
+        """Whether the endpoint answered 410: it accepts no more webhooks."""
         return self.http_status == 410
 
 
 @dataclass(slots=True)
 class Settled:
-    """How many attempts and deliveries ended how, in one transaction, and how many endpoints were disabled."""
+    """Counts of one transaction: attempts and deliveries by outcome, and disabled endpoints."""
 
     attempts_delivered: int = 0
     attempts_failed: int = 0
@@ -101,7 +101,7 @@ class Settled:
     disabled: int = 0
 
     def count(self, outcome: Outcome, delivery: "_Delivery") -> None:
-        """Add one outcome and what it made of the delivery."""
+        """Count one outcome and the resulting state of its delivery."""
         self.attempts_delivered += outcome.is_delivered
         self.attempts_failed += not outcome.is_delivered
         self.delivered += delivery.state == "delivered"
@@ -109,14 +109,14 @@ class Settled:
 
 
 async def is_anything_due(connection: AsyncConnection) -> bool:
-    """Whether `claim` would find something."""
+    """Whether any delivery is due."""
     now = await database_time(connection)
     return (await connection.execute(select(_e.id).where(_has_due_delivery(now, None)).limit(1))).first() is not None
 
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """How the queue stands."""
+    """The length and the lag of the queue."""
 
     pending: int = 0
     lag_seconds: float = 0.0
@@ -126,7 +126,7 @@ class QueueState:
 
 
 async def read_queue(connection: AsyncConnection) -> QueueState:
-    """Over all owners."""
+    """The queue of all owners."""
     now = await database_time(connection)
     pending = select(func.count(), func.min(_d.next_attempt_at)).where(_d.state == "pending")
     count, oldest = (await connection.execute(pending)).one()
@@ -137,7 +137,7 @@ async def read_queue(connection: AsyncConnection) -> QueueState:
 
 
 async def claim(connection: AsyncConnection, policy: Policy, limit: int, *, only: str | None = None) -> list[Claimed]:
-    """Take up to `limit` deliveries that are due, the most overdue first; `only`: this one and no other."""
+    """Claim up to `limit` due deliveries, the most overdue first; `only` restricts it to one delivery."""
     now = await database_time(connection)
     endpoints = await _lock_due_endpoints(connection, now, only)
     for row in endpoints:
@@ -158,7 +158,7 @@ async def claim(connection: AsyncConnection, policy: Policy, limit: int, *, only
 
 
 async def hand_back(connection: AsyncConnection, claimed: Iterable[Claimed], *, wait_seconds: float = 0.0) -> None:
-    """Give up claims without an attempt."""
+    """Release claims without an attempt."""
     due = await database_time(connection) + timedelta(seconds=wait_seconds)
     for one in sorted(claimed, key=lambda one: one.delivery_id):
         await connection.execute(
@@ -169,7 +169,7 @@ async def hand_back(connection: AsyncConnection, claimed: Iterable[Claimed], *, 
 
 
 async def settle(connection: AsyncConnection, policy: Policy, outcomes: Sequence[Outcome]) -> Settled:
-    """Record attempts, and what follows from them for the delivery and its endpoint."""
+    """Record attempts and update their deliveries and endpoints."""
     settled = Settled()
     if not outcomes:
         return settled
@@ -178,7 +178,7 @@ async def settle(connection: AsyncConnection, policy: Policy, outcomes: Sequence
     for outcome in sorted(outcomes, key=lambda one: (one.at, one.delivery_id)):
         delivery = deliveries.get(outcome.delivery_id)
         if delivery is None:
-            continue  # its endpoint was removed meanwhile
+            continue  # its endpoint was deleted meanwhile
         delivery.take(outcome, policy, now)
         endpoints[delivery.endpoint_id].take(outcome, now)
         await _keep_attempt(connection, delivery, outcome)
@@ -195,7 +195,7 @@ async def settle(connection: AsyncConnection, policy: Policy, outcomes: Sequence
 
 @dataclass(slots=True)
 class _Delivery:
-    """A delivery as outcomes change it."""
+    """A delivery while outcomes are applied to it."""
 
     id: str
     endpoint_id: str
@@ -210,7 +210,7 @@ class _Delivery:
     ended_at: datetime | None
 
     def take(self, outcome: Outcome, policy: Policy, now: datetime) -> None:
-        """A success counts always; a failure decides only if the sender still had its claim."""
+        """Apply an outcome. A success always counts, a failure only if the sender still held its claim."""
         self.attempts += 1
         self.last_attempt_at, self.last_status, self.last_error = outcome.at, outcome.http_status, outcome.error
         if outcome.is_delivered:
@@ -229,7 +229,7 @@ class _Delivery:
 
 @dataclass(slots=True)
 class _Health:
-    """How an endpoint is doing."""
+    """The health of an endpoint while outcomes are applied to it."""
 
     id: str
     is_active: bool
@@ -246,7 +246,7 @@ class _Health:
         self.is_gone = self.is_gone or outcome.is_gone
 
     def disable_reason(self, policy: Policy, now: datetime) -> DisabledReason | None:
-        """Why the endpoint is to be disabled, if it is."""
+        """Why the endpoint must be disabled; null if it stays active."""
         if not self.is_active:
             return None
         if self.is_gone:
@@ -257,20 +257,20 @@ class _Health:
 
 
 def _has_due_delivery(now: datetime, only: str | None) -> Exists:
-    """The endpoint of the row around has something to send. Reads one index entry, however long the queue is."""
+    """That the endpoint has a due delivery. Reads a single index entry, however long the queue is."""
     wanted = [_d.endpoint_id == _e.id, _d.state == "pending", _d.next_attempt_at <= now]
     return exists().where(*wanted, *([] if only is None else [_d.id == only]))
 
 
 async def _lock_due_endpoints(connection: AsyncConnection, now: datetime, only: str | None) -> list[RowMapping]:
-    """Endpoints with something to send; those that others have locked are left to them."""
+    """Endpoints with due deliveries, skipping those that other senders have locked."""
     due = select(webhook_endpoints).where(_has_due_delivery(now, only)).order_by(_e.id).limit(_ENDPOINTS_AT_ONCE)
     locked = await connection.execute(due.with_for_update(key_share=True, skip_locked=True))
     return list(locked.mappings())
 
 
 async def _free(connection: AsyncConnection, endpoints: Collection[RowMapping], now: datetime) -> dict[str, int]:
-    """How many more deliveries each endpoint may have in flight."""
+    """How many more deliveries may be in flight to each endpoint."""
     in_flight = (
         select(_d.endpoint_id, func.count())
         .where(_d.endpoint_id.in_([row["id"] for row in endpoints]))
@@ -288,7 +288,7 @@ def _limit(failures_in_row: int) -> int:
 async def _due(
     connection: AsyncConnection, free: dict[str, int], now: datetime, limit: int, only: str | None
 ) -> list[str]:
-    """The ids to take: the most overdue of each endpoint, within what it may have in flight."""
+    """Ids to claim: the most overdue ones of each endpoint, up to its free slots."""
     found: list[tuple[datetime, str]] = []
     for endpoint_id, count in free.items():
         wanted = [_d.endpoint_id == endpoint_id, _d.state == "pending", _d.next_attempt_at <= now]
@@ -331,7 +331,7 @@ async def _read(
 async def _lock(
     connection: AsyncConnection, delivery_ids: Collection[str]
 ) -> tuple[dict[str, _Delivery], dict[str, _Health]]:
-    """Deliveries and their endpoints, as they are now, by id."""
+    """Lock deliveries and their endpoints; returns both by id."""
     of_deliveries = select(_d.endpoint_id).where(_d.id.in_(sorted(delivery_ids)))
     healths = await connection.execute(
         select(_e.id, _e.status, _e.failing_since, _e.failures_in_row)

@@ -1,7 +1,7 @@
-"""The sender: posts what is due, signed as Standard Webhooks says, and records what came of it.
+"""The sender posts due deliveries, signed by the Standard Webhooks scheme, and records the outcomes.
 
-One task reads and writes the queue, each attempt is a task of its own, and none of them knows more than its claim.
-Where the sender dies, the claims run out and another one goes on: at least once, with the same id and the same bytes.
+One task reads and writes the queue; each attempt runs in a task of its own. If the sender dies, its claims expire and
+another sender continues: delivery is at least once, with the same id and the same bytes.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ from telemetry.webhooks.queue import (
 
 TIMEOUT_SECONDS = 20.0
 POLL_SECONDS = 0.25
-"""How often an idle sender looks; it reads one entry of an index per endpoint."""
+"""How often an idle sender polls the queue, reading one index entry per endpoint."""
 
 SLOTS = 64
 """How many deliveries one sender has in flight."""
@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What an endpoint said, or why it said nothing."""
+    """The response of an endpoint, or why there was none."""
 
     http_status: int | None = None
     error: str | None = None
@@ -63,7 +63,7 @@ class _Answer:
 
 
 class Sender:
-    """Sends due deliveries of every owner, whichever process made them. `run` is to be supervised."""
+    """Sends the due deliveries of all owners, from any process. `run` needs supervision."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Sender:
         self.health = health or DeliveryHealth()
 
     async def run(self) -> None:
-        """Send until cancelled; then what is in flight is handed back. Trouble with the database is waited for."""
+        """Send until cancelled, then hand back deliveries in flight. Waits while the database is unavailable."""
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(self._client())
             stack.push_async_callback(self._stop)
@@ -103,7 +103,7 @@ class Sender:
                     await asyncio.sleep(4 * self._poll_seconds)
 
     async def send_one(self, delivery_id: str) -> None:
-        """Make one attempt for this delivery, unless another sender is at it. Raises `Unavailable`."""
+        """Make one attempt for a delivery, unless another sender has claimed it. Raises `Unavailable`."""
         async with self._database.begin() as connection:
             claimed = await claim(connection, self._policy, 1, only=delivery_id)
         async with self._client() as client:
@@ -123,7 +123,7 @@ class Sender:
             return
 
     async def _turn(self, client: httpx2.AsyncClient) -> bool:
-        """Settle what has come back and take what is due. False if the database has trouble: nothing is forgotten."""
+        """Record outcomes and claim due deliveries. False if the database fails; outcomes are then kept."""
         outcomes, unsent = list(self._outcomes), list(self._unsent)
         try:
             async with self._database.read() as connection:
@@ -134,7 +134,10 @@ class Sender:
                 await hand_back(connection, unsent, wait_seconds=UNSENT_SECONDS)
                 claimed = await claim(connection, self._policy, SLOTS - len(self._flying))
         except _TROUBLE as error:
-            log.warning("the queue of deliveries cannot be used", extra={"error": str(error)})
+            log.warning(
+                "the queue of webhook deliveries could not be read or written; trying again",
+                extra={"error": str(error)},
+            )
             return False
         del self._outcomes[: len(outcomes)], self._unsent[: len(unsent)]
         self._count(settled)
@@ -154,7 +157,11 @@ class Sender:
         if task.cancelled() or (error := task.exception()) is not None:
             self._unsent.append(one)
             if not task.cancelled():
-                log.error("a delivery broke", extra={"delivery_id": one.delivery_id}, exc_info=error)
+                log.error(
+                    "a webhook delivery failed with an unexpected error",
+                    extra={"delivery_id": one.delivery_id},
+                    exc_info=error,
+                )
         elif (outcome := task.result()) is not None:
             self._outcomes.append(outcome)
         else:
@@ -170,7 +177,7 @@ class Sender:
         health.endpoints_disabled += settled.disabled
 
     async def _stop(self) -> None:
-        """Give back what is in flight, so that another sender need not wait for the claims to run out."""
+        """Hand back deliveries in flight, so that another sender need not wait until the claims expire."""
         tasks = list(self._flying)
         for task in tasks:
             task.cancel()
@@ -180,19 +187,22 @@ class Sender:
                 settled = await settle(connection, self._policy, self._outcomes)
                 await hand_back(connection, self._unsent)
         except (*_TROUBLE, TimeoutError) as error:
-            log.warning("deliveries in flight were not handed back", extra={"error": str(error)})
+            log.warning(
+                "webhook deliveries in flight could not be handed back; they are sent again when their claims expire",
+                extra={"error": str(error)},
+            )
             return
         self._outcomes.clear()
         self._unsent.clear()
         self._count(settled)
 
     async def _send(self, client: httpx2.AsyncClient, one: Claimed) -> Outcome | None:
-        """One attempt; null if it could not be made for a reason of ours."""
+        """Make one attempt; null if the request could not be signed."""
         began = time.perf_counter()
         try:
             headers = self._headers(one)
         except Unavailable as error:
-            log.warning("a webhook cannot be signed: %s", error.message, extra={"endpoint_id": one.endpoint_id})
+            log.warning("a webhook could not be signed: %s", error.message, extra={"endpoint_id": one.endpoint_id})
             return None
         answer = await self._post(client, one, headers)
         reply = answer.reply[:KEPT_REPLY_BYTES].decode("utf-8", "replace").replace("\0", "\ufffd")
@@ -215,14 +225,14 @@ class Sender:
             ):
                 return await _read(response, one.at)
         except (TimeoutError, httpx2.TimeoutException):
-            return _Answer(error=f"no answer within {self._timeout_seconds:g} s")
+            return _Answer(error=f"no response within {self._timeout_seconds:g} s")
         except UrlNotAllowed as refusal:
             return _Answer(error=refusal.message)
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
             return _Answer(error=str(error) or type(error).__name__)
 
     def _headers(self, one: Claimed) -> dict[str, str]:
-        """Those of the owner, and over them those of Standard Webhooks. Raises `SealBroken`, `SecretKeyMissing`."""
+        """The owner's headers, overridden by those of Standard Webhooks. Raises `SealBroken`, `SecretKeyMissing`."""
         own: dict[str, str] = orjson.loads(self._sealer.open(one.sealed_headers)) if one.sealed_headers else {}
         webhook_id = f"evt_{one.event_id}"
         body = one.body.decode()
@@ -238,7 +248,7 @@ class Sender:
 
 
 async def _read(response: httpx2.Response, now: datetime) -> _Answer:
-    """The status decides; a reply that breaks off changes nothing."""
+    """Read the response; the status decides, even if the body breaks off."""
     status = response.status_code
     try:
         reply = await read_reply(response)
@@ -246,12 +256,12 @@ async def _read(response: httpx2.Response, now: datetime) -> _Answer:
         reply = b""
     if 200 <= status < 300:
         return _Answer(status, reply=reply)
-    error = f"status {status}" + (", and redirects are not followed" if 300 <= status < 400 else "")
+    error = f"status {status}" + (" (redirects are not followed)" if 300 <= status < 400 else "")
     return _Answer(status, error, reply, retry_after(response.headers.get("retry-after"), now))
 
 
 def retry_after(header: str | None, now: datetime) -> float | None:
-    """The seconds of a `Retry-After` header, which holds seconds or a date; null if it says nothing one can use."""
+    """Seconds of a `Retry-After` header, which holds seconds or a date; null if it is missing or invalid."""
     if header is None:
         return None
     text = header.strip()

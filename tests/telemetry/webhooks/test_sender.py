@@ -252,7 +252,7 @@ async def test_a_redirect_is_a_failure_and_is_not_followed(post: Post) -> None:
     async with post.sender(ONCE):
         await post.drained()
     assert [call.path for call in post.receiver.calls] == ["/a"]
-    assert (await post.delivery(id_)).last_error == "status 307, and redirects are not followed"
+    assert (await post.delivery(id_)).last_error == "status 307 (redirects are not followed)"
 
 
 async def test_an_endpoint_that_does_not_answer_is_not_waited_for(post: Post) -> None:
@@ -261,7 +261,7 @@ async def test_an_endpoint_that_does_not_answer_is_not_waited_for(post: Post) ->
     sender = post.make_sender(ONCE, seconds=0.2)
     await sender.send_one(id_)
     delivery = await post.delivery(id_)
-    assert (delivery.state, delivery.last_status, delivery.last_error) == ("failed", None, "no answer within 0.2 s")
+    assert (delivery.state, delivery.last_status, delivery.last_error) == ("failed", None, "no response within 0.2 s")
 
 
 async def test_nobody_there_is_said(post: Post) -> None:
