@@ -1,1 +1,1 @@
-"""What the API and the command line read."""
+"""Reads of executions, traces and cost for the API and the command line."""

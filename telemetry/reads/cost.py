@@ -1,4 +1,4 @@
-"""What executions cost, per group, from the roll-ups: whole days from the daily ones, the edges from the hourly."""
+"""The cost of executions per group, from the roll-ups: daily ones for whole days, hourly ones at both ends."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -23,14 +23,14 @@ _DAY = timedelta(days=1)
 
 
 class TooManyGroups(Refusal):
-    """More than 1,000 groups; ask for a shorter time, fewer dimensions, or one template."""
+    """The report has more than 1,000 groups; ask for a shorter time, fewer dimensions, or one template."""
 
     code = "too_many_groups"
 
 
 @dataclass(frozen=True, slots=True)
 class CostFilter:
-    """Which executions; an empty field filters nothing. Hours are the grain of `since` and `until` (half-open)."""
+    """Selects executions; an empty field filters nothing. `since` and `until` are whole hours (half-open)."""
 
     owner: str | None = None
     since: datetime | None = None
@@ -45,7 +45,7 @@ class CostFilter:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What was used; nano-USD. `executions` are those that ended."""
+    """Sums of a group; money in nano-USD. `executions` counts executions that have ended."""
 
     executions: int = 0
     executions_completed: int = 0
@@ -63,7 +63,7 @@ class Sums:
 
     @property
     def cost_nano_usd(self) -> int | None:
-        """Null if there were model calls and none had a price."""
+        """The cost; null if there were model calls and none had a price."""
         return None if self.model_calls and self.unpriced_calls == self.model_calls else self.priced_nano_usd
 
     def __add__(self, other: "Sums") -> "Sums":
@@ -72,7 +72,7 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class CostRow:
-    """One group: the value of each dimension asked for, in their order; null where it does not apply."""
+    """One group: the value of each requested dimension, in order; null where it does not apply."""
 
     group: tuple[GroupValue, ...]
     sums: Sums
@@ -80,7 +80,7 @@ class CostRow:
 
 @dataclass(frozen=True, slots=True)
 class CostReport:
-    """Cost per group, dearest first, and their total."""
+    """Cost per group, most expensive first, and the total."""
 
     since: datetime
     until: datetime
@@ -91,7 +91,7 @@ class CostReport:
 
 
 async def cost(connection: AsyncConnection, wanted: CostFilter, group_by: Sequence[Dimension] = ()) -> CostReport:
-    """Sums per group in a time. A template's group is its key. Raises `TooManyGroups`."""
+    """Sums per group over a time range. A template is grouped by its key. Raises `TooManyGroups`."""
     now = datetime.now(UTC)
     since = _hour(wanted.since or _BEGINNING)
     until = _hour((wanted.until or now + timedelta(hours=1)) + timedelta(minutes=59, seconds=59, microseconds=999_999))
@@ -111,7 +111,7 @@ async def cost(connection: AsyncConnection, wanted: CostFilter, group_by: Sequen
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A stretch of time that one table answers; `day` is set where all of it lies in one day."""
+    """A part of the time range, read from one table; `day` is set if it lies within one day."""
 
     table: Table
     bucket: ColumnElement[datetime]
@@ -188,7 +188,7 @@ def _row(found: Row[Any], group_by: Sequence[Dimension], names: dict[str, str]) 
 
 
 async def template_keys(connection: AsyncConnection) -> dict[str, str]:
-    """Id to key of every template."""
+    """The key of every template, by id."""
     template = workflow_templates.c
     rows = await connection.execute(select(template.template_id, template.key).where(template.is_latest))
     return {row.template_id: row.key for row in rows}

@@ -21,14 +21,14 @@ from telemetry.store.tables import executions
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """How many spans the execution said it made, and how many are stored. `expected` is null until it has ended."""
+    """How many spans the execution reported and how many are stored. `expected` is null until it has ended."""
 
     expected: int | None
     stored: int
 
     @property
     def complete(self) -> bool:
-        """Nothing is missing."""
+        """Whether all spans are stored."""
         return self.expected == self.stored
 
 
@@ -92,13 +92,13 @@ class ExecutionRecord:
 
     @property
     def seal(self) -> Seal:
-        """Whether all spans are here."""
+        """The seal of the execution."""
         return Seal(self.spans_expected, self.spans_stored)
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionCursor:
-    """Where a page ended: the row's `queued_at` and id."""
+    """The last row of a page, by its `queued_at` and id."""
 
     queued_at: datetime
     id: str
@@ -106,7 +106,7 @@ class ExecutionCursor:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionFilter:
-    """Which executions; an empty field filters nothing. `since` and `until` bound `queued_at`, half-open."""
+    """Selects executions; an empty field filters nothing. `since` and `until` bound `queued_at`, half-open."""
 
     owner: str | None = None
     status: Sequence[str] = ()
@@ -133,7 +133,7 @@ class ExecutionFilter:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionPage:
-    """A page of executions; `end` is null on the last one."""
+    """A page of executions; `end` is the cursor of the next page, null on the last one."""
 
     items: list[ExecutionRecord]
     end: ExecutionCursor | None
@@ -151,7 +151,7 @@ async def list_executions(
     key = tuple_(executions.c.queued_at, executions.c.id)
     statement = select(*_RECORD_COLUMNS).where(*_conditions(wanted))
     if after is not None:
-        # A typed tuple, so that the time is written as the column writes it.
+        # A typed tuple, so that the time is written in the form of the column.
         end = tuple_(after.queued_at, after.id, types=[executions.c.queued_at.type, executions.c.id.type])
         statement = statement.where(key > end if oldest_first else key < end)
     order = (executions.c.queued_at, executions.c.id)
@@ -163,7 +163,7 @@ async def list_executions(
 
 
 async def get_execution(connection: AsyncConnection, execution_id: str, owner: str | None) -> ExecutionRecord | None:
-    """The record; where it is not there yet or lags behind, what control has decided. Null: no such execution."""
+    """The record, corrected by control where it is missing or lags behind; null if there is no such execution."""
     mine = [executions.c.id == execution_id, *([executions.c.owner_id == owner] if owner is not None else [])]
     row = (await connection.execute(select(*_RECORD_COLUMNS).where(*mine))).mappings().one_or_none()
     if row is not None and Status(row["status"]).is_terminal:
@@ -176,7 +176,7 @@ async def get_execution(connection: AsyncConnection, execution_id: str, owner: s
 
 
 def _decided(record: ExecutionRecord, control: ControlSummary) -> ExecutionRecord:
-    """The record lags behind: what it is now, and if it has ended what its caller was told."""
+    """A lagging record with the status of control and, if the execution has ended, the values of its result."""
     decided: dict[str, object] = {"status": control.status, "attempt": max(record.attempt, control.attempt)}
     if Status(control.status).is_terminal:
         decided |= {"completed_at": control.finished_at} | _from_result(control.result)
@@ -184,7 +184,7 @@ def _decided(record: ExecutionRecord, control: ControlSummary) -> ExecutionRecor
 
 
 async def find_ids(connection: AsyncConnection, beginning: str, owner: str | None, *, limit: int) -> list[str]:
-    """Executions whose id begins like this, newest first; those the pipeline has not recorded yet count too."""
+    """Ids of executions that start with a prefix, newest first, including executions without a record yet."""
     mine = [executions.c.owner_id == owner] if owner is not None else []
     statement = select(executions.c.id).where(executions.c.id.startswith(beginning, autoescape=True), *mine)
     recorded = (await connection.execute(statement.order_by(executions.c.id.desc()).limit(limit))).scalars()
@@ -256,7 +256,7 @@ _IDENTITY_COLUMNS = (
 
 
 def _from_control(control: ControlSummary) -> ExecutionRecord:
-    """A record with what was decided; what the signals would say is not known yet."""
+    """A record made from control alone; values that only signals carry are unknown."""
     known: dict[str, object] = dict.fromkeys(item.name for item in fields(ExecutionRecord))
     known |= dict.fromkeys(_COUNT_NAMES, 0)
     known |= {"record_level": "full", "tags": {}, "params": {}}
@@ -276,7 +276,7 @@ def _from_control(control: ControlSummary) -> ExecutionRecord:
 
 
 def _from_result(result: JsonObject | None) -> dict[str, object]:
-    """What the caller was told at the end, by the columns of a record; nothing before."""
+    """The values of a result, by the columns of a record; empty without a result."""
     if result is None:
         return {}
     usage = result.get("usage")
@@ -296,7 +296,7 @@ _RESULT_FIELDS = {
     "tool_calls": "tool_calls",
     "nodes_total": "node_executions",
 }
-"""Column of a record to the field of a result that says the same."""
+"""Columns of a record and the result fields with the same value."""
 
 _COUNT_NAMES = (
     "unpriced_calls",

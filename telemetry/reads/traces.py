@@ -16,7 +16,7 @@ from telemetry.store.tables import spans
 
 @dataclass(frozen=True, slots=True)
 class TraceSpan:
-    """One span of a trace, `depth` below its root. `duration_us` is null while it runs."""
+    """One span of a trace, `depth` levels below the root. `duration_us` is null while it runs."""
 
     depth: int
     span_id: str
@@ -49,7 +49,7 @@ class TraceSpan:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt of an execution and the root of its spans."""
+    """One attempt of an execution and its root span."""
 
     attempt: int
     trace_id: str
@@ -58,7 +58,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The spans of an execution in depth-first order; `end` is the last span's id, null on the last page."""
+    """A page of an execution's spans, depth first; `end` is the id of its last span, null on the last page."""
 
     execution_id: str
     record_level: str
@@ -69,7 +69,7 @@ class Trace:
 
 
 class UnknownCursor(ValueError):
-    """The trace has no such span to go on from."""
+    """The cursor names no span of this trace."""
 
 
 async def get_trace(
@@ -105,7 +105,7 @@ async def get_trace(
 
 @dataclass(frozen=True, slots=True, order=True)
 class _TreeNode:
-    """What the order of a trace needs of a span; sorts as siblings do."""
+    """The fields of a span that order a trace; nodes compare as siblings are sorted."""
 
     attempt: int
     started_at: datetime
@@ -117,7 +117,7 @@ class _TreeNode:
 
 
 async def _tree_nodes(connection: AsyncConnection, record: ExecutionRecord, attempt: int | None) -> list[_TreeNode]:
-    """Every stored span, and the root of what still runs."""
+    """Every stored span, and the open root of a running attempt."""
     statement = select(
         spans.c.attempt,
         spans.c.started_at,
@@ -135,7 +135,7 @@ async def _tree_nodes(connection: AsyncConnection, record: ExecutionRecord, atte
 
 
 def _open_root(record: ExecutionRecord) -> TraceSpan | None:
-    """The root span as control knows it; it is not stored before it ends."""
+    """The root span as control knows it, since a span is stored only when it ends."""
     if record.root_span_id is None or record.trace_id is None or record.started_at is None:
         return None
     return TraceSpan(
@@ -157,9 +157,9 @@ def _open_root(record: ExecutionRecord) -> TraceSpan | None:
 
 
 def _depth_first(nodes: Iterable[_TreeNode]) -> list[tuple[_TreeNode, int]]:
-    """Each span with its depth, a parent before its children, siblings by their start.
+    """Each span with its depth: parents before children, siblings by start time.
 
-    A span whose parent is not stored (it still runs, or belongs to the caller) stands under its attempt's root.
+    A span whose parent is not stored (still running, or in the caller's trace) is placed under its attempt's root.
     """
     nodes = list(nodes)
     known = {node.span_id for node in nodes}

@@ -1,1 +1,1 @@
-"""Compares the books with each other and with Prometheus."""
+"""Reconciles the books: compares records, spans, roll-ups and Prometheus counters."""

@@ -1,6 +1,6 @@
-"""Do the books agree? Record totals = sums of the model-call spans = what the roll-ups hold, for every execution.
+"""The full audit of the books: for every execution, record totals = sums over its model calls = its roll-ups.
 
-And an execution that has ended has left nothing behind: no lease, no question, no call in flight.
+It also finds ended executions that still have a lease, an open approval or a model call in flight.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from telemetry.store.tables import (
 
 
 async def check_books(database: Database) -> list[str]:
-    """Every difference as a sentence with the id or the roll-up row it is about; empty if the books agree."""
+    """Every difference as a sentence that names the execution or roll-up row; empty if the books agree."""
     async with database.read() as connection:
         deltas = await from_records(connection)
         return [
@@ -40,7 +40,7 @@ async def check_books(database: Database) -> list[str]:
 
 @dataclass(slots=True)
 class _Calls:
-    """What the spans of one execution add up to."""
+    """Sums over the spans of one execution."""
 
     span_ids: list[str] = field(default_factory=list)
     calls: int = 0
@@ -64,7 +64,7 @@ class _Calls:
             self.waste_nano_usd += span["cost_nano_usd"] if span["waste"] is not None else 0
 
     def expected(self) -> dict[str, object]:
-        """The totals of the record, by its columns."""
+        """The values the record should have, by column."""
         tokens = {name: self.tokens.get(name) for name in TOKEN_FIELDS}
         ids = "".join(sorted(self.span_ids)).encode()
         return {
@@ -80,7 +80,7 @@ class _Calls:
 
 
 async def _check_records(connection: AsyncConnection) -> list[str]:
-    """Ended executions against their spans, those of all attempts together."""
+    """Compare ended executions with the spans of all their attempts."""
     by_execution: dict[str, _Calls] = {}
     for span in (await connection.execute(select(spans))).mappings():
         by_execution.setdefault(span["execution_id"], _Calls()).add(span)
@@ -92,10 +92,12 @@ async def _check_records(connection: AsyncConnection) -> list[str]:
 
 
 async def _check_left_overs(connection: AsyncConnection) -> list[str]:
-    """What only an unfinished execution may have."""
-    found = [f"execution {id_} has ended and is leased" for id_ in await control_reads.leased_after_end(connection)]
+    """Find leases and rows that only unfinished executions may have."""
+    found = [
+        f"execution {id_} has ended but still has a lease" for id_ in await control_reads.leased_after_end(connection)
+    ]
     return found + [
-        f"execution {left.execution_id} has ended and left rows in {left.table}"
+        f"execution {left.execution_id} has ended but still has rows in {left.table}"
         for left in await control_reads.leftovers(connection)
     ]
 
@@ -103,10 +105,11 @@ async def _check_left_overs(connection: AsyncConnection) -> list[str]:
 def _compare(record: RowMapping, calls: _Calls) -> Iterable[str]:
     for column, expected in calls.expected().items():
         if record[column] != expected:
-            yield f"execution {record['id']}: {column} is {record[column]}, its spans say {expected}"
+            yield f"execution {record['id']}: {column} is {record[column]}, its spans add up to {expected}"
     parts = [record[name] for name in record if name.startswith("time_") and name != "time_to_first_token_ms"]
     if sum(parts) != record["duration_ms"]:
-        yield f"execution {record['id']}: the time ledger says {sum(parts)} ms of {record['duration_ms']}"
+        duration = record["duration_ms"]
+        yield f"execution {record['id']}: its times add up to {sum(parts)} ms, its duration is {duration} ms"
 
 
 async def _check_rollups(connection: AsyncConnection, table: Table, bucket: str, expected: Deltas) -> list[str]:
@@ -118,7 +121,7 @@ async def _check_rollups(connection: AsyncConnection, table: Table, bucket: str,
     }
     wanted = {row[:keys]: row[keys:] for row in expected.rows()}
     return [
-        f"{table.name} {tuple(map(str, key))}: {name} is {is_}, records say {should_be}"
+        f"{table.name} {tuple(map(str, key))}: {name} is {is_}, records add up to {should_be}"
         for key in sorted(stored.keys() | wanted.keys(), key=str)
         for name, is_, should_be in zip(
             columns[keys:], stored.get(key, _NOTHING), wanted.get(key, _NOTHING), strict=True

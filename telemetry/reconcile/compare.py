@@ -1,6 +1,6 @@
-"""Do the books agree? For a window: records with their spans, roll-ups with records, Prometheus with all of them.
+"""Compares the books within a window: records with their spans, hourly roll-ups with records, days with hours.
 
-Drift is reported with the ids of what differs and never repaired.
+Drift is reported with the ids of the rows that differ, and never repaired.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -59,7 +59,7 @@ class Check(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One number that two books do not share."""
+    """One number that differs between two books."""
 
     check: Check
     subject: str
@@ -67,15 +67,15 @@ class Difference:
     column: str
     found: int | None
     expected: int | None
-    """What the more detailed book adds up to."""
+    """The sum over the more detailed book."""
 
     @property
     def drift_nano_usd(self) -> int:
-        """How much money it is about; 0 where the number is not the cost."""
+        """The difference in cost; 0 for other columns."""
         return abs((self.found or 0) - (self.expected or 0)) if self.column == "cost_nano_usd" else 0
 
     def __str__(self) -> str:
-        return f"{self.check} {self.subject}: {self.column} is {self.found}, should be {self.expected}"
+        return f"{self.check} {self.subject}: {self.column} is {self.found}, expected {self.expected}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +89,20 @@ class CounterOutcome:
 
 @dataclass(frozen=True, slots=True)
 class ReconcileReport:
-    """What a comparison of the books found; whole hours of executions, by the time in their ids."""
+    """The result of comparing the books over whole hours of executions, by the time in their ids."""
 
     since: datetime
     until: datetime
     as_of: datetime
     executions: int
-    """Records of ended executions that were compared."""
+    """How many records of ended executions were compared."""
     rollup_rows: int
     differences: Sequence[Difference] = ()
     counters: Sequence[CounterOutcome] = ()
 
     @property
     def drift_nano_usd(self) -> int:
-        """The money that the books disagree about."""
+        """The sum of all differences in cost."""
         return sum(difference.drift_nano_usd for difference in self.differences)
 
 
@@ -115,19 +115,19 @@ class Window:
 
     @classmethod
     def around(cls, since: datetime, until: datetime) -> "Window":
-        """The hours that the times lie in."""
+        """The whole hours that contain both times."""
         return cls(floor_hour(since), floor_hour(until + HOUR - timedelta(microseconds=1)))
 
     def hours(self) -> Iterator["Window"]:
-        """Each hour of it."""
+        """Each hour of the window."""
         yield from self._parts(self.since, HOUR)
 
     def days(self) -> Iterator["Window"]:
-        """Each day that it touches, whole."""
+        """Each whole day that overlaps the window."""
         yield from self._parts(self.since.replace(hour=0), DAY)
 
     def holds(self, execution_id: ColumnElement[str]) -> ColumnElement[bool]:
-        """That an execution was accepted in it: its id is a UUIDv7 and begins with the time."""
+        """That an execution was accepted within the window: its id is a UUIDv7, which starts with the time."""
         return and_(execution_id >= first_id(self.since), execution_id < first_id(self.until))
 
     def _parts(self, start: datetime, length: timedelta) -> Iterator["Window"]:
@@ -137,13 +137,13 @@ class Window:
 
 
 def first_id(at: datetime) -> str:
-    """The beginning that no execution id accepted before this time, to the millisecond, reaches."""
+    """The prefix that sorts after the ids of all executions accepted before this time, to the millisecond."""
     digits = f"{round(at.timestamp() * 1000):012x}"
     return f"{digits[:8]}-{digits[8:]}"
 
 
 async def compare_books(connection: AsyncConnection, window: Window) -> ReconcileReport:
-    """Compare records, spans and roll-ups of a window, in one snapshot; the counters are left to `counters.py`."""
+    """Compare records, spans and roll-ups of a window, in one snapshot; `prometheus.py` compares counters."""
     if connection.dialect.name == "postgresql":
         await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
     findings = _Findings()
@@ -159,7 +159,7 @@ async def compare_books(connection: AsyncConnection, window: Window) -> Reconcil
 
 @dataclass(slots=True)
 class _Findings:
-    """What was compared so far."""
+    """Counts and differences so far."""
 
     executions: int = 0
     rollup_rows: int = 0
@@ -167,7 +167,7 @@ class _Findings:
 
 
 async def _compare_records(connection: AsyncConnection, window: Window, findings: _Findings) -> None:
-    """Ended executions with their spans, those of all attempts together."""
+    """Compare ended executions with the spans of all their attempts."""
     ended = and_(window.holds(executions.c.id), executions.c.completed_at.is_not(None))
     counted = await connection.execute(select(func.count()).select_from(executions).where(ended))
     findings.executions = counted.scalar_one()
@@ -209,7 +209,7 @@ def _sums_of_spans(window: Window) -> Subquery:
 
 
 def _expected_of(sums: Subquery) -> dict[str, ColumnElement[Any]]:
-    """What the columns of a record must be, from the sums over its spans."""
+    """The expected columns of a record, from the sums over its spans."""
     calls, paid = func.coalesce(sums.c.calls, 0), func.coalesce(sums.c.paid, 0)
     stored = func.coalesce(sums.c.stored, 0)
     return {
@@ -253,7 +253,7 @@ async def _compare_day(connection: AsyncConnection, day: Window, findings: _Find
 
 
 def _ends_of(hour: Window) -> Any:
-    """The executions of an hour that ended, by the key of their roll-up row."""
+    """Sums over the ended executions of an hour, by the key of their roll-up row."""
     duration = executions.c.duration_ms
     sums: dict[str, ColumnElement[int]] = {
         f"executions_{status}": func.count().filter(executions.c.status == status)
@@ -276,7 +276,7 @@ def _ends_of(hour: Window) -> Any:
 
 
 def _calls_of(hour: Window) -> Any:
-    """The model calls of an hour's executions, by the key of their roll-up row."""
+    """Sums over the model calls of an hour's executions, by the key of their roll-up row."""
     cost, waste = spans.c.cost_nano_usd, case((spans.c.waste.is_not(None), spans.c.cost_nano_usd))
     sums = {
         **{name: _sum(spans.c[name]) for name in TOKEN_FIELDS},
@@ -295,7 +295,7 @@ def _calls_of(hour: Window) -> Any:
 
 
 def _keys(provider: ColumnElement[str], model: ColumnElement[str]) -> list[ColumnElement[Any]]:
-    """The key of a roll-up row; what does not apply is `''`, or version 0."""
+    """The key of a roll-up row; parts that do not apply are `''`, or version 0."""
     c = executions.c
     values = (
         c.owner_id,
@@ -337,5 +337,5 @@ def _differences(
 
 
 def floor_hour(time: datetime) -> datetime:
-    """The beginning of the hour, in UTC."""
+    """The start of the hour, in UTC."""
     return time.astimezone(UTC).replace(minute=0, second=0, microsecond=0)

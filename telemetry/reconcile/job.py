@@ -1,4 +1,4 @@
-"""The hourly comparison of the books: when it is due, who makes it, and what it found."""
+"""The hourly comparison of the books: its schedule, the claim of one process, and the stored reports."""
 
 import asyncio
 import logging
@@ -22,14 +22,14 @@ from telemetry.reconcile.prometheus import SETTLE, Prometheus, compare_counters
 from telemetry.store.tables import reconcile_runs
 
 MAX_STORED_DIFFERENCES = 200
-"""A report in the table names so many differences; it counts all of them."""
+"""The differences listed in a stored report; its count covers all of them."""
 
 _WAIT = timedelta(minutes=10)
-"""How long after an hour its run is due: what ended in it has been stored by then."""
+"""How long after an hour its run is due, so that all signals of the hour have been stored."""
 _LOOK_BACK = DAY
 _LONGEST = timedelta(days=31)
 _GIVEN_UP = timedelta(minutes=15)
-"""A run that has not ended after this time is made by somebody else."""
+"""A run that has not finished after this time is taken over by another process."""
 _POLL_SECONDS = 60.0
 _PROMETHEUS_SECONDS = 30.0
 
@@ -68,7 +68,7 @@ async def reconcile(
 
 
 class ReconcileJob:
-    """Compares the books once an hour; of several processes on one database one does."""
+    """Compares the books once an hour, in one process per database."""
 
     def __init__(
         self,
@@ -83,16 +83,16 @@ class ReconcileJob:
         self._done: datetime | None = None
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run hourly until cancelled."""
         while True:
             try:
                 await self.run_if_due()
             except (SpanloomError, SQLAlchemyError, OSError) as error:
-                log.warning("the books could not be compared", extra={"error": str(error)})
+                log.warning("the books could not be compared; trying again", extra={"error": str(error)})
             await asyncio.sleep(_POLL_SECONDS)
 
     async def run_if_due(self) -> ReconcileReport | None:
-        """Make the run of the last hour; null if it is made already, or by another process."""
+        """Compare up to the last full hour; null if that run is done or another process has claimed it."""
         hour = floor_hour(self._clock() - _WAIT)
         if hour == self._done:
             return None
@@ -103,11 +103,14 @@ class ReconcileJob:
         await self._store(hour, report)
         self._done = hour
         if report.differences:
-            log.error("the books disagree", extra={"differences": len(report.differences), "since": str(since)})
+            log.error(
+                "the books disagree; `spanloom reconcile` lists the differences",
+                extra={"differences": len(report.differences), "since": str(since)},
+            )
         return report
 
     async def _since(self, hour: datetime) -> datetime:
-        """A day before, or where the last run with a difference began: drift does not age away."""
+        """A day before the hour, or the start of the last run if it found differences, so that drift stays visible."""
         c = reconcile_runs.c
         newest = select(c.since, c.differences).where(c.finished_at.is_not(None)).order_by(c.scheduled_for.desc())
         async with self._database.read() as connection:
@@ -152,7 +155,7 @@ async def list_runs(
     before: datetime | None = None,
     limit: int = 50,
 ) -> list[ReconcileRun]:
-    """Finished runs, newest first: those due in a time, and before the last one of another page."""
+    """Finished runs, newest first; `since` and `until` bound their hour, `before` ends the previous page."""
     c = reconcile_runs.c
     statement = select(reconcile_runs).where(c.finished_at.is_not(None)).order_by(c.scheduled_for.desc()).limit(limit)
     if since is not None:

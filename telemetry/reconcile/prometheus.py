@@ -1,8 +1,8 @@
-"""Compares counters in a Prometheus with the records, for the reconcile report.
+"""Compares Prometheus counters with the records, for the reconcile report.
 
 Raw samples at both ends of the window are subtracted (`increase` would extrapolate). An execution that ran across an
-end may count on either side, so an increase must lie between two sums; they are equal where nothing ran then. A
-counter that began anew within the window is not compared.
+end of the window may count on either side, so an increase must lie between two sums, which are equal if nothing ran at
+the ends. A counter that was reset within the window is not compared.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ from telemetry.reconcile.compare import DAY, Check, CounterOutcome, Difference, 
 from telemetry.store.tables import executions, spans
 
 SETTLE = timedelta(seconds=60)
-"""How long a signal may take from its end to the counter: journal, Collector, scrape."""
+"""How long a signal may take to reach the counter, through journal, Collector and scrape."""
 
 _LOOKBACK_SECONDS = 300
 _OTHER = "_other"
@@ -32,21 +32,21 @@ Samples = dict[Labels, tuple[float, float]]
 
 
 class NotCompared(Exception):
-    """Why a counter cannot be compared."""
+    """A counter cannot be compared; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Counter:
-    """A counter, and what it must have grown by."""
+    """A counter and the column of the records that it counts."""
 
     metric: str
     selector: str
     labels: Group
     column: str
     is_exact: bool
-    """Read from the roll-ups by every process alike; else each process counts its own in its memory."""
+    """Whether all processes read it from the roll-ups; otherwise each process counts in its own memory."""
     unit: float
-    """Multiplied with an increase this is a whole number."""
+    """The factor that makes an increase a whole number."""
 
 
 _ROOT = 'gen_ai_operation_name="invoke_workflow",workflow_nested!="true"'
@@ -67,7 +67,7 @@ _COUNTERS = (
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What comparing the counters gave."""
+    """The outcome per counter, and all differences."""
 
     outcomes: list[CounterOutcome]
     differences: list[Difference]
@@ -81,7 +81,7 @@ class Prometheus:
         self._url = url.rstrip("/")
 
     async def query(self, promql: str, at: datetime) -> list[dict[str, Any]]:
-        """The series of an expression at a time. Raises `NotCompared` where there is no answer."""
+        """The series of an expression at a time. Raises `NotCompared` if Prometheus does not respond."""
         try:
             answer = await self._client.get(
                 f"{self._url}/api/v1/query", params={"query": promql, "time": f"{at.timestamp():.3f}"}
@@ -89,7 +89,9 @@ class Prometheus:
             answer.raise_for_status()
             result: list[dict[str, Any]] = answer.json()["data"]["result"]
         except (httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
-            raise NotCompared(f"Prometheus gives no answer: {type(error).__name__}") from error
+            raise NotCompared(
+                f"Prometheus did not respond: {type(error).__name__}; check SPANLOOM_PROMETHEUS_URL"
+            ) from error
         return result
 
     async def newest(self, selector: str, at: datetime) -> Samples:
@@ -101,7 +103,7 @@ class Prometheus:
         return found
 
     async def has_any(self, promql: str, at: datetime) -> bool:
-        """Whether an expression gives anything."""
+        """Whether an expression has any series."""
         return bool(await self.query(promql, at))
 
 
@@ -113,7 +115,7 @@ async def compare_counters(
     *,
     settle: timedelta = SETTLE,
 ) -> Comparison:
-    """Compare every counter with the records, over a window that is over since `settle`."""
+    """Compare every counter with the records, over a window that ended at least `settle` ago."""
     outcomes: list[CounterOutcome] = []
     differences: list[Difference] = []
     for counter in _COUNTERS:
@@ -130,7 +132,7 @@ async def compare_counters(
 
 @dataclass(frozen=True, slots=True)
 class _Growth:
-    """By how much a counter grew, and between which samples: the earliest and the latest time of either end."""
+    """The increase of a counter, and the earliest and latest time of its samples at each end."""
 
     by_group: dict[Group, int]
     since: tuple[datetime, datetime]
@@ -144,24 +146,24 @@ async def _increase(prometheus: Prometheus, counter: _Counter, since: datetime, 
     await _check_restarts(prometheus, counter, selector, first, last, since, until)
     grown = _grouped(counter, {labels: value - first.get(labels, _NOTHING)[1] for labels, (_, value) in last.items()})
     if any(_OTHER in group for group in grown):
-        raise NotCompared(f"there are more label values than the metrics keep apart ({_OTHER})")
+        raise NotCompared(f"the label values exceed their limit, and the rest share the series {_OTHER}")
     return _Growth(grown, _ends(first, since), _ends(last, until))
 
 
 _NOTHING = (0.0, 0.0)
-"""A series that is not there yet stands at 0."""
+"""The sample of a series that does not exist yet."""
 
 
 async def _samples(prometheus: Prometheus, selector: str, at: datetime, name: str) -> Samples:
-    """The counter's samples; there may be none of its own as long as there are some of the service."""
+    """The counter's samples; it may have none as long as the service has some."""
     samples = await prometheus.newest(selector, at)
     if not samples and not await prometheus.has_any(f"spanloom_executions_total[{_LOOKBACK_SECONDS}s]", at):
-        raise NotCompared(f"there is no sample from the {name} of the window")
+        raise NotCompared(f"Prometheus has no sample from the {name} of the window")
     return samples
 
 
 def _grouped(counter: _Counter, series: Mapping[Labels, float]) -> dict[Group, int]:
-    """Processes that tell the same count once, others add up; then models and classes of errors add up."""
+    """The increase per group: the largest of the processes if exact, else their sum, over models and error classes."""
     by_series: dict[tuple[Group, Group], float] = {}
     for labels, value in series.items():
         named = dict(labels)
@@ -191,7 +193,7 @@ async def _check_restarts(
     if counter.is_exact:
         return
     if first.keys() - last.keys():
-        raise NotCompared("a process that counted is gone since the beginning of the window")
+        raise NotCompared("a process that counted has stopped within the window")
     sources = {(dict(labels).get("job", ""), dict(labels).get("instance", "")) for labels in first | last}
     for job, instance in sorted(sources):
         started = f'process_start_time_seconds{{job="{job}",instance="{instance}"}}'
@@ -210,7 +212,7 @@ def _ends(samples: Samples, at: datetime) -> tuple[datetime, datetime]:
 async def _bounds(
     connection: AsyncConnection, counter: _Counter, grown: _Growth, settle: timedelta
 ) -> tuple[Sums, Sums]:
-    """The least and the most that the counter may have grown by."""
+    """The smallest and the largest increase that the records allow."""
     surely = grown.since[1] + settle, grown.until[0] - settle
     perhaps = grown.since[0] - settle, grown.until[1] + settle
     keys = await template_keys(connection) if counter.is_exact else {}
@@ -236,7 +238,7 @@ async def _executions(connection: AsyncConnection, keys: Mapping[str, str], sinc
 async def _cost(
     connection: AsyncConnection, keys: Mapping[str, str], since: datetime, condition: ColumnElement[bool]
 ) -> Sums:
-    """Of the calls of executions that the condition holds for; they began at most a day before."""
+    """The cost of executions that meet the condition; they were accepted at most a day before `since`."""
     c = executions.c
     statement = (
         select(c.template_id, c.workflow_name, cast(func.coalesce(func.sum(spans.c.cost_nano_usd), 0), BigInteger))

@@ -56,7 +56,7 @@ async def test_the_command_exits_with_1_and_the_ids_where_the_books_disagree(
     expected = {"check": "record", "subject": id_, "column": "waste_nano_usd", "found": 7, "expected": 0}
     assert report["differences"] == [expected | {"drift_nano_usd": 0}]
     told = await asyncio.to_thread(spanloom, migrated_sqlite_url, "reconcile")
-    assert f"record {id_}: waste_nano_usd is 7, should be 0" in told.stdout
+    assert f"record {id_}: waste_nano_usd is 7, expected 0" in told.stdout
     assert told.stdout.splitlines()[-1] == "The books disagree: 1 differences, 0 nano-USD."
 
 

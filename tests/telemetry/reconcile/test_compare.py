@@ -84,7 +84,7 @@ async def test_a_changed_cost_in_a_span_row_is_named_with_its_execution(database
     assert "2026-05-10T12Z" in rollup.subject
     assert "workflow_name=answer" in rollup.subject
     assert report.drift_nano_usd == 2
-    assert str(record["cost_nano_usd"]) == f"record {id_}: cost_nano_usd is 280000, should be 280001"
+    assert str(record["cost_nano_usd"]) == f"record {id_}: cost_nano_usd is 280000, expected 280001"
 
 
 @pytest.mark.parametrize(
@@ -303,10 +303,10 @@ async def test_what_every_process_tells_counts_once_and_what_each_counts_adds_up
 @pytest.mark.parametrize(
     ("metric", "end", "sentence"),
     [
-        ("spanloom_executions_total", 6, "executions is 2, should be 1"),
-        ("spanloom_cost_nano_usd_total", 9 * PRICE - 1, "cost_nano_usd is 279999, should be 280000"),
-        ("traces_span_metrics_calls_total", 2, "executions is 2, should be 1"),
-        ("workflow_cost_usd_total", (2 * PRICE + 1) / 1e9, "cost_nano_usd is 280001, should be 280000"),
+        ("spanloom_executions_total", 6, "executions is 2, expected 1"),
+        ("spanloom_cost_nano_usd_total", 9 * PRICE - 1, "cost_nano_usd is 279999, expected 280000"),
+        ("traces_span_metrics_calls_total", 2, "executions is 2, expected 1"),
+        ("workflow_cost_usd_total", (2 * PRICE + 1) / 1e9, "cost_nano_usd is 280001, expected 280000"),
     ],
 )
 async def test_a_counter_that_is_off_by_one_is_named(booked: Database, metric: str, end: float, sentence: str) -> None:
@@ -340,7 +340,7 @@ async def test_a_restart_within_the_window_is_said(booked: Database, query: str,
 
 async def test_a_prometheus_that_was_not_there_at_the_beginning_is_said(booked: Database) -> None:
     notes, differences = await counted(booked, prometheus(recorded(spanloom_executions_total=(None, 5))))
-    assert "spanloom_executions_total: there is no sample from the beginning of the window" in notes
+    assert "spanloom_executions_total: Prometheus has no sample from the beginning of the window" in notes
     assert differences == []
 
 
@@ -353,5 +353,7 @@ async def test_an_execution_across_the_end_may_count_on_either_side(booked: Data
 
 async def test_a_prometheus_that_does_not_answer_fails_nothing(booked: Database) -> None:
     report = await reconcile(booked, SINCE, UNTIL, prometheus_url="http://127.0.0.1:1")
-    assert {outcome.note for outcome in report.counters} == {"Prometheus gives no answer: ConnectError"}
+    assert {outcome.note for outcome in report.counters} == {
+        "Prometheus did not respond: ConnectError; check SPANLOOM_PROMETHEUS_URL"
+    }
     assert report.differences == []

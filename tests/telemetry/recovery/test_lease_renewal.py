@@ -158,7 +158,7 @@ async def test_a_renewal_that_fails_is_tried_again_soon(
     async with LeaseRenewal(keeper.journal, lambda: database, renew_seconds=10):
         await until(renewed)
     assert health.failed_renewals == 2
-    assert caplog.text.count("leases could not be renewed; it is tried again") == 2
+    assert caplog.text.count("leases could not be renewed; trying again") == 2
 
 
 async def test_a_bug_does_not_end_the_renewal(
