@@ -32,7 +32,7 @@ from opentelemetry.trace import Tracer as ApiTracer
 from opentelemetry.util.re import parse_env_headers
 from opentelemetry.util.types import Attributes as ApiAttributes
 
-from telemetry.sdk.recording import RecordingLogger, RecordingTracer
+from telemetry.sdk.internals import RecordingLogger, RecordingTracer
 from telemetry.signals.records import Attributes, is_ours
 from telemetry.signals.sanitize import MAX_ATTRIBUTES, sanitize
 

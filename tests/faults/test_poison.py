@@ -101,7 +101,7 @@ class Poisoner(SpanProcessor, LogRecordProcessor):
 
 
 def _bag(span: ReadableSpan) -> Bag:
-    """The attributes themselves: ours are a plain dict, see telemetry/sdk/recording.py."""
+    """The attributes themselves: ours are a plain dict, see telemetry/sdk/internals.py."""
     bag: Bag = span._attributes  # type: ignore[assignment]  # the SDK promises less
     return bag
 

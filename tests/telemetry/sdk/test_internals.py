@@ -25,8 +25,8 @@ from opentelemetry.trace import (
 from opentelemetry.trace import Tracer as ApiTracer
 
 from engine.tracing import semconv
+from telemetry.sdk.internals import RecordedSpan, RecordingTracer
 from telemetry.sdk.providers import build_telemetry
-from telemetry.sdk.recording import RecordedSpan, RecordingTracer
 
 
 class _SameIds(RandomIdGenerator):
