@@ -5,10 +5,10 @@ import time
 from dataclasses import dataclass, field
 
 from opentelemetry.context import Context
-from opentelemetry.sdk._logs import LogRecordProcessor, ReadWriteLogRecord
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from telemetry.sdk.conversion import attempt_of
+from telemetry.sdk.internals import LogRecordProcessor, ReadWriteLogRecord
 from telemetry.signals.records import Attempt, is_ours
 
 

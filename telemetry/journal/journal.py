@@ -15,7 +15,6 @@ from uuid import uuid4
 
 import anyio
 import stamina
-from opentelemetry.sdk._logs import LogRecordProcessor
 from opentelemetry.sdk.trace import SpanProcessor
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -35,6 +34,7 @@ from telemetry.journal.decisions import Decision, Item, already_made, ended_call
 from telemetry.journal.running import Running
 from telemetry.journal.sinks import Sink
 from telemetry.pipeline.pipeline import ConsumerHung
+from telemetry.sdk.internals import LogRecordProcessor
 from telemetry.signals.records import Attempt, Batch
 
 FLUSH_SECONDS = 0.2

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from opentelemetry.sdk._logs import ReadableLogRecord, ReadWriteLogRecord
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 from opentelemetry.util.types import AnyValue
 
 from engine.tracing import semconv
+from telemetry.sdk.internals import ReadableLogRecord, ReadWriteLogRecord
 from telemetry.signals.builders import make_event, make_span
 from telemetry.signals.records import (
     Attempt,

@@ -1,7 +1,7 @@
-"""The only place that builds OpenTelemetry SDK objects, and reads the `OTEL_*` variables that the bare SDK ignores.
+"""Builds the OpenTelemetry providers and exporters, and reads the `OTEL_*` variables that the bare SDK ignores.
 
-Our providers are our own, never the global ones. What `OTEL_*` says about exporting is done; the sampler and
-`OTEL_SDK_DISABLED` do not reach our spans, or records would vanish with them.
+The providers are our own, never the global ones. The `OTEL_*` settings for exporting are honoured; the sampler and
+`OTEL_SDK_DISABLED` do not affect our spans, because records would vanish with them.
 """
 
 import logging
@@ -12,32 +12,31 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TypeVar
 
-from opentelemetry._logs import Logger as ApiLogger
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcLogExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
-from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpLogExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
-from opentelemetry.sdk._logs import Logger, LoggerProvider, LogRecordLimits, LogRecordProcessor, ReadWriteLogRecord
-from opentelemetry.sdk._logs.export import (
+from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
+from opentelemetry.util.re import parse_env_headers
+
+from telemetry.sdk.internals import (
     BatchLogRecordProcessor,
     ConsoleLogRecordExporter,
+    GrpcLogExporter,
+    HttpLogExporter,
+    LoggerProvider,
     LogRecordExporter,
+    LogRecordProcessor,
+    ReadWriteLogRecord,
+    RecordingLoggerProvider,
+    RecordingTracerProvider,
 )
-from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, Tracer, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import Tracer as ApiTracer
-from opentelemetry.util.re import parse_env_headers
-from opentelemetry.util.types import Attributes as ApiAttributes
-
-from telemetry.sdk.internals import RecordingLogger, RecordingTracer
 from telemetry.signals.records import Attributes, is_ours
-from telemetry.signals.sanitize import MAX_ATTRIBUTES, sanitize
+from telemetry.signals.sanitize import sanitize
 
 EXPORT_DELAY_MILLIS = 250
-"""A trace is to be in its backend one second after the execution ended; `OTEL_BSP_SCHEDULE_DELAY` overrides."""
+"""Puts a trace into its backend within a second of the execution's end; `OTEL_BSP_SCHEDULE_DELAY` overrides it."""
 
 _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
@@ -46,92 +45,42 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-# Each is named, so that no variable cuts an id or pushes it out.
-_SPAN_LIMITS = SpanLimits(
-    max_attributes=MAX_ATTRIBUTES,
-    max_span_attributes=MAX_ATTRIBUTES,
-    max_attribute_length=SpanLimits.UNSET,
-    max_span_attribute_length=SpanLimits.UNSET,
-)
-_LOG_LIMITS = LogRecordLimits(
-    max_attributes=MAX_ATTRIBUTES,
-    max_log_record_attributes=MAX_ATTRIBUTES,
-    max_attribute_length=LogRecordLimits.UNSET,
-    max_log_record_attribute_length=LogRecordLimits.UNSET,
-)
-
-
 class ExportSettingInvalid(ValueError):
     """An OTEL_* variable has a value that is not supported."""
 
 
-class _Tracers(TracerProvider):
-    """A provider that `OTEL_SDK_DISABLED` does not switch off: the books are made from its spans."""
-
-    def __init__(self, resource: Resource) -> None:
-        super().__init__(sampler=ALWAYS_ON, resource=resource, span_limits=_SPAN_LIMITS, shutdown_on_exit=False)
-        self._disabled = False
-
-    def get_tracer(
-        self,
-        instrumenting_module_name: str,
-        instrumenting_library_version: str | None = None,
-        schema_url: str | None = None,
-        attributes: ApiAttributes = None,
-    ) -> ApiTracer:
-        """The SDK's tracer; for our own scopes one that costs less."""
-        name = instrumenting_module_name
-        tracer = super().get_tracer(name, instrumenting_library_version, schema_url, attributes)
-        return RecordingTracer(tracer, self._span_limits) if is_ours(name) and isinstance(tracer, Tracer) else tracer
-
-
-class _Loggers(LoggerProvider):
-    """The same for events."""
-
-    def __init__(self, resource: Resource) -> None:
-        super().__init__(resource=resource, log_record_limits=_LOG_LIMITS, shutdown_on_exit=False)
-        self._disabled = False
-
-    def get_logger(
-        self, name: str, version: str | None = None, schema_url: str | None = None, attributes: ApiAttributes = None
-    ) -> ApiLogger:
-        """The SDK's logger; for our own scopes one that costs less."""
-        logger = super().get_logger(name, version, schema_url, attributes)
-        return RecordingLogger(logger) if is_ours(name) and isinstance(logger, Logger) else logger
-
-
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """Our providers. Spans and events of the engine come from them and go to the journal and to exporters."""
+    """The providers of the engine's spans and events, which go to the journal and to exporters."""
 
     tracer_provider: TracerProvider
     logger_provider: LoggerProvider
 
     def add(self, spans: SpanProcessor, events: LogRecordProcessor) -> None:
-        """Show every ended span and every event to these, too."""
+        """Pass every ended span and every event to these processors too."""
         self.tracer_provider.add_span_processor(spans)
         self.logger_provider.add_log_record_processor(events)
 
     @property
     def resource(self) -> Attributes:
-        """Who says it, as the trace store shows it."""
+        """The resource attributes, as the trace store shows them."""
         return {key: sanitize(value)[0] for key, value in self.tracer_provider.resource.attributes.items()}
 
     def shutdown(self) -> None:
-        """Export what is left and close. Blocks for seconds if a backend hangs: call it in a thread, with a cap."""
+        """Export the rest and close. Blocks for seconds if a backend hangs: call it in a thread, with a timeout."""
         self.tracer_provider.shutdown()
         self.logger_provider.shutdown()
 
 
 def build_telemetry(*, exports_ours: bool = True) -> Telemetry:
-    """Providers with exporters as `OTEL_*` says; by default nothing is exported.
+    """Build providers with the exporters that `OTEL_*` names; by default nothing is exported.
 
-    `exports_ours`: else the exporters get other libraries' signals alone, as ours leave by the shipper. Raises
-    `ExportSettingInvalid` for a value that names no exporter or protocol of ours.
+    Without `exports_ours` the exporters get only the signals of other libraries, because the shipper sends ours. Raises
+    `ExportSettingInvalid` for an unsupported exporter or protocol.
     """
     resource = Resource.create(_service())
-    tracers = _Tracers(resource)
-    loggers = _Loggers(resource)
+    tracers = RecordingTracerProvider(resource)
+    loggers = RecordingLoggerProvider(resource)
     for span_exporter in _exporters("TRACES", _SPAN_EXPORTERS):
         delay = _delay_millis("OTEL_BSP_SCHEDULE_DELAY")
         spans = BatchSpanProcessor(span_exporter, schedule_delay_millis=delay)
@@ -140,18 +89,18 @@ def build_telemetry(*, exports_ours: bool = True) -> Telemetry:
         delay = _delay_millis("OTEL_BLRP_SCHEDULE_DELAY")
         events = BatchLogRecordProcessor(log_exporter, schedule_delay_millis=delay)
         loggers.add_log_record_processor(events if exports_ours else _OtherEvents(events))
-    _say_what_has_no_effect()
+    _warn_of_ignored_variables()
     return Telemetry(tracers, loggers)
 
 
 class _OtherSpans(SpanProcessor):
-    """Passes on the spans of other libraries."""
+    """Passes only the spans of other libraries on."""
 
     def __init__(self, inner: SpanProcessor) -> None:
         self._inner = inner
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Nothing is exported before a span ends."""
+        """Do nothing: a span is exported when it ends."""
 
     def on_end(self, span: ReadableSpan) -> None:
         scope = span.instrumentation_scope
@@ -166,7 +115,7 @@ class _OtherSpans(SpanProcessor):
 
 
 class _OtherEvents(LogRecordProcessor):
-    """Passes on the log records of other libraries."""
+    """Passes only the log records of other libraries on."""
 
     def __init__(self, inner: LogRecordProcessor) -> None:
         self._inner = inner
@@ -185,7 +134,7 @@ class _OtherEvents(LogRecordProcessor):
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where one kind of signal is posted to, and how."""
+    """The URL that one kind of signal is posted to, with headers, timeout and compression."""
 
     url: str
     headers: Mapping[str, str]
@@ -203,9 +152,9 @@ class Collector:
 
 
 def find_collector() -> Collector:
-    """The Collector as `OTEL_EXPORTER_OTLP_*` names it, `http://localhost:4318` by default.
+    """The Collector that `OTEL_EXPORTER_OTLP_*` names, `http://localhost:4318` by default.
 
-    Raises `ExportSettingInvalid` for gRPC: signals are shipped over OTLP/HTTP.
+    Raises `ExportSettingInvalid` for gRPC, because signals are shipped over OTLP/HTTP.
     """
     return Collector(_destination("TRACES", "v1/traces"), _destination("LOGS", "v1/logs"), _tls())
 
@@ -219,7 +168,9 @@ def _destination(signal: str, path: str) -> Destination:
     base = os.environ.get(_ENDPOINT) or "http://localhost:4318"
     url = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or f"{base.rstrip('/')}/{path}"
     if not url.startswith(("http://", "https://")):
-        raise ExportSettingInvalid(f"{url} is no address of a Collector; it begins with http:// or https://")
+        raise ExportSettingInvalid(
+            f"The Collector's URL {url} must begin with http:// or https://, as in http://localhost:4318"
+        )
     return Destination(
         url=url,
         headers=parse_env_headers(_of_signal(signal, "HEADERS"), liberal=True),
@@ -233,11 +184,11 @@ def _timeout_seconds(signal: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ExportSettingInvalid(f"OTEL_EXPORTER_OTLP_TIMEOUT={text} is no number of seconds") from None
+        raise ExportSettingInvalid(f"OTEL_EXPORTER_OTLP_TIMEOUT={text} is not a number of seconds") from None
 
 
 def _of_signal(signal: str, name: str) -> str:
-    """The variable of one signal, or else the one of all."""
+    """The variable of one signal, else the variable for all signals."""
     return os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_{name}") or os.environ.get(f"OTEL_EXPORTER_OTLP_{name}") or ""
 
 
@@ -250,7 +201,7 @@ def _tls() -> ssl.SSLContext:
 
 
 def _service() -> dict[str, str]:
-    """Who we are, where the environment does not say it."""
+    """Our service name and version; a name in the environment wins."""
     own = {SERVICE_NAME: "spanloom", SERVICE_VERSION: version("spanloom")}
     given = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     if "OTEL_SERVICE_NAME" in os.environ or f"{SERVICE_NAME}=" in given:
@@ -271,7 +222,7 @@ _LOG_EXPORTERS: dict[str, Callable[[], LogRecordExporter]] = {
 
 
 def _exporters(signal: str, known: dict[str, Callable[[], T]]) -> list[T]:
-    """The exporters of one signal; without `OTEL_<signal>_EXPORTER`, OTLP if an endpoint is named."""
+    """The exporters of one signal; without `OTEL_<signal>_EXPORTER`, OTLP if an endpoint is set."""
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return []
     variable = f"OTEL_{signal}_EXPORTER"
@@ -300,12 +251,12 @@ def _protocol(signal: str) -> str:
 
 
 def _delay_millis(variable: str) -> float | None:
-    """Null where the variable is set: then the SDK reads it."""
+    """Our delay; null if the variable is set, since the SDK then reads it."""
     return None if variable in os.environ else EXPORT_DELAY_MILLIS
 
 
-def _say_what_has_no_effect() -> None:
+def _warn_of_ignored_variables() -> None:
     if os.environ.get("OTEL_METRICS_EXPORTER", "none") not in ("none", "prometheus"):
-        log.warning("OTEL_METRICS_EXPORTER has no effect: metrics are read from /metrics")
+        log.warning("OTEL_METRICS_EXPORTER is ignored: Prometheus reads metrics from /metrics")
     if os.environ.get("OTEL_CONFIG_FILE"):
-        log.warning("OTEL_CONFIG_FILE has no effect: use the OTEL_EXPORTER_* variables")
+        log.warning("OTEL_CONFIG_FILE is ignored: use the OTEL_EXPORTER_* variables")

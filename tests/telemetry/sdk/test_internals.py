@@ -1,12 +1,17 @@
 """Our own recording spans are what an exporter, a processor and the SDK's own spans expect."""
 
+import ast
+import inspect
 import logging
+import re
+from collections.abc import Mapping
 
 import pytest
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
-from opentelemetry.sdk.trace import ReadableSpan, Tracer, TracerProvider
+from opentelemetry.sdk._logs import Logger, LoggerProvider, ReadWriteLogRecord
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
@@ -25,8 +30,61 @@ from opentelemetry.trace import (
 from opentelemetry.trace import Tracer as ApiTracer
 
 from engine.tracing import semconv
+from telemetry.sdk import internals
 from telemetry.sdk.internals import RecordedSpan, RecordingTracer
 from telemetry.sdk.providers import build_telemetry
+
+OWN = {"_tracer", "_logger", "_context"}
+"""Private names of our own classes in the module."""
+
+MODULES = {
+    "opentelemetry._logs",
+    "opentelemetry.exporter.otlp.proto.grpc._log_exporter",
+    "opentelemetry.exporter.otlp.proto.http._log_exporter",
+    "opentelemetry.sdk._logs",
+    "opentelemetry.sdk._logs.export",
+}
+PRIVATE = {
+    TracerProvider: {"_disabled", "_span_limits"},
+    LoggerProvider: {"_disabled"},
+    Tracer: {"_instrumentation_scope"},
+    Logger: {"_log_record_limits", "_multi_log_record_processor"},
+    Span: {"_attributes", "_end_time", "_limits", "_lock", "_span_processor", "_start_time"},
+    SpanProcessor: {"_on_ending"},
+}
+"""Class of the SDK to the private names that the module uses."""
+
+
+def _of_the_sdk() -> Mapping[type, object]:
+    tracers, loggers = TracerProvider(shutdown_on_exit=False), LoggerProvider(shutdown_on_exit=False)
+    tracer, logger = tracers.get_tracer("stock"), loggers.get_logger("stock")
+    span = tracer.start_span("stock")
+    span.end()
+    return {
+        TracerProvider: tracers,
+        LoggerProvider: loggers,
+        Tracer: tracer,
+        Logger: logger,
+        Span: span,
+        SpanProcessor: SpanProcessor(),
+    }
+
+
+def test_the_sdk_still_has_every_private_name_that_is_used() -> None:
+    stock = _of_the_sdk()
+    missing = {
+        f"{kind.__name__}.{name}" for kind in PRIVATE for name in PRIVATE[kind] if not hasattr(stock[kind], name)
+    }
+    assert missing == set()
+    assert "__post_init__" in vars(ReadWriteLogRecord)
+
+
+def test_every_private_name_that_is_used_is_listed_here() -> None:
+    nodes = list(ast.walk(ast.parse(inspect.getsource(internals))))
+    names = {node.attr for node in nodes if isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr)}
+    assert names - OWN == set().union(*PRIVATE.values())
+    modules = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and "._" in (node.module or "")}
+    assert modules == MODULES
 
 
 class _SameIds(RandomIdGenerator):
