@@ -1,6 +1,6 @@
 """The recording rules and alerts, as data. Metric names are those of `telemetry/metrics` and the Collector.
 
-Counters read from the roll-ups are the same in every process, hence `max`; what a process counts itself is added up.
+Counters read from the roll-ups are equal in all processes, hence `max`; counters of a single process are summed.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ RATIO_WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A query whose result is kept as a series of its own."""
+    """A query whose result Prometheus stores as a series of its own."""
 
     name: str
     expr: str
@@ -33,7 +33,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """When to tell somebody, and what."""
+    """An alert: its condition and its texts."""
 
     name: str
     severity: str
@@ -41,14 +41,14 @@ class Alert:
     summary: str
     description: str
     wait: str | None = None
-    """How long it has to be so, as a nominal time."""
+    """How long the condition must hold, as a nominal time."""
     is_about_executions: bool = False
-    """Its `template` label leads to the failed executions."""
+    """Whether its `template` label selects the failed executions for a link."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rules that are evaluated one after the other."""
+    """Rules that Prometheus evaluates one after the other."""
 
     name: str
     recordings: Sequence[Recording] = ()
@@ -61,7 +61,7 @@ def failure_ratio(window: str) -> str:
 
 
 def recordings(options: Options) -> Group:
-    """What alerts and dashboards share."""
+    """The recorded series that alerts and dashboards share."""
     rules = [
         Recording(EXECUTIONS, "max by (template, status, error_class) (spanloom_executions_total)"),
         Recording(COST, "sum by (template) (max by (template, model) (spanloom_cost_nano_usd_total)) / 1e9"),
@@ -75,7 +75,7 @@ def recordings(options: Options) -> Group:
 
 
 def groups(options: Options) -> list[Group]:
-    """Every alert."""
+    """All alerts, by group."""
     return [_failures(options), _executions(options), _cost(options), _telemetry(options), _books(options)]
 
 
@@ -95,7 +95,8 @@ def _failures(options: Options) -> Group:
             f"sum by (template) (increase({EXECUTIONS}{{{FAILED}}}[{options.time('1h')}])) > 0\n"
             f'unless sum by (template) (increase({EXECUTIONS}{{status="completed"}}[{options.time("1h")}])) > 0',
             "Every execution of {{ $labels.template }} fails",
-            "Executions of {{ $labels.template }} failed in the last hour and none completed, be it the first ones.",
+            "In the last hour executions of {{ $labels.template }} failed and none completed. "
+            "This alert also covers a template's very first executions.",
             is_about_executions=True,
         ),
     ]
@@ -103,7 +104,10 @@ def _failures(options: Options) -> Group:
 
 
 def _burn(options: Options, name: str, severity: str, long: str, short: str, factor: float) -> Alert:
-    """Google's SRE workbook, chapter 5: the long window says that it matters, the short one that it still goes on."""
+    """A burn-rate alert (Google's SRE workbook, chapter 5).
+
+    The long window shows that the failures matter, the short one that they still happen.
+    """
     limit = f"{factor * options.budget:g}"
     return Alert(
         name,
@@ -127,7 +131,7 @@ def _executions(options: Options) -> Group:
             "SpanloomExecutionStuck",
             PAGE,
             f"max by (status) (spanloom_executions_oldest_seconds) > {options.seconds(options.stuck_seconds)}",
-            "An execution is {{ $labels.status }} for too long",
+            "An execution has been {{ $labels.status }} for too long",
             "The oldest execution that is {{ $labels.status }} was accepted {{ $value | humanizeDuration }} ago.",
         ),
         Alert(
@@ -135,7 +139,8 @@ def _executions(options: Options) -> Group:
             PAGE,
             _grown(lost, "workflow_name", window),
             "Executions of {{ $labels.workflow_name }} lost their process",
-            "An execution of {{ $labels.workflow_name }} ended with engine_lost: the process that ran it is gone.",
+            "An execution of {{ $labels.workflow_name }} failed with engine_lost: the process that ran it "
+            "died or stopped renewing its lease.",
         ),
         Alert(
             "SpanloomSlow",
@@ -145,7 +150,7 @@ def _executions(options: Options) -> Group:
             f"and sum by (workflow_name) (increase({duration.replace('_bucket', '_count')}[{window}]))\n"
             f">= {options.least_executions}",
             "{{ $labels.workflow_name }} is slow",
-            "One in twenty executions of {{ $labels.workflow_name }} takes over {{ $value | humanizeDuration }}.",
+            "The 95th percentile of the duration of {{ $labels.workflow_name }} is {{ $value | humanizeDuration }}.",
             wait="10m",
         ),
     ]
@@ -168,8 +173,8 @@ def _cost(options: Options) -> Group:
             TICKET,
             f"sum by (template) (increase({UNPRICED}[{options.time('1h')}])) > 0",
             "Model calls of {{ $labels.template }} have no price",
-            'About {{ printf "%.0f" $value }} model calls of {{ $labels.template }} within an hour have no known cost; '
-            "their tokens are counted, their cost is missing.",
+            'About {{ printf "%.0f" $value }} model calls of {{ $labels.template }} within an hour have no known cost. '
+            "Their tokens are counted, but the cost is too low.",
         ),
     ]
     return Group("spanloom-cost", alerts=alerts)
@@ -187,16 +192,16 @@ def _telemetry(options: Options) -> Group:
             "SpanloomSignalsKeptAside",
             TICKET,
             f"sum by (consumer) (increase(spanloom_dead_letters_total[{window}])) > 0",
-            "Signals are kept aside for {{ $labels.consumer }}",
-            'About {{ printf "%.0f" $value }} signals were not stored by {{ $labels.consumer }}; '
-            "they are kept in dead_letter.",
+            "{{ $labels.consumer }} could not store signals",
+            'About {{ printf "%.0f" $value }} signals were not stored by {{ $labels.consumer }}. '
+            "They are kept as dead letters; `spanloom dead-letters` shows why.",
         ),
         Alert(
             "SpanloomJournalFailing",
             PAGE,
             "min(spanloom_journal_writable) == 0",
-            "The journal cannot write",
-            "Commits of the journal fail; new executions are refused with 503 until the database takes them.",
+            "The journal cannot write to the database",
+            "Commits of the journal fail; new executions are refused with 503 until the database accepts writes again.",
             wait="1m",
         ),
         Alert(
@@ -204,15 +209,15 @@ def _telemetry(options: Options) -> Group:
             PAGE,
             "\nor ".join(lost_by),
             "The Collector drops signals of {{ $labels.exporter }}",
-            'The exporter {{ $labels.exporter }} of the Collector gave up {{ printf "%.0f" $value }} signals. '
-            "Records and webhooks are served from the outbox; traces and metrics are gone.",
+            'The exporter {{ $labels.exporter }} of the Collector dropped {{ printf "%.0f" $value }} signals. '
+            "Records and webhooks are served from the outbox; traces and metrics are lost.",
         ),
         Alert(
             "SpanloomRecordsLagging",
             PAGE,
             f"max(spanloom_record_lag_seconds) > {options.seconds(options.lag_seconds)}",
             "Records lag behind",
-            "The oldest signal that is in no record yet waits for {{ $value | humanizeDuration }}.",
+            "The oldest signal that is not in its record yet has waited {{ $value | humanizeDuration }}.",
             wait="5m",
         ),
         Alert(
@@ -220,8 +225,9 @@ def _telemetry(options: Options) -> Group:
             TICKET,
             f"max(spanloom_deliveries_oldest_seconds) > {options.seconds(1_800)}\n"
             f"or sum(increase(spanloom_deliveries_given_up_total[{window}])) > 0",
-            "Webhooks do not arrive",
-            "Deliveries of webhooks are overdue or were given up; their endpoints do not take them.",
+            "Webhooks are not delivered",
+            "Webhook deliveries are overdue or were given up because their endpoints do not accept them; "
+            "`spanloom webhooks deliveries` shows the responses.",
         ),
     ]
     return Group("spanloom-telemetry", alerts=alerts)
@@ -235,21 +241,21 @@ def _books(options: Options) -> Group:
             "max(spanloom_reconcile_differences) > 0 or max(spanloom_reconcile_drift_nano_usd) > 0",
             "The books disagree",
             "{{ $value | humanize }} numbers differ between spans, records, roll-ups and counters; "
-            "`spanloom reconcile` names the ids.",
+            "`spanloom reconcile` lists them with their ids.",
         ),
         Alert(
             "SpanloomBooksNotCompared",
             TICKET,
             f"time() - max(spanloom_reconcile_finished_timestamp_seconds) > {options.seconds(options.overdue_seconds)}",
             "The books were not compared",
-            "The last comparison of the books ended {{ $value | humanizeDuration }} ago; it is due every hour.",
+            "The last comparison of the books finished {{ $value | humanizeDuration }} ago; it is due every hour.",
         ),
     ]
     return Group("spanloom-books", alerts=alerts)
 
 
 def _grown(counter: str, by: str, window: str) -> str:
-    """Whether a counter grew, one that began at its first value included."""
+    """That a counter grew; a new series counts from its first value."""
     return (
         f"sum by ({by}) (increase({counter}[{window}])) > 0\n"
         f"or sum by ({by}) ({counter} unless {counter} offset {window}) > 0"

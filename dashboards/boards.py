@@ -1,4 +1,4 @@
-"""The five dashboards. Counters of the roll-ups are the same in every process, hence `max` over them."""
+"""The five dashboards. Counters read from the roll-ups are equal in all processes, hence `max` over them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,23 +33,23 @@ ANY = 'status!=""'
 
 
 def executed(which: str, window: str, by: str = "template") -> str:
-    """How many executions ended so within a time."""
+    """How many executions ended with a status within a window."""
     grown = f"increase({EXECUTED}{{{TEMPLATE},{which}}}[{window}])"
     return f"sum by ({by}) (max by (template, status, error_class) ({grown}))"
 
 
 def spent(window: str, by: str) -> str:
-    """USD within a time."""
+    """USD within a window."""
     return f"sum by ({by}) (max by (template, model) (increase({NANO}{{{TEMPLATE}}}[{window}]))) / 1e9"
 
 
 def hourly(by: str) -> str:
-    """USD an hour, at the pace of the moment."""
+    """USD per hour at the current rate."""
     return f"sum by ({by}) (max by (template, model) (rate({NANO}{{{TEMPLATE}}}[{RATE}]))) * 3600 / 1e9"
 
 
 def tokens(window: str, which: str = "") -> str:
-    """Tokens within a time, per process and series."""
+    """Tokens within a window, per template, model and type."""
     return f"max by (template, model, type) (increase(spanloom_tokens_total{{{TEMPLATE}{which}}}[{window}]))"
 
 
@@ -65,13 +65,13 @@ def quantile(share: float, selector: str, by: str = "", metric: str = DURATION) 
 
 
 def failures(selector: str, by: str) -> str:
-    """Spans that ended with an error per second, counted by the histogram, which has the exemplars."""
+    """Failed spans per second, from the histogram, because it has the exemplars."""
     failed = f'{DURATION}_bucket{{{selector},status_code="STATUS_CODE_ERROR"}}'
     return f"sum by ({by}) (max without (le) (rate({failed}[{RATE}])))"
 
 
 def number(title: str, description: str, expr: str, unit: str = "short") -> Panel:
-    """One number of six in a row."""
+    """A number panel; six fit into a row."""
     return Panel(title, description, [Query(expr)], unit, width=4, is_number=True)
 
 
@@ -86,7 +86,7 @@ def lines(
     exemplars: bool = False,
     origin: Origin = Origin.SERVICE,
 ) -> Panel:
-    """Lines over time, one per value of the label."""
+    """A panel of lines over time, one per value of the label."""
     legend = f"{{{{{label}}}}}" if label else title
     return Panel(title, description, [Query(expr, legend, exemplars, origin)], unit, 12, is_stacked=stacked)
 
@@ -94,29 +94,33 @@ def lines(
 OVERVIEW = Board(
     "overview",
     "overview",
-    "How executions go: volume, failures against the objective, duration. Points of the failure panel lead to traces.",
+    "Executions: volume, failures against the objective, duration. Points in the failure panel link to traces.",
     [
         Row(
-            "In this time",
+            "In the selected time",
             [
-                number("Executions", "That ended.", f"sum({executed(ANY, RANGE)})"),
+                number("Executions", "Executions that ended.", f"sum({executed(ANY, RANGE)})"),
                 number(
                     "Failure rate",
-                    "Failed of those that completed or failed, without cancelled executions and faults of callers.",
+                    "Failed of completed and failed executions, without callers' errors and cancelled executions.",
                     f"sum({executed(FAILED, RANGE)}) / sum({executed(ENDED, RANGE)})",
                     "percentunit",
                 ),
-                number("Cost", "Of all model calls.", f"sum({spent(RANGE, 'template')})", "currencyUSD"),
+                number("Cost", "Cost of all model calls.", f"sum({spent(RANGE, 'template')})", "currencyUSD"),
                 number(
                     "Duration, 95 %",
-                    "Of completed executions.",
+                    "95th percentile over completed executions.",
                     quantile(0.95, ROOTS + ',workflow_execution_status="completed"').replace(RATE, RANGE),
                     "s",
                 ),
-                number("Unfinished", "Queued or running.", "sum(max by (status) (spanloom_executions_unfinished))"),
+                number(
+                    "Unfinished",
+                    "Executions that are queued or running.",
+                    "sum(max by (status) (spanloom_executions_unfinished))",
+                ),
                 number(
                     "Oldest unfinished",
-                    "Alerts after an hour.",
+                    "An alert fires after one hour.",
                     "max(spanloom_executions_oldest_seconds)",
                     "s",
                 ),
@@ -127,7 +131,7 @@ OVERVIEW = Board(
             [
                 Panel(
                     "Failed executions, with their traces",
-                    "Each point with a trace leads to it in Jaeger.",
+                    "Points that have a trace link to it in Jaeger.",
                     [
                         Query(
                             f"sum by (workflow_name) (max without (le) (rate({DURATION}_bucket"
@@ -168,7 +172,7 @@ OVERVIEW = Board(
             [
                 Panel(
                     "Burn rate",
-                    "Failure rate over what the objective allows; a page from 14.4 over one hour, or 6 over six.",
+                    "Failure rate as a multiple of the rate allowed; it pages at 14.4 over 1 hour or 6 over 6 hours.",
                     [
                         Query(
                             f"{failure_ratio(window)}{{{TEMPLATE}}} / {Options().budget:g}",
@@ -181,7 +185,7 @@ OVERVIEW = Board(
                 ),
                 Panel(
                     "Budget left",
-                    "Of the failures that the objective allows within 30 days.",
+                    "The share of the failures allowed within 30 days that is left.",
                     [
                         Query(
                             f"1 - sum by (template) (increase({EXECUTIONS}{{{TEMPLATE},{FAILED}}}[30d]))\n"
@@ -201,7 +205,7 @@ OVERVIEW = Board(
             [
                 Panel(
                     "Duration of executions",
-                    "Completed ones; points lead to traces.",
+                    "Completed executions; points link to traces.",
                     [
                         Query(
                             quantile(share, ROOTS + ',workflow_execution_status="completed"'),
@@ -215,7 +219,7 @@ OVERVIEW = Board(
                 ),
                 Panel(
                     "Time to the first token",
-                    "From the start of a streamed execution.",
+                    "Measured from the start of a streamed execution.",
                     [
                         Query(
                             quantile(share, OF_WORKFLOW, metric="workflow_time_to_first_token_seconds"), f"{share:.0%}"
@@ -233,44 +237,56 @@ OVERVIEW = Board(
 COSTS = Board(
     "cost",
     "cost",
-    "What executions cost, exact to the nano-dollar: the counters are read from the books. Calls of unknown price are "
-    "counted apart.",
+    "The cost of executions, exact to the nano-dollar, since the counters are read from the books. Calls without a "
+    "known price are counted separately.",
     [
         Row(
-            "In this time",
+            "In the selected time",
             [
-                number("Cost", "Of all model calls.", f"sum({spent(RANGE, 'template')})", "currencyUSD"),
+                number("Cost", "Cost of all model calls.", f"sum({spent(RANGE, 'template')})", "currencyUSD"),
                 number(
                     "Cost of an execution",
-                    "On average, of those that ended.",
+                    "Average over executions that ended.",
                     f"sum({spent(RANGE, 'template')}) / sum({executed(ANY, RANGE)})",
                     "currencyUSD",
                 ),
                 number(
-                    "A month at this pace",
-                    "30 days like the last hour.",
+                    "A month at this rate",
+                    "The cost of the last hour over 30 days.",
                     f"sum({spent('1h', 'template')}) * 24 * 30",
                     "currencyUSD",
                 ),
                 number(
                     "Calls without a price",
-                    "Their cost is missing above.",
+                    "Model calls whose cost is missing in the other panels.",
                     f"sum(max by (template, model) (increase(spanloom_unpriced_calls_total{{{TEMPLATE}}}[{RANGE}])))",
                 ),
-                number("Input tokens", "Cached ones included.", f"sum({tokens(RANGE, INPUT)})"),
-                number("Output tokens", "Reasoning included.", f"sum({tokens(RANGE, OUTPUT)})"),
+                number("Input tokens", "Including cached tokens.", f"sum({tokens(RANGE, INPUT)})"),
+                number("Output tokens", "Including reasoning tokens.", f"sum({tokens(RANGE, OUTPUT)})"),
             ],
         ),
         Row(
             "Where it goes",
             [
                 lines(
-                    "Cost per hour by workflow", "Exact.", hourly("template"), "template", "currencyUSD", stacked=True
+                    "Cost per hour by workflow",
+                    "Exact, from the books.",
+                    hourly("template"),
+                    "template",
+                    "currencyUSD",
+                    stacked=True,
                 ),
-                lines("Cost per hour by model", "Exact.", hourly("model"), "model", "currencyUSD", stacked=True),
+                lines(
+                    "Cost per hour by model",
+                    "Exact, from the books.",
+                    hourly("model"),
+                    "model",
+                    "currencyUSD",
+                    stacked=True,
+                ),
                 lines(
                     "Cost per hour by provider",
-                    "From spans; counts anew when the process or the Collector restarts.",
+                    "From spans; starts at 0 when the process or the Collector restarts.",
                     f"sum by (gen_ai_provider_name) (rate(workflow_cost_usd_total{{{CHOSEN}}}[{RATE}])) * 3600",
                     "gen_ai_provider_name",
                     "currencyUSD",
@@ -278,7 +294,7 @@ COSTS = Board(
                 ),
                 lines(
                     "Cost within an hour",
-                    "What the alert on cost spikes looks at.",
+                    "The series behind the alert on cost spikes.",
                     f"{HOURLY_COST}{{{TEMPLATE}}}",
                     "template",
                     "currencyUSD",
@@ -287,9 +303,9 @@ COSTS = Board(
             ],
         ),
         Row(
-            "What it is spent on",
+            "What the money is spent on",
             [
-                lines("Tokens by kind", "A second.", f"sum by (type) ({tokens(RATE)})", "type", stacked=True),
+                lines("Tokens by kind", "Tokens by type.", f"sum by (type) ({tokens(RATE)})", "type", stacked=True),
                 lines(
                     "Calls without a price by model",
                     "Models that the price list does not know.",
@@ -305,7 +321,7 @@ COSTS = Board(
 NODE_BOARD = Board(
     "nodes",
     "nodes",
-    "What happens inside executions: nodes by type, tools, retrieval.",
+    "Inside executions: nodes by type, tools, retrieval.",
     [
         Row(
             "Nodes",
@@ -313,7 +329,7 @@ NODE_BOARD = Board(
                 lines("Node attempts", "By type of node.", rate(NODES, BY_TYPE), BY_TYPE, "ops", stacked=True),
                 lines(
                     "Failed node attempts, with their traces",
-                    "Handled ones and those that are tried again included; points lead to traces.",
+                    "Including handled and retried failures; points link to traces.",
                     failures(NODES, BY_TYPE),
                     BY_TYPE,
                     "ops",
@@ -336,7 +352,7 @@ NODE_BOARD = Board(
                 lines("Tool calls", "By tool.", rate(TOOLS, BY_TOOL), BY_TOOL, "ops", stacked=True),
                 lines(
                     "Failed tool calls, with their traces",
-                    "Points lead to traces.",
+                    "Points link to traces.",
                     failures(TOOLS, BY_TOOL),
                     BY_TOOL,
                     "ops",
@@ -372,7 +388,7 @@ MODELS = Board(
                 lines("Model calls", "By model.", rate(CHATS, BY_MODEL), BY_MODEL, "ops", stacked=True),
                 lines(
                     "Failed model calls, with their traces",
-                    "Those that were tried again included; points lead to traces.",
+                    "Including calls that were retried; points link to traces.",
                     failures(CHATS, BY_MODEL),
                     BY_MODEL,
                     "ops",
@@ -380,7 +396,7 @@ MODELS = Board(
                 ),
                 lines(
                     "Error rate",
-                    "Failed of all calls.",
+                    "Failed calls as a share of all calls.",
                     f"{failures(CHATS, BY_MODEL)} / {rate(CHATS, BY_MODEL)}",
                     BY_MODEL,
                     "percentunit",
@@ -417,8 +433,14 @@ MODELS = Board(
                     quantile(0.95, OF_WORKFLOW + ',gen_ai_token_type="output"', BY_MODEL, "gen_ai_client_token_usage"),
                     BY_MODEL,
                 ),
-                lines("Tokens by model", "Exact.", f"sum by (model) ({tokens(RATE)})", "model", stacked=True),
-                lines("Cost per hour", "Exact.", hourly("model"), "model", "currencyUSD", stacked=True),
+                lines(
+                    "Tokens by model",
+                    "Exact, from the books.",
+                    f"sum by (model) ({tokens(RATE)})",
+                    "model",
+                    stacked=True,
+                ),
+                lines("Cost per hour", "Exact, from the books.", hourly("model"), "model", "currencyUSD", stacked=True),
             ],
         ),
     ],
@@ -427,24 +449,33 @@ MODELS = Board(
 TELEMETRY = Board(
     "telemetry",
     "telemetry health",
-    "How the bookkeeping itself is doing: journal, outbox, records, webhooks, the comparison of the books.",
+    "The health of the bookkeeping itself: journal, outbox, records, webhooks, comparison of the books.",
     [
         Row(
             "Now",
             [
                 number("Journal", "1 if the last commit succeeded.", "min(spanloom_journal_writable)"),
-                number("Records behind", "Alerts after a minute.", "max(spanloom_record_lag_seconds)", "s"),
-                number("Kept aside", "Signals in this time.", f"sum(increase(spanloom_dead_letters_total[{RANGE}]))"),
-                number("Books differ", "Numbers that disagree.", "max(spanloom_reconcile_differences)"),
+                number(
+                    "Records behind",
+                    "How long the oldest signal has waited for its record; an alert fires after one minute.",
+                    "max(spanloom_record_lag_seconds)",
+                    "s",
+                ),
+                number(
+                    "Dead letters",
+                    "Signals that became dead letters in the selected time.",
+                    f"sum(increase(spanloom_dead_letters_total[{RANGE}]))",
+                ),
+                number("Books differ", "Numbers that differ between two books.", "max(spanloom_reconcile_differences)"),
                 number(
                     "Drift",
-                    "Money that the books disagree about.",
+                    "The sum of all differences in cost.",
                     "max(spanloom_reconcile_drift_nano_usd) / 1e9",
                     "currencyUSD",
                 ),
                 number(
                     "Books compared",
-                    "How long ago.",
+                    "How long ago the last comparison finished.",
                     "time() - max(spanloom_reconcile_finished_timestamp_seconds)",
                     "s",
                 ),
@@ -453,10 +484,16 @@ TELEMETRY = Board(
         Row(
             "Journal",
             [
-                lines("Signals", "Made durable.", f"sum(rate(spanloom_journal_signals_total[{RATE}]))", "", "ops"),
                 lines(
-                    "A commit takes",
-                    "On average.",
+                    "Signals",
+                    "Signals made durable per second.",
+                    f"sum(rate(spanloom_journal_signals_total[{RATE}]))",
+                    "",
+                    "ops",
+                ),
+                lines(
+                    "Duration of a commit",
+                    "Average duration of the journal's commits.",
                     f"sum(rate(spanloom_journal_commit_seconds_total[{RATE}]))\n"
                     f"/ sum(rate(spanloom_journal_commits_total[{RATE}]))",
                     "",
@@ -465,19 +502,19 @@ TELEMETRY = Board(
                 lines("Waiting", "Decisions that are not durable yet.", "sum(spanloom_journal_waiting)", ""),
                 lines(
                     "Failed commits",
-                    "They are tried again.",
+                    "Failed commits are retried.",
                     f"sum(increase(spanloom_journal_failed_commits_total[{RATE}]))",
                     "",
                 ),
                 lines(
-                    "Kept aside by consumer",
-                    "Signals in dead_letter.",
+                    "Dead letters by consumer",
+                    "Signals that a consumer could not store.",
                     f"sum by (consumer) (increase(spanloom_dead_letters_total[{RATE}]))",
                     "consumer",
                 ),
                 lines(
                     "Late signals",
-                    "Of no running execution.",
+                    "Signals whose execution no longer runs here.",
                     f"sum(increase(spanloom_journal_late_signals_total[{RATE}]))",
                     "",
                 ),
@@ -486,17 +523,17 @@ TELEMETRY = Board(
         Row(
             "Executions",
             [
-                lines("Running here", "By process.", "spanloom_executions_active", "instance"),
+                lines("Running executions", "By process.", "spanloom_executions_active", "instance"),
                 lines(
                     "Unfinished",
-                    "Anywhere.",
+                    "Executions that are queued or running, in all processes.",
                     "max by (status) (spanloom_executions_unfinished)",
                     "status",
                     stacked=True,
                 ),
                 lines(
                     "Oldest unfinished",
-                    "Alerts after an hour.",
+                    "An alert fires after one hour.",
                     "max by (status) (spanloom_executions_oldest_seconds)",
                     "status",
                     "s",
@@ -506,17 +543,23 @@ TELEMETRY = Board(
         Row(
             "Outbox and Collector",
             [
-                lines("Outbox", "Signals that a consumer still owes.", "max(spanloom_outbox_signals)", ""),
-                lines("Oldest in the outbox", "And in no record yet.", "max(spanloom_record_lag_seconds)", "", "s"),
+                lines("Outbox", "Signals that a consumer has not stored yet.", "max(spanloom_outbox_signals)", ""),
+                lines(
+                    "Oldest in the outbox",
+                    "How long the oldest signal has waited for its record.",
+                    "max(spanloom_record_lag_seconds)",
+                    "",
+                    "s",
+                ),
                 lines(
                     "Served without the Collector",
-                    "Signals that did not come back in time.",
+                    "Signals that did not come back in time and were stored from the outbox.",
                     f"sum by (consumer) (increase(spanloom_outbox_served_locally_total[{RATE}]))",
                     "consumer",
                 ),
                 lines(
                     "Queues of the Collector",
-                    "Share of their capacity.",
+                    "Queue sizes as a share of their capacity.",
                     "sum by (exporter) (otelcol_exporter_queue_size)\n"
                     "/ sum by (exporter) (otelcol_exporter_queue_capacity)",
                     "exporter",
@@ -524,8 +567,8 @@ TELEMETRY = Board(
                     origin=Origin.COLLECTOR,
                 ),
                 lines(
-                    "Spans taken by the Collector",
-                    "From everybody.",
+                    "Spans received by the Collector",
+                    "From all senders.",
                     f"sum by (receiver) (rate(otelcol_receiver_accepted_spans[{RATE}]))",
                     "receiver",
                     "ops",
@@ -533,7 +576,7 @@ TELEMETRY = Board(
                 ),
                 lines(
                     "Memory of the Collector",
-                    "It refuses signals before it has none left.",
+                    "It refuses signals before it runs out of memory.",
                     "otelcol_process_memory_rss",
                     "instance",
                     "bytes",
@@ -544,11 +587,17 @@ TELEMETRY = Board(
         Row(
             "Webhooks",
             [
-                lines("Waiting", "Deliveries to be made.", "max(spanloom_deliveries_waiting)", ""),
-                lines("Oldest due", "Alerts after half an hour.", "max(spanloom_deliveries_oldest_seconds)", "", "s"),
+                lines("Waiting", "Pending deliveries.", "max(spanloom_deliveries_waiting)", ""),
+                lines(
+                    "Oldest due",
+                    "How long the most overdue delivery has been due; an alert fires after half an hour.",
+                    "max(spanloom_deliveries_oldest_seconds)",
+                    "",
+                    "s",
+                ),
                 lines(
                     "Given up",
-                    "Deliveries that no endpoint took.",
+                    "Deliveries whose last attempt failed.",
                     f"sum(increase(spanloom_deliveries_given_up_total[{RATE}]))",
                     "",
                 ),
@@ -561,13 +610,13 @@ BOARDS = (OVERVIEW, COSTS, NODE_BOARD, MODELS, TELEMETRY)
 
 
 def board_files() -> dict[str, str]:
-    """File name to dashboard."""
+    """The JSON of each dashboard, by file name."""
     return {f"{board.slug}.json": to_json(board) for board in BOARDS}
 
 
 @dataclass(frozen=True, slots=True)
 class PanelQuery:
-    """One query of a panel, as it can be put to a Prometheus."""
+    """One query of a panel, ready to send to Prometheus."""
 
     board: str
     panel: str

@@ -1,6 +1,6 @@
-"""Writes the dashboards and the rules: `python -m dashboards.generate`, `--check` compares.
+"""Writes the dashboards and the rules: `python -m dashboards.generate`; `--check` only compares.
 
-`--rules FOLDER` writes only the rules, there, with `--scale 0.01` for times that are a hundredth of the shipped ones.
+`--rules FOLDER` writes only the rules, into that folder; `--scale 0.01` divides all their times by a hundred.
 """
 
 import argparse
@@ -17,11 +17,11 @@ _SHIPPED = Options()
 
 
 def main(arguments: list[str]) -> int:
-    """Write, or say what is not up to date. Returns the exit code."""
+    """Write or check the files. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m dashboards.generate", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing, fail when a file is not up to date")
-    parser.add_argument("--rules", type=Path, metavar="FOLDER", help="write the rules there, and nothing else")
-    parser.add_argument("--scale", type=float, default=1.0, help="multiply every time of the rules by this")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is not up to date")
+    parser.add_argument("--rules", type=Path, metavar="FOLDER", help="write only the rules, into this folder")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiply all times in the rules by this factor")
     parser.add_argument("--runbook", default=_SHIPPED.runbook, help="address of the runbook")
     parser.add_argument("--service", default=_SHIPPED.service, help="address of the service, for links")
     asked = parser.parse_args(arguments)
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     if asked.check:
         stale = [str(file.relative_to(HOME.parent)) for file, text in files().items() if not _says(file, text)]
         for name in [*stale, *unknown_files()]:
-            print(f"{name} is not up to date: python -m dashboards.generate")
+            print(f"{name} is not up to date; run: python -m dashboards.generate")
         return 1 if stale or unknown_files() else 0
     for file, text in files().items():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -49,13 +49,13 @@ def files() -> dict[Path, str]:
 
 
 def unknown_files() -> list[str]:
-    """What lies in the generated folders and is not generated."""
+    """Files in the generated folders that the generator does not write."""
     there = [file for folder in ("json", "rules") for file in (HOME / folder).rglob("*") if file.is_file()]
     return sorted(str(file.relative_to(HOME.parent)) for file in there if file not in files())
 
 
 def write_rules(folder: Path, options: Options) -> list[Path]:
-    """The rules with these options; gives the files."""
+    """Write the rules with these options; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / name for name in rule_files(options)]
     for file, text in zip(written, rule_files(options).values(), strict=True):

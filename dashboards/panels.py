@@ -42,19 +42,19 @@ _TRACE = (
 
 
 class Origin(StrEnum):
-    """Who tells a query's metrics."""
+    """The source of a query's metrics."""
 
     SERVICE = "service"
     """`/metrics` of the service, in either mode."""
     RULES = "rules"
-    """Prometheus itself, by the recording rules."""
+    """Recording rules in Prometheus."""
     COLLECTOR = "collector"
-    """The Collector about itself: there is nothing without one."""
+    """The Collector's own metrics; empty without a Collector."""
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A line, or several."""
+    """A query that draws one or several lines."""
 
     expr: str
     legend: str = ""
@@ -64,7 +64,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One picture. Units are Grafana's; `width` is of 24."""
+    """One panel. Units are Grafana's; `width` is in columns of 24."""
 
     title: str
     description: str
@@ -77,13 +77,13 @@ class Panel:
 
     @property
     def leads_to_traces(self) -> bool:
-        """Its points have traces."""
+        """Whether its points link to traces."""
         return any(query.exemplars for query in self.queries)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Panels under a title."""
+    """A titled row of panels."""
 
     title: str
     panels: Sequence[Panel]
@@ -105,7 +105,7 @@ class Board:
 
 
 def to_json(board: Board) -> str:
-    """The dashboard as Grafana loads it."""
+    """The dashboard as JSON for Grafana."""
     built = (
         grafana.Dashboard(f"spanloom: {board.title}")
         .uid(f"spanloom-{board.slug}")
@@ -171,7 +171,7 @@ def _lines(panel: Panel) -> timeseries.Panel:
 
 
 def _to_the_trace() -> grafana.DashboardLink:
-    """From an exemplar to its trace, in the data source of Jaeger."""
+    """A link from an exemplar to its trace in Jaeger."""
     url = "/explore?schemaVersion=1&panes=" + quote(_TRACE, safe="${}_.")
     return grafana.DashboardLink("Trace in Jaeger").type(DashboardLinkType.LINK).url(url).target_blank(True)
 

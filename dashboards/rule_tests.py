@@ -1,4 +1,4 @@
-"""Unit tests of the alerts, as promtool reads them: each fires, and stays quiet where it is to."""
+"""Unit tests of the alerts for promtool: each alert fires when it should and otherwise stays quiet."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,9 +22,9 @@ SENT = 'otelcol_exporter_send_failed_spans{exporter="otlp_http/jaeger"}'
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Series in promtool's notation, one value a minute, and whether an alert fires at a time.
+    """Series in promtool's notation and whether an alert fires at a given time.
 
-    Where it takes a day and more, one value in ten minutes.
+    One value per minute or, in cases of a day and longer, per ten minutes.
     """
 
     name: str
@@ -32,13 +32,13 @@ class Case:
     series: Mapping[str, str]
     at: str
     labels: Mapping[str, str] | None = None
-    """Of the alert that fires, besides the severity; null if it is to be quiet."""
+    """The labels of the firing alert, besides the severity; null if it must stay quiet."""
     value: str = ""
-    """`$value` as the texts show it."""
+    """`$value` as the texts format it."""
 
     @property
     def is_long(self) -> bool:
-        """A day and more."""
+        """Whether the case takes a day or longer."""
         return self.at.endswith("d")
 
 
