@@ -45,8 +45,8 @@ class Intake:
             await outbox.lock(connection, ids)
             known, unknown = await split_by_known(connection, decoded.signals)
             rejected = [(signal.identity.execution_id, document(signal)) for signal in unknown]
-            await pipeline.keep_aside(connection, self.name, decoded.unreadable, UNREADABLE)
-            await pipeline.keep_aside(connection, self.name, rejected, UNKNOWN)
+            await pipeline.keep_malformed(connection, self.name, decoded.unreadable, UNREADABLE)
+            await pipeline.keep_malformed(connection, self.name, rejected, UNKNOWN)
             await pipeline.apply(connection, Batch.of(known), hung)
             return await outbox.confirm(connection, self.name, ids)
 
@@ -62,7 +62,7 @@ class Intake:
         async def work(connection: AsyncConnection, pipeline: Pipeline, hung: frozenset[str]) -> int:
             parcels = await outbox.unconfirmed(connection, self.name, after_seconds)
             signals, unreadable = _read(parcels)
-            await pipeline.keep_aside(connection, self.name, unreadable, UNREADABLE)
+            await pipeline.keep_malformed(connection, self.name, unreadable, UNREADABLE)
             await pipeline.apply(connection, Batch.of(signals), hung)
             return await outbox.confirm(connection, self.name, [parcel.id for parcel in parcels])
 
@@ -75,7 +75,7 @@ class Intake:
 
         async def work(connection: AsyncConnection, pipeline: Pipeline, hung: frozenset[str]) -> int:
             said: JsonObject = {"type": "bytes", "size": len(body), "base64": b64encode(body).decode()}
-            await pipeline.keep_aside(
+            await pipeline.keep_malformed(
                 connection, self.name, [(None, said)], "the request body is not an OTLP protobuf message"
             )
             return 0

@@ -1,4 +1,4 @@
-"""Spans and events that have been said and are not durable yet, by attempt of an execution."""
+"""Buffers of ended spans and events that are not durable yet, one per attempt."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ from telemetry.signals.records import Attempt, is_ours
 
 @dataclass(slots=True)
 class Buffer:
-    """What one attempt said since `since` (monotonic seconds)."""
+    """The signals of one attempt since `since` (monotonic seconds)."""
 
     since: float
     spans: list[ReadableSpan] = field(default_factory=list)
@@ -25,14 +25,14 @@ class Buffer:
 
 
 class Buffers:
-    """One buffer per attempt: what one says is never written down for another. Signals may come from any thread."""
+    """One buffer per attempt, so that attempts never mix. Signals may come from any thread."""
 
     def __init__(self) -> None:
         self._buffers: dict[Attempt, Buffer] = {}
         self._lock = threading.Lock()
 
     def add_span(self, span: ReadableSpan) -> None:
-        """Keep an ended span of ours."""
+        """Buffer an ended span of ours."""
         scope = span.instrumentation_scope
         if scope is None or not is_ours(scope.name):
             return
@@ -42,7 +42,7 @@ class Buffers:
                 self._of(attempt).spans.append(span)
 
     def add_event(self, event: ReadWriteLogRecord) -> None:
-        """Keep an event of ours."""
+        """Buffer an event of ours."""
         scope = event.instrumentation_scope
         if scope is None or not is_ours(scope.name) or event.log_record.event_name is None:
             return
@@ -52,12 +52,12 @@ class Buffers:
                 self._of(attempt).events.append(event)
 
     def take(self, attempt: Attempt) -> Buffer | None:
-        """Everything the attempt said since the last time; null if nothing."""
+        """Take the attempt's buffer out; null if there is none."""
         with self._lock:
             return self._buffers.pop(attempt, None)
 
     def put_back(self, attempt: Attempt, taken: Buffer) -> None:
-        """What could not be made durable, in front of what came since."""
+        """Put a buffer back that could not be made durable, in front of newer signals."""
         with self._lock:
             since = self._buffers.get(attempt)
             if since is not None:
@@ -66,7 +66,7 @@ class Buffers:
             self._buffers[attempt] = taken
 
     def older_than(self, seconds: float) -> list[Attempt]:
-        """Attempts whose first signal waits for that long."""
+        """Attempts whose oldest signal has waited at least that long."""
         before = time.monotonic() - seconds
         with self._lock:
             return [attempt for attempt, buffer in self._buffers.items() if buffer.since <= before]
@@ -79,39 +79,39 @@ class Buffers:
 
 
 class SpanIntake(SpanProcessor):
-    """Puts ended spans into the buffers."""
+    """A span processor that buffers ended spans."""
 
     def __init__(self, buffers: Buffers) -> None:
         self._buffers = buffers
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Nothing is kept of a span before it ends."""
+        """Do nothing: a span is buffered when it ends."""
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Keep the span."""
+        """Buffer the span."""
         self._buffers.add_span(span)
 
     def shutdown(self) -> None:
-        """The journal owns what is buffered."""
+        """Do nothing: the journal owns the buffers."""
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """The journal decides when."""
+        """Do nothing: the journal decides when to flush."""
         return True
 
 
 class EventIntake(LogRecordProcessor):
-    """Puts events into the buffers."""
+    """A log record processor that buffers events."""
 
     def __init__(self, buffers: Buffers) -> None:
         self._buffers = buffers
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
-        """Keep the event."""
+        """Buffer the event."""
         self._buffers.add_event(log_record)
 
     def shutdown(self) -> None:
-        """The journal owns what is buffered."""
+        """Do nothing: the journal owns the buffers."""
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """The journal decides when."""
+        """Do nothing: the journal decides when to flush."""
         return True

@@ -277,7 +277,7 @@ class Journal(Ledger):
                 if batch.spans or batch.events:
                     await self._sink.apply(connection, batch, hung)
                 for decision in valid:
-                    await self._sink.keep_aside(connection, "journal", decision.unreadable, _UNREADABLE)
+                    await self._sink.keep_malformed(connection, "journal", decision.unreadable, _UNREADABLE)
                 await _after_signals(connection, valid, self._running)
         except _TROUBLE:
             self.health.failed_commits += 1

@@ -1,6 +1,6 @@
-"""Where the journal puts signals in the transaction that decides: straight to the consumers, or into the outbox.
+"""The destination of signals within the journal's transaction: the consumers, or the outbox.
 
-`Pipeline` is the sink of the embedded mode; `OutboxSink` that of the Collector mode. Nothing else differs.
+`Pipeline` is the sink in embedded mode, `OutboxSink` in Collector mode. The modes differ in nothing else.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -17,17 +17,17 @@ from telemetry.signals.records import Batch, EventRecord, Signal
 
 
 class Sink(Protocol):
-    """Keeps signals inside the journal's transaction. The journal uses it for one transaction at a time."""
+    """Stores signals inside the journal's transaction. The journal uses it for one transaction at a time."""
 
     health: Health
 
     async def apply(self, connection: AsyncConnection, batch: Batch, hung: frozenset[str] = frozenset()) -> None:
-        """Keep the batch; `hung` names consumers that get nothing this time. Raises `ConsumerHung`."""
+        """Store the batch, but not for the consumers in `hung`. Raises `ConsumerHung`."""
 
-    async def keep_aside(
+    async def keep_malformed(
         self, connection: AsyncConnection, consumer: str, rows: Sequence[Unreadable], reason: str
     ) -> None:
-        """Keep what could not even be read as signals."""
+        """Store malformed signals as dead letters."""
 
     def committed(self, batch: Batch) -> None:
         """The transaction was committed."""
@@ -37,7 +37,7 @@ class Sink(Protocol):
 
 
 class OutboxSink:
-    """Puts each signal into the outbox, owed by the consumers; `on_commit` is told that there is something to ship."""
+    """Puts each signal into the outbox, owed to the consumers; calls `on_commit` after a commit with signals."""
 
     def __init__(self, consumers: Collection[str], *, health: Health, on_commit: Callable[[], None]) -> None:
         self._consumers = frozenset(consumers)
@@ -46,7 +46,7 @@ class OutboxSink:
         self.health = health
 
     async def apply(self, connection: AsyncConnection, batch: Batch, hung: frozenset[str] = frozenset()) -> None:
-        """One row per signal. No consumer runs here, so none can hang."""
+        """Insert one row per signal. No consumer runs here, so none can hang."""
         parcels: dict[str, Parcel] = {}
         for signal in batch.signals():
             try:
@@ -58,24 +58,24 @@ class OutboxSink:
                 parcels[parcel.id] = parcel
         await outbox.keep(connection, list(parcels.values()), self._consumers)
 
-    async def keep_aside(
+    async def keep_malformed(
         self, connection: AsyncConnection, consumer: str, rows: Sequence[Unreadable], reason: str
     ) -> None:
-        """Keep what could not even be read as signals."""
+        """Store malformed signals as dead letters."""
         await self._letters.keep_documents(connection, consumer, rows, reason)
 
     def committed(self, batch: Batch) -> None:
-        """There is something to ship."""
+        """Report that there are signals to ship."""
         self._letters.committed()
         if batch.spans or batch.events:
             self._on_commit()
 
     def rolled_back(self) -> None:
-        """Nothing was kept."""
+        """Forget the dead letters of the transaction."""
         self._letters.rolled_back()
 
 
 def _parcel(signal: Signal) -> Parcel:
-    """Raises ValueError for what OTLP cannot say, such as a time before 1970."""
+    """Encode the signal. Raises ValueError if OTLP cannot represent it, such as a time before 1970."""
     is_event = isinstance(signal, EventRecord)
     return Parcel(otlp.signal_id(signal), is_event, otlp.scope_of(signal), otlp.encode(signal))

@@ -1,4 +1,7 @@
-"""What could not be stored is kept in `dead_letter`, with its reason; `telemetry/recovery/replay.py` tries it again."""
+"""Stores signals that a consumer could not store in `dead_letter`, with the reason.
+
+`telemetry/recovery/replay.py` retries them.
+"""
 
 import logging
 from collections import Counter
@@ -17,30 +20,30 @@ from telemetry.signals.records import Signal, SpanRecord
 from telemetry.store.tables import dead_letter
 
 FIRST_WAIT_SECONDS = 10.0
-"""Until a signal is given to its consumer again for the first time."""
+"""The delay before the first retry."""
 
 Unreadable = tuple[str | None, JsonObject]
-"""What is no signal: the execution, if known, and what could be told of it."""
+"""A malformed signal: the execution, if known, and a description."""
 
 log = logging.getLogger(__name__)
 
 
 class DeadLetters:
-    """Keeps signals aside inside the caller's transactions, one at a time, and counts those that were committed."""
+    """Writes dead letters inside the caller's transactions, one transaction at a time, and counts those committed."""
 
     def __init__(self, health: Health) -> None:
         self._health = health
-        self._kept: Counter[str] = Counter()
+        self._uncommitted: Counter[str] = Counter()
 
     async def keep(self, connection: AsyncConnection, consumer: str, signals: Sequence[Signal], reason: str) -> None:
-        """Put signals aside that a consumer could not store."""
+        """Store signals that a consumer could not store; they are retried."""
         rows = [(signal.identity.execution_id, document(signal)) for signal in signals]
         await self._insert(connection, consumer, rows, reason, wait_seconds=FIRST_WAIT_SECONDS)
 
     async def keep_documents(
         self, connection: AsyncConnection, consumer: str, rows: Sequence[Unreadable], reason: str
     ) -> None:
-        """The same for what could not be read as a signal, or is of no execution: it is not tried again by itself."""
+        """Store malformed signals, or signals of no execution; they are retried only on request."""
         await self._insert(connection, consumer, rows, reason, wait_seconds=None)
 
     async def _insert(
@@ -57,23 +60,26 @@ class DeadLetters:
         now = await database_time(connection)
         due = None if wait_seconds is None else now + timedelta(seconds=wait_seconds)
         common = {"consumer": consumer, "reason": reason, "at": now, "due_at": due}
-        values = [common | {"id": str(uuid7()), "execution_id": id_, "signal": said} for id_, said in rows]
+        values = [common | {"id": str(uuid7()), "execution_id": id_, "signal": signal} for id_, signal in rows]
         await connection.execute(insert(dead_letter), values)
-        self._kept[consumer] += len(values)
-        log.error("signals kept aside", extra={"consumer": consumer, "signals": len(values), "reason": reason})
+        self._uncommitted[consumer] += len(values)
+        log.error(
+            "signals became dead letters",
+            extra={"consumer": consumer, "signals": len(values), "reason": reason},
+        )
 
     def committed(self) -> None:
         """The caller's transaction was committed."""
-        self._health.dead_letters.update(self._kept)
-        self._kept.clear()
+        self._health.dead_letters.update(self._uncommitted)
+        self._uncommitted.clear()
 
     def rolled_back(self) -> None:
-        """The caller's transaction failed, and nothing was kept aside after all."""
-        self._kept.clear()
+        """The caller's transaction failed, and so its dead letters were not stored."""
+        self._uncommitted.clear()
 
 
 def document(signal: Signal) -> JsonObject:
-    """The signal as JSON, without what only the trace store wants."""
-    said: JsonObject = asdict(signal)
-    said.pop("trace_only", None)
-    return {"type": "span" if isinstance(signal, SpanRecord) else "event", **said}
+    """The signal as JSON, without the part for the trace store."""
+    fields: JsonObject = asdict(signal)
+    fields.pop("trace_only", None)
+    return {"type": "span" if isinstance(signal, SpanRecord) else "event", **fields}

@@ -1,6 +1,6 @@
-"""From signals to consumers: each consumer in a savepoint of its own, what it cannot store kept aside.
+"""Gives signals to the consumers, each in a savepoint of its own; signals that one cannot store become dead letters.
 
-One consumer's failure reaches neither another consumer nor the decision that the transaction holds.
+The failure of a consumer affects neither another consumer nor the decision in the same transaction.
 """
 
 import logging
@@ -18,35 +18,35 @@ from telemetry.signals.records import Batch, Signal
 
 TIMEOUT_SECONDS = 10.0
 _GIVE_UP_AFTER = 24
-"""So many failures in a row, and the consumer is broken rather than one of its signals."""
+"""After this many failures in a row the consumer is taken for broken, rather than its signals for bad."""
 
 log = logging.getLogger(__name__)
 
 
 class Consumer(Protocol):
-    """Something that keeps what signals say. It must bear the same signal twice."""
+    """Stores signals in its own form. It must tolerate the same signal twice."""
 
     @property
     def name(self) -> str:
-        """What it is called in `dead_letter`."""
+        """The consumer's name in `dead_letter`."""
 
     async def apply(self, connection: AsyncConnection, batch: Batch) -> None:
         """Store the batch, all or nothing. Any exception means that nothing was stored."""
 
 
 class ConsumerHung(Exception):
-    """A consumer was cut off in the middle of a statement, and the transaction was lost with it."""
+    """A consumer timed out in the middle of a statement, and the transaction was lost with it."""
 
     def __init__(self, consumer: str) -> None:
-        super().__init__(f"the consumer {consumer} took too long")
+        super().__init__(f"the consumer {consumer} timed out")
         self.consumer = consumer
 
 
 class SavepointLeft(Exception):
-    """A consumer did not say whether something is to be kept."""
+    """A consumer neither committed nor rolled back its own savepoint."""
 
     def __init__(self) -> None:
-        super().__init__("the consumer has left a savepoint of its own open")
+        super().__init__("the consumer left a savepoint of its own open")
 
 
 class Pipeline:
@@ -70,37 +70,37 @@ class Pipeline:
     async def apply(self, connection: AsyncConnection, batch: Batch, hung: frozenset[str] = frozenset()) -> None:
         """Apply the batch inside the caller's transaction.
 
-        `hung`: consumers that get nothing this time; their signals are kept aside. Raises `ConsumerHung`, and whatever
+        `hung`: consumers that are skipped; their signals become dead letters. Raises `ConsumerHung`, and any error that
         ends the transaction itself.
         """
         for consumer in self._consumers:
             if consumer.name in hung:
-                await self._letters.keep(connection, consumer.name, batch.signals(), "the consumer took too long")
+                await self._letters.keep(connection, consumer.name, batch.signals(), "the consumer timed out")
             elif (error := await self._try(connection, consumer, batch)) is not None:
                 await self._divide(connection, consumer, batch, error)
 
     def committed(self, batch: Batch) -> None:
-        """The caller's transaction was committed: tell who wants to know what has become durable."""
+        """The caller's transaction was committed: pass the batch to `after_commit`."""
         self._letters.committed()
         if self._after_commit is None:
             return
         try:
             self._after_commit(batch)
         except Exception:
-            log.exception("telling of committed signals failed")
+            log.exception("committed signals could not be counted")
 
     def rolled_back(self) -> None:
-        """The caller's transaction failed, and nothing was kept aside after all."""
+        """The caller's transaction failed, and so its dead letters were not stored."""
         self._letters.rolled_back()
 
-    async def keep_aside(
+    async def keep_malformed(
         self, connection: AsyncConnection, consumer: str, rows: Sequence[Unreadable], reason: str
     ) -> None:
-        """Keep aside, inside the caller's transaction, what could not even be read as signals."""
+        """Store malformed signals as dead letters, inside the caller's transaction."""
         await self._letters.keep_documents(connection, consumer, rows, reason)
 
     async def _try(self, connection: AsyncConnection, consumer: Consumer, batch: Batch) -> Exception | None:
-        """Why the consumer could not store the batch; null if it did."""
+        """Let the consumer store the batch; the error, or null if it did."""
         savepoint = await connection.begin_nested()
         try:
             await within(connection, self._timeout_seconds, consumer.apply(connection, batch))
@@ -111,13 +111,13 @@ class Pipeline:
                 if isinstance(error, TimeoutError):
                     raise ConsumerHung(consumer.name) from error
                 raise
-            # Where the transaction is lost this fails too, and the whole of it is tried again.
+            # If the transaction is lost, this fails too, and the whole transaction is retried.
             await _roll_back(connection, savepoint)
             return error
         return None
 
     async def _divide(self, connection: AsyncConnection, consumer: Consumer, batch: Batch, error: Exception) -> None:
-        """Store what is good and keep the rest aside, by halving what failed."""
+        """Bisect a failed batch: good signals are stored, bad ones become dead letters."""
         open_parts: list[tuple[list[Signal], Exception]] = [(batch.signals(), error)]
         failures = 0
         while open_parts:
@@ -142,14 +142,14 @@ def _check_savepoint(connection: AsyncConnection, savepoint: AsyncTransaction) -
 
 
 async def _roll_back(connection: AsyncConnection, savepoint: AsyncTransaction) -> None:
-    """Back to the savepoint, and out of those that were left open in it."""
+    """Roll back to the savepoint, and first the savepoints left open inside it."""
     while (inner := connection.get_nested_transaction()) and inner.sync_transaction is not savepoint.sync_transaction:
         await inner.rollback()
     await savepoint.rollback()
 
 
 def reason(error: Exception) -> str:
-    """Which error it was: its first line, without the statement and its values."""
+    """The type and first line of an error, without the SQL statement and its values."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     sentence = next(iter(str(cause).splitlines()), "")
     return redact(f"{type(cause).__name__}: {sentence}"[:500])

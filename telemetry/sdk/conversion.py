@@ -1,4 +1,4 @@
-"""Reads the SDK's spans and log records as records."""
+"""Converts spans and log records of the SDK into records."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -24,7 +24,7 @@ from telemetry.signals.sanitize import MAX_DOCUMENT_BYTES, clean_text, place_all
 
 
 def attempt_of(attributes: Mapping[str, AnyValue] | None) -> Attempt | None:
-    """The attempt that a span or event names; null if it names none."""
+    """The attempt that the attributes name; null if they name none."""
     if attributes is None:
         return None
     execution_id, attempt = attributes.get(semconv.EXECUTION_ID), attributes.get(semconv.EXECUTION_ATTEMPT)
@@ -32,7 +32,7 @@ def attempt_of(attributes: Mapping[str, AnyValue] | None) -> Attempt | None:
 
 
 def span_record(span: ReadableSpan) -> SpanRecord:
-    """Read an ended SDK span. Raises `BadSignal`."""
+    """Convert an ended SDK span. Raises `BadSignal`."""
     context = span.context
     start, end = span.start_time, span.end_time
     if context is None or start is None or end is None:
@@ -54,7 +54,7 @@ def span_record(span: ReadableSpan) -> SpanRecord:
 
 
 def event_record(event: ReadWriteLogRecord | ReadableLogRecord) -> EventRecord:
-    """Read an SDK log record that has an event name. Raises `BadSignal`."""
+    """Convert an SDK log record that has an event name. Raises `BadSignal`."""
     record = event.log_record
     if record.event_name is None or record.timestamp is None:
         raise BadSignal("the event has no name or no time")
@@ -89,7 +89,7 @@ def _clean_all(attributes: Mapping[str, AnyValue] | None) -> Attributes:
 
 
 def _plain(attributes: Mapping[str, AnyValue] | None) -> Mapping[str, AnyValue]:
-    """The attributes as a dict: walking the SDK's own container takes a lock per key."""
+    """A copy of the attributes as a dict, because the SDK's container takes a lock per key."""
     if attributes is None:
         return {}
     return attributes.copy() if isinstance(attributes, MappingProxyType) else dict(attributes)

@@ -1,4 +1,4 @@
-"""Builds records from sanitised attributes, whether the signal came from the SDK or as OTLP."""
+"""Builds records from sanitised attributes, whether the signal comes from the SDK or over OTLP."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -100,7 +100,7 @@ def _identity(fields: Attributes) -> Identity:
         raise BadSignal(f"{missing.args[0]} is missing") from missing
 
 
-# Spans of one execution share theirs.
+# All signals of one attempt share an identity.
 _make_identity = cast(Callable[..., Identity], lru_cache(maxsize=2_048)(Identity))
 
 
@@ -110,11 +110,11 @@ def _kind(fields: Attributes, attributes: Attributes) -> Kind:
         return Kind.NODE
     if isinstance(operation, str) and operation in _KINDS:
         return _KINDS[operation]
-    raise BadSignal(f"{semconv.OPERATION} names no kind of span")
+    raise BadSignal(f"{semconv.OPERATION} names no known kind of span")
 
 
 def _status(kind: Kind, fields: Attributes, attributes: Attributes, *, failed: bool) -> str:
-    """The span's own status attribute; a call without one has failed, was cancelled, or is completed."""
+    """The span's status attribute; a call has none, so its status follows from its error and its waste."""
     own = text_of(fields, semconv.NODE_STATUS) if kind is Kind.NODE else text_of(attributes, semconv.EXECUTION_STATUS)
     if own is not None:
         return own

@@ -1,7 +1,7 @@
-"""Signals as OTLP protobuf and back: what the outbox keeps, the Collector is sent, and the receiver gets.
+"""Encodes signals as OTLP protobuf for the outbox and the Collector, and decodes what the receiver gets.
 
-The record read from OTLP equals the one that was written, so that both ways into the books make the same rows. What
-only the trace store wants (links, span events, content) is written and not read back.
+A decoded record equals the encoded one, so that embedded and Collector mode make the same rows. Links, span events and
+content are for the trace store only: they are encoded and not decoded.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -44,92 +44,92 @@ _Shape = TypeVar("_Shape")
 
 
 class Undecodable(ValueError):
-    """The bytes are no OTLP protobuf message."""
+    """The bytes are not an OTLP protobuf message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What a request held of ours; other scopes are left out."""
+    """The signals of our scopes in a request."""
 
     signals: list[Signal] = field(default_factory=list)
     unreadable: list[tuple[str | None, JsonObject]] = field(default_factory=list)
-    """Execution, if known, and what could be told of a signal without the form its name promises."""
+    """Malformed signals: the execution, if known, and a description."""
 
 
 def signal_id(signal: Signal) -> str:
-    """What a signal is known by, however often it comes: its execution and its own id."""
+    """The unique id of a signal: its execution and its span or event id. A repeated signal has the same."""
     own = signal.span_id if isinstance(signal, SpanRecord) else signal.id
     return f"{signal.identity.execution_id}/{own}"
 
 
 def scope_of(signal: Signal) -> str:
-    """The instrumentation scope that said it."""
+    """The instrumentation scope of the signal."""
     is_call = isinstance(signal, SpanRecord) and signal.kind not in _ENGINE_KINDS
     return semconv.SCOPE_GENAI if is_call else semconv.SCOPE_ENGINE
 
 
 def encode(signal: Signal) -> bytes:
-    """The signal as the bytes of one OTLP `Span` or `LogRecord`."""
+    """Encode the signal as one OTLP `Span` or `LogRecord`."""
     return _encode_span(signal) if isinstance(signal, SpanRecord) else _encode_event(signal)
 
 
 def decode_span(payload: bytes) -> SpanRecord:
-    """Read one `Span`. Raises `Undecodable` or `BadSignal`."""
+    """Decode one `Span`. Raises `Undecodable` or `BadSignal`."""
     with _decoding():
         return _span_record(span_of(payload))
 
 
 def decode_event(payload: bytes) -> EventRecord:
-    """Read one `LogRecord`. Raises `Undecodable` or `BadSignal`."""
+    """Decode one `LogRecord`. Raises `Undecodable` or `BadSignal`."""
     with _decoding():
         return _event_record(event_of(payload))
 
 
 def decode_traces(body: bytes) -> Decoded:
-    """Read an export request of spans. Raises `Undecodable`."""
+    """Decode an export request of spans. Raises `Undecodable`."""
     with _decoding():
         return _decode(spans_of(body), _span_record, "span", lambda span: span.name)
 
 
 def decode_logs(body: bytes) -> Decoded:
-    """Read an export request of events; log records without an event name are left out. Raises `Undecodable`."""
+    """Decode an export request of events; log records without an event name are left out. Raises `Undecodable`."""
     with _decoding():
         return _decode(events_of(body), _event_record, "event", lambda record: record.event_name)
 
 
 def traces_request(resource: Attributes, spans: Iterable[tuple[str, bytes]]) -> bytes:
-    """An export request of encoded spans, each with its scope."""
+    """Build an export request from encoded spans, each with its scope."""
     scopes: dict[str, ScopeSpans] = {}
     for name, payload in spans:
         scope = scopes.get(name)
         if scope is None:
             scope = scopes[name] = ScopeSpans(scope=InstrumentationScope(name=name))
         scope.spans.add().MergeFromString(payload)
-    said = ResourceSpans(resource=_resource(resource), scope_spans=scopes.values())
-    return ExportTraceServiceRequest(resource_spans=[said]).SerializeToString()
+    group = ResourceSpans(resource=_resource(resource), scope_spans=scopes.values())
+    return ExportTraceServiceRequest(resource_spans=[group]).SerializeToString()
 
 
 def logs_request(resource: Attributes, events: Iterable[tuple[str, bytes]]) -> bytes:
-    """An export request of encoded events, each with its scope."""
+    """Build an export request from encoded events, each with its scope."""
     scopes: dict[str, ScopeLogs] = {}
     for name, payload in events:
         scope = scopes.get(name)
         if scope is None:
             scope = scopes[name] = ScopeLogs(scope=InstrumentationScope(name=name))
         scope.log_records.add().MergeFromString(payload)
-    said = ResourceLogs(resource=_resource(resource), scope_logs=scopes.values())
-    return ExportLogsServiceRequest(resource_logs=[said]).SerializeToString()
+    group = ResourceLogs(resource=_resource(resource), scope_logs=scopes.values())
+    return ExportLogsServiceRequest(resource_logs=[group]).SerializeToString()
 
 
-def rejected_signals(answer: bytes, *, are_events: bool) -> int:
-    """How many signals an answer says were rejected. Raises `Undecodable` for what is no answer."""
+def rejected_signals(response: bytes, *, are_events: bool) -> int:
+    """The number of rejected signals in an export response. Raises `Undecodable`."""
     if are_events:
-        return _parse(ExportLogsServiceResponse, answer).partial_success.rejected_log_records
-    return _parse(ExportTraceServiceResponse, answer).partial_success.rejected_spans
+        return _parse(ExportLogsServiceResponse, response).partial_success.rejected_log_records
+    return _parse(ExportTraceServiceResponse, response).partial_success.rejected_spans
 
 
 def error_status(code: int, message: str) -> bytes:
-    """The protobuf `Status` that OTLP wants as the body of an error; `code` is one of gRPC's."""
+    """Encode the protobuf `Status` that OTLP requires as the body of an error; `code` is a gRPC status code."""
     body: bytes = RpcStatus(code=code, message=message).SerializeToString()
     return body
 
@@ -159,14 +159,14 @@ def _encode_span(span: SpanRecord) -> bytes:
     return b"".join([head.SerializeToString(), *_attributes(Span, attributes)])
 
 
-def _add_trace_only(head: Span, said: TraceOnly) -> None:
-    for link in said.links:
+def _add_trace_only(head: Span, part: TraceOnly) -> None:
+    for link in part.links:
         head.links.add(
             trace_id=bytes.fromhex(link.trace_id),
             span_id=bytes.fromhex(link.span_id),
             attributes=_key_values(link.attributes),
         )
-    for event in said.events:
+    for event in part.events:
         head.events.add(name=event.name, time_unix_nano=event.at_ns, attributes=_key_values(event.attributes))
 
 
@@ -187,7 +187,7 @@ _Carrier = type[Span] | type[LogRecord]
 
 
 def _attributes(carrier: _Carrier, attributes: Attributes) -> list[bytes]:
-    """Each attribute as the bytes of a message that holds nothing else: put together they are one message."""
+    """Encode each attribute as a message of its own: protobuf messages joined together are one message."""
     return [
         _common(carrier, key, value)
         if (kind := value.__class__) is bool or (kind is str and len(str(value)) <= _SHORT)
@@ -200,7 +200,7 @@ def _one(carrier: _Carrier, key: str, value: Value) -> bytes:
     return carrier(attributes=[KeyValue(key=key, value=_value(value))]).SerializeToString()
 
 
-# Names, ids and outcomes come again and again.
+# A cache: names, ids and outcomes recur.
 _common = cast(Callable[[_Carrier, str, Value], bytes], lru_cache(maxsize=16_384, typed=True)(_one))
 
 
@@ -294,7 +294,7 @@ def _place(data: bytes) -> Placed:
 
 
 _PLACED: dict[bytes, Placed] = {}
-"""Short attributes that were read; names, ids and outcomes come again and again."""
+"""Cache of short attributes that were decoded: names, ids and outcomes recur."""
 
 _MOST_PLACED = 4_096
 
@@ -329,4 +329,4 @@ def _decoding() -> Iterator[None]:
     try:
         yield
     except DecodeError as error:
-        raise Undecodable("the bytes are no OTLP protobuf message") from error
+        raise Undecodable("the bytes are not an OTLP protobuf message") from error

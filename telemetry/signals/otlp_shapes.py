@@ -1,7 +1,7 @@
-"""OTLP requests as far as the books read them: what they do not read is passed over, and an attribute stays bytes.
+"""OTLP messages reduced to the fields that records are made of; each attribute stays encoded bytes.
 
-The same attributes come with span after span, and to look up bytes takes a tenth of the time of walking a message. The
-shapes are made of OTLP's own messages, with fewer fields: bytes of the one are bytes of the other.
+The same attributes come with span after span, and looking up bytes takes a tenth of the time of parsing a message. The
+shapes are derived from OTLP's own messages with fewer fields, so both read the same bytes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,12 +44,12 @@ class EventShape(Protocol):
 
 
 def span_of(payload: bytes) -> SpanShape:
-    """One `Span`. Raises `DecodeError`."""
+    """Decode one `Span`. Raises `DecodeError`."""
     return cast(SpanShape, _CLASSES[Span].FromString(payload))
 
 
 def event_of(payload: bytes) -> EventShape:
-    """One `LogRecord`. Raises `DecodeError`."""
+    """Decode one `LogRecord`. Raises `DecodeError`."""
     return cast(EventShape, _CLASSES[LogRecord].FromString(payload))
 
 
@@ -78,21 +78,21 @@ def events_of(body: bytes) -> Iterator[EventShape]:
     )
 
 
-_AS_IT_IS = "as it is"
+_UNCHANGED = "unchanged"
 _AS_BYTES = "as bytes"
 _SPAN = ("trace_id", "span_id", "parent_span_id", "name", "start_time_unix_nano", "end_time_unix_nano", "status")
 _EVENT = ("event_name", "time_unix_nano", "trace_id", "span_id")
 _FIELDS: dict[type[Message], Mapping[str, type[Message] | str]] = {
     ExportTraceServiceRequest: {"resource_spans": ResourceSpans},
     ResourceSpans: {"scope_spans": ScopeSpans},
-    ScopeSpans: {"scope": _AS_IT_IS, "spans": Span},
-    Span: {**dict.fromkeys(_SPAN, _AS_IT_IS), "attributes": _AS_BYTES},
+    ScopeSpans: {"scope": _UNCHANGED, "spans": Span},
+    Span: {**dict.fromkeys(_SPAN, _UNCHANGED), "attributes": _AS_BYTES},
     ExportLogsServiceRequest: {"resource_logs": ResourceLogs},
     ResourceLogs: {"scope_logs": ScopeLogs},
-    ScopeLogs: {"scope": _AS_IT_IS, "log_records": LogRecord},
-    LogRecord: {**dict.fromkeys(_EVENT, _AS_IT_IS), "attributes": _AS_BYTES},
+    ScopeLogs: {"scope": _UNCHANGED, "log_records": LogRecord},
+    LogRecord: {**dict.fromkeys(_EVENT, _UNCHANGED), "attributes": _AS_BYTES},
 }
-"""What is read of each message, and how: a message in its shape, or as it is, or its bytes."""
+"""The fields read from each message: as a shape of its own, unchanged, or as bytes."""
 
 _PACKAGE = "spanloom.otlp"
 

@@ -1,6 +1,7 @@
-"""Spans and events as the bookkeeper reads them: one shape, wherever they come from.
+"""The records of spans and events: one shape, whether they come from the SDK or over OTLP.
 
-They are made by `telemetry/signals/builders.py`, and everything in them was sanitised. Content never gets this far.
+`telemetry/signals/builders.py` makes them, and everything in them was sanitised. They hold no prompts and answers,
+except in `TraceOnly`, which no table stores.
 """
 
 from collections.abc import Iterable
@@ -15,11 +16,11 @@ Attributes = dict[str, Value]
 
 
 class BadSignal(ValueError):
-    """The signal does not have the form its name promises; the message says what is wrong, without the value."""
+    """The signal is malformed; the message says what is wrong, without the value."""
 
 
 class Kind(StrEnum):
-    """What a span is about."""
+    """The kind of work that a span stands for."""
 
     WORKFLOW = "workflow"
     NODE = "node"
@@ -30,7 +31,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which execution a signal belongs to, and which workflow that ran."""
+    """The execution that a signal belongs to, and its workflow."""
 
     execution_id: str
     attempt: int
@@ -53,7 +54,7 @@ class SpanLink:
 
 @dataclass(frozen=True, slots=True)
 class SpanEvent:
-    """Something that happened within a span, such as an exception; ns since the epoch."""
+    """An event within a span, such as an exception; ns since the epoch."""
 
     name: str
     at_ns: int
@@ -62,12 +63,12 @@ class SpanEvent:
 
 @dataclass(frozen=True, slots=True)
 class TraceOnly:
-    """What a span says to the trace store alone; no table holds it."""
+    """The part of a span that goes to the trace store only; no table holds it."""
 
     links: list[SpanLink]
     events: list[SpanEvent]
     content: Attributes
-    """Prompts and answers, where the capture setting allowed them on the span."""
+    """Prompts and answers, if the capture setting allows them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +85,16 @@ class SpanRecord:
     start_ns: int
     end_ns: int
     fields: Attributes
-    """Attributes that have a column of their own, by their key."""
+    """Attributes that have a column of their own, by key."""
     attributes: Attributes
     trace_only: TraceOnly | None = field(default=None, compare=False, repr=False)
 
     def text(self, key: str) -> str | None:
-        """A field that holds text, or null."""
+        """The text of a field, or null. Raises `BadSignal` for another type."""
         return text_of(self.fields, key)
 
     def integer(self, key: str) -> int | None:
-        """A field that holds a whole number, or null."""
+        """The whole number of a field, or null. Raises `BadSignal` for another type."""
         return integer_of(self.fields, key)
 
 
@@ -112,19 +113,19 @@ class EventRecord:
     attributes: Attributes
 
     def text(self, key: str) -> str | None:
-        """An attribute that holds text, or null."""
+        """The text of an attribute, or null. Raises `BadSignal` for another type."""
         return text_of(self.attributes, key)
 
     def integer(self, key: str) -> int | None:
-        """An attribute that holds a whole number, or null."""
+        """The whole number of an attribute, or null. Raises `BadSignal` for another type."""
         return integer_of(self.attributes, key)
 
     def number(self, key: str) -> float | None:
-        """An attribute that holds a number, or null."""
+        """The number of an attribute, or null. Raises `BadSignal` for another type."""
         value = self.attributes.get(key)
         if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
             return value
-        raise BadSignal(f"{key} is no number")
+        raise BadSignal(f"{key} is not a number")
 
 
 Signal = SpanRecord | EventRecord
@@ -139,7 +140,7 @@ class Batch:
 
     @classmethod
     def of(cls, signals: Iterable[Signal]) -> Self:
-        """The signals, by what they are."""
+        """Sort signals into spans and events."""
         batch = cls([], [])
         for signal in signals:
             if isinstance(signal, SpanRecord):
@@ -154,23 +155,25 @@ class Batch:
 
 
 Attempt = tuple[str, int]
-"""An execution's id, and the number of the attempt."""
+"""The id of an execution and the number of an attempt."""
 
 
 def is_ours(scope: str | None) -> bool:
-    """Only spans and events of our own scopes are counted."""
+    """Whether the scope is one of ours; only their spans and events are recorded."""
     return scope is not None and scope.startswith(semconv.SCOPE_PREFIX)
 
 
 def text_of(attributes: Attributes, key: str) -> str | None:
+    """The text under a key, or null. Raises `BadSignal` for another type."""
     value = attributes.get(key)
     if value is None or isinstance(value, str):
         return value
-    raise BadSignal(f"{key} is no text")
+    raise BadSignal(f"{key} is not a text")
 
 
 def integer_of(attributes: Attributes, key: str) -> int | None:
+    """The whole number under a key, or null. Raises `BadSignal` for another type."""
     value = attributes.get(key)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
-    raise BadSignal(f"{key} is no whole number")
+    raise BadSignal(f"{key} is not a whole number")

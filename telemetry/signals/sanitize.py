@@ -1,4 +1,4 @@
-"""Makes attributes fit to be stored: bounded, repaired, redacted, and placed as a field or among the rest."""
+"""Makes attributes fit for storage: bounds, repairs and redacts values, and places them in fields or the rest."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,15 @@ from telemetry.signals.records import Attributes, BadSignal, Value
 
 MAX_VALUE_BYTES = 8 * 1024
 MAX_DOCUMENT_BYTES = 64 * 1024
-"""For attributes that hold JSON: tags and parameters."""
+"""The limit for attributes that hold JSON: tags and parameters."""
 
 MAX_INTEGER = (1 << 63) - 1
 MAX_COUNT = (1 << 53) - 1
-"""For fields: they are summed up, and a sum that has no room would spoil what is added to it later."""
+"""The limit for integer fields. They are summed up, and an overflow would spoil every later addition."""
 
 MAX_ATTRIBUTES = 256
 LEFT_OUT = "*"
-"""In `workflow.sanitized`: some attributes were left out."""
+"""Stands in `workflow.sanitized` if some attributes were left out."""
 
 _TEXT_FIELDS = (
     semconv.EXECUTION_ID,
@@ -52,7 +52,7 @@ _INTEGER_FIELDS = (
 
 
 class _Place(Enum):
-    """Where an attribute goes; the first two are fields, and their type is checked."""
+    """The place of an attribute; the first two are fields, whose type is checked."""
 
     TEXT = 0
     INTEGER = 1
@@ -61,7 +61,7 @@ class _Place(Enum):
 
 
 Placed = tuple[_Place, str, Value, bool]
-"""An attribute where it belongs: place, key, sanitised value, and whether the value had to be changed."""
+"""A sanitised attribute: its place, key, value, and whether the value was changed."""
 
 _PLACES = (
     dict.fromkeys(semconv.ATTRIBUTES, _Place.REST)
@@ -73,10 +73,10 @@ _DOCUMENT_KEYS = frozenset({semconv.TAGS, semconv.PARAMS})
 
 
 def sanitize(value: AnyValue, limit: int = MAX_VALUE_BYTES) -> tuple[Value, bool]:
-    """The value as it may be stored, and whether it had to be changed.
+    """Return the value in a form that can be stored, and whether it was changed.
 
     Text is cut at `limit` bytes of UTF-8, NUL and lone surrogates become U+FFFD, secrets are redacted; integers are
-    kept within 64 bits; numbers that JSON cannot hold become text, and so does everything that is no flat value.
+    limited to 64 bits; numbers that JSON cannot hold become text, and so do all values that are not flat.
     """
     if isinstance(value, bool):
         return value, False
@@ -98,12 +98,13 @@ _SHORT = 128
 
 
 _CLEAN: set[str] = set()
-"""Short texts that were found clean: names and ids come again with every span."""
+"""Cache of short texts that need no change: names and ids recur with every span."""
 
 _MOST_CLEAN = 8_192
 
 
 def clean_text(text: str) -> tuple[str, bool]:
+    """Sanitise a text of at most `MAX_VALUE_BYTES`, with a cache for short ones."""
     if text in _CLEAN:
         return text, False
     clean, changed = _cut_text(text, MAX_VALUE_BYTES)
@@ -145,7 +146,7 @@ def _clean_list(values: list[AnyValue] | tuple[AnyValue, ...], limit: int) -> tu
 
 
 def place(key: str, value: AnyValue) -> Placed:
-    """An attribute sanitised, with its place. Raises `BadSignal` if a field is of another type."""
+    """Sanitise and place an attribute. Raises `BadSignal` if a field has the wrong type or is no count."""
     where = _PLACES.get(key)
     if where is None:
         key, where = clean_text(key)[0], _REST
@@ -157,19 +158,19 @@ def place(key: str, value: AnyValue) -> Placed:
     else:
         clean, changed = sanitize(value, MAX_DOCUMENT_BYTES if key in _DOCUMENT_KEYS else MAX_VALUE_BYTES)
     if where is not _REST and clean.__class__ is not (str if where is _TEXT else int):
-        raise BadSignal(f"{key} is no {'text' if where is _TEXT else 'whole number'}")
+        raise BadSignal(f"{key} is not a {'text' if where is _TEXT else 'whole number'}")
     if where is _INTEGER and not 0 <= cast(int, clean) <= MAX_COUNT:
-        raise BadSignal(f"{key} is no count")
+        raise BadSignal(f"{key} is not a count between 0 and 2^53 - 1")
     return where, key, clean, changed
 
 
 def place_all(attributes: Mapping[str, AnyValue]) -> list[Placed]:
-    """Every attribute sanitised, with its place. Raises `BadSignal`."""
+    """Sanitise and place every attribute. Raises `BadSignal`."""
     return list(map(place, attributes.keys(), attributes.values()))
 
 
 def split(placed: Sequence[Placed]) -> tuple[Attributes, Attributes]:
-    """Fields and the rest. Runs for every attribute of every span."""
+    """Split attributes into fields and the rest. Runs for every attribute of every span."""
     fields: Attributes = {}
     rest: Attributes = {}
     repaired: list[str | int | float | bool] = []
@@ -189,7 +190,7 @@ def split(placed: Sequence[Placed]) -> tuple[Attributes, Attributes]:
 
 
 def _fewer(placed: Sequence[Placed]) -> Sequence[Placed]:
-    """The attributes of ours, and as many others as there is room for."""
+    """All attributes of ours, and as many others as the limit leaves room for."""
     ours = [each for each in placed if each[1] in _PLACES]
     others = (each for each in placed if each[1] not in _PLACES)
     return [*ours, *islice(others, max(0, MAX_ATTRIBUTES - len(ours)))]

@@ -1,4 +1,4 @@
-"""Bad signals are kept aside with their reason, good ones are stored, and consumers do not feel each other."""
+"""Bad signals become dead letters with their reason, good ones are stored, and consumers do not affect each other."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,7 +38,7 @@ async def apply(database: Database, pipeline: Pipeline, signals: Sequence[Signal
 
 
 async def letters(database: Database) -> list[tuple[str, str, object]]:
-    """Consumer, reason and name of everything kept aside."""
+    """Consumer, reason and signal name of every dead letter."""
     async with database.read() as connection:
         rows = await connection.execute(select(dead_letter))
         return [(row.consumer, row.reason, row.signal["name"]) for row in rows]
@@ -124,7 +124,7 @@ async def test_a_consumer_that_leaves_a_savepoint_open_is_undone(database: Datab
     assert await check_books(database) == []
     found = await letters(database)
     assert {(consumer, reason) for consumer, reason, _ in found} == {
-        ("leaking", "SavepointLeft: the consumer has left a savepoint of its own open")
+        ("leaking", "SavepointLeft: the consumer left a savepoint of its own open")
     }
     assert len(found) == len(signals)
 
@@ -149,4 +149,4 @@ async def test_a_failing_listener_harms_nobody(caplog: pytest.LogCaptureFixture)
         raise RuntimeError("broken")
 
     Pipeline([], after_commit=broken).committed(Batch([], []))
-    assert "telling of committed signals failed" in caplog.text
+    assert "committed signals could not be counted" in caplog.text

@@ -32,7 +32,7 @@ IDENTIFIED: dict[str, AnyValue] = {
 
 @pytest.mark.parametrize("count", [-1, 2**53, 2**63])
 def test_a_number_that_no_sum_has_room_for_is_no_count(count: int) -> None:
-    with pytest.raises(BadSignal, match="is no count"):
+    with pytest.raises(BadSignal, match="is not a count"):
         make_span(**NAMED, placed=place_all(IDENTIFIED | {semconv.CALL_TOKENS["input_tokens"]: count}))
 
 

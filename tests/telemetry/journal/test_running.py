@@ -240,7 +240,7 @@ async def test_a_journal_that_cannot_renew_its_lease_is_found_by_others(database
         assert await keeper.journal.finish(story.finish()), "nobody has taken it away yet"
 
 
-def test_a_tally_counts_as_the_tracker_does() -> None:
+def test_the_totals_of_spans_equal_those_of_the_tracker() -> None:
     listener = Listener()
     story = listener.begin()
     story.answer()
@@ -249,8 +249,7 @@ def test_a_tally_counts_as_the_tracker_does() -> None:
     story.tool()
     story.node("model").fail("no_route", "nothing fits", unhandled=None)
     spans = [signal for signal in listener.signals() if isinstance(signal, SpanRecord)]
-    tally = totals_of(spans)
-    assert comparable(tally) == comparable(story.tracker.totals)
+    assert comparable(totals_of(spans)) == comparable(story.tracker.totals)
     story.tracker.complete()
     assert seal_hash(story.tracker._span_ids) == seal_hash(
         [int(span.span_id, 16) for span in listener.signals() if isinstance(span, SpanRecord)]

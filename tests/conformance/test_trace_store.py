@@ -36,11 +36,11 @@ def edges(spans: list[TraceSpan]) -> Edges:
 
 @pytest.mark.jaeger
 async def test_a_lone_jaeger_has_the_tree_of_the_record(
-    jaeger: Jaeger, database: Database, monkeypatch: pytest.MonkeyPatch
+    jaeger: Jaeger, migrated_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", jaeger.otlp_http)
     monkeypatch.setenv("OTEL_LOGS_EXPORTER", "none")
-    async with bookkeeper(database) as keeper:
+    async with Database(migrated_url) as database, bookkeeper(database) as keeper:
         story = await keeper.completed()
         async with database.read() as connection:
             trace = await get_trace(connection, story.identity.execution_id, "default")
