@@ -1,1 +1,1 @@
-"""What Prometheus reads."""
+"""Metrics for Prometheus: fed by spans, and read from tables at scrape time."""

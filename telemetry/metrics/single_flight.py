@@ -1,4 +1,4 @@
-"""Work that many ask for at once is done once for all of them."""
+"""Concurrent requests for the same work share one run of it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,9 +8,9 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """Does one piece of work at a time. Whoever asks meanwhile shares the next one, which begins later.
+    """Runs one piece of work at a time. Callers that arrive meanwhile share the next run.
 
-    However slow the work is and however often it is asked for, no more than two wait for it.
+    However slow the work is and however many call, no more than one run is active and one is pending per key.
     """
 
     def __init__(self) -> None:
@@ -18,7 +18,7 @@ class SingleFlight(Generic[T]):
         self._next: dict[str, asyncio.Task[T]] = {}
 
     async def __call__(self, key: str, work: Callable[[], Awaitable[T]]) -> T:
-        """What the work gives that begins next for the key. Raises what it raises."""
+        """The result of the next run for the key. Raises the error of the work."""
         task = self._next.get(key)
         if task is None:
             task = self._next[key] = asyncio.create_task(self._run(key, work), name=f"single flight {key}")

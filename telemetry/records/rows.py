@@ -213,7 +213,7 @@ def _milliseconds(seconds: float | None) -> int | None:
 
 
 def _document(event: EventRecord, key: str) -> JsonObject:
-    """A JSON object that was sent as text. A text that had to be cut is no JSON any more: then the object says so."""
+    """Parse a JSON object that was sent as text. A text that was cut is not JSON any more; then the object says so."""
     text = event.text(key)
     if text is None:
         return {}
@@ -222,7 +222,7 @@ def _document(event: EventRecord, key: str) -> JsonObject:
     except orjson.JSONDecodeError:
         return {semconv.SANITIZED: True}
     if not isinstance(document, dict):
-        raise BadSignal(f"{key} is no JSON object")
+        raise BadSignal(f"{key} is not a JSON object")
     return document
 
 

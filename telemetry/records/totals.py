@@ -1,4 +1,4 @@
-"""What signals add to the books of their execution: the ids that its seal counts, and the sums of its totals."""
+"""The contribution of spans to their execution: which of them its seal counts, and their sums."""
 
 from collections.abc import Iterable
 
@@ -11,12 +11,12 @@ ALWAYS_RECORDED = frozenset({Kind.WORKFLOW, Kind.MODEL})
 
 
 def is_recorded(span: SpanRecord) -> bool:
-    """The record level keeps the span."""
+    """Whether the execution's record level keeps the span."""
     return span.identity.record_level != "summary" or span.kind in ALWAYS_RECORDED
 
 
 def totals_of(spans: Iterable[SpanRecord]) -> Totals:
-    """The sum over the spans of one attempt, each given once."""
+    """The sums over spans of one attempt, of which none comes twice."""
     totals = Totals()
     for span in spans:
         if span.kind is Kind.MODEL:

@@ -1,1 +1,1 @@
-"""The OpenTelemetry SDK, set up."""
+"""The OpenTelemetry SDK: providers, exporters, and the conversion of its objects into records."""

@@ -1,9 +1,9 @@
-"""Many rows in one statement, on both databases.
+"""Inserts many rows in one statement, on both databases.
 
 SQLite gets a list of `VALUES`, in a few fixed lengths so that its cache of compiled statements is hit. PostgreSQL gets
-one array per column and `unnest`s them, so that its statement is always the same. Many rows are copied, as COPY is the
-cheapest way in: as it knows no conflicts, into a temporary table first, or where rows are mostly new into the table
-itself.
+one array per column and `unnest`s them, so that its statement is always the same. From 200 rows on PostgreSQL uses
+COPY, which is the fastest way. COPY cannot handle conflicts, so it fills a temporary table first, or the table itself
+if most rows are new.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,20 +29,20 @@ _MAX_PARAMETERS = 16_384
 """Below SQLite's limit of 32,766; longer statements are no faster."""
 
 _LENGTHS = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
-"""Of SQLite's statements. Each takes four trips to its thread and back, so that few are worth much."""
+"""Rows per statement of SQLite. A statement takes four trips to its thread and back, so few statements are best."""
 
 _COPIED_FROM = 200
-"""So many rows are worth the round trips that a temporary table takes."""
+"""From this many rows on a temporary table is worth its round trips."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """A temporary table of PostgreSQL's; it is the connection's own, and empty at the start of a transaction."""
+    """A temporary table in PostgreSQL; it belongs to the connection and is empty when a transaction starts."""
 
     name: str
     create: str
     insert: str
-    """From there into the table."""
+    """Moves its rows into the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class _Plan:
     tail: str
     converters: list[tuple[int, Convert]]
     lengths: tuple[int, ...] = ()
-    """How many rows a statement takes, longest first; empty: any number (PostgreSQL)."""
+    """The numbers of rows a statement may have, largest first; empty for any number (PostgreSQL)."""
     stage: _Stage | None = None
 
 
@@ -59,9 +59,9 @@ class BulkInsert:
     """`INSERT … ON CONFLICT … RETURNING` for rows of one table.
 
     `conflict` and `returning` are SQL that both databases understand. Rows are tuples in the order of `columns`; no two
-    of one call may have the same key. With `mostly_new` a conflict does nothing and is rare, and `returning` names
-    columns that are written: then many rows are copied straight into PostgreSQL's table, and take the other way only
-    if one of them is there.
+    rows of one call may have the same key. `mostly_new` promises that conflicts are rare and ignored, and that
+    `returning` names written columns: then many rows are copied straight into PostgreSQL's table, and go through the
+    temporary table only if one of them exists already.
     """
 
     def __init__(
@@ -82,13 +82,13 @@ class BulkInsert:
         self._plans: dict[str, _Plan] = {}
 
     async def run(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[tuple[Any, ...]]:
-        """Write the rows; what `returning` names, for each row that was inserted or updated."""
+        """Write the rows; returns the `returning` columns of each row that was inserted or updated."""
         return await self.run_each(connection, rows, _itself)
 
     async def run_each(
         self, connection: AsyncConnection, facts: Sequence[_F], row_of: Callable[[_F], Row]
     ) -> list[tuple[Any, ...]]:
-        """Write the row of each fact, as `run` does; a COPY makes rows while the server stores those before them."""
+        """Write the row of each fact, as `run` does. A COPY makes rows while the server stores earlier ones."""
         if not facts:
             return []
         plan = self._plan(connection.dialect)
@@ -107,7 +107,7 @@ class BulkInsert:
         if self._mostly_new and (stored := await self._copy_new(connection, plan, rows())) is not None:
             return stored
         await connection.exec_driver_sql(stage.create)
-        # An earlier call may have been in the same transaction. To truncate would make a new file.
+        # An earlier call may have filled it in the same transaction. TRUNCATE would create a new file.
         await connection.exec_driver_sql(f"DELETE FROM {stage.name}")
         await self._copy_into(connection, stage.name, _converted(rows(), plan.converters))
         result = await connection.exec_driver_sql(stage.insert)
@@ -116,7 +116,7 @@ class BulkInsert:
     async def _copy_new(
         self, connection: AsyncConnection, plan: _Plan, rows: Iterator[Row]
     ) -> list[tuple[Any, ...]] | None:
-        """What `returning` names of all rows; null if some row was there already, and none was stored."""
+        """Copy all rows and return their `returning` columns; null if a row existed already, and none was stored."""
         stored: list[tuple[Any, ...]] = []
 
         def noted() -> Iterator[Row]:
@@ -178,7 +178,7 @@ class BulkInsert:
         return _Stage(name, create, f"{head}{name}{tail}")
 
     def _converter(self, name: str, dialect: Dialect) -> Convert | None:
-        """How a cell of the column is written; times and JSON go past SQLAlchemy's slower ways to the same text."""
+        """The conversion of a cell; for times and JSON a faster one than SQLAlchemy's, with the same text."""
         type_ = self._table.c[name].type
         if isinstance(type_, UtcTime):
             return _utc_text if dialect.name == "sqlite" else None
@@ -197,7 +197,7 @@ class BulkInsert:
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """How PostgreSQL gets a column."""
+    """A column as PostgreSQL receives it."""
 
     name: str
     sent_as: str
@@ -205,7 +205,7 @@ class _Column:
 
 
 def _utc_text(time: datetime | None) -> str | None:
-    """As SQLAlchemy stores it; the time is in UTC."""
+    """The text that SQLAlchemy stores for a time in UTC."""
     return None if time is None else time.isoformat(" ", "microseconds")[:26]
 
 

@@ -1,7 +1,7 @@
-"""What happened, as tables: executions, their spans, the roll-ups over them, and what could not be stored.
+"""The bookkeeper's tables: executions, spans, roll-ups, dead letters, webhooks, the outbox and reconcile runs.
 
 Times are UTC, money is integer nano-USD, ids are text. Rows hold no content. The views are part of the schema, for
-people with SQL; the migration creates them from `VIEWS`.
+users who query with SQL; the migration creates them from `VIEWS`.
 """
 
 from sqlalchemy import (
@@ -39,7 +39,7 @@ TIME_LEDGER_COLUMNS = (
     "time_engine_ms",
 )
 ROLLUP_KEYS = ("owner_id", "workflow_name", "source", "template_id", "template_version", "provider", "model")
-"""What a roll-up row is about, beside its bucket. What does not apply is `''`, or version 0."""
+"""The key of a roll-up row, beside its bucket. A part that does not apply is `''`, or version 0."""
 
 ROLLUP_SUMS = (
     "executions_completed",
@@ -93,7 +93,7 @@ executions = Table(
     Column("cost_nano_usd", BigInteger),
     Column("unpriced_calls", Integer, nullable=False),
     Column("waste_nano_usd", BigInteger, nullable=False),
-    # Calls cut off by a crash, and the cost plus what they may have cost.
+    # Calls cut off by a crash, and the cost including the most that they may have cost.
     Column("unfinished_calls", Integer, nullable=False),
     Column("cost_upper_nano_usd", BigInteger),
     Column("model_calls", Integer, nullable=False),
@@ -195,8 +195,7 @@ dead_letter = Table(
     Column("signal", JsonColumn, nullable=False),
     Column("reason", Text, nullable=False),
     Column("at", UtcTime, nullable=False),
-    # How often it was given to its consumer again, and when that is due the next time; null: only when asked for. What
-    # a program writes that does not know of this yet is due at once.
+    # Number of retries, and when the next is due; null: only on request. By default a row is due at once.
     Column("tries", Integer, nullable=False, server_default=text("0")),
     Column("due_at", UtcTime, server_default=text("'1970-01-01 00:00:00.000000'")),
     Index("ix_dead_letter_consumer_at", "consumer", "at"),
@@ -242,7 +241,7 @@ webhook_endpoints = Table(
     CheckConstraint("(status = 'disabled') = (disabled_at IS NOT NULL)", name="disabled_at"),
     Index("ix_webhook_endpoints_owner_created", "owner_id", "created_at", "id"),
 )
-"""Who receives webhooks."""
+"""The receivers of webhooks."""
 
 webhook_events = Table(
     "webhook_events",
@@ -255,9 +254,9 @@ webhook_events = Table(
     Column("body", LargeBinary, nullable=False),
     Index("ix_webhook_events_owner_at", "owner_id", "at", "event_id"),
 )
-"""Each event that some endpoint of its owner asks for, once, with the bytes that every endpoint gets.
+"""Each event that at least one endpoint of its owner subscribes to, with the body that every endpoint gets.
 
-An event is kept for a disabled endpoint too, so that it can be sent when the endpoint is well again.
+An event is stored for a disabled endpoint too, so that it can be sent once the endpoint is enabled again.
 """
 
 _PENDING = "state = 'pending'"
@@ -303,7 +302,7 @@ webhook_deliveries = Table(
         postgresql_where=text(_PENDING),
     ),
 )
-"""One event on its way to one endpoint; its bytes are those of the event."""
+"""The delivery of one event to one endpoint; the body is that of the event."""
 
 webhook_attempts = Table(
     "webhook_attempts",
@@ -312,12 +311,12 @@ webhook_attempts = Table(
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("at", UtcTime, nullable=False),
     Column("duration_ms", BigInteger, nullable=False),
-    # Null where there was no answer; `error` says why then.
+    # Null if there was no response; then `error` says why.
     Column("http_status", Integer),
     Column("error", Text),
     Column("reply", Text),
 )
-"""What came of each attempt, with the beginning of the reply."""
+"""The outcome of each attempt, with the beginning of the response."""
 
 outbox = Table(
     "outbox",
@@ -331,7 +330,7 @@ outbox = Table(
     Column("owes_records", Boolean, nullable=False),
     Column("owes_webhooks", Boolean, nullable=False),
     Column("kept_at", UtcTime, nullable=False),
-    # When it was last handed to the Collector, on the database's clock; null while it waits to be.
+    # When it was last sent to the Collector, by the database's clock; null before.
     Column("shipped_at", UtcTime),
     Column("attempts", Integer, nullable=False),
     Index(
@@ -344,12 +343,12 @@ outbox = Table(
     ),
     Index("ix_outbox_shipped", "shipped_at"),
 )
-"""Signals on their way through the Collector. A row goes when no consumer owes it any more."""
+"""Signals on their way through the Collector. A row is deleted when no consumer owes it any more."""
 
 reconcile_runs = Table(
     "reconcile_runs",
     metadata,
-    # The hour that the run was due for: of several keepers one makes it.
+    # The hour that the run was due for: only one of several keepers makes it.
     Column("scheduled_for", UtcTime, primary_key=True),
     Column("started_at", UtcTime, nullable=False),
     Column("finished_at", UtcTime),
@@ -407,4 +406,4 @@ FROM spans
 WHERE kind = 'model'
 """,
 }
-"""View name to the statement that creates it; the same text is right on SQLite and PostgreSQL."""
+"""View name to the statement that creates it, the same on SQLite and PostgreSQL."""
