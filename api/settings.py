@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -61,6 +62,16 @@ def _host_and_port(value: str) -> str:
     return value
 
 
+def _http_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL with its scheme, as in http://127.0.0.1:4010/v1")
+    return value
+
+
 def _secret_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
     if any(len(key) < MIN_SECRET_KEY for key in keys):
         raise ValueError(f"a key has at least {MIN_SECRET_KEY} characters; make one with `openssl rand -hex 32`")
@@ -85,6 +96,7 @@ Port = Annotated[int, Field(ge=0, le=65_535)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Span = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """Seconds or hours that are not 0."""
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 SecretKeys = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_secret_keys)]
 Schedule = Annotated[tuple[Seconds, ...], NoDecode, BeforeValidator(_split), AfterValidator(_schedule)]
@@ -135,7 +147,7 @@ class Settings(BaseSettings):
     trace_url: Annotated[str, AfterValidator(_trace_url)] | None = Field(
         None, description="Where a trace is looked at: http://localhost:16686/trace/{trace_id}"
     )
-    prometheus_url: str | None = Field(
+    prometheus_url: HttpUrl | None = Field(
         None, description="Prometheus whose counters are compared with the books: http://localhost:9090"
     )
     traceparent: Literal["join", "link", "ignore"] = Field(
@@ -186,13 +198,13 @@ class Settings(BaseSettings):
 
     port: Port | None = Field(None, validation_alias="PORT", description="Port to listen on where BIND is not set")
     openai_api_key: str | None = Field(None, validation_alias="OPENAI_API_KEY", repr=False, description="Key of OpenAI")
-    openai_base_url: str | None = Field(
+    openai_base_url: HttpUrl | None = Field(
         None, validation_alias="OPENAI_BASE_URL", description="Address of a server that speaks OpenAI's protocol"
     )
     anthropic_api_key: str | None = Field(
         None, validation_alias="ANTHROPIC_API_KEY", repr=False, description="Key of Anthropic"
     )
-    anthropic_base_url: str | None = Field(
+    anthropic_base_url: HttpUrl | None = Field(
         None, validation_alias="ANTHROPIC_BASE_URL", description="Address of a server that speaks Anthropic's protocol"
     )
     google_api_key: str | None = Field(
@@ -201,7 +213,7 @@ class Settings(BaseSettings):
         repr=False,
         description="Key of Google; GEMINI_API_KEY is read too",
     )
-    google_base_url: str | None = Field(
+    google_base_url: HttpUrl | None = Field(
         None, validation_alias="GOOGLE_GEMINI_BASE_URL", description="Address of a server that speaks Gemini's protocol"
     )
 
@@ -251,7 +263,7 @@ def read_settings() -> Settings:
     """The settings of this process. Raises `SettingsInvalid` with a sentence per problem, never with a value."""
     problems = [_misspelt(name) for name in sorted(os.environ) if name.startswith(PREFIX) and name not in _known()]
     if problems:
-        raise SettingsInvalid("; ".join(problems))
+        raise SettingsInvalid(" ".join(problems))
     try:
         return Settings()
     except ValidationError as error:
@@ -380,4 +392,4 @@ def _variable(location: tuple[int | str, ...]) -> str:
 
 def _misspelt(name: str) -> str:
     near = difflib.get_close_matches(name, sorted(_known() - _OF_TESTS), n=1)
-    return f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else "; .env.example lists them all")
+    return f"Unknown setting {name}." + (f" Did you mean {near[0]}?" if near else " .env.example lists all settings.")

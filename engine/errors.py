@@ -53,9 +53,17 @@ class InvalidRequest(Refusal):
 
 
 class NotFound(Refusal):
-    """There is no such thing for this owner."""
+    """What the request names does not exist for this owner."""
 
     code = "not_found"
+
+    @classmethod
+    def of(cls, kind: str, id_: str) -> NotFound:
+        """The error for an id that nothing of a kind has; a long id is cut."""
+        return cls(f"Not found: there is no {kind} {id_ if len(id_) <= _SHOWN_ID else id_[:_SHOWN_ID] + '…'}")
+
+
+_SHOWN_ID = 64
 
 
 class ConversationBusy(Refusal):

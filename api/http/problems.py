@@ -19,7 +19,7 @@ TITLES: Mapping[str, tuple[int, str]] = {
     "malformed_json": (400, "The body is no JSON document"),
     "invalid_cursor": (400, "The cursor cannot be used"),
     "invalid_header": (400, "A header cannot be used"),
-    "not_found": (404, "There is no such thing"),
+    "not_found": (404, "Not found"),
     "method_not_allowed": (405, "This path does not answer to the method"),
     "already_finished": (409, "The execution has already ended"),
     "not_finished": (409, "The execution has not ended yet"),

@@ -1,12 +1,14 @@
 """Reads the bodies of requests: JSON that means the same to every reader, then the engine's own models."""
 
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
 from api.http.problems import InputError, Problem
+from api.schemas.values import UNKNOWN_VALUE, shown
 from engine.documents.strict_json import MalformedJson, escape, read_json
 from engine.graph import Json
 from engine.validation.pydantic_findings import findings_of
@@ -48,16 +50,24 @@ def invalid_parameters(error: RequestValidationError) -> Problem:
     for found in error.errors():
         place, *steps = found["loc"]
         code = _CODES.get(found["type"], "out_of_range")
-        message = (
-            "There is no such parameter."
-            if code == "unknown_field"
-            else f"{found['msg'].removeprefix('Value error, ')}."
-        )
         pointer = "".join(f"/{escape(step)}" for step in steps)
-        errors.append(
-            InputError(place="path" if place == "path" else "query", pointer=pointer, code=code, message=message)
-        )
+        part: Literal["path", "query"] = "path" if place == "path" else "query"
+        errors.append(InputError(place=part, pointer=pointer, code=code, message=_sentence(found)))
     return _invalid(errors)
+
+
+def _sentence(found: Mapping[str, Any]) -> str:
+    """What is wrong with a parameter, and which values it may have."""
+    if _CODES.get(found["type"]) == "unknown_field":
+        return "There is no parameter of this name."
+    if found["type"] not in ("literal_error", "enum"):
+        return f"{found['msg'].removeprefix('Value error, ')}."
+    name = next((step for step in reversed(found["loc"]) if isinstance(step, str)), "")
+    valid = found["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
+    given = shown(found["input"])
+    if name == "group_by":
+        return f"Cannot group by {given or 'this'}. Valid groups: {valid}."
+    return f"Unknown {name}{f' {given}' if given else ''}. Valid values: {valid}."
 
 
 def _check_content_type(request: Request) -> None:
@@ -72,10 +82,14 @@ def _check_content_type(request: Request) -> None:
 
 def _invalid_body(error: ValidationError, document: Json, model: type[BaseModel]) -> Problem:
     errors = []
-    for finding in findings_of(error, document, model):
-        code = finding.code.removeprefix("schema.")
-        own_hint = f" {finding.issue().hint}" if finding.hint is not None else ""
-        errors.append(InputError(place="body", pointer=finding.pointer, code=code, message=finding.message + own_hint))
+    problems = error.errors(include_url=False)
+    for finding, details in zip(findings_of(error, document, model), problems, strict=True):
+        code, message = finding.code.removeprefix("schema."), finding.message
+        if details["type"] == UNKNOWN_VALUE:
+            code, message = "out_of_range", details["msg"]
+        elif finding.hint is not None:
+            message += f" {finding.issue().hint}"
+        errors.append(InputError(place="body", pointer=finding.pointer, code=code, message=message))
     return _invalid(errors)
 
 

@@ -29,14 +29,14 @@ async def answer(
     """
     row = await control.get(connection, execution_id, owner)
     if row is None:
-        raise NotFound("There is no execution of this id.")
+        raise NotFound.of("execution", execution_id)
     found = await approvals.find(connection, execution_id, given.approval_id)
     if found is not None and found[1]:
         raise AlreadyAnswered
     if row.status is not Status.PAUSED:
         raise NotPaused
     if found is None:
-        raise NotFound("The execution asks no such question.")
+        raise NotFound.of("approval", given.approval_id)
     _check(found[0], given)
     if not await approvals.answer(
         connection, GivenAnswer(given.approval_id, given.choice, given.data, answered_by=answered_by)

@@ -10,9 +10,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 
-from api.operations.lookup import unknown
 from api.wiring.runtime import Runtime
-from engine.errors import Draining
+from engine.errors import Draining, NotFound
 from engine.events import EventRing, EventType, ExecutionEvent
 from engine.graph import JsonObject
 from engine.result import Status
@@ -74,7 +73,7 @@ async def read_row(runtime: Runtime, execution_id: str, owner: str) -> ControlRo
     async with runtime.database.read() as connection:
         row = await control.get(connection, execution_id, owner)
     if row is None:
-        raise unknown()
+        raise NotFound.of("execution", execution_id)
     return row
 
 

@@ -30,14 +30,9 @@ async def read_execution(runtime: Runtime, execution_id: str) -> documents.Execu
     async with runtime.database.read() as connection:
         record = await executions.get_execution(connection, execution_id, OWNER)
         if record is None:
-            raise unknown()
+            raise NotFound.of("execution", execution_id)
         row = await control.get(connection, execution_id, OWNER)
         return documents.execution(record, row, await open_questions(connection, row), runtime.settings)
-
-
-def unknown() -> NotFound:
-    """No execution has this id, for this owner."""
-    return NotFound("There is no execution of this id.")
 
 
 def headers_of(execution_id: str, **more: str) -> dict[str, str]:

@@ -25,7 +25,7 @@ async def kept(connection: AsyncConnection, execution_id: str, owner: str) -> Ke
     row = await control.get(connection, execution_id, owner)
     if row is None:
         if await get_execution(connection, execution_id, owner) is None:
-            raise NotFound("There is no execution of this id.")
+            raise NotFound.of("execution", execution_id)
         raise InputGone
     if not row.status.is_terminal:
         raise NotFinished

@@ -9,12 +9,12 @@ from api.http.dependencies import OWNER, CallerDep, IdempotencyKeyDep, NoQueryDe
 from api.http.request_bodies import read_body
 from api.http.responses import answers, json_answer, takes_body, takes_key
 from api.operations.approve import ResumeBody, answer
-from api.operations.lookup import about, headers_of, read_execution, unknown
+from api.operations.lookup import about, headers_of, read_execution
 from api.operations.retry import kept
 from api.operations.start import accepted
 from api.routers.executions import ACCEPTED_HEADERS, ID_HEADER
 from api.schemas import executions
-from engine.errors import AlreadyFinished, Replayed
+from engine.errors import AlreadyFinished, NotFound, Replayed
 from engine.graph import Document, JsonObject
 from engine.result import Status
 from engine.store import control
@@ -71,7 +71,7 @@ async def cancel(execution_id: str, request: Request, runtime: RuntimeDep, query
         async with runtime.database.begin() as connection:
             row = await control.request_cancel(connection, execution_id, OWNER, body.reason)
         if row is None:
-            raise unknown()
+            raise NotFound.of("execution", execution_id)
         if not row.status.is_terminal:
             if runtime.engine.running(execution_id) is not None:
                 runtime.cancel(execution_id, row.cancel_reason)

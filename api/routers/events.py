@@ -10,9 +10,10 @@ from api.http.dependencies import OWNER, QueryModel, RuntimeDep
 from api.http.problems import Problem
 from api.http.responses import answers
 from api.operations.follow import Position, has_told_all
-from api.operations.lookup import about, headers_of, unknown
+from api.operations.lookup import about, headers_of
 from api.operations.start import event_stream
 from api.routers.executions import EVENT_STREAM, ID_HEADER
+from engine.errors import NotFound
 from engine.store import control
 from telemetry.reads import executions
 
@@ -66,7 +67,7 @@ async def events(
         async with runtime.database.read() as connection:
             row = await control.get(connection, execution_id, OWNER)
             if row is None and await executions.get_execution(connection, execution_id, OWNER) is None:
-                raise unknown()
+                raise NotFound.of("execution", execution_id)
         if row is None or has_told_all(row, position):
             return Response(status_code=204, headers=headers_of(execution_id))
         if runtime.readers[execution_id] >= MAX_READERS:

@@ -12,9 +12,10 @@ from api.http.pagination import read_cursor, write_cursor
 from api.http.request_bodies import read_body
 from api.http.responses import answers, json_answer, next_link, takes_body
 from api.operations import start as starting
-from api.operations.lookup import about, headers_of, read_execution, unknown
+from api.operations.lookup import about, headers_of, read_execution
 from api.schemas import executions as documents
 from api.schemas.timestamps import Time
+from engine.errors import NotFound
 from engine.graph import JsonObject
 from engine.request import ExecutionRequest
 from engine.result import ErrorClass, ExecutionResult, Status
@@ -217,7 +218,7 @@ async def trace(
                 connection, execution_id, OWNER, attempt=query.attempt, limit=query.limit, after=after
             )
         if found is None:
-            raise unknown()
+            raise NotFound.of("execution", execution_id)
         cursor = write_cursor([found.end], query) if found.end else None
         answer = documents.trace(found, cursor, runtime.settings)
         return json_answer(answer, headers=next_link(request, cursor) | headers_of(execution_id))

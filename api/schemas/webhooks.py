@@ -1,19 +1,18 @@
 """What the service is told of endpoints and answers about them and their deliveries."""
 
-import re
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from api.schemas.executions import Answer
 from api.schemas.timestamps import Time
+from api.schemas.values import one_of
 from engine.graph import Document
 from telemetry.webhooks import deliveries, endpoints
 from telemetry.webhooks.payloads import TYPES
 
-_TYPES = "|".join(re.escape(type_) for type_ in TYPES)
-EventType = Annotated[str, Field(pattern=f"^({_TYPES})$", json_schema_extra={"enum": list(TYPES)})]
+EventType = Annotated[str, AfterValidator(one_of("event", TYPES)), Field(json_schema_extra={"enum": list(TYPES)})]
 """What an endpoint may ask for."""
 
 

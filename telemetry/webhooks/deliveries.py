@@ -97,7 +97,7 @@ async def get_delivery(connection: AsyncConnection, owner: str, delivery_id: str
     statement = select(*_COLUMNS).where(_d.owner_id == owner, _d.id == delivery_id)
     row = (await connection.execute(statement)).one_or_none()
     if row is None:
-        raise NotFound(f"There is no delivery {delivery_id}.")
+        raise NotFound.of("delivery", delivery_id)
     return Delivery(*row)
 
 

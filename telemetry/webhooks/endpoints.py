@@ -121,7 +121,7 @@ async def get(connection: AsyncConnection, owner: str, endpoint_id: str, *, lock
         statement = statement.with_for_update(key_share=True)
     row = (await connection.execute(statement)).mappings().one_or_none()
     if row is None:
-        raise NotFound(f"There is no endpoint {endpoint_id}.")
+        raise NotFound.of("endpoint", endpoint_id)
     return _read(row)
 
 

@@ -62,7 +62,7 @@ def test_port_counts_where_nothing_else_is_said(monkeypatch: pytest.MonkeyPatch)
 def test_a_misspelt_variable_is_named_with_the_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPANLOOM_DATABSE_URL", "x")
     with pytest.raises(
-        SettingsInvalid, match=r"SPANLOOM_DATABSE_URL is no setting; did you mean SPANLOOM_DATABASE_URL\?"
+        SettingsInvalid, match=r"Unknown setting SPANLOOM_DATABSE_URL\. Did you mean SPANLOOM_DATABASE_URL\?"
     ):
         read_settings()
 
@@ -85,6 +85,9 @@ def test_a_misspelt_variable_is_named_with_the_right_one(monkeypatch: pytest.Mon
         ("SPANLOOM_MAX_QUEUED", "0", "SPANLOOM_MAX_QUEUED: Input should be greater than or equal to 1"),
         ("SPANLOOM_LEASE_SECONDS", "20", "SPANLOOM_LEASE_RENEW_SECONDS is less than half of SPANLOOM_LEASE_SECONDS"),
         ("SPANLOOM_IDEMPOTENCY_HOURS", "0", "SPANLOOM_IDEMPOTENCY_HOURS: Input should be greater than 0"),
+        ("OPENAI_BASE_URL", "sk-canary-1234:4010/v1", "OPENAI_BASE_URL: must be a URL with its scheme"),
+        ("OPENAI_BASE_URL", "http://", "OPENAI_BASE_URL: must be a URL with its scheme"),
+        ("OPENAI_BASE_URL", "http://[::1", "OPENAI_BASE_URL: must be a URL with its scheme"),
         ("SPANLOOM_EGRESS_PORTS", "https", "SPANLOOM_EGRESS_PORTS: Input should be a valid integer"),
     ],
 )

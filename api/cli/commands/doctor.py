@@ -11,7 +11,7 @@ from pathlib import Path
 from api.cli import terminal
 from api.cli.errors import DONE, NOT_READY
 from api.cli.rendering.tables import Check, checks_view
-from api.settings import Settings, check_bind, in_force, prepare_process
+from api.settings import Settings, check_bind, check_ingest, in_force, prepare_process
 from engine.database import migrations
 from engine.database.base import database_time
 from engine.database.database import Database, dialect_name, parse_url, safe_name
@@ -123,6 +123,9 @@ def _provider(provider: Provider, settings: Settings) -> Check:
 
 def _surroundings(settings: Settings) -> Iterator[Check]:
     yield _attempt("address", lambda: check_bind(settings), "{}:{}".format(*settings.address))
+    if settings.pipeline == "collector":
+        address = "{}:{}".format(*settings.ingest_address)
+        yield _attempt("Collector", lambda: check_ingest(settings), f"{address}, a token is set")
     yield _attempt("checkpoints", lambda: prepare_process(settings), "LangGraph's strict msgpack is on")
     if settings.langsmith:
         yield Check(

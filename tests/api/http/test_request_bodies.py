@@ -140,6 +140,34 @@ async def test_a_bad_query_is_refused(service: Service, path: str, pointer: str)
     assert [(error["in"], error["pointer"]) for error in answer.json()["errors"]] == [("query", pointer)]
 
 
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("/v1/analytics/cost?group_by=colour", "Cannot group by 'colour'. Valid groups: template, template_version, "),
+        ("/v1/analytics/cost?group_by=sk-canary-1234", "Cannot group by this. Valid groups: template, "),
+        ("/v1/executions?status=late", "Unknown status 'late'. Valid values: queued, running, paused, "),
+        ("/v1/executions?statsu=failed", "There is no parameter of this name."),
+    ],
+)
+async def test_an_unknown_value_is_named_with_those_that_are_valid(service: Service, path: str, sentence: str) -> None:
+    [error] = (await service.client.get(path)).json()["errors"]
+    assert error["message"].startswith(sentence)
+
+
+async def test_an_unknown_event_is_named_with_those_that_are_valid(service: Service) -> None:
+    body = {"url": "https://hooks.example.com", "events": ["workflow.finished"]}
+    problem = (await service.client.post("/v1/webhooks/endpoints", json=body)).json()
+    [error] = problem["errors"]
+    assert (error["pointer"], error["code"]) == ("/events/0", "out_of_range")
+    assert error["message"].startswith("Unknown event 'workflow.finished'. Valid events: workflow.execution.queued, ")
+
+
+async def test_an_unknown_id_is_named(service: Service) -> None:
+    for path, kind in (("/v1/executions/", "execution"), ("/v1/webhooks/endpoints/", "endpoint")):
+        problem = (await service.client.get(f"{path}0198-unknown")).json()
+        assert (problem["title"], problem["detail"]) == ("Not found", f"Not found: there is no {kind} 0198-unknown")
+
+
 @pytest.mark.parametrize("path", ["/v1/executions/%00", "/v1/executions?template=%00", "/v1/executions?x%00=1"])
 async def test_nul_is_refused_everywhere(stored_service: Service, path: str) -> None:
     answer = await stored_service.client.get(path)
