@@ -60,3 +60,10 @@ def test_every_block_says_its_language_and_every_file_its_name() -> None:
         assert [
             block.text for block in blocks(DOCS / name) if block.language in ("json", "python") and not block.title
         ] == []
+
+
+def test_every_decision_is_short_and_in_the_index() -> None:
+    decisions = [page for page in (DOCS / "decisions").glob("*.md") if page.name != "README.md"]
+    index = (DOCS / "decisions" / "README.md").read_text()
+    assert [page.name for page in decisions if len(page.read_text().splitlines()) > 45] == []
+    assert [page.name for page in decisions if f"({page.name})" not in index] == []
