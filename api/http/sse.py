@@ -17,6 +17,11 @@ PING_SECONDS = 15.0
 SLOW_SECONDS = 30.0
 """A reader that takes nothing for so long is cut off; the execution waits for nobody."""
 
+_BURST = 4
+"""Frames sent before the event loop gets a turn. Only then is a lost connection noticed, and asyncio warns of the fifth
+write to one.
+"""
+
 _OPENING = b"retry: 2000\n\n"
 _PING = b": ping\n\n"
 
@@ -87,9 +92,15 @@ class EventStream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream until the end, or until the client leaves or reads nothing any more."""
 
+        sent = 0
+
         async def send_in_time(message: Message) -> None:
+            nonlocal sent
             async with asyncio.timeout(SLOW_SECONDS):
                 await send(message)
+            sent += 1
+            if sent % _BURST == 0:
+                await asyncio.sleep(0)
 
         try:
             async with aclosing(self._content):

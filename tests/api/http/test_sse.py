@@ -1,15 +1,22 @@
 """Following an execution by server-sent events."""
 
 import asyncio
+import logging
+import socket
+import struct
 from collections.abc import AsyncGenerator
 from typing import NoReturn
 
 import httpx2
 import orjson
 import pytest
+from starlette.types import Receive, Scope, Send
+from uvicorn import Config, Server
 
 from api.http import sse
 from api.http.problems import Problem, ProblemDocument
+from api.http.sse import EventStream
+from api.service.server import listen
 from engine.errors import SpanloomError, Unavailable
 from engine.events import EventType, ExecutionEvent
 from engine.testing.models import Fail, Hold
@@ -157,3 +164,35 @@ async def first_token(service: Service, **more: str) -> str:
             if frame.event == "token":
                 return str(frame.data["execution_id"])
     raise AssertionError("there was no token")
+
+
+async def test_a_client_that_leaves_in_a_burst_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Asyncio warns of the fifth write to a connection that is gone, within one turn of its loop."""
+    written = 0
+    ended = asyncio.Event()
+
+    async def burst(leave: socket.socket) -> AsyncGenerator[bytes, None]:
+        nonlocal written
+        for number in range(200):
+            if number == 3:
+                leave.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                leave.close()
+            yield b"event: token\ndata: {}\n\n"
+            written += 1
+
+    client = socket.socket()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await EventStream(burst(client), ended.set, {})(scope, receive, send)
+
+    with listen("127.0.0.1", 0) as listener, caplog.at_level(logging.DEBUG, logger="asyncio"):
+        server = Server(Config(app, http="httptools", lifespan="off", log_config=None, access_log=False))
+        serving = asyncio.create_task(server.serve([listener]))
+        await asyncio.to_thread(client.connect, listener.getsockname())
+        client.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        async with asyncio.timeout(10):
+            await ended.wait()
+        server.should_exit = True
+        await serving
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+    assert written < 200
