@@ -221,7 +221,7 @@ invoke_workflow tool_agent  completed
 
 
 @pytest.mark.parametrize("level", ["summary", "nodes", "full"])
-async def test_the_record_level_says_which_spans_are_kept(migrated_url: str, level: str) -> None:
+async def test_the_record_level_decides_which_spans_are_stored(migrated_url: str, level: str) -> None:
     async with workflow_runner(migrated_url) as runner:
         source = {"kind": "template", "template": "tool_agent"}
         wanted = request(source, overrides={"record_level": level})

@@ -1,4 +1,4 @@
-"""What the tests of the bookkeeper share: executions told by the real tracker, and a journal that hears them."""
+"""Shared by the tests of the bookkeeper: executions reported by the real tracker, and a journal that records them."""
 
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -65,7 +65,7 @@ def identity(**changes: object) -> ExecutionIdentity:
 
 @dataclass(slots=True)
 class Story:
-    """An execution told step by step."""
+    """An execution that is reported step by step."""
 
     tracker: WorkflowTracker
     identity: ExecutionIdentity
@@ -90,7 +90,7 @@ class Story:
         node.complete(label="again", edges="e2", degraded=False)
 
     def cancelled_call(self) -> None:
-        """A node that was cut off in its model call."""
+        """A node that was cancelled during its model call."""
         node = self.node("model")
         node.model_call(ScriptedModel([], model="small"), REQUEST).cancel()
         node.cancel()
@@ -103,7 +103,7 @@ class Story:
         return self.tracker.start_node(f"execute_node {id_}", static, 1, 1)
 
     def acceptance(self) -> Acceptance:
-        """What the engine hands to the ledger at the start."""
+        """The acceptance that the engine passes to the ledger."""
         return Acceptance(
             identity=self.identity,
             status=Status.RUNNING,
@@ -115,20 +115,20 @@ class Story:
         )
 
     def finish(self, status: Status = Status.COMPLETED) -> Finish:
-        """What the engine hands to the ledger at the end."""
+        """The finish that the engine passes to the ledger."""
         return Finish(self.identity.execution_id, self.identity.attempt, status, {"response": "hi"})
 
 
 @dataclass(slots=True)
 class Bookkeeper:
-    """A journal over a database, and the providers it hears."""
+    """A journal over a database, and the providers it listens to."""
 
     database: Database
     telemetry: Telemetry
     journal: Journal
 
     def begin(self, **changes: object) -> Story:
-        """Start telling of an execution."""
+        """Start reporting an execution."""
         return begin(self.telemetry, **changes)
 
     async def completed(self, **changes: object) -> Story:
@@ -161,7 +161,7 @@ async def bookkeeper(
     poll_seconds: float = POLL_SECONDS,
     retry_seconds: float = RETRY_SECONDS,
 ) -> AsyncIterator[Bookkeeper]:
-    """A running bookkeeper; the records are kept unless other consumers are given."""
+    """A running bookkeeper; its consumer is the records unless others are given."""
     pipeline = Pipeline([Records()] if consumers is None else consumers, timeout_seconds=timeout_seconds)
     telemetry = build_telemetry()
     journal = Journal(
@@ -190,16 +190,16 @@ class Listener:
         self.telemetry.add(SimpleSpanProcessor(self.spans), SimpleLogRecordProcessor(self.events))
 
     def begin(self, **changes: object) -> Story:
-        """Start telling of an execution."""
+        """Start reporting an execution."""
         return begin(self.telemetry, **changes)
 
     def queue(self, **changes: object) -> None:
-        """An execution that waits for a process."""
+        """Report a queued execution."""
         tracing = Tracing.over(self.telemetry.tracer_provider, self.telemetry.logger_provider)
         WorkflowTracker(tracing, PerTokenPrices()).queue(identity(**changes))
 
     def signals(self) -> list[Signal]:
-        """What was said, events first, each in order."""
+        """The signals, events first, each in order."""
         return [
             *map(event_record, self.events.get_finished_logs()),
             *map(span_record, self.spans.get_finished_spans()),

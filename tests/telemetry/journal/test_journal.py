@@ -163,7 +163,7 @@ async def test_a_newer_attempt_fences_off_the_older_one(keeper: Bookkeeper) -> N
     assert await stored_spans(keeper.database) == 0
 
 
-async def test_only_one_of_two_ends_is_kept(keeper: Bookkeeper) -> None:
+async def test_only_one_of_two_finishes_is_stored(keeper: Bookkeeper) -> None:
     story = await keeper.completed()
     assert not await keeper.journal.finish(story.finish(Status.FAILED))
     assert await statuses(keeper.database) == {story.identity.execution_id: "completed"}
@@ -220,7 +220,7 @@ async def test_a_commit_whose_answer_was_lost_counts_once(failing: Failing, toge
 
 
 @pytest.mark.parametrize("together", [1, 5])
-async def test_an_acceptance_whose_answer_was_lost_is_told_as_accepted(failing: Failing, together: int) -> None:
+async def test_an_acceptance_whose_commit_answer_was_lost_counts_as_accepted(failing: Failing, together: int) -> None:
     async with bookkeeper(failing, flush_seconds=60) as keeper:
         stories = [keeper.begin() for _ in range(together)]
         failing.lost_answers = 1
@@ -231,7 +231,7 @@ async def test_an_acceptance_whose_answer_was_lost_is_told_as_accepted(failing: 
     assert await check_books(failing) == []
 
 
-async def test_closing_writes_what_is_buffered(database: Database) -> None:
+async def test_closing_writes_the_buffered_signals(database: Database) -> None:
     async with bookkeeper(database, flush_seconds=60) as keeper:
         story = keeper.begin()
         await keeper.journal.accept(story.acceptance())
@@ -260,7 +260,7 @@ async def test_when_the_writer_dies_nobody_waits_for_ever(database: Database, mo
             assert {type(outcome) for outcome in outcomes} == {Unavailable}
 
 
-async def test_a_cancel_request_is_told_until_whoever_runs_the_execution_has_heard_it(database: Database) -> None:
+async def test_a_cancel_request_is_passed_on_until_it_is_acknowledged(database: Database) -> None:
     asked: asyncio.Queue[tuple[str, str | None]] = asyncio.Queue()
     deaf = [True, True]
 
@@ -317,7 +317,7 @@ class Hanging:
 
 
 async def decision_stands_beside(hanging: Hanging, database: Database) -> None:
-    """An execution is booked, and what the hanging consumer missed is kept aside."""
+    """An execution is recorded, and the signals that the hanging consumer missed are dead letters."""
     async with bookkeeper(database, [hanging, Records()], timeout_seconds=0.2) as keeper:
         story = await keeper.completed()
     assert await statuses(database) == {story.identity.execution_id: "completed"}
@@ -339,7 +339,7 @@ async def test_a_consumer_that_hangs_in_a_statement_changes_no_decision(postgres
         await decision_stands_beside(Hanging("SELECT pg_sleep(30)"), database)
 
 
-async def test_a_signal_that_cannot_be_read_is_kept_aside(keeper: Bookkeeper) -> None:
+async def test_a_malformed_signal_becomes_a_dead_letter(keeper: Bookkeeper) -> None:
     story = keeper.begin()
     await keeper.journal.accept(story.acceptance())
     story.tracker._common.pop("workflow.owner.id")

@@ -1,4 +1,4 @@
-"""What attempts leave in the database: leases, parts, reservations; and what is fenced off."""
+"""Attempts store leases, parts and reservations; a fenced-off attempt stores nothing."""
 
 import asyncio
 from dataclasses import replace
@@ -60,7 +60,7 @@ async def take_away(database: Database, story: Story) -> None:
         await lose(connection, [story.identity.execution_id])
 
 
-async def test_what_runs_is_leased_until_it_ends(keeper: Bookkeeper) -> None:
+async def test_a_running_execution_is_leased_until_it_ends(keeper: Bookkeeper) -> None:
     story = keeper.begin()
     await keeper.journal.accept(story.acceptance())
     async with keeper.database.begin() as connection:
@@ -77,7 +77,7 @@ async def test_what_runs_is_leased_until_it_ends(keeper: Bookkeeper) -> None:
     assert keeper.journal.running() == []
 
 
-async def test_a_checkpoint_keeps_what_a_later_attempt_goes_on_from(keeper: Bookkeeper) -> None:
+async def test_a_checkpoint_stores_the_totals_that_a_later_attempt_continues_from(keeper: Bookkeeper) -> None:
     story = keeper.begin()
     await keeper.journal.accept(story.acceptance())
     story.answer()
@@ -256,7 +256,7 @@ def test_the_totals_of_spans_equal_those_of_the_tracker() -> None:
     )
 
 
-def test_a_fact_that_is_said_again_has_the_same_id() -> None:
+def test_an_event_that_is_emitted_again_has_the_same_id() -> None:
     told = [Listener(), Listener()]
     for listener in told:
         story = listener.begin(execution_id="01a21f98-7d9d-753e-9852-5d365816d992")

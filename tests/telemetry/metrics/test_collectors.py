@@ -57,7 +57,7 @@ async def test_calls_of_unknown_cost_are_counted_from_zero(database: Database) -
     assert samples[unpriced] == 0
 
 
-async def test_unfinished_executions_have_an_age_whoever_runs_them(keeper: Bookkeeper) -> None:
+async def test_unfinished_executions_of_every_process_have_an_age(keeper: Bookkeeper) -> None:
     metrics = made(keeper.database)
     before = await scrape(metrics)
     assert before["spanloom_executions_oldest_seconds[('status', 'running')]"] == 0

@@ -1,4 +1,4 @@
-"""Many who ask at once get one answer, and none of them an old one."""
+"""Concurrent callers share one result, and none gets an old one."""
 
 import asyncio
 
@@ -45,7 +45,7 @@ async def test_those_who_ask_while_it_is_done_share_the_next_one() -> None:
     assert work.begun == 2
 
 
-async def test_what_differs_is_done_in_turn() -> None:
+async def test_different_keys_run_in_turn() -> None:
     flight, work = SingleFlight[int](), Work()
     asked = [asyncio.create_task(flight(key, work)) for key in "abc"]
     await rest()
@@ -54,7 +54,7 @@ async def test_what_differs_is_done_in_turn() -> None:
     assert work.most_at_once == 1
 
 
-async def test_one_that_leaves_takes_nothing_from_the_others() -> None:
+async def test_a_cancelled_caller_does_not_affect_the_others() -> None:
     flight, work = SingleFlight[int](), Work()
     leaving, staying = (asyncio.create_task(flight("a", work)) for _ in range(2))
     await rest()
@@ -65,7 +65,7 @@ async def test_one_that_leaves_takes_nothing_from_the_others() -> None:
     assert leaving.cancelled()
 
 
-async def test_what_goes_wrong_is_raised_to_all_and_the_next_one_is_a_new_one() -> None:
+async def test_an_error_is_raised_to_all_callers_and_the_next_call_runs_anew() -> None:
     async def fail() -> int:
         raise ValueError("no")
 

@@ -57,7 +57,7 @@ def poisoned(signal: Signal, number: int) -> Signal:
     return replace(signal, attributes=signal.attributes | {semconv.COST_NANO_USD: -1})
 
 
-async def test_a_poisoned_signal_is_kept_aside_and_the_rest_is_stored(database: Database) -> None:
+async def test_a_poisoned_signal_becomes_a_dead_letter_and_the_rest_is_stored(database: Database) -> None:
     signals = told()
     good = [s for s in signals if isinstance(s, SpanRecord)]
     bad = {id(span): poisoned(span, number) for number, span in enumerate(good[::5])}
@@ -84,7 +84,7 @@ async def test_each_poison_has_its_reason(database: Database, number: int) -> No
     assert "Error" in reason
 
 
-async def test_a_poisoned_event_is_kept_aside(database: Database) -> None:
+async def test_a_poisoned_event_becomes_a_dead_letter(database: Database) -> None:
     signals = told(1)
     bad = [poisoned(s, 0) if isinstance(s, EventRecord) else s for s in signals]
     await apply(database, Pipeline([Records()]), bad)

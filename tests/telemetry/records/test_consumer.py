@@ -84,7 +84,7 @@ async def test_the_record_of_a_queued_execution_has_no_trace(database: Database)
     assert (trace.attempts, trace.spans) == ([], [])
 
 
-async def test_the_record_of_an_execution_holds_what_its_events_and_calls_said(database: Database) -> None:
+async def test_the_record_of_an_execution_holds_the_figures_of_its_events_and_calls(database: Database) -> None:
     listener = Listener()
     story = listener.begin()
     story.answer()
@@ -121,7 +121,7 @@ async def test_calls_without_a_price_cost_null_and_are_counted(database: Databas
     assert (row.cost_nano_usd, row.unpriced_calls, row.input_tokens) == (None, 1, None)
 
 
-async def test_the_record_level_says_which_spans_are_kept(database: Database) -> None:
+async def test_the_record_level_decides_which_spans_are_stored(database: Database) -> None:
     await store(database, told())
 
     async with database.read() as connection:
@@ -143,7 +143,7 @@ async def test_the_record_level_says_which_spans_are_kept(database: Database) ->
     assert await check_books(database) == []
 
 
-async def test_spans_that_come_before_anything_is_said_of_their_execution_are_kept(database: Database) -> None:
+async def test_spans_that_arrive_before_any_event_of_their_execution_are_stored(database: Database) -> None:
     signals = told()
     await store(database, [s for s in signals if s.identity.attempt == 1])
     expected = await rows(database)
@@ -157,9 +157,7 @@ async def test_spans_that_come_before_anything_is_said_of_their_execution_are_ke
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), size=st.integers(1, 40))
-async def test_permuted_and_repeated_signals_give_the_rows_of_the_order_they_were_said_in(
-    database: Database, seed: int, size: int
-) -> None:
+async def test_permuted_and_repeated_signals_give_the_same_rows(database: Database, seed: int, size: int) -> None:
     signals = told()
     await clear(database)
     await store(database, signals)
@@ -186,7 +184,7 @@ async def test_a_terminal_record_does_not_go_back(database: Database) -> None:
     assert await rows(database) == before
 
 
-async def test_a_later_attempt_does_not_reopen_what_has_ended(database: Database) -> None:
+async def test_a_later_attempt_does_not_reopen_an_ended_execution(database: Database) -> None:
     listener = Listener()
     _completed(listener.begin())
     signals = listener.signals()
@@ -199,7 +197,7 @@ async def test_a_later_attempt_does_not_reopen_what_has_ended(database: Database
     assert await check_books(database) == []
 
 
-async def test_what_an_older_attempt_said_late_changes_nothing(database: Database) -> None:
+async def test_late_events_of_an_older_attempt_change_nothing(database: Database) -> None:
     listener = Listener()
     listener.begin(correlation_id="first")
     (older,) = listener.signals()
@@ -268,7 +266,7 @@ async def test_tokens_of_cached_input_reach_the_rollup(database: Database) -> No
     assert (found.cache_read_tokens, found.model_calls, found.executions_completed) == (30, 1, 0)
 
 
-async def test_the_views_read_what_was_booked(database: Database) -> None:
+async def test_the_views_show_the_stored_rows(database: Database) -> None:
     listener = Listener()
     for failing in (False, True):
         story = listener.begin()

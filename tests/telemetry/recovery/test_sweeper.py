@@ -336,7 +336,7 @@ async def released(scene: Scene) -> Story:
 
 
 async def queued(scene: Scene) -> Story:
-    """An execution that waits for a process."""
+    """Report a queued execution."""
     tracing = Tracing.over(scene.keeper.telemetry.tracer_provider, scene.keeper.telemetry.logger_provider)
     story = Story(WorkflowTracker(tracing, PerTokenPrices()), identity())
     story.tracker.queue(story.identity)

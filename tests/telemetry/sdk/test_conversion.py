@@ -37,7 +37,7 @@ def test_every_kind_of_span_is_recognised() -> None:
     assert [span.status for span in spans] == ["completed"] * 5 + ["failed"]
 
 
-def test_the_tree_is_kept() -> None:
+def test_spans_keep_their_parents() -> None:
     spans, events = told()
     model, node, _, _, _, root = spans
     assert model.parent_span_id == node.span_id
@@ -47,7 +47,7 @@ def test_the_tree_is_kept() -> None:
     assert {event.span_id for event in events} == {root.span_id}
 
 
-def test_what_the_execution_row_says_is_not_said_again_by_each_span() -> None:
+def test_attributes_of_the_execution_row_are_not_repeated_in_each_span() -> None:
     spans, _ = told()
     for span in spans:
         assert not {semconv.OWNER_ID, semconv.WORKFLOW_NAME, semconv.EXECUTION_ID} & span.attributes.keys()

@@ -170,7 +170,7 @@ def test_a_span_that_has_ended_does_not_change(caplog: pytest.LogCaptureFixture)
     assert len(caplog.records) == 3
 
 
-def test_what_the_caller_does_with_its_dict_later_does_not_reach_the_span() -> None:
+def test_later_changes_to_the_callers_dict_do_not_reach_the_span() -> None:
     _, _, ours = _pair()
     said: dict[str, str | int] = {"a": 1}
     span = ours.start_span("root", context=Context(), attributes=said)

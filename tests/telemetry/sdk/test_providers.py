@@ -1,4 +1,4 @@
-"""Our providers do what `OTEL_*` says about exporting, and nothing that would make records vanish."""
+"""Our providers follow the `OTEL_*` settings for exporting, and ignore those that would make records vanish."""
 
 import gzip
 import logging
@@ -194,7 +194,7 @@ def test_the_protocol_chooses_the_exporter(monkeypatch: pytest.MonkeyPatch, vari
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
     ],
 )
-def test_what_is_not_supported_is_said(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+def test_an_unsupported_value_is_reported(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv(variable, value)
     with pytest.raises(ExportSettingInvalid, match=f"{variable}={value}"):
@@ -202,7 +202,7 @@ def test_what_is_not_supported_is_said(monkeypatch: pytest.MonkeyPatch, variable
 
 
 @pytest.mark.parametrize(("variable", "value"), [("OTEL_METRICS_EXPORTER", "otlp"), ("OTEL_CONFIG_FILE", "otel.yaml")])
-def test_a_variable_without_effect_is_said(
+def test_an_ignored_variable_is_reported(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, variable: str, value: str
 ) -> None:
     monkeypatch.setenv(variable, value)

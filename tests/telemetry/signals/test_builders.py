@@ -1,4 +1,4 @@
-"""A record is built of counts that sums have room for, and of our own attributes first."""
+"""A builder refuses counts that could overflow sums, and keeps our own attributes first."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def test_a_number_that_no_sum_has_room_for_is_no_count(count: int) -> None:
         make_span(**NAMED, placed=place_all(IDENTIFIED | {semconv.CALL_TOKENS["input_tokens"]: count}))
 
 
-def test_of_too_many_attributes_ours_are_kept_and_it_is_said() -> None:
+def test_of_too_many_attributes_ours_are_kept_and_the_loss_is_flagged() -> None:
     many = {f"own.{number}": number for number in range(10_000)}
     span = make_span(**NAMED, placed=place_all(many | IDENTIFIED | {semconv.CALL_TOKENS["input_tokens"]: 5}))
     assert len(span.fields) + len(span.attributes) <= MAX_ATTRIBUTES + 1

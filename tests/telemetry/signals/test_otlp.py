@@ -1,4 +1,4 @@
-"""What is written as OTLP is read back as the same record, by whoever it was written."""
+"""Signals encoded as OTLP decode to the same records, whoever encoded them."""
 
 from dataclasses import replace
 
@@ -85,7 +85,7 @@ def test_a_span_without_an_id_is_refused(missing: str) -> None:
         otlp.decode_span(sent.SerializeToString())
 
 
-def test_what_the_stock_exporter_writes_is_read_as_the_same_records() -> None:
+def test_output_of_the_stock_exporter_decodes_to_the_same_records() -> None:
     listener = told()
     spans, events = listener.spans.get_finished_spans(), listener.events.get_finished_logs()
     traces = otlp.decode_traces(encode_spans(spans).SerializeToString())
@@ -162,7 +162,7 @@ def test_a_request_holds_each_scope_once() -> None:
     assert body.count(semconv.SCOPE_GENAI.encode()) == body.count(b"service.name") == 1
 
 
-def test_the_scope_is_the_one_that_said_it() -> None:
+def test_the_scope_of_a_signal_is_that_of_its_span() -> None:
     for span in told().spans.get_finished_spans():
         assert span.instrumentation_scope is not None
         assert otlp.scope_of(span_record(span)) == span.instrumentation_scope.name
@@ -174,7 +174,7 @@ def test_other_libraries_are_left_out() -> None:
     assert otlp.decode_traces(body) == otlp.Decoded()
 
 
-def test_a_signal_without_its_form_is_told_apart_from_the_good_ones() -> None:
+def test_malformed_signals_are_separated_from_good_ones() -> None:
     good = told().signals()[-1]
     bad = Span(name="lost", trace_id=bytes(16), span_id=bytes(8)).SerializeToString()
     odd = Span.FromString(otlp.encode(good))

@@ -1,4 +1,4 @@
-"""What is stored is bounded, repaired and redacted."""
+"""Sanitising bounds, repairs and redacts values."""
 
 import math
 
@@ -51,7 +51,7 @@ def test_a_long_list_is_cut() -> None:
 
 
 @given(st.text() | st.integers() | st.floats() | st.lists(st.text()))
-def test_what_is_stored_can_be_written_as_json_and_stays_the_same(value: str) -> None:
+def test_a_sanitised_value_is_json_and_sanitising_it_again_changes_nothing(value: str) -> None:
     stored, _ = sanitize(value)
     again, changed = sanitize(stored)
     assert (again, changed) == (stored, False)

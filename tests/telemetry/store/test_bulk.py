@@ -1,4 +1,4 @@
-"""Many rows are written as few are: the same statement, whichever way PostgreSQL gets them."""
+"""Bulk inserts have the same effect for few and many rows, on both databases."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -38,7 +38,7 @@ def _rows(first: int, number: int, reason: str = "a") -> list[tuple[object, ...]
 
 
 @pytest.mark.parametrize("number", [3, MANY])
-async def test_what_was_inserted_or_updated_is_returned(migrated_url: str, number: int) -> None:
+async def test_inserted_and_updated_rows_are_returned(migrated_url: str, number: int) -> None:
     async with Database(migrated_url) as database, database.begin() as connection:
         assert await INSERT.run(connection, _rows(0, 1, "kept")) == [("00000", "kept")]
         assert await INSERT.run(connection, _rows(1, 1)) == [("00001", "a")]
