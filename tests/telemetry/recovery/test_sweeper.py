@@ -336,7 +336,7 @@ async def released(scene: Scene) -> Story:
 
 
 async def queued(scene: Scene) -> Story:
-    """Report a queued execution."""
+    """A queued execution."""
     tracing = Tracing.over(scene.keeper.telemetry.tracer_provider, scene.keeper.telemetry.logger_provider)
     story = Story(WorkflowTracker(tracing, PerTokenPrices()), identity())
     story.tracker.queue(story.identity)
