@@ -91,7 +91,6 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream until the end, or until the client leaves or reads nothing any more."""
-
         sent = 0
 
         async def send_in_time(message: Message) -> None:

@@ -3,14 +3,13 @@
 The tables of the engine and of the bookkeeper hang on the same `metadata`, so that one migration history covers both.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 from sqlalchemy import (
     JSON,
-    BigInteger,
     CheckConstraint,
     Column,
     ColumnElement,
@@ -45,9 +44,6 @@ metadata = MetaData(
 
 JsonColumn = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 """JSON, written by `json_text`. None is SQL NULL."""
-
-NanoUsd = BigInteger
-"""Money: integer nano-USD. Declare it with `not_negative` where it cannot be below 0."""
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -145,11 +141,6 @@ def among(dialect: Dialect, column: Column[str], values: Collection[str]) -> Col
         return column == any_(bindparam(None, list(values), type_=postgresql.ARRAY(Text)))
     listed = func.json_each(json_text(list(values))).table_valued("value")
     return column.in_(select(listed.c.value))
-
-
-def not_negative(*columns: str) -> Sequence[CheckConstraint]:
-    """One CHECK per column that it is not below 0."""
-    return [CheckConstraint(f"{column} >= 0", name=column) for column in columns]
 
 
 def insert(dialect: Dialect, table: Table) -> "postgresql.Insert | sqlite.Insert":
