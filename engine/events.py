@@ -14,6 +14,7 @@ from enum import StrEnum
 import orjson
 
 from engine.graph import JsonObject
+from engine.result import Status
 
 RING_EVENTS = 1_000
 RING_BYTES = 1_048_576
@@ -63,10 +64,22 @@ class EventType(StrEnum):
     @property
     def is_closing(self) -> bool:
         """The last event of an attempt, sent after the commit that makes it true."""
-        return self in _CLOSING
+        return self in _CLOSING.values()
 
 
-_CLOSING = frozenset({EventType.COMPLETED, EventType.FAILED, EventType.CANCELLED, EventType.PAUSED})
+_CLOSING = {
+    Status.COMPLETED: EventType.COMPLETED,
+    Status.FAILED: EventType.FAILED,
+    Status.CANCELLED: EventType.CANCELLED,
+    Status.PAUSED: EventType.PAUSED,
+}
+LAST_SEQ = 2**31 - 1
+"""Number of a closing event that the attempt's own process did not emit: it comes after all events of the attempt."""
+
+
+def closing_event(status: Status) -> EventType | None:
+    """The event that closes an attempt with this status; null while the execution is queued or runs."""
+    return _CLOSING.get(status)
 
 
 @dataclass(slots=True)

@@ -1,12 +1,15 @@
 """What comes back from an execution: the result, its usage and its errors. Made in one place, for every status."""
 
+from collections.abc import Sequence
 from enum import StrEnum
+from typing import TypedDict, Unpack
 
 from pydantic import AwareDatetime, Field
 
 from engine.graph import Document, Json, JsonObject
+from engine.identity import ExecutionIdentity
 from engine.report import ValidationReport
-from engine.usage import Usage
+from engine.usage import Totals, Unfinished, Usage
 
 
 class Status(StrEnum):
@@ -113,3 +116,60 @@ class ExecutionResult(Document):
     errors: list[ErrorInfo] = Field(default_factory=list)
     approvals: list[Approval] = Field(default_factory=list)
     metadata: ResultMetadata
+
+
+class ResultParts(TypedDict, total=False):
+    """What a result has besides identity and usage; fields as in `ExecutionResult`."""
+
+    error_type: str | None
+    error_message: str | None
+    error_class: ErrorClass | None
+    report: ValidationReport | None
+    response: str
+    output: Json
+    messages: list[JsonObject]
+    errors: list[ErrorInfo]
+    approvals: list[Approval]
+
+
+def result_of(
+    identity: ExecutionIdentity,
+    totals: Totals,
+    unfinished: Unfinished,
+    *,
+    status: Status,
+    duration_seconds: float,
+    trace_id: str | None,
+    cancel_reason: str | None = None,
+    degraded: Sequence[str] = (),
+    **parts: Unpack[ResultParts],
+) -> ExecutionResult:
+    """The result of an attempt that has ended, whoever ends it: its own process, or another after its loss."""
+    return ExecutionResult(
+        execution_id=identity.execution_id,
+        status=status,
+        duration_ms=round(duration_seconds * 1000),
+        usage=totals.usage,
+        cost_nano_usd=totals.cost_nano_usd,
+        unpriced_calls=totals.unpriced_calls,
+        waste_nano_usd=totals.waste_nano_usd,
+        unfinished_calls=unfinished.calls,
+        cost_upper_nano_usd=unfinished.upper_cost_nano_usd(totals.cost_nano_usd),
+        model_calls=totals.model_calls,
+        tool_calls=totals.tool_calls,
+        node_executions=totals.nodes_total,
+        metadata=ResultMetadata(
+            source=identity.source,
+            workflow_name=identity.workflow_name,
+            template_id=identity.template_id,
+            template_version=identity.template_version,
+            definition_id=identity.definition_id,
+            graph_hash=identity.graph_hash,
+            conversation_id=identity.conversation_id,
+            correlation_id=identity.correlation_id,
+            trace_id=trace_id,
+            degraded=list(degraded),
+            cancel_reason=cancel_reason,
+        ),
+        **parts,
+    )

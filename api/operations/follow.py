@@ -12,7 +12,7 @@ from datetime import datetime
 
 from api.wiring.runtime import Runtime
 from engine.errors import Draining, NotFound
-from engine.events import EventRing, EventType, ExecutionEvent
+from engine.events import LAST_SEQ, EventRing, EventType, ExecutionEvent, closing_event
 from engine.graph import JsonObject
 from engine.result import Status
 from engine.store import control
@@ -23,14 +23,6 @@ STORED_SECONDS = 1.0
 
 _LOOKS = 10
 """So many times in between: whether it runs here by now."""
-_LAST_SEQ = 2**31 - 1
-"""The last word about an attempt whose process could not say it, whatever it said before."""
-_CLOSING = {
-    Status.PAUSED: EventType.PAUSED,
-    Status.COMPLETED: EventType.COMPLETED,
-    Status.FAILED: EventType.FAILED,
-    Status.CANCELLED: EventType.CANCELLED,
-}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -84,9 +76,9 @@ def has_told_all(row: ControlRow, position: Position) -> bool:
 
 def told(row: ControlRow, position: Position) -> Iterator[ExecutionEvent]:
     """What is to be said to a reader by what is decided."""
-    if row.status in _CLOSING:
+    if (closing := closing_event(row.status)) is not None:
         if position < _end(row):
-            yield from _closing(row, position)
+            yield from _closing(row, closing, position)
     elif row.status is Status.RUNNING and row.root is not None and position.attempt < row.attempt:
         is_first = row.attempt == 1
         data = row.identity.told(row.trace_id)
@@ -96,17 +88,17 @@ def told(row: ControlRow, position: Position) -> Iterator[ExecutionEvent]:
         yield _event(row, type_, 1, row.root.started_at, data)
 
 
-def _closing(row: ControlRow, position: Position) -> Iterator[ExecutionEvent]:
+def _closing(row: ControlRow, type_: EventType, position: Position) -> Iterator[ExecutionEvent]:
     seq = _end(row).seq
     at = row.finished_at or row.paused_at or row.accepted_at
-    if position.attempt == row.attempt and position.seq + 1 < seq < _LAST_SEQ:
+    if position.attempt == row.attempt and position.seq + 1 < seq < LAST_SEQ:
         yield _event(row, EventType.GAP, seq - 1, at, {"first": position.seq + 1, "last": seq - 1})
-    yield _event(row, _CLOSING[row.status], seq, at, row.result or {})
+    yield _event(row, type_, seq, at, row.result or {})
 
 
 def _end(row: ControlRow) -> Position:
     """Where the closing event stands."""
-    return Position(row.attempt, row.last_seq or _LAST_SEQ)
+    return Position(row.attempt, row.last_seq or LAST_SEQ)
 
 
 def _event(row: ControlRow, type_: EventType, seq: int, at: datetime, data: JsonObject) -> ExecutionEvent:

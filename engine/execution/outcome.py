@@ -8,7 +8,7 @@ from engine.identity import ExecutionIdentity
 from engine.pause import Paused
 from engine.report import ValidationReport
 from engine.resources import Message, as_json
-from engine.result import ErrorClass, ExecutionResult, ResultMetadata, Status
+from engine.result import ErrorClass, ExecutionResult, Status, result_of
 from engine.runtime.context import ExecutionContext
 from engine.runtime.state import text_of
 from engine.security.redaction import error_text
@@ -49,11 +49,17 @@ def failed(failure: Failure, node_id: str | None = None) -> Outcome:
 
 def make_result(context: ExecutionContext, identity: ExecutionIdentity, outcome: Outcome) -> ExecutionResult:
     """The result of an execution that has ended; call it once the tracker has closed."""
-    totals = context.tracker.totals
+    tracker = context.tracker
     end = context.state["end"] if outcome.status is Status.COMPLETED else None
-    return ExecutionResult(
-        execution_id=context.execution_id,
+    return result_of(
+        identity,
+        tracker.totals,
+        tracker.unfinished,
         status=outcome.status,
+        duration_seconds=tracker.duration_seconds,
+        trace_id=tracker.trace_id,
+        cancel_reason=outcome.cancel_reason,
+        degraded=context.degraded,
         error_type=outcome.error_type,
         error_message=error_text(outcome.error_message) if outcome.error_message is not None else None,
         error_class=outcome.error_class,
@@ -61,19 +67,8 @@ def make_result(context: ExecutionContext, identity: ExecutionIdentity, outcome:
         response=_response(context, end["response"] if end else None),
         output=end["output"] if end else None,
         messages=[as_json(message) for message in new_messages(context)],
-        duration_ms=round(context.tracker.duration_seconds * 1000),
-        usage=totals.usage,
-        cost_nano_usd=totals.cost_nano_usd,
-        unpriced_calls=totals.unpriced_calls,
-        waste_nano_usd=totals.waste_nano_usd,
-        unfinished_calls=context.tracker.unfinished.calls,
-        cost_upper_nano_usd=context.tracker.unfinished.upper_cost_nano_usd(totals.cost_nano_usd),
-        model_calls=totals.model_calls,
-        tool_calls=totals.tool_calls,
-        node_executions=totals.nodes_total,
         errors=context.errors,
         approvals=list(outcome.paused.approvals) if outcome.paused else [],
-        metadata=_metadata(context, identity, outcome),
     )
 
 
@@ -97,19 +92,3 @@ def _response(context: ExecutionContext, written: str | None) -> str:
         if message["role"] == "assistant" and (text := text_of(message)):
             return text
     return ""
-
-
-def _metadata(context: ExecutionContext, identity: ExecutionIdentity, outcome: Outcome) -> ResultMetadata:
-    return ResultMetadata(
-        source=identity.source,
-        workflow_name=identity.workflow_name,
-        template_id=identity.template_id,
-        template_version=identity.template_version,
-        definition_id=identity.definition_id,
-        graph_hash=identity.graph_hash,
-        conversation_id=identity.conversation_id,
-        correlation_id=identity.correlation_id,
-        trace_id=context.tracker.trace_id,
-        degraded=context.degraded,
-        cancel_reason=outcome.cancel_reason,
-    )

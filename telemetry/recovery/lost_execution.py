@@ -7,9 +7,10 @@ so far. Durations follow the database's clock, because a worker's clock may be o
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from engine.events import LAST_SEQ
 from engine.identity import ExecutionIdentity
 from engine.ledger import Finish, Root
-from engine.result import ErrorClass, ExecutionResult, ResultMetadata, Status
+from engine.result import ErrorClass, ExecutionResult, Status, result_of
 from engine.store.control import ControlRow
 from engine.store.unfinished import Part
 from engine.tracing import semconv
@@ -19,9 +20,6 @@ from engine.usage import Carried, Totals
 from telemetry.signals.builders import make_event, make_span
 from telemetry.signals.records import EventRecord, SpanRecord
 from telemetry.signals.sanitize import place_all
-
-LAST_SEQ = 2**31 - 1
-"""The sequence number of the closing event: higher than any the attempt itself has used."""
 
 PROCESS_GONE = "the process that ran the execution died or stopped renewing its lease"
 
@@ -168,40 +166,17 @@ def _times(execution: UnownedExecution) -> Attributes:
 
 
 def _result(execution: UnownedExecution, end: Ending) -> ExecutionResult:
-    row, totals, unfinished = execution.row, execution.carried.totals, execution.carried.unfinished
-    return ExecutionResult(
-        execution_id=row.execution_id,
+    return result_of(
+        execution.row.identity,
+        execution.carried.totals,
+        execution.carried.unfinished,
         status=end.status,
+        duration_seconds=execution.duration_seconds,
+        trace_id=execution.row.trace_id,
+        cancel_reason=end.cancel_reason,
         error_type=end.error_type,
         error_message=end.error_message,
         error_class=end.error_class,
-        duration_ms=round(execution.duration_seconds * 1000),
-        usage=totals.usage,
-        cost_nano_usd=totals.cost_nano_usd,
-        unpriced_calls=totals.unpriced_calls,
-        waste_nano_usd=totals.waste_nano_usd,
-        unfinished_calls=unfinished.calls,
-        cost_upper_nano_usd=unfinished.upper_cost_nano_usd(totals.cost_nano_usd),
-        model_calls=totals.model_calls,
-        tool_calls=totals.tool_calls,
-        node_executions=totals.nodes_total,
-        metadata=_metadata(row, end),
-    )
-
-
-def _metadata(row: ControlRow, end: Ending) -> ResultMetadata:
-    identity = row.identity
-    return ResultMetadata(
-        source=identity.source,
-        workflow_name=identity.workflow_name,
-        template_id=identity.template_id,
-        template_version=identity.template_version,
-        definition_id=identity.definition_id,
-        graph_hash=identity.graph_hash,
-        conversation_id=identity.conversation_id,
-        correlation_id=identity.correlation_id,
-        trace_id=row.trace_id,
-        cancel_reason=end.cancel_reason,
     )
 
 

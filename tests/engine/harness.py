@@ -85,13 +85,13 @@ class Harness:
         prices: Prices | None = None,
         disconnect_seconds: float = 0,
     ) -> None:
+        self.disconnect_seconds = disconnect_seconds
         self.exporter = InMemorySpanExporter()
         self.log = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]  # the SDK leaves it untyped
-        tracers = TracerProvider(sampler=ALWAYS_ON)
-        tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
-        loggers = LoggerProvider()
-        loggers.add_log_record_processor(SimpleLogRecordProcessor(self.log))
-        self.ledger = NotedLedger()
+        self.tracers = TracerProvider(sampler=ALWAYS_ON)
+        self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.loggers = LoggerProvider()
+        self.loggers.add_log_record_processor(SimpleLogRecordProcessor(self.log))
         self.model = models[0] if models else ScriptedModel(list(script))
         self.resources = Resources(
             models=ScriptedModels(*(models or (self.model,))),
@@ -102,12 +102,17 @@ class Harness:
             definitions=NoDefinitions(),
             conversations=NoConversations(),
         )
+        self.use(NotedLedger())
+
+    def use(self, ledger: NotedLedger) -> None:
+        """Make the engine anew over this ledger."""
+        self.ledger = ledger
         self.engine = ExecutionEngine(
             self.resources,
-            ledger=self.ledger,
-            tracer_provider=tracers,
-            logger_provider=loggers,
-            disconnect_seconds=disconnect_seconds,
+            ledger=ledger,
+            tracer_provider=self.tracers,
+            logger_provider=self.loggers,
+            disconnect_seconds=self.disconnect_seconds,
         )
 
     async def run(self, graph: JsonObject, input: JsonObject | None = None, **request: Json) -> Run:

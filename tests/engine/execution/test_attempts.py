@@ -53,8 +53,7 @@ class DurableLedger(NotedLedger):
 def durable(harness: Harness) -> DurableLedger:
     """The harness with a durable ledger."""
     ledger = DurableLedger()
-    harness.ledger = ledger
-    harness.engine._ledger = ledger
+    harness.use(ledger)
     return ledger
 
 

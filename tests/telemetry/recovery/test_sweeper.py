@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.database.database import Database
 from engine.errors import Fenced, Unavailable
+from engine.events import LAST_SEQ
 from engine.graph import OnLost
 from engine.ledger import Acceptance, CallReservation, Checkpoint, Claim, Finish, Pause, Release
 from engine.result import Approval, ExecutionResult, Status
@@ -32,7 +33,6 @@ from telemetry.pipeline.pipeline import Pipeline
 from telemetry.reconcile.audit import check_books
 from telemetry.records.consumer import Records
 from telemetry.recovery.grace_period import GracePeriod
-from telemetry.recovery.lost_execution import LAST_SEQ
 from telemetry.recovery.sweeper import PAGE, Sweeper, Swept
 from telemetry.signals.records import Batch
 from telemetry.store.tables import executions, spans

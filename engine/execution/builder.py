@@ -1,0 +1,115 @@
+"""Builds executions: new ones from a request, later attempts and queued ones from what was kept of them."""
+
+import time
+
+from engine.errors import Failure, Refusal, ResourceMissing
+from engine.events import EventRing
+from engine.execution.acceptance import identity_of, request_of, user_message_of
+from engine.execution.handle import Execution
+from engine.execution.loading import Loader
+from engine.execution.sources import HISTORY_MESSAGES, Resolved, resolve
+from engine.graph import JsonObject, WorkflowGraph
+from engine.identity import ExecutionIdentity
+from engine.interpreter.langgraph import CompiledWorkflow
+from engine.ledger import Ledger
+from engine.request import Caller, ExecutionRequest
+from engine.resources import History, Resources
+from engine.runtime.budget import Budget
+from engine.runtime.context import ExecutionContext
+from engine.runtime.state import initial_state
+from engine.tracing.tracker import Tracing, WorkflowTracker
+from engine.usage import Carried
+
+_NO_GRAPH = WorkflowGraph.model_validate({"schema": "spanloom/1", "name": "none", "nodes": []})
+
+
+class ExecutionBuilder:
+    """Loads, validates and equips executions; it does not start them."""
+
+    def __init__(self, resources: Resources, tracing: Tracing, ledger: Ledger) -> None:
+        self._resources = resources
+        self._tracing = tracing
+        self._ledger = ledger
+        self._loader = Loader(resources)
+
+    def build(
+        self, request: ExecutionRequest, caller: Caller, resolved: Resolved, queued_ns: int, *, streaming: bool
+    ) -> Execution:
+        """A new execution. An invalid graph gives one that fails when it runs.
+
+        Raises `MalformedWorkflow` if what was sent is not shaped like a graph at all.
+        """
+        compiled, failure = self._load(resolved, caller)
+        identity = identity_of(request, caller, resolved, compiled, queued_ns, streaming=streaming)
+        return self._make(request, identity, compiled, failure, resolved.history, Carried())
+
+    async def restore(
+        self, identity: ExecutionIdentity, request: JsonObject, graph: bytes | None, carried: Carried
+    ) -> Execution:
+        """An execution as it was accepted: it runs the graph that was kept, whatever its references name by now."""
+        asked = request_of(request, graph)
+        history = await self._history(identity)
+        if graph is not None:
+            return self._make(asked, identity, self._loader.load_kept(graph), None, history, carried)
+        caller = Caller(owner=identity.owner)
+        try:
+            compiled, failure = self._load(await resolve(asked, caller, self._resources), caller)
+        except Refusal as refusal:
+            compiled, failure = None, ResourceMissing(refusal.message)
+        return self._make(asked, identity, compiled, failure, history, carried)
+
+    async def _history(self, identity: ExecutionIdentity) -> History | None:
+        """The conversation as it was before this execution; null if it is no turn of a conversation."""
+        if identity.conversation_id is None:
+            return None
+        history = await self._resources.conversations.history(
+            identity.conversation_id, identity.owner, HISTORY_MESSAGES, before=identity.execution_id
+        )
+        return history or History(identity.conversation_id, None, [])
+
+    def _load(self, resolved: Resolved, caller: Caller) -> tuple[CompiledWorkflow | None, Failure | None]:
+        if resolved.document is None:
+            return None, resolved.failure
+        try:
+            return self._loader.load(resolved.document, caller.owner, refuse_shape=resolved.kind == "graph"), None
+        except Failure as problem:
+            return None, problem
+
+    def _make(
+        self,
+        request: ExecutionRequest,
+        identity: ExecutionIdentity,
+        compiled: CompiledWorkflow | None,
+        failure: Failure | None,
+        history: History | None,
+        carried: Carried,
+    ) -> Execution:
+        graph = compiled.plan.graph if compiled else _NO_GRAPH
+        tracker = WorkflowTracker(self._tracing, self._resources.prices, carried)
+        user_message = user_message_of(request)
+        context = ExecutionContext(
+            execution_id=identity.execution_id,
+            attempt=identity.attempt,
+            owner=identity.owner,
+            conversation_id=identity.conversation_id,
+            source=identity.source,
+            any_folder=identity.any_folder,
+            graph=graph,
+            limits=graph.limits,
+            deadline=time.monotonic() + graph.limits.run_seconds,
+            resources=self._resources,
+            tracker=tracker,
+            events=EventRing(identity.attempt),
+            budget=Budget(graph.limits, self._resources.prices, tracker),
+            state=initial_state(
+                input=request.input,
+                variables=graph.variables,
+                messages=[*(history.messages if history else []), *([user_message] if user_message else [])],
+                summary=history.summary if history else None,
+            ),
+            ledger=self._ledger,
+        )
+        execution = Execution(request, identity, context, history)
+        execution.compiled, execution.failure, execution.user_message = compiled, failure, user_message
+        context.on_fenced = execution.fence_off
+        return execution

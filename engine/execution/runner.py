@@ -1,0 +1,198 @@
+"""Runs one attempt of an execution from its acceptance to its closing event."""
+
+import asyncio
+import logging
+from typing import NoReturn
+
+from engine.errors import Draining, Failure, Fenced, NoEnd
+from engine.events import EventType, closing_event
+from engine.execution.acceptance import acceptance_of
+from engine.execution.attempts import first_start, later_start, resume_of
+from engine.execution.handle import SHUTDOWN, Execution
+from engine.execution.outcome import COMPLETED, HANDED_OVER, Outcome, failed, make_result, new_messages, new_summary
+from engine.graph import JsonObject
+from engine.interpreter.walker import Stopped
+from engine.ledger import Checkpoint, Finish, Ledger, Pause, Release
+from engine.pause import Paused
+from engine.request import Caller
+from engine.resources import as_json
+from engine.result import ErrorClass, ExecutionResult, Status
+from engine.store.checkpoints import Checkpoints
+from engine.tracing.tracker import WorkflowTracker
+
+log = logging.getLogger(__name__)
+
+
+class AttemptRunner:
+    """Runs attempts against a ledger, which decides whether they still own their execution."""
+
+    def __init__(self, ledger: Ledger, checkpoints: Checkpoints) -> None:
+        self._ledger = ledger
+        self._checkpoints = checkpoints
+
+    async def run(self, execution: Execution, caller: Caller) -> ExecutionResult:
+        """Accept the attempt, walk the graph, commit the end, and only then emit the closing event."""
+        context, tracker = execution.context, execution.context.tracker
+        await self._open(execution, caller)
+        first = context.attempt == 1
+        context.emit(EventType.STARTED if first else EventType.RESUMED, _started_data(execution))
+        try:
+            outcome = await self._outcome(execution)
+            execution.ended = True
+            if outcome is HANDED_OVER:
+                await self._release(execution)
+            _close_trace(tracker, outcome)
+            result = make_result(context, execution.identity, outcome)
+            document = result.model_dump(mode="json")
+            await self._finish(execution, outcome, document)
+        except Fenced:
+            self._ledger.abandon(execution.id, context.attempt)
+            context.events.close()
+            raise
+        except BaseException:
+            context.events.close()
+            raise
+        closing = closing_event(result.status)
+        assert closing is not None
+        context.emit(closing, document)
+        await self._forget_checkpoints(execution, result.status)
+        return result
+
+    async def _open(self, execution: Execution, caller: Caller) -> None:
+        """Begin the trace and make it durable. A failure is raised here and from `Execution.accepted`."""
+        tracker, claim = execution.context.tracker, execution.claim
+        try:
+            if claim is None:
+                tracker.start(execution.identity, first_start(caller))
+                await self._ledger.accept(acceptance_of(execution, caller, Status.RUNNING))
+            else:
+                tracker.start(execution.identity, later_start(claim))
+                await self._ledger.checkpoint(
+                    Checkpoint(execution.id, execution.context.attempt, tracker.root, execution.identity)
+                )
+        except BaseException as error:
+            self._ledger.abandon(execution.id, execution.context.attempt)
+            execution.context.events.close()
+            if not execution.accepted.done():
+                execution.accepted.set_exception(error if isinstance(error, Exception) else Draining())
+            raise
+        execution.accepted.set_result(None)
+
+    async def _outcome(self, execution: Execution) -> Outcome:
+        """How the walk ended. The home of broad catching for executions."""
+        try:
+            return await self._walk(execution)
+        except Stopped as stopped:
+            failure = stopped.failure
+            return failed(failure, stopped.info.node_id)
+        except Failure as failure:
+            return failed(failure)
+        except Fenced:
+            raise
+        except asyncio.CancelledError:
+            _swallow_cancellation()
+            return _stopped(execution)
+        except Exception as error:
+            log.exception("execution %s failed inside the engine", execution.id)
+            return failed(Failure(f"{type(error).__name__} inside the engine"))
+
+    async def _walk(self, execution: Execution) -> Outcome:
+        """Run the compiled graph."""
+        context, compiled = execution.context, execution.compiled
+        if execution.stop is not None:
+            return _stopped(execution)
+        if execution.failure is not None:
+            raise execution.failure
+        assert compiled is not None
+        compiled.plan.check_input(execution.request.input)
+        paused = await compiled.run(context, checkpoints=self._checkpoints, resume=resume_of(execution.claim))
+        if paused is not None:
+            return Outcome(Status.PAUSED, paused=paused)
+        if context.state["end"] is None:
+            raise NoEnd
+        return COMPLETED
+
+    async def _finish(self, execution: Execution, outcome: Outcome, result: JsonObject) -> None:
+        """Commit the end. Raises `Fenced` if another attempt owns the execution, or `Unavailable`."""
+        context, history = execution.context, execution.history
+        if outcome.paused is not None:
+            await self._pause(execution, outcome.paused, result)
+            return
+        completed = outcome.status is Status.COMPLETED and history is not None
+        finish = Finish(
+            execution_id=execution.id,
+            attempt=context.attempt,
+            status=outcome.status,
+            result=result,
+            conversation_id=context.conversation_id,
+            messages=[as_json(message) for message in new_messages(context)] if completed else [],
+            summary=new_summary(context, history.summary) if completed and history else None,
+            last_seq=context.events.last_seq + 1,
+        )
+        if not await self._ledger.finish(finish):
+            raise Fenced
+
+    async def _pause(self, execution: Execution, paused: Paused, result: JsonObject) -> None:
+        pause = Pause(
+            execution_id=execution.id,
+            attempt=execution.context.attempt,
+            result=result,
+            approvals=paused.approvals,
+            due_at=paused.due_at,
+            last_seq=execution.context.events.last_seq + 1,
+        )
+        if not await self._ledger.pause(pause):
+            raise Fenced
+
+    async def _release(self, execution: Execution) -> NoReturn:
+        """Give the lease back. Raises `Draining`, for the callers that wait for the result here."""
+        execution.context.tracker.hand_over(SHUTDOWN)
+        await self._ledger.release(Release(execution.id, execution.context.attempt))
+        raise Draining("the service is stopping; the execution goes on in another process")
+
+    async def _forget_checkpoints(self, execution: Execution, status: Status) -> None:
+        compiled = execution.compiled
+        if compiled is not None and compiled.plan.durability != "none" and status.is_terminal:
+            await self._checkpoints.forget(execution.id, execution.context.attempt)
+
+
+def _stopped(execution: Execution) -> Outcome:
+    """What becomes of a walk that was stopped. Raises `Fenced`."""
+    if execution.stop == "fence off":
+        raise Fenced
+    if execution.stop == "hand over":
+        return HANDED_OVER
+    return Outcome(Status.CANCELLED, cancel_reason=execution.cancel_reason or SHUTDOWN)
+
+
+def _swallow_cancellation() -> None:
+    """The cancellation was for the walk; closing the books must not be interrupted by it."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
+
+
+def _close_trace(tracker: WorkflowTracker, outcome: Outcome) -> None:
+    match outcome.status:
+        case Status.COMPLETED:
+            tracker.complete()
+        case Status.PAUSED:
+            assert outcome.paused is not None
+            tracker.pause(outcome.paused)
+        case Status.CANCELLED:
+            tracker.cancel(outcome.cancel_reason)
+        case _:
+            tracker.fail(
+                outcome.error_type or "",
+                outcome.error_message or "",
+                outcome.error_node_id,
+                outcome.error_class or ErrorClass.ENGINE,
+            )
+
+
+def _started_data(execution: Execution) -> JsonObject:
+    identity, claim = execution.identity, execution.claim
+    data = identity.told(execution.context.tracker.trace_id)
+    return (
+        data if identity.attempt == 1 or claim is None else data | {"attempt": identity.attempt, "reason": claim.reason}
+    )
