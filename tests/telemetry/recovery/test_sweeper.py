@@ -32,7 +32,6 @@ from telemetry.metrics.exposition import Metrics
 from telemetry.pipeline.pipeline import Pipeline
 from telemetry.reconcile.audit import check_books
 from telemetry.records.consumer import Records
-from telemetry.recovery.grace_period import GracePeriod
 from telemetry.recovery.sweeper import PAGE, Sweeper, Swept
 from telemetry.signals.records import Batch
 from telemetry.store.tables import executions, spans
@@ -443,49 +442,6 @@ async def test_the_clock_of_a_worker_makes_no_duration_negative(scene: Scene) ->
         assert root.duration_us >= 0
         assert timedelta(0) <= record.completed_at - record.queued_at < timedelta(minutes=1)
     assert await check_books(scene.database) == []
-
-
-class Clocks:
-    """A monotonic and a wall clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.monotonic = self.wall = 100.0
-
-    def __call__(self) -> tuple[float, float]:
-        return self.monotonic, self.wall
-
-
-def test_without_trouble_there_is_no_caution() -> None:
-    clocks = Clocks()
-    grace = GracePeriod(30, 5, clocks)
-    for _ in range(10):
-        clocks.monotonic += 5
-        clocks.wall += 5
-        assert not grace.tick()
-        assert grace.is_over
-
-
-@pytest.mark.parametrize("clock", ["monotonic", "wall"])
-def test_a_process_that_stood_still_gives_the_owners_a_lease_period(clock: str) -> None:
-    clocks = Clocks()
-    grace = GracePeriod(30, 5, clocks)
-    setattr(clocks, clock, 120.0)
-    assert grace.tick()
-    assert not grace.is_over
-    clocks.monotonic += 29.9
-    assert not grace.is_over
-    clocks.monotonic += 0.1
-    assert grace.is_over
-
-
-def test_each_further_trouble_begins_the_period_anew() -> None:
-    clocks = Clocks()
-    grace = GracePeriod(30, 5, clocks)
-    grace.begin()
-    clocks.monotonic += 25
-    grace.begin()
-    clocks.monotonic += 25
-    assert not grace.is_over
 
 
 class Down(Database):
