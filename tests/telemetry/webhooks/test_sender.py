@@ -6,166 +6,35 @@ import signal
 import sys
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime
 
-import orjson
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import text
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from engine.database.base import database_time
 from engine.database.database import Database
 from engine.errors import Unavailable
 from engine.security.addresses import Exceptions
 from engine.security.egress import Egress
 from engine.security.sealing import Sealer
-from telemetry.store.tables import webhook_deliveries, webhook_endpoints
-from telemetry.webhooks.consumer import NewDelivery, insert_deliveries, insert_events
 from telemetry.webhooks.deliveries import (
-    Delivery,
-    DeliveryFilter,
-    get_delivery,
-    list_deliveries,
     read_attempts,
-    redeliver,
-    redeliver_range,
-    send_test,
 )
 from telemetry.webhooks.endpoints import (
-    Changes,
-    Endpoint,
-    EndpointDisabled,
-    NewEndpoint,
-    change,
-    create,
-    get,
-    remove,
     rotate_secret,
 )
-from telemetry.webhooks.payloads import TYPES
 from telemetry.webhooks.queue import (
-    DISABLE_FAILURES,
     IN_FLIGHT,
-    SCHEDULE_SECONDS,
     Outcome,
     Policy,
     claim,
     is_anything_due,
-    read_queue,
     settle,
 )
 from telemetry.webhooks.sender import Sender, retry_after
-from tests.telemetry.receiver import Call, Receiver, Reply, receiving
-
-KEY = "a key of the tests"
-SEALER = Sealer(lambda: [KEY])
-OWNER = "default"
-FAST = Policy(schedule_seconds=(0, *(0.01,) * 40), lease_seconds=5.0)
-ONCE = Policy(schedule_seconds=(0,), lease_seconds=5.0)
-
-
-@dataclass(slots=True)
-class Post:
-    """A database, a receiver, and endpoints that lead to it."""
-
-    database: Database
-    receiver: Receiver
-    secrets: dict[str, str] = field(default_factory=dict)
-    """The first secret of each endpoint."""
-    events: dict[str, bytes] = field(default_factory=dict)
-    """The body of each event, by `webhook-id`."""
-
-    async def endpoint(self, path: str = "/a", *, url: str | None = None, **headers: str) -> Endpoint:
-        """An endpoint at a path of the receiver, which knows its secret."""
-        new = NewEndpoint(url or self.receiver.url + path, TYPES, headers=headers)
-        async with self.database.begin() as connection:
-            made, secret = await create(connection, OWNER, new, SEALER)
-        self.receiver.secrets[path] = self.secrets[made.id] = secret
-        return made
-
-    async def tell(self, count: int, *endpoints: Endpoint, at: datetime | None = None) -> list[str]:
-        """Make events, each with a delivery for these endpoints; the delivery ids."""
-        async with self.database.begin() as connection:
-            now = await database_time(connection)
-            made: list[NewDelivery] = []
-            for _ in range(count):
-                number = len(self.events)
-                event_id = f"00000000-0000-7000-8000-{number:012}"
-                body = orjson.dumps({"type": TYPES[0], "data": {"number": number, **_SUBJECT}})
-                self.events[f"evt_{event_id}"] = body
-                await insert_events(connection, [(event_id, OWNER, None, TYPES[0], at or now, body)])
-                made += [NewDelivery(event_id, one.id, OWNER, None, TYPES[0], now) for one in endpoints]
-            await insert_deliveries(connection, made)
-        return [one.id for one in made]
-
-    @asynccontextmanager
-    async def sender(self, policy: Policy = FAST, *, egress: Egress | None = None) -> AsyncIterator[Sender]:
-        """A sender that runs."""
-        sender = self.make_sender(policy, egress=egress)
-        running = asyncio.create_task(sender.run(), name="sender")
-        try:
-            yield sender
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-
-    def make_sender(self, policy: Policy = FAST, *, egress: Egress | None = None, seconds: float = 2.0) -> Sender:
-        """A sender that does not run yet."""
-        return Sender(
-            self.database,
-            egress or self.receiver.egress(),
-            SEALER,
-            policy=policy,
-            timeout_seconds=seconds,
-            poll_seconds=0.02,
-        )
-
-    async def drained(self) -> None:
-        """Nothing is pending any more."""
-        async with asyncio.timeout(60):
-            while True:
-                if await self.backlog() == 0:
-                    return
-                await asyncio.sleep(0.02)
-
-    async def more_calls(self, count: int) -> None:
-        """So many more calls have come."""
-        wanted = len(self.receiver.calls) + count
-        await self.receiver.until(lambda: len(self.receiver.calls) >= wanted)
-
-    async def backlog(self) -> int:
-        """Pending deliveries."""
-        async with self.database.read() as connection:
-            return (await read_queue(connection)).pending
-
-    async def delivery(self, id: str) -> Delivery:
-        """As it is."""
-        async with self.database.read() as connection:
-            return await get_delivery(connection, OWNER, id)
-
-    async def state(self, endpoint: Endpoint) -> Endpoint:
-        """As it is."""
-        async with self.database.read() as connection:
-            return await get(connection, OWNER, endpoint.id)
-
-    def check(self, *endpoints: str) -> None:
-        """Every event reached each endpoint; each call had the bytes of its event."""
-        assert all(self.events[call.id] == call.body for call in self.receiver.calls)
-        reached = {(call.path, call.id) for call in self.receiver.accepted}
-        assert {(path, id_) for path in endpoints for id_ in self.events} <= reached
-
-
-_SUBJECT = {"source": "template", "workflow_name": "answer", "template_id": "t-1"}
-
-
-@pytest.fixture
-async def post(database: Database) -> AsyncIterator[Post]:
-    """A database and a receiver."""
-    async with receiving() as receiver:
-        yield Post(database, receiver)
+from tests.telemetry.receiver import Call, Reply
+from tests.telemetry.webhooks.post import KEY, ONCE, OWNER, SEALER, Post
 
 
 async def test_a_delivery_is_signed_and_says_what_it_is(post: Post) -> None:
@@ -273,86 +142,6 @@ async def test_nobody_there_is_said(post: Post) -> None:
     assert delivery.last_error
 
 
-async def test_gone_disables_at_once_and_open_deliveries_fail(post: Post) -> None:
-    post.receiver.answer = lambda call: Reply(410)
-    made = await post.endpoint()
-    ids = await post.tell(10, made)
-    async with post.sender() as sender:
-        await post.drained()
-        assert sender.health.endpoints_disabled == 1
-    now = await post.state(made)
-    assert (now.status, now.disabled_reason) == ("disabled", "gone")
-    assert {(await post.delivery(id_)).state for id_ in ids} == {"failed"}
-    assert len(post.receiver.calls) <= IN_FLIGHT
-
-
-async def test_days_of_nothing_but_failures_disable_but_only_after_ten(post: Post) -> None:
-    made = await post.endpoint()
-    policy = Policy(schedule_seconds=(0,), disable_hours=120)
-    await _fail_since(post, made, hours=121, failures=8)
-    await _settle_one(post, made, policy, 500)
-    assert (await post.state(made)).status == "active"
-    await _settle_one(post, made, policy, 500)
-    now = await post.state(made)
-    assert (now.status, now.disabled_reason, now.failures_in_row) == ("disabled", "failing", DISABLE_FAILURES)
-
-
-async def test_a_short_time_of_failures_does_not_disable(post: Post) -> None:
-    made = await post.endpoint()
-    await _fail_since(post, made, hours=119, failures=500)
-    await _settle_one(post, made, Policy(schedule_seconds=(0,)), 500)
-    assert (await post.state(made)).status == "active"
-
-
-async def test_one_success_makes_an_endpoint_well(post: Post) -> None:
-    made = await post.endpoint()
-    await _fail_since(post, made, hours=500, failures=500)
-    await _settle_one(post, made, Policy(), 200)
-    now = await post.state(made)
-    assert (now.status, now.failing_since, now.failures_in_row) == ("active", None, 0)
-
-
-async def _fail_since(post: Post, endpoint: Endpoint, *, hours: int, failures: int) -> None:
-    since = datetime.now(UTC) - timedelta(hours=hours)
-    async with post.database.begin() as connection:
-        await connection.execute(
-            update(webhook_endpoints)
-            .where(webhook_endpoints.c.id == endpoint.id)
-            .values(failing_since=since, failures_in_row=failures)
-        )
-
-
-async def _settle_one(post: Post, endpoint: Endpoint, policy: Policy, status: int, **more: float) -> str:
-    """One more event, claimed and answered with this status; its delivery."""
-    await post.tell(1, endpoint)
-    async with post.database.begin() as connection:
-        [one] = await claim(connection, policy, 1)
-        outcome = Outcome(one.delivery_id, one.claim, datetime.now(UTC), 1, status, None, None, **more)
-        await settle(connection, policy, [outcome])
-    return one.delivery_id
-
-
-async def test_the_schedule_is_that_of_the_documentation_and_varies_by_a_fifth() -> None:
-    assert SCHEDULE_SECONDS == (0, 5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
-    policy = Policy()
-    assert policy.wait_seconds(0, None) == 0
-    waits = [policy.wait_seconds(2, None) or 0 for _ in range(500)]
-    assert min(waits) >= 240
-    assert max(waits) <= 360
-    assert max(waits) - min(waits) > 60
-    assert policy.wait_seconds(10, 5.0) is None
-
-
-async def test_retry_after_lengthens_a_step_but_never_beyond_a_day(post: Post) -> None:
-    made = await post.endpoint()
-    policy = Policy()
-    for asked, low, high in ((0.0, 3, 7), (600.0, 595, 605), (10**7, 86_395, 86_405)):
-        id_ = await _settle_one(post, made, policy, 429, retry_after_seconds=asked)
-        due = (await post.delivery(id_)).next_attempt_at
-        assert due is not None
-        assert low <= (due - datetime.now(UTC)).total_seconds() <= high
-
-
 async def test_the_header_is_heeded_on_its_way_through(post: Post) -> None:
     post.receiver.answer = lambda call: Reply(429, {"Retry-After": "1000"})
     [id_] = await post.tell(1, await post.endpoint())
@@ -376,16 +165,6 @@ async def test_the_header_is_heeded_on_its_way_through(post: Post) -> None:
 )
 def test_retry_after_is_read_in_both_forms(header: str | None, seconds: float | None) -> None:
     assert retry_after(header, datetime(2026, 11, 24, 12, 0, tzinfo=UTC)) == seconds
-
-
-async def test_four_are_in_flight_per_endpoint_and_one_after_five_failures(post: Post) -> None:
-    well, failing = await post.endpoint("/a"), await post.endpoint("/b")
-    await _fail_since(post, failing, hours=0, failures=5)
-    await post.tell(20, well, failing)
-    async with post.database.begin() as connection:
-        claimed = await claim(connection, Policy(), 64)
-        assert Counter(one.endpoint_id for one in claimed) == {well.id: 4, failing.id: 1}
-        assert await claim(connection, Policy(), 64) == []
 
 
 async def test_no_more_than_four_ever_reach_an_endpoint_at_once(post: Post) -> None:
@@ -505,16 +284,6 @@ async def test_a_lost_key_sends_nothing_unsigned_and_counts_against_nobody(post:
     post.check("/a")
 
 
-async def test_secrets_and_headers_are_sealed_in_the_database(post: Post) -> None:
-    made = await post.endpoint("/a", authorization="canary-header")
-    async with post.database.read() as connection:
-        row = (await connection.execute(select(webhook_endpoints))).mappings().one()
-    kept = str(dict(row))
-    assert "canary-header" not in kept
-    assert post.secrets[made.id].removeprefix("whsec_") not in kept
-    assert SEALER.open(row["sealed_secret"]) == post.secrets[made.id]
-
-
 async def test_a_new_key_opens_what_an_older_one_sealed() -> None:
     sealed = SEALER.seal("whsec_x")
     assert Sealer(lambda: ["newer", KEY]).open(sealed) == "whsec_x"
@@ -522,102 +291,6 @@ async def test_a_new_key_opens_what_an_older_one_sealed() -> None:
         Sealer(lambda: ["newer"]).open(sealed)
     with pytest.raises(Unavailable, match="SPANLOOM_SECRET_KEY"):
         Sealer(list).seal("x")
-
-
-async def test_redelivery_has_the_same_id_and_bytes(post: Post) -> None:
-    [id_] = await post.tell(1, await post.endpoint())
-    async with post.sender(ONCE):
-        await post.drained()
-        async with post.database.begin() as connection:
-            await redeliver(connection, OWNER, id_)
-        await post.drained()
-    first, second = post.receiver.calls
-    assert (first.id, first.body) == (second.id, second.body)
-    assert (await post.delivery(id_)).attempts == 2
-
-
-async def test_a_range_sends_what_failed_and_what_was_missed_while_disabled(post: Post) -> None:
-    made = await post.endpoint()
-    post.receiver.answer = lambda call: Reply(
-        500 if call.body.endswith(b'"t-1"}}') and b'"number":1,' in call.body else 200
-    )
-    await post.tell(3, made)
-    async with post.sender(ONCE):
-        await post.drained()
-    await post.tell(2)
-    await post.tell(1, at=datetime.now(UTC) - timedelta(days=3))
-    post.receiver.answer = lambda call: Reply()
-    post.receiver.calls.clear()
-    since, until = datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC) + timedelta(hours=1)
-    async with post.database.begin() as connection:
-        assert await redeliver_range(connection, OWNER, made.id, since, until, "failed") == 3
-    async with post.sender(ONCE):
-        await post.drained()
-        assert sorted(call.id[-1] for call in post.receiver.calls) == ["1", "3", "4"]
-        async with post.database.begin() as connection:
-            assert await redeliver_range(connection, OWNER, made.id, since, until, "all") == 5
-        await post.drained()
-    assert len(post.receiver.calls) == 8
-    assert all(post.events[call.id] == call.body for call in post.receiver.calls)
-
-
-async def test_a_disabled_endpoint_is_sent_nothing_until_it_is_active_again(post: Post) -> None:
-    made = await post.endpoint()
-    [id_] = await post.tell(1, made)
-    async with post.database.begin() as connection:
-        await change(connection, OWNER, made.id, Changes(status="disabled"), SEALER)
-        for refused in (
-            redeliver(connection, OWNER, id_),
-            send_test(connection, OWNER, made.id),
-            redeliver_range(connection, OWNER, made.id, datetime.now(UTC), datetime.now(UTC), "all"),
-        ):
-            with pytest.raises(EndpointDisabled):
-                await refused
-    assert (await post.delivery(id_)).last_error == "the endpoint is disabled"
-    await post.tell(1, made)  # by a consumer that had read that the endpoint was active
-    async with post.sender(ONCE):
-        await post.drained()
-        assert post.receiver.calls == []
-        async with post.database.begin() as connection:
-            await change(connection, OWNER, made.id, Changes(status="active"), SEALER)
-            await redeliver(connection, OWNER, id_)
-        await post.drained()
-    assert len(post.receiver.accepted) == 1
-
-
-async def test_a_test_says_only_which_endpoint_it_is_for(post: Post) -> None:
-    made = await post.endpoint()
-    async with post.database.begin() as connection:
-        delivery = await send_test(connection, OWNER, made.id)
-    await post.make_sender(ONCE).send_one(delivery.id)
-    [call] = post.receiver.calls
-    assert (call.document["type"], call.document["data"]) == ("webhook.test", {"endpoint_id": made.id})
-
-
-async def test_a_removed_endpoint_takes_its_deliveries_with_it(post: Post) -> None:
-    made = await post.endpoint()
-    [id_] = await post.tell(1, made)
-    async with post.database.begin() as connection:
-        [one] = await claim(connection, ONCE, 1)
-        await remove(connection, OWNER, made.id)
-        await settle(connection, ONCE, [Outcome(id_, one.claim, datetime.now(UTC), 1, 200, None, None)])
-        assert (await connection.execute(select(webhook_deliveries))).all() == []
-
-
-async def test_deliveries_are_listed_newest_first_in_pages_for_their_owner(post: Post) -> None:
-    first, second = await post.endpoint("/a"), await post.endpoint("/b")
-    ids = [id_ for _ in range(3) for id_ in await post.tell(1, first, second)]
-    async with post.database.read() as connection:
-        found, end = await list_deliveries(connection, OWNER, DeliveryFilter(), limit=4)
-        rest, last = await list_deliveries(connection, OWNER, DeliveryFilter(), limit=4, after=end)
-        assert {one.id for one in (*found, *rest)} == set(ids)
-        assert (len(found), len(rest), last) == (4, 2, None)
-        assert [one.created_at for one in (*found, *rest)] == sorted(
-            (one.created_at for one in (*found, *rest)), reverse=True
-        )
-        of_one, _ = await list_deliveries(connection, OWNER, DeliveryFilter(endpoint=first.id, state="pending"))
-        assert len(of_one) == 3
-        assert (await list_deliveries(connection, "other", DeliveryFilter()))[0] == []
 
 
 async def test_trouble_with_the_database_is_waited_for_and_nothing_is_forgotten(post: Post) -> None:
