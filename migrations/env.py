@@ -1,4 +1,4 @@
-"""What alembic runs: on the connection that `engine.database.migrations` hands over, or to text."""
+"""The script that Alembic runs, on the connection of `engine.database.migrations` or, offline, to produce SQL."""
 
 from alembic import context
 

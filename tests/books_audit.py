@@ -1,4 +1,4 @@
-"""What must hold when a test that ran workflows is over, whatever it was about: the books agree and nothing was lost.
+"""The audit after each test that ran workflows: the books agree and nothing was lost.
 
 `tests/<folder>/conftest.py` imports the fixture `books_agree` where tests run workflows.
 """
@@ -20,9 +20,9 @@ DATABASE_FIXTURES = ("migrated_url", "migrated_sqlite_url", "migrated_postgres_u
 
 @pytest.fixture(autouse=True)
 async def books_agree(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[None]:
-    """After the test every database that it used is audited: those of its fixtures, and files in `tmp_path`.
+    """Audit every database that a test used, from its fixtures and in `tmp_path`.
 
-    A test that leaves an execution open on purpose says so by the fixture `books_left_open`.
+    A test that leaves an execution open on purpose uses the fixture `books_left_open`.
     """
     used = [name for name in DATABASE_FIXTURES if name in request.fixturenames]
     urls = {str(request.getfixturevalue(name)) for name in used}
@@ -36,11 +36,11 @@ async def books_agree(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIt
 
 @pytest.fixture
 def books_left_open() -> None:
-    """The test keeps the end of an execution from being written."""
+    """Marks a test that prevents the end of an execution from being written."""
 
 
 async def audit(url: str) -> list[str]:
-    """Every difference in the books of a database, as a sentence; nothing if it has no schema."""
+    """Every difference in the books of a database, as a sentence; empty without a schema."""
     if await migrations.pending(url):
         return []
     async with Database(url) as database:
@@ -48,16 +48,16 @@ async def audit(url: str) -> list[str]:
 
 
 async def _undecided(database: Database) -> list[str]:
-    """Every accepted execution has one record, with the terminal status that was decided; no record comes alone."""
+    """Check that control and records have the same executions with the same terminal status."""
     async with database.read() as connection:
         control = await connection.execute(select(_control.execution_id, _control.status))
         records = await connection.execute(select(executions.c.id, executions.c.status))
         decided = {row.execution_id: row.status for row in control}
-        told = {row.id: row.status for row in records}
+        recorded = {row.id: row.status for row in records}
     return [
-        f"execution {id_}: decided {decided.get(id_)}, recorded {told.get(id_)}"
-        for id_ in sorted(decided.keys() | told.keys())
-        if decided.get(id_) not in TERMINAL or decided.get(id_) != told.get(id_)
+        f"execution {id_}: decided {decided.get(id_)}, recorded {recorded.get(id_)}"
+        for id_ in sorted(decided.keys() | recorded.keys())
+        if decided.get(id_) not in TERMINAL or decided.get(id_) != recorded.get(id_)
     ]
 
 

@@ -63,18 +63,18 @@ class FlakyDatabase(Database):
 
 @dataclass(slots=True)
 class CollectorMode:
-    """Everything of the Collector mode, in this process."""
+    """The parts of the Collector mode, running in this process."""
 
     database: Database
     journal: Journal
     misbehaving_collector: MisbehavingCollector
     receiver_url: str
     receiving_database: FlakyDatabase
-    """The receiver's own."""
+    """The database connection of the receiver."""
     health: Health
 
     async def drained(self) -> None:
-        """Nothing is owed any more, and nothing is on its way."""
+        """Wait until the outbox and the Collector's queues are empty."""
         async with asyncio.timeout(SECONDS):
             while True:
                 if not (await count(self.database, outbox) or any(self.misbehaving_collector.queues.values())):
@@ -83,7 +83,7 @@ class CollectorMode:
 
 
 def consumers() -> list[Consumer]:
-    """As the service has them."""
+    """The consumers of the service."""
     return [Records(), Webhooks(lambda trace_id: f"http://traces/{trace_id}")]
 
 
@@ -138,7 +138,7 @@ class BothModes:
     collector: CollectorMode
 
     async def tell(self, number: int) -> str:
-        """An execution, accepted and finished in both; its way depends on the number."""
+        """Run an execution in both journals; its number decides what happens."""
         story = begin(self.telemetry, workflow_name=f"w{number % 3}", streaming=number % 2 == 0)
         journals = (self.embedded, self.collector.journal)
         for journal in journals:
@@ -155,7 +155,7 @@ class BothModes:
 
 @asynccontextmanager
 async def both_modes(embedded_url: str, way: CollectorMode) -> AsyncIterator[BothModes]:
-    """An embedded journal beside the one of the Collector mode."""
+    """An embedded journal beside that of the Collector mode."""
     telemetry = build_telemetry()
     async with Database(embedded_url) as database:
         for each in (database, way.database):
@@ -168,7 +168,7 @@ async def both_modes(embedded_url: str, way: CollectorMode) -> AsyncIterator[Bot
 
 
 def tell(story: Story, number: int) -> None:
-    """What happens in an execution."""
+    """Emit the spans of an execution; its number decides which."""
     story.answer()
     if number % 3 == 0:
         story.answer(wasted=True)
@@ -182,7 +182,7 @@ def tell(story: Story, number: int) -> None:
 
 
 def end(story: Story, number: int) -> Status:
-    """How it ends."""
+    """End an execution; its number decides how."""
     if number % 10 == 1:
         story.tracker.fail("timeout", "too late", "n1")
         return Status.FAILED
@@ -194,7 +194,7 @@ def end(story: Story, number: int) -> Status:
 
 
 async def add_endpoint(database: Database) -> None:
-    """Somebody who wants to hear of every end."""
+    """Add an endpoint that subscribes to all closing events."""
     async with database.begin() as connection:
         await connection.execute(
             webhook_endpoints.insert().values(
@@ -213,7 +213,7 @@ async def add_endpoint(database: Database) -> None:
 
 
 async def rows_of_books(database: Database) -> dict[str, list[dict[str, object]]]:
-    """Every row of every book, by table, in the order of their keys."""
+    """All rows of the books, by table, ordered by primary key."""
     found: dict[str, list[dict[str, object]]] = {}
     async with database.read() as connection:
         for table in (executions, spans, execution_rollups, execution_rollups_daily, webhook_events):
@@ -226,6 +226,6 @@ async def rows_of_books(database: Database) -> dict[str, list[dict[str, object]]
 
 
 async def count(database: Database, table: Table) -> int:
-    """How many rows a table has."""
+    """The number of rows in a table."""
     async with database.read() as connection:
         return (await connection.execute(select(func.count()).select_from(table))).scalar_one()

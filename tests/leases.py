@@ -1,4 +1,4 @@
-"""What time would do, done at once."""
+"""Lets leases expire without waiting."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -9,7 +9,7 @@ from engine.store.tables import execution_control
 
 
 async def end_leases(database: Database) -> None:
-    """Every lease is over."""
+    """Let every lease expire."""
     async with database.begin() as connection:
         past = datetime.now(UTC) - timedelta(hours=1)
         leased = execution_control.c.lease_owner.is_not(None)

@@ -45,19 +45,19 @@ Item = tuple[str, bytes]
 
 
 def always(mood: Mood) -> Callable[[], Mood]:
-    """A Collector of one mood."""
+    """A mood that never changes."""
     return lambda: mood
 
 
 def by_chance(random: Random, **weights: int) -> Callable[[], Mood]:
-    """One of the moods for each request."""
+    """A mood chosen at random for each request."""
     moods: list[Mood] = ["takes", "rejects", "refuses", "fails", "redirects", "dawdles", "swallows"]
     return lambda: random.choices(moods, [weights.get(mood, 0) for mood in moods])[0]
 
 
 @dataclass(slots=True)
 class MisbehavingCollector:
-    """What runs between shipper and receiver."""
+    """The fake Collector between shipper and receiver."""
 
     url: str
     receiver_url: str
@@ -65,24 +65,24 @@ class MisbehavingCollector:
     random: Random
     token: str = TOKEN
     repeats: float = 0.0
-    """How often a batch is sent once more."""
+    """The share of batches that are sent twice."""
     asked: Counter[Mood] = field(default_factory=Counter)
     answered: Counter[int] = field(default_factory=Counter)
-    """Answers of the receiver, by status."""
+    """Responses of the receiver, by status."""
     dropped: int = 0
     sizes: list[int] = field(default_factory=list)
-    """Of the requests, in bytes."""
+    """Sizes of the requests in bytes."""
     poison: str | None = None
-    """A signal that makes it refuse the request."""
+    """A signal whose requests are refused."""
     got: set[str] = field(default_factory=set)
     seen: list[str] = field(default_factory=list)
-    """The scope of each signal that came."""
+    """The scope of each signal received."""
     queues: dict[Path, list[Item]] = field(
         default_factory=lambda: {"/v1/traces": [], "/v1/logs": [], "/webhooks/v1/logs": []}
     )
 
     async def take(self, request: Request) -> Response:
-        """Answer the shipper."""
+        """Handle a request of the shipper."""
         body = await request.body()
         if request.headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
@@ -112,7 +112,7 @@ class MisbehavingCollector:
         return Response(_answer(request.url.path, len(rejected)), media_type=PROTOBUF)
 
     def ids(self) -> set[str]:
-        """The signals that it took."""
+        """The accepted signals."""
         return self.got
 
     def _queue(self, path: str, items: list[Item]) -> None:
@@ -123,7 +123,7 @@ class MisbehavingCollector:
             self.queues["/webhooks/v1/logs"] += items
 
     async def forward(self) -> None:
-        """Send what is queued, mixed and in batches of another size, until cancelled."""
+        """Forward queued signals until cancelled, shuffled and in batches of another size."""
         async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
             while True:
                 await asyncio.sleep(0.01)
@@ -184,7 +184,7 @@ class _Server(uvicorn.Server):
 async def misbehaving(
     receiver_url: str, mood: Callable[[], Mood], *, seed: int = 1, repeats: float = 0.0, forwards: bool = True
 ) -> AsyncIterator[MisbehavingCollector]:
-    """A Collector that sends what it takes to the receiver."""
+    """A Collector that forwards accepted signals to the receiver."""
     with listen("127.0.0.1", 0) as listener:
         made = MisbehavingCollector(url_of(listener), receiver_url, mood, Random(seed), repeats=repeats)
         app = Starlette(routes=[Route(path, made.take, methods=["POST"]) for path in ("/v1/traces", "/v1/logs")])

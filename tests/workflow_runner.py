@@ -1,4 +1,4 @@
-"""Runs workflows as the service does: real journal, records and database; only the models follow a script."""
+"""Runs workflows as the service does, with the real journal, records and database, but scripted models."""
 
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ OWNER = "default"
 
 
 class WatchedEngine(ExecutionEngine):
-    """An engine that keeps the executions it started, for the test to look at."""
+    """An engine that keeps the executions it started, so that a test can inspect them."""
 
     model: ScriptedModel
     started: list[Execution]
@@ -46,7 +46,7 @@ class WatchedEngine(ExecutionEngine):
 
 @dataclass(slots=True)
 class WorkflowRunner:
-    """A runtime, and engines over it that ask scripted models."""
+    """A runtime, and engines on it that call scripted models."""
 
     runtime: Runtime
     files: Path | None
@@ -55,7 +55,7 @@ class WorkflowRunner:
     log: InMemoryLogRecordExporter = field(default_factory=InMemoryLogRecordExporter)
 
     def keep_signals(self) -> None:
-        """Keep every signal from now on."""
+        """Keep all signals in memory from now on."""
         self.runtime.telemetry.add(SimpleSpanProcessor(self.spans), SimpleLogRecordProcessor(self.log))
 
     def engine(self, script: Script, tools: Iterable[Tool] = ()) -> WatchedEngine:
@@ -70,7 +70,7 @@ class WorkflowRunner:
         return self._watched(engine, model)
 
     def silent_engine(self, script: Script, tools: Iterable[Tool] = ()) -> WatchedEngine:
-        """The same without ledger and telemetry, as a library is used."""
+        """An engine without ledger and telemetry, as in library use."""
         model = ScriptedModel(script)
         return self._watched(WatchedEngine(self._resources(model, tools)), model)
 
@@ -89,26 +89,26 @@ class WorkflowRunner:
         return engine
 
     async def store_template(self, key: str, graph: JsonObject) -> None:
-        """A template without parameters."""
+        """Store a template without parameters."""
         closed: JsonObject = {"type": "object", "properties": {}, "additionalProperties": False}
         template = Template(f"id-{key}", key, 1, key, "", "test", (), closed, {}, graph, is_builtin=True)
         async with self.runtime.database.begin() as connection:
             await sync_builtin(connection, [template])
 
     async def store_definition(self, slug: str, graph: JsonObject) -> None:
-        """A definition of the default owner."""
+        """Store a definition of the default owner."""
         async with self.runtime.database.begin() as connection:
             await save_definition(connection, OWNER, slug, slug, graph, f"hash of {slug}")
 
     async def record(self, execution_id: str) -> ExecutionRecord:
-        """What the books say of an execution."""
+        """The record of an execution."""
         async with self.runtime.database.read() as connection:
             record = await get_execution(connection, execution_id, OWNER)
         assert record is not None
         return record
 
     async def trace(self, execution_id: str) -> Trace:
-        """Its stored spans."""
+        """The stored trace of an execution."""
         async with self.runtime.database.read() as connection:
             trace = await get_trace(connection, execution_id, OWNER)
         assert trace is not None
@@ -137,12 +137,12 @@ async def workflow_runner(
 
 
 def request(source: Mapping[str, object], message: str = "hello", **more: object) -> ExecutionRequest:
-    """A request on a source with a message."""
+    """A request with a source and a message."""
     return ExecutionRequest.model_validate({"source": source, "input": {"message": message}, **more})
 
 
 async def streamed(engine: ExecutionEngine, wanted: ExecutionRequest) -> ExecutionResult:
-    """The result that a reader of the stream gets last."""
+    """Stream an execution; returns the result from its last event."""
     async for event in engine.stream(wanted):
         if event.type.is_closing:
             return ExecutionResult.model_validate_json(json.dumps(event.data))
@@ -150,7 +150,7 @@ async def streamed(engine: ExecutionEngine, wanted: ExecutionRequest) -> Executi
 
 
 def drawing(spans: Iterable[TraceSpan]) -> str:
-    """The stored span tree as text: name, what it is if not completed, and why."""
+    """The stored span tree as text: names, and status and error type if not completed."""
     lines = []
     for span in spans:
         status = span.status if span.depth == 0 or span.status != "completed" else None

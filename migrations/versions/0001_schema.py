@@ -1,4 +1,4 @@
-"""The whole schema: what is run, and what happened."""
+"""The first schema: tables of workflows and executions, and of their records."""
 
 import sqlalchemy as sa
 from alembic import op

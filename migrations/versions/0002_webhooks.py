@@ -1,4 +1,4 @@
-"""Webhooks: who receives them, the events, their deliveries and the attempts."""
+"""Webhooks: endpoints, events, deliveries and attempts."""
 
 import sqlalchemy as sa
 from alembic import op

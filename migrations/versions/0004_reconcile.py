@@ -1,4 +1,4 @@
-"""What was found when the books were compared, one row an hour."""
+"""The results of comparing the books, one row per hour."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,7 +1,7 @@
-"""Who runs an execution, and until when; what it has made durable so far; what people are asked.
+"""Leases of executions, their durable parts and model calls in flight, and approvals.
 
-Executions that an older program left running have no process any more: they get a lease that is over, so that the
-sweeper ends them.
+Executions that an older version left running have no process any more. They get an expired lease, so that the sweeper
+ends them.
 """
 
 import sqlalchemy as sa

@@ -1,7 +1,7 @@
-"""Signals that were kept aside are given to their consumers again.
+"""Replay of dead letters to their consumers.
 
-What the program before this one keeps aside is due at once, and so are the records that lie there already. Webhooks of
-long ago are sent when somebody asks for it.
+Dead letters of an older version are due at once, and so are existing letters of the records. Existing letters of the
+webhooks are replayed only on request, since their events may be long past.
 """
 
 import sqlalchemy as sa

@@ -1,6 +1,6 @@
-"""A failed execution says who has to act on it, and roll-ups count the failures that callers caused.
+"""The class of an execution's error, which says who has to act, and roll-up counts of failures that callers caused.
 
-Failures from before have no class. An older program that still runs leaves the new columns at their defaults.
+Earlier failures have no class. An older version that still runs leaves the new columns at their defaults.
 """
 
 import sqlalchemy as sa

@@ -1,6 +1,6 @@
-"""The permission to read any folder is part of an execution's identity, which the column `subject` keeps.
+"""Moves the permission to read any folder into an execution's identity, stored in the column `subject`.
 
-Executions that are queued while this runs lose the permission, which the column only pretended to keep for them.
+Executions that are queued during the migration lose the permission; the old column never took effect for them.
 """
 
 import sqlalchemy as sa

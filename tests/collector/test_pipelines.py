@@ -11,7 +11,7 @@ from engine.graph import JsonObject
 from engine.testing.models import Call, Fail, Say, Step
 from engine.tracing import semconv
 from engine.usage import Usage
-from tests.collector.looking import a_span, calls, in_jaeger, scraped, send, series, tags
+from tests.collector.observation import a_span, calls, in_jaeger, scraped, send, series, tags
 from tests.collector.receiver import EVENTS, SPANS, WEBHOOKS, Receiver
 from tests.services.collector.server import INGEST_TOKEN, Collector
 from tests.services.jaeger.server import Jaeger

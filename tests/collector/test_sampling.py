@@ -9,7 +9,7 @@ import pytest
 from uuid_utils.compat import uuid4
 
 from engine.tracing import semconv
-from tests.collector.looking import calls, scraped
+from tests.collector.observation import calls, scraped
 from tests.collector.receiver import EVENTS, WEBHOOKS, Receiver
 from tests.conftest import StartCollector
 from tests.services.jaeger.server import Jaeger

@@ -23,7 +23,7 @@ from engine.testing.models import Call, Fail, Hold, Say, Step
 from telemetry.reads.cost import CostFilter, CostReport, cost
 from telemetry.reconcile.compare import ReconcileReport
 from telemetry.reconcile.job import ReconcileJob, reconcile
-from tests.dashboards.asked import Asked
+from tests.dashboards.prometheus_queries import QueriedPrometheus
 from tests.engine.harness import graph
 from tests.services.process import free_port
 from tests.services.prometheus.server import JsonDocument, Prometheus
@@ -76,7 +76,7 @@ async def test_every_dashboard_answers_and_prometheus_agrees_with_the_books(
 ) -> None:
     port = free_port()
     async with serving(migrated_sqlite_url, documents, port) as runner:
-        asked = Asked(await asyncio.to_thread(start_prometheus, configuration(port, tmp_path)))
+        asked = QueriedPrometheus(await asyncio.to_thread(start_prometheus, configuration(port, tmp_path)))
         await asked.until("count(spanloom_journal_writable)", 1)
         since = await quiet()
         await ReconcileJob(runner.runtime.database, None).run_if_due()
@@ -180,7 +180,7 @@ def answer(asked: ModelRequest) -> Step:
     return Say(f"echo {last['content']}")
 
 
-async def has_the_numbers_of_the_books(asked: Asked, database: Database) -> None:
+async def has_the_numbers_of_the_books(asked: QueriedPrometheus, database: Database) -> None:
     """Failure rate and cost per template, exactly as SQL has them."""
     report = await _cost(database)
     assert len(report.rows) == len(SOURCES)
@@ -198,7 +198,7 @@ async def _cost(database: Database) -> CostReport:
         return await cost(connection, CostFilter(), ["template", "workflow"])
 
 
-async def leads_to_failed_executions(asked: Asked, results: list[ExecutionResult], since: datetime) -> None:
+async def leads_to_failed_executions(asked: QueriedPrometheus, results: list[ExecutionResult], since: datetime) -> None:
     """Exemplars of the failure panel are traces of failed executions."""
     [panel] = [
         query for query in panel_queries(window=WINDOW) if query.panel == "Failed executions, with their traces"

@@ -1,4 +1,4 @@
-"""Executions of every source and end, streamed and not: the number says which. The same numbers tell the same story."""
+"""Executions of every source and outcome, streamed and not; an execution's number decides everything about it."""
 
 import asyncio
 from collections.abc import Iterable
@@ -87,17 +87,17 @@ GOLDEN = {
 
 
 def source_of(number: int) -> Source:
-    """Every source in turn."""
+    """The source of an execution; all sources take turns."""
     return SOURCES[number % len(SOURCES)]
 
 
 def is_streamed(number: int) -> bool:
-    """Every other round of the sources."""
+    """Whether it is streamed: every other round of the sources is."""
     return number // len(SOURCES) % 2 == 1
 
 
 def story_of(number: int) -> str:
-    """What happens to it, a key of `GOLDEN`: most complete."""
+    """The outcome, a key of `GOLDEN`; most executions complete."""
     match number % 25:
         case 3 | 12:
             return "refused"
@@ -111,14 +111,14 @@ def story_of(number: int) -> str:
 
 
 def golden(number: int) -> str:
-    """How its trace is drawn."""
+    """The expected drawing of its trace."""
     source = source_of(number)
     look, answer, tools = source.nodes
     return GOLDEN[story_of(number)].format(name=source.name, look=look, answer=answer, tools=tools)
 
 
 async def run_all(runner: WorkflowRunner, numbers: Iterable[int]) -> dict[int, ExecutionResult]:
-    """Run these, several at a time. Returns the results by number."""
+    """Run these executions concurrently; returns the results by number."""
     engine, slots = runner.engine(answer), asyncio.Semaphore(AT_ONCE)
 
     async def one(number: int) -> tuple[int, ExecutionResult]:
@@ -129,7 +129,7 @@ async def run_all(runner: WorkflowRunner, numbers: Iterable[int]) -> dict[int, E
 
 
 async def run_until(runner: WorkflowRunner, stop: asyncio.Event, *, workers: int = 4, pause: float = 0.02) -> list[str]:
-    """Run one after the other until told to stop. Returns the ids of all that were accepted."""
+    """Run executions until `stop` is set; returns the ids of all accepted ones."""
     engine, ids, number = runner.engine(answer), list[str](), 0
 
     async def work() -> None:
@@ -144,7 +144,7 @@ async def run_until(runner: WorkflowRunner, stop: asyncio.Event, *, workers: int
 
 
 async def run(runner: WorkflowRunner, engine: WatchedEngine, number: int) -> ExecutionResult:
-    """One execution; its number is one of its tags."""
+    """Run one execution; its number is one of its tags."""
     wanted = request(source_of(number).source, f"run {number}", tags={"number": f"{number}"})
     if story_of(number) == "cancelled":
         holding = runner.engine([Hold(after="It is ")])
@@ -156,7 +156,7 @@ async def run(runner: WorkflowRunner, engine: WatchedEngine, number: int) -> Exe
 
 
 def answer(asked: ModelRequest) -> Step:
-    """What the model does is written in the number that the user names."""
+    """The model's step, which depends on the number in the user's message."""
     first = next(str(message["content"]) for message in asked.messages if "run " in str(message["content"]))
     story = story_of(int(first.split("run ")[-1].split()[0]))
     if story == "refused":

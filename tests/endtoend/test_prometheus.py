@@ -17,7 +17,7 @@ from engine.result import Status
 from telemetry.reads.cost import CostFilter, CostRow, cost
 from telemetry.reconcile.job import ReconcileJob
 from tests.conftest import StartCollector
-from tests.dashboards.asked import Asked
+from tests.dashboards.prometheus_queries import QueriedPrometheus
 from tests.dashboards.test_against_prometheus import serve_runner
 from tests.endtoend.load import run_all
 from tests.endtoend.wiring import Wired, wired
@@ -50,7 +50,7 @@ async def test_prometheus_says_what_sql_says_and_every_dashboard_answers(
         with listen("127.0.0.1", 0) as listener:
             async with serve_runner(service.runner, listener):
                 scraping = configuration(url_of(listener), service.collector, tmp_path)
-                asked = Asked(await asyncio.to_thread(start_prometheus, scraping))
+                asked = QueriedPrometheus(await asyncio.to_thread(start_prometheus, scraping))
                 await asked.until("count(spanloom_journal_writable)", 1)
                 await ReconcileJob(service.database, None).run_if_due()
                 results = list((await run_all(service.runner, range(EXECUTIONS))).values())
@@ -86,7 +86,7 @@ def configuration(service: str, collector: Collector, folder: Path) -> JsonDocum
     }
 
 
-async def says_what_sql_says(asked: Asked, service: Wired) -> None:
+async def says_what_sql_says(asked: QueriedPrometheus, service: Wired) -> None:
     """Counts and failure rate exactly, cost to the nano-dollar, per workflow."""
     for row in await sql(service):
         name, source = row.group
@@ -117,7 +117,7 @@ async def sql(service: Wired) -> list[CostRow]:
     return rows
 
 
-async def exemplars_lead_to(asked: Asked, jaeger: Jaeger, failed: set[str], begun: float) -> None:
+async def exemplars_lead_to(asked: QueriedPrometheus, jaeger: Jaeger, failed: set[str], begun: float) -> None:
     """The points of the failure panel are traces of failed executions, and Jaeger has them."""
     [panel] = [
         query

@@ -10,9 +10,9 @@ import httpx2
 import pytest
 
 from engine.tracing import semconv
-from tests.collector.looking import Shown, in_jaeger, tags
+from tests.collector.observation import Shown, in_jaeger, tags
 from tests.conftest import StartCollector
-from tests.endtoend.books import read_books
+from tests.endtoend.comparable_books import read_books
 from tests.endtoend.load import GOLDEN, SOURCES, golden, is_streamed, run_all, source_of, story_of
 from tests.endtoend.wiring import serving, wired
 from tests.services.jaeger.server import Jaeger

@@ -14,7 +14,7 @@ from engine.database.database import Database
 from telemetry.reads.executions import ExecutionRecord
 from telemetry.store.tables import executions, outbox, webhook_events
 from tests.both_modes import count
-from tests.collector.looking import calls, scraped
+from tests.collector.observation import calls, scraped
 from tests.conftest import StartCollector
 from tests.dashboards.test_against_prometheus import serve_runner
 from tests.endtoend.load import run_all

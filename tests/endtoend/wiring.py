@@ -30,30 +30,30 @@ CONFIRM_SECONDS = 60.0
 
 @dataclass(slots=True)
 class Wired:
-    """What runs."""
+    """The running parts."""
 
     runner: WorkflowRunner
     collector: Collector
     receiving_database: FlakyDatabase
-    """The receiver's own: its `share` of failures can be set."""
+    """The receiver's database; its `share` of failures can be set."""
 
     @property
     def database(self) -> Database:
-        """The one of the service."""
+        """The database of the service."""
         return self.runner.runtime.database
 
     @property
     def outbox(self) -> OutboxHealth:
-        """What shipper and receiver say."""
+        """The health of shipper and receiver."""
         return self.runner.runtime.receiver.health.outbox
 
     async def drained(self) -> None:
-        """Nothing is owed any more."""
+        """Wait until the outbox is empty."""
         await drained(self.database)
 
 
 async def drained(database: Database) -> None:
-    """Nothing is owed any more."""
+    """Wait until the outbox is empty."""
     async with asyncio.timeout(SECONDS):
         while True:
             if not await count(database, outbox):
@@ -62,7 +62,7 @@ async def drained(database: Database) -> None:
 
 
 async def eventually(reached: Callable[[], bool], seconds: float = SECONDS) -> None:
-    """Return once that is true; it is asked in the loop's own thread."""
+    """Wait until the condition holds; it is evaluated in the event loop's thread."""
     async with asyncio.timeout(seconds):
         while True:
             if reached():
@@ -80,7 +80,7 @@ async def wired(
     is_there: bool = True,
     environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Wired]:
-    """A service over a migrated database, its receiver, and a Collector between them; somebody wants webhooks.
+    """A service over a migrated database, its receiver, and a Collector between them and a webhook endpoint.
 
     If it is not there, the Collector has still to be started.
     """
@@ -101,7 +101,7 @@ async def wired(
 
 
 def sending_to(receiver_url: str) -> dict[str, str]:
-    """What sends a Collector to our receiver."""
+    """Environment variables that point a Collector at our receiver."""
     base = f"{receiver_url}/internal/otlp"
     webhooks = f"{base}/webhooks/v1/logs"
     return {"RECORDS_OTLP_ENDPOINT": base, "WEBHOOKS_OTLP_ENDPOINT": webhooks, "SPANLOOM_INGEST_TOKEN": TOKEN}

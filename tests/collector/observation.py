@@ -1,4 +1,4 @@
-"""How tests tell a Collector something, and look at what came of it in the store and in its metrics."""
+"""Sends signals to a Collector and observes the results in the trace store and in its metrics."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ Shown = dict[str, "Shown | list[Shown] | str | int"]
 
 
 def a_span(name: str, **attributes: str) -> Span:
-    """A span of a trace of its own."""
+    """A span in a new trace."""
     ids, now = RandomIdGenerator(), time.time_ns()
     return Span(
         trace_id=ids.generate_trace_id().to_bytes(16, "big"),
@@ -40,7 +40,7 @@ def a_span(name: str, **attributes: str) -> Span:
 
 
 async def send(collector: Collector, spans: dict[str, list[Span]]) -> None:
-    """Spans by scope, told to the Collector."""
+    """Send spans, by scope, to the Collector."""
     scopes = [ScopeSpans(scope=InstrumentationScope(name=name), spans=them) for name, them in spans.items()]
     service = Resource(attributes=[KeyValue(key="service.name", value=AnyValue(string_value="house"))])
     body = ExportTraceServiceRequest(resource_spans=[ResourceSpans(resource=service, scope_spans=scopes)])
@@ -51,7 +51,7 @@ async def send(collector: Collector, spans: dict[str, list[Span]]) -> None:
 
 
 async def in_jaeger(jaeger: Jaeger, trace_id: str, spans: int) -> list[Shown]:
-    """The spans of a trace, once the store has that many."""
+    """The spans of a trace; waits until the store has that many."""
     async with httpx2.AsyncClient(trust_env=False) as client, asyncio.timeout(20):
         while True:
             answer = await client.get(f"{jaeger.query_url}/api/traces/{trace_id}")
@@ -69,7 +69,7 @@ def tags(shown: Shown) -> dict[str, str]:
 
 
 async def scraped(collector: Collector, enough: Callable[[str], bool]) -> str:
-    """The Collector's metrics in OpenMetrics, once there is enough."""
+    """The Collector's metrics as OpenMetrics; waits until `enough` holds."""
     accept = {"accept": "application/openmetrics-text;version=1.0.0"}
     async with httpx2.AsyncClient(trust_env=False) as client, asyncio.timeout(20):
         while True:
@@ -80,7 +80,7 @@ async def scraped(collector: Collector, enough: Callable[[str], bool]) -> str:
 
 
 def calls(exposition: str) -> float:
-    """How many spans were counted."""
+    """The number of spans counted."""
     return sum(value for (name, _), value in series(exposition).items() if name == "traces_span_metrics_calls_total")
 
 

@@ -1,4 +1,4 @@
-"""What a run left in the books, by the number of each execution, without ids, times and durations."""
+"""Reads the books by execution number and without ids, times and durations, so that two runs compare equal."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -68,20 +68,20 @@ DURATIONS = {"duration_sum_ms", *DURATION_COLUMNS}
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """Everything by number, and the sums over all."""
+    """The rows by execution number, and the sums over all executions."""
 
     records: dict[int, Row]
     spans: dict[int, list[tuple[int | None, Row]]]
-    """Every span with the place of its parent, in the order in which they began."""
+    """Every span with the index of its parent, ordered by start."""
     webhooks: dict[int, list[Row]]
     deliveries: dict[int, int]
     rollups: dict[str, dict[tuple[object, ...], tuple[int, ...]]]
     traces: dict[int, str]
-    """Trace ids; these differ."""
+    """Trace ids, which differ between runs."""
 
 
 async def read_books(database: Database) -> Books:
-    """All of it."""
+    """Read all books."""
     async with database.read() as connection:
         records = (await connection.execute(select(executions))).mappings().all()
         span_rows = await connection.execute(select(spans).order_by(spans.c.started_at, spans.c.started_nanos))
@@ -135,7 +135,7 @@ def _by_number(numbers: dict[str, int], rows: list[tuple[str, Row]]) -> dict[int
 
 
 def _summed(table: Table, rows: Sequence[RowMapping]) -> dict[tuple[object, ...], tuple[int, ...]]:
-    """Over all buckets: an hour may end between two runs."""
+    """Sums over all buckets, since an hour may end between two runs."""
     names = [name for name in ROLLUP_SUMS if name not in DURATIONS]
     found: dict[tuple[object, ...], tuple[int, ...]] = {}
     for row in rows:

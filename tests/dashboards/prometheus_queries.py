@@ -1,4 +1,4 @@
-"""Asks a real Prometheus, as the tests of dashboards do."""
+"""Queries a real Prometheus for the tests of dashboards."""
 
 import asyncio
 import math
@@ -13,13 +13,13 @@ _BETWEEN_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class QueriedPrometheus:
     """A Prometheus that scrapes what the test runs."""
 
     prometheus: Prometheus
 
     async def values(self, promql: str) -> list[float]:
-        """What an expression has now."""
+        """The current value of an expression."""
         samples = await asyncio.to_thread(self.prometheus.query, promql)
         return [float(sample["value"][1]) for sample in samples]
 
