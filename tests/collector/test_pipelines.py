@@ -28,7 +28,7 @@ ALL_TOKENS = Usage(
 
 
 @dataclass(slots=True)
-class Told:
+class SentSignals:
     """What was executed, as the books have it."""
 
     spans: dict[str, dict[str, str]]
@@ -43,8 +43,8 @@ class Told:
 
 
 @pytest.fixture
-async def told(collector: Collector, migrated_sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Told:
-    """Executions of a chat with a tool, a streamed template and one that fails, told to the Collector."""
+async def sent(collector: Collector, migrated_sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> SentSignals:
+    """Executions of a chat with a tool, a streamed template and a failing one, sent to the Collector."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.otlp_http)
     async with workflow_runner(migrated_sqlite_url) as runner:
         await execute(runner)
@@ -55,7 +55,7 @@ async def told(collector: Collector, migrated_sqlite_url: str, monkeypatch: pyte
         assert span.context
         by_trace.setdefault(f"{span.context.trace_id:032x}", {})[f"{span.context.span_id:016x}"] = span.name
     ids = sorted(str((event.log_record.attributes or {})[semconv.EVENT_ID]) for event in events)
-    return Told(by_trace, ids, exposition.decode())
+    return SentSignals(by_trace, ids, exposition.decode())
 
 
 async def execute(runner: WorkflowRunner) -> None:
@@ -70,24 +70,24 @@ async def execute(runner: WorkflowRunner) -> None:
     await runner.engine([Fail("auth")]).execute(request(TEMPLATE))
 
 
-async def test_records_and_webhooks_get_every_signal_once(told: Told, receiver: Receiver) -> None:
-    assert await asyncio.to_thread(receiver.wait_for, lambda: receiver.has(len(told.span_ids()), len(told.event_ids)))
-    assert receiver.span_ids() == told.span_ids()
-    assert receiver.event_ids(EVENTS) == told.event_ids
-    assert receiver.event_ids(WEBHOOKS) == told.event_ids
+async def test_records_and_webhooks_get_every_signal_once(sent: SentSignals, receiver: Receiver) -> None:
+    assert await asyncio.to_thread(receiver.wait_for, lambda: receiver.has(len(sent.span_ids()), len(sent.event_ids)))
+    assert receiver.span_ids() == sent.span_ids()
+    assert receiver.event_ids(EVENTS) == sent.event_ids
+    assert receiver.event_ids(WEBHOOKS) == sent.event_ids
     assert receiver.paths == {SPANS, EVENTS, WEBHOOKS}
     assert {each["authorization"] for each in receiver.headers} == {f"Bearer {INGEST_TOKEN}"}
     assert {each["content-type"] for each in receiver.headers} == {"application/x-protobuf"}
 
 
-async def test_the_store_shows_every_trace(told: Told, jaeger: Jaeger) -> None:
-    for trace_id, spans in told.spans.items():
+async def test_the_store_shows_every_trace(sent: SentSignals, jaeger: Jaeger) -> None:
+    for trace_id, spans in sent.spans.items():
         found = await in_jaeger(jaeger, trace_id, len(spans))
         assert {str(span["spanID"]): str(span["operationName"]) for span in found} == spans
 
 
-async def test_the_metrics_are_those_of_the_service_itself(told: Told, collector: Collector) -> None:
-    own = series(told.embedded)
+async def test_the_metrics_are_those_of_the_service_itself(sent: SentSignals, collector: Collector) -> None:
+    own = series(sent.embedded)
     assert {name for name, _ in own} >= {
         "traces_span_metrics_calls_total",
         "traces_span_metrics_duration_seconds_bucket",
@@ -95,7 +95,7 @@ async def test_the_metrics_are_those_of_the_service_itself(told: Told, collector
         "workflow_cost_usd_total",
         "workflow_time_to_first_token_seconds_bucket",
     }
-    made = await scraped(collector, lambda text: calls(text) == len(told.span_ids()))
+    made = await scraped(collector, lambda text: calls(text) == len(sent.span_ids()))
     assert series(made) == pytest.approx(own, rel=1e-9)
 
 

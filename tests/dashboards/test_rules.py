@@ -64,11 +64,11 @@ def test_an_alert_fires_in_one_test_and_stays_quiet_in_another(name: str) -> Non
 
 @pytest.mark.parametrize("alert", ALERTS.values(), ids=ALERTS.keys())
 def test_an_alert_says_what_to_do(alert: Alert) -> None:
-    told = annotations(alert, Options())
+    texts = annotations(alert, Options())
     assert alert.severity in ("page", "ticket")
-    assert told["summary"]
-    assert told["description"].endswith(".")
-    assert told["runbook_url"] == f"runbook.md#{alert.name.lower()}"
+    assert texts["summary"]
+    assert texts["description"].endswith(".")
+    assert texts["runbook_url"] == f"runbook.md#{alert.name.lower()}"
     assert alert.name in SECTIONS
 
 
@@ -78,9 +78,9 @@ def test_the_runbook_has_a_section_per_alert_and_no_other() -> None:
 
 def test_links_lead_where_the_options_say() -> None:
     options = Options(runbook="https://wiki/runbook", service="https://spanloom.example")
-    told = annotations(ALERTS["SpanloomFailuresBurn"], options)
-    assert told["runbook_url"] == "https://wiki/runbook#spanloomfailuresburn"
-    assert told["executions_url"].startswith("https://spanloom.example/v1/executions?status=failed&template=")
+    texts = annotations(ALERTS["SpanloomFailuresBurn"], options)
+    assert texts["runbook_url"] == "https://wiki/runbook#spanloomfailuresburn"
+    assert texts["executions_url"].startswith("https://spanloom.example/v1/executions?status=failed&template=")
 
 
 async def test_every_rule_asks_for_metrics_and_labels_that_are_told(database: Database) -> None:

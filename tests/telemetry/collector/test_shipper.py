@@ -25,7 +25,7 @@ SECONDS = 20
 NOWHERE = "http://127.0.0.1:1"
 
 
-def told(executions: int) -> list[Signal]:
+def make_signals(executions: int) -> list[Signal]:
     """Signals of some executions: two events, three spans each."""
     listener = Listener()
     for _ in range(executions):
@@ -36,7 +36,7 @@ def told(executions: int) -> list[Signal]:
 
 
 async def put(database: Database, signals: list[Signal]) -> None:
-    """As the journal does."""
+    """Keep the signals, as the journal does."""
     sink = OutboxSink([RECORDS], health=Health(), on_commit=lambda: None)
     async with database.begin() as connection:
         await sink.apply(connection, Batch.of(signals))
@@ -76,8 +76,8 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_everything_is_shipped_within_the_bound_of_a_request(database: Database) -> None:
-    signals = told(20)
+async def test_every_signal_is_shipped_in_requests_within_the_size_limit(database: Database) -> None:
+    signals = make_signals(20)
     await put(database, signals)
     async with shipping(database, always("takes"), max_bytes=5_000) as (between, _, health):
         await until(lambda: health.shipped == len(signals))
@@ -89,9 +89,9 @@ async def test_everything_is_shipped_within_the_bound_of_a_request(database: Dat
 
 
 @pytest.mark.parametrize("mood", ["fails", "redirects", "refuses", "rejects"])
-async def test_what_is_not_taken_is_not_delivered(database: Database, mood: Mood) -> None:
+async def test_signals_that_the_collector_does_not_accept_are_not_delivered(database: Database, mood: Mood) -> None:
     now: list[Mood] = [mood]
-    signals = told(2)
+    signals = make_signals(2)
     await put(database, signals)
     async with shipping(database, lambda: now[0]) as (between, shipper, health):
         await until(lambda: not health.is_reachable)
@@ -102,10 +102,10 @@ async def test_what_is_not_taken_is_not_delivered(database: Database, mood: Mood
         await until(lambda: between.ids() == {signal_id(one) for one in signals})
 
 
-async def test_a_collector_that_is_not_there_is_said_once_and_nothing_is_lost(
+async def test_a_missing_collector_is_logged_once_and_nothing_is_lost(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    signals = told(3)
+    signals = make_signals(3)
     await put(database, signals)
     with caplog.at_level(logging.INFO):
         async with shipping(database, always("takes"), url=NOWHERE) as (_, _, health):
@@ -115,15 +115,15 @@ async def test_a_collector_that_is_not_there_is_said_once_and_nothing_is_lost(
     assert await unshipped(database) == await count(database, outbox) == len(signals)
 
 
-async def test_what_answers_but_is_no_collector_gets_nothing_confirmed(database: Database) -> None:
-    await put(database, told(1))
+async def test_a_server_that_is_no_collector_gets_nothing_confirmed(database: Database) -> None:
+    await put(database, make_signals(1))
     async with shipping(database, always("babbles")) as (_, _, health):
         await until(lambda: health.failed_posts > 2)
     assert await unshipped(database) == 5
 
 
 async def test_one_bad_signal_does_not_hold_up_the_others(database: Database) -> None:
-    signals = told(10)
+    signals = make_signals(10)
     await put(database, signals)
     bad = signal_id(signals[-1])
     async with shipping(database, always("takes")) as (between, _, _):
@@ -138,20 +138,20 @@ async def test_one_bad_signal_does_not_hold_up_the_others(database: Database) ->
 
 
 async def attempts(database: Database, id_: str) -> int:
-    """How often a signal was offered to the Collector."""
+    """How often a signal was posted to the Collector."""
     async with database.read() as connection:
         found: int = (await connection.execute(select(outbox.c.attempts).where(outbox.c.id == id_))).scalar_one()
     return found
 
 
-async def test_what_is_left_at_the_end_is_shipped_before_it_stops(database: Database) -> None:
+async def test_a_shipper_ships_the_rest_before_it_stops(database: Database) -> None:
     async with shipping(database, always("takes")) as (between, _, _):
-        signals = told(3)
+        signals = make_signals(3)
         await put(database, signals)
     assert between.ids() == {signal_id(one) for one in signals}
 
 
-async def test_the_collector_is_the_one_that_otel_names(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_collector_is_the_one_of_the_otel_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_collector().traces.url == "http://localhost:4318/v1/traces"
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4318/")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://other/logs")

@@ -48,7 +48,7 @@ async def compare(database: Database, window: Window = DAY) -> ReconcileReport:
 
 
 async def plant(database: Database, statement: Update | Delete) -> None:
-    """Change the books behind everybody's back."""
+    """Change the books directly in the database."""
     async with database.begin() as connection:
         await connection.execute(statement)
 
@@ -58,7 +58,7 @@ def named(report: ReconcileReport, check: Check) -> dict[str, Difference]:
     return {difference.column: difference for difference in report.differences if difference.check is check}
 
 
-async def test_books_that_nobody_touched_agree(database: Database) -> None:
+async def test_unchanged_books_agree(database: Database) -> None:
     for hours in (0, 1, 11):
         await book(database, NOON + timedelta(hours=hours))
     await book(database, NOON, Status.FAILED, owner="other", template_id=None, template_version=None)
@@ -143,7 +143,7 @@ async def test_a_record_with_another_status_is_seen_by_the_rollup(database: Data
     assert set(found) == {"executions_completed", "executions_failed"}
 
 
-async def test_what_lies_outside_the_window_is_not_looked_at(database: Database) -> None:
+async def test_rows_outside_the_window_are_not_compared(database: Database) -> None:
     id_ = await book(database, NOON - timedelta(days=1))
     await plant(database, delete(spans).where(spans.c.execution_id == id_))
     assert (await compare(database)).differences == []
@@ -169,7 +169,7 @@ class Clock:
         return self.now
 
 
-async def test_the_hourly_run_is_made_once_whoever_asks(database: Database) -> None:
+async def test_the_hourly_run_is_made_once_by_one_process(database: Database) -> None:
     await book(database)
     clock = Clock(NOON + timedelta(hours=1))
     one, other = (ReconcileJob(database, None, clock=clock) for _ in range(2))
@@ -188,7 +188,7 @@ async def test_the_hourly_run_is_made_once_whoever_asks(database: Database) -> N
     assert (runs[1].report.executions, runs[1].differences) == (1, 0)
 
 
-async def test_a_run_that_was_abandoned_is_made_by_another(database: Database) -> None:
+async def test_an_abandoned_run_is_taken_over_by_another_process(database: Database) -> None:
     clock = Clock(NOON)
     job = ReconcileJob(database, None, clock=clock)
     await job.run_if_due()
@@ -217,7 +217,7 @@ async def test_drift_stays_in_the_window_until_it_is_gone(database: Database) ->
         assert (report.differences, report.until - report.since) == ([], expected)
 
 
-async def test_a_stored_report_names_what_differs(database: Database) -> None:
+async def test_a_stored_report_lists_the_differences(database: Database) -> None:
     id_ = await book(database)
     await plant(database, update(executions).where(executions.c.id == id_).values(model_calls=9))
     await ReconcileJob(database, None, clock=Clock(NOON + timedelta(hours=1))).run_if_due()
@@ -293,7 +293,7 @@ async def test_counters_that_grew_by_what_the_records_say_agree(booked: Database
     assert await counted(booked, prometheus(recorded())) == ([], [])
 
 
-async def test_what_every_process_tells_counts_once_and_what_each_counts_adds_up(booked: Database) -> None:
+async def test_exact_counters_count_once_and_counters_of_processes_add_up(booked: Database) -> None:
     halves = prometheus(
         recorded(traces_span_metrics_calls_total=(3, 3.5), workflow_cost_usd_total=(None, PRICE / 1e9)), processes=2
     )
@@ -331,14 +331,14 @@ async def test_a_counter_that_fell_is_not_compared(booked: Database) -> None:
         ('resets({__name__=~"otelcol', "the Collector was restarted within the window"),
     ],
 )
-async def test_a_restart_within_the_window_is_said(booked: Database, query: str, reason: str) -> None:
+async def test_a_restart_within_the_window_is_reported(booked: Database, query: str, reason: str) -> None:
     notes, differences = await counted(booked, prometheus(recorded(), has=query))
     assert f"traces_span_metrics_calls_total: {reason}" in notes
     assert not [note for note in notes if note.startswith("spanloom_")]
     assert differences == []
 
 
-async def test_a_prometheus_that_was_not_there_at_the_beginning_is_said(booked: Database) -> None:
+async def test_a_prometheus_without_samples_from_the_beginning_is_reported(booked: Database) -> None:
     notes, differences = await counted(booked, prometheus(recorded(spanloom_executions_total=(None, 5))))
     assert "spanloom_executions_total: Prometheus has no sample from the beginning of the window" in notes
     assert differences == []

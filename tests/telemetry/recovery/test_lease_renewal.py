@@ -33,13 +33,13 @@ SECONDS = 20
 
 @pytest.fixture
 async def keeper(migrated_url: str) -> AsyncIterator[Bookkeeper]:
-    """A bookkeeper that writes only when it is asked to."""
+    """A bookkeeper that writes only on request."""
     async with Database(migrated_url) as database, bookkeeper(database, flush_seconds=60) as running:
         yield running
 
 
 async def until(reached: Callable[[], Awaitable[bool]]) -> None:
-    """Return once that is so."""
+    """Wait until the condition holds."""
     async with asyncio.timeout(SECONDS):
         while True:
             if await reached():
@@ -48,14 +48,14 @@ async def until(reached: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def lease_until(database: Database) -> datetime:
-    """When the lease of the one execution is over."""
+    """When the lease of the only execution expires."""
     async with database.read() as connection:
         found: datetime = (await connection.execute(select(execution_control.c.lease_until))).scalar_one()
         return found
 
 
 def block(seconds: float) -> None:
-    """Nothing of this thread's loop runs meanwhile."""
+    """Block the event loop of this thread."""
     time.sleep(seconds)
 
 
@@ -88,7 +88,7 @@ async def test_many_leases_are_renewed_in_pages(
         await until(renewed)
 
 
-async def test_an_execution_that_was_taken_away_is_stopped_and_says_nothing_more(
+async def test_an_execution_that_lost_its_lease_is_stopped_and_emits_nothing_more(
     keeper: Bookkeeper, migrated_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = ScriptedModel([Hold()])
@@ -119,7 +119,7 @@ async def test_an_execution_that_was_taken_away_is_stopped_and_says_nothing_more
 
 
 def resources(model: ScriptedModel) -> Resources:
-    """What an engine without a database of its own uses."""
+    """The resources of an engine without a database."""
     return Resources(
         models=ScriptedModels(model),
         prices=PerTokenPrices(),
@@ -132,7 +132,7 @@ def resources(model: ScriptedModel) -> Resources:
 
 
 class Troubled(Database):
-    """A database that refuses as often as it is told to."""
+    """A database that refuses a given number of times."""
 
     refusals: Iterator[int]
 
@@ -144,7 +144,7 @@ class Troubled(Database):
             yield connection
 
 
-async def test_a_renewal_that_fails_is_tried_again_soon(
+async def test_a_failed_renewal_is_retried_soon(
     keeper: Bookkeeper, migrated_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     await keeper.journal.accept(keeper.begin().acceptance())
@@ -202,6 +202,6 @@ async def test_a_database_that_hangs_does_not_keep_the_process_from_stopping(
     assert time.monotonic() - stopping < lease_renewal._STOP_SECONDS
 
 
-def test_the_age_of_a_renewal_is_told() -> None:
+def test_the_age_of_the_last_renewal_is_reported() -> None:
     assert LeaseHealth().age_seconds == 0
     assert LeaseHealth(renewed_at=time.monotonic() - 5).age_seconds == pytest.approx(5, abs=0.5)

@@ -43,7 +43,7 @@ SECONDS = 10
 
 @dataclass(slots=True)
 class Scene:
-    """A process that keeps books, and a sweeper of another one over the same database."""
+    """A process that keeps books, and another process's sweeper on the same database."""
 
     keeper: Bookkeeper
     sweeper: Sweeper
@@ -165,7 +165,7 @@ async def test_a_lost_execution_fails_with_its_root_span_and_everything_it_had_u
     assert await scene.left_overs() == 0
 
 
-async def test_what_is_said_of_a_lost_execution_goes_through_the_outbox_too(scene: Scene) -> None:
+async def test_the_signals_of_a_lost_execution_go_through_the_outbox_too(scene: Scene) -> None:
     story = await scene.accepted()
     story.answer()
     await scene.checkpoint(story)
@@ -235,7 +235,7 @@ async def test_a_lost_attempt_that_is_retried_counts_in_no_failure_rate_and_in_t
     assert await scene.left_overs() == 0
 
 
-async def test_the_third_crash_gives_an_execution_up(scene: Scene) -> None:
+async def test_an_execution_is_given_up_after_the_third_crash(scene: Scene) -> None:
     story = await scene.accepted("retry")
     outcomes = [await scene.lost()]
     for _ in range(2):
@@ -314,7 +314,7 @@ async def test_a_sweep_takes_a_page(scene: Scene) -> None:
 
 
 async def paused(scene: Scene) -> Story:
-    """An execution that asks somebody."""
+    """An execution that waits for an approval."""
     story = await scene.accepted()
     story.answer()
     story.tracker.hand_over("waits")
@@ -326,7 +326,7 @@ async def paused(scene: Scene) -> Story:
 
 
 async def released(scene: Scene) -> Story:
-    """An execution whose process has stopped."""
+    """An execution released by a stopped process."""
     story = await scene.accepted("retry")
     story.answer()
     story.tracker.hand_over("stops")
@@ -368,7 +368,7 @@ async def test_an_execution_that_no_process_runs_is_cancelled_at_once(scene: Sce
     assert not await scene.sweeper.cancel(story.identity.execution_id, "default", "again")
 
 
-async def test_a_running_execution_and_that_of_another_owner_are_not_cancelled_here(scene: Scene) -> None:
+async def test_the_sweeper_cancels_neither_a_running_execution_nor_one_of_another_owner(scene: Scene) -> None:
     running, waiting = await scene.accepted(), await released(scene)
     assert not await scene.sweeper.cancel(running.identity.execution_id, "default", None)
     assert not await scene.sweeper.cancel(waiting.identity.execution_id, "somebody", None)
@@ -384,7 +384,7 @@ async def test_a_waiting_execution_that_is_asked_to_stop_is_found_and_cancelled(
     assert scene.health.leases.lost == {}
 
 
-async def test_what_was_lost_is_counted_as_a_failure_of_its_workflow(scene: Scene) -> None:
+async def test_a_lost_execution_counts_as_a_failure_of_its_workflow(scene: Scene) -> None:
     await scene.accepted()
     await scene.accepted("retry")
     await scene.lost()
@@ -445,7 +445,7 @@ async def test_the_clock_of_a_worker_makes_no_duration_negative(scene: Scene) ->
 
 
 class Down(Database):
-    """A database that can be out of order."""
+    """A database that can be taken down."""
 
     is_down = False
     was_asked: asyncio.Event
@@ -464,7 +464,7 @@ class Down(Database):
         return super().read()
 
 
-async def test_the_sweeper_finds_what_is_lost_but_not_on_the_heels_of_the_databases_trouble(
+async def test_the_sweeper_finds_lost_executions_but_not_right_after_trouble_with_the_database(
     migrated_sqlite_url: str,
 ) -> None:
     async with Down(migrated_sqlite_url) as database, bookkeeper(database, flush_seconds=60) as keeper:
@@ -490,7 +490,7 @@ async def test_the_sweeper_finds_what_is_lost_but_not_on_the_heels_of_the_databa
         assert waited > lease_seconds - 3 * 0.05
 
 
-async def test_an_end_that_cannot_be_written_is_told_to_nobody_and_its_lease_runs_out(
+async def test_an_end_that_cannot_be_written_is_not_published_and_its_lease_expires(
     migrated_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fails(connection: AsyncConnection, finishes: list[Finish], **_: object) -> None:

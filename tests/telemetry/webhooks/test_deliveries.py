@@ -81,7 +81,7 @@ async def test_a_disabled_endpoint_is_sent_nothing_until_it_is_active_again(post
     assert len(post.receiver.accepted) == 1
 
 
-async def test_a_test_says_only_which_endpoint_it_is_for(post: Post) -> None:
+async def test_a_test_delivery_names_only_its_endpoint(post: Post) -> None:
     made = await post.endpoint()
     async with post.database.begin() as connection:
         delivery = await send_test(connection, OWNER, made.id)

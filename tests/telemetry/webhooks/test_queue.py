@@ -35,7 +35,7 @@ async def test_gone_disables_at_once_and_open_deliveries_fail(post: Post) -> Non
     assert len(post.receiver.calls) <= IN_FLIGHT
 
 
-async def test_days_of_nothing_but_failures_disable_but_only_after_ten(post: Post) -> None:
+async def test_days_of_failures_disable_an_endpoint_but_only_after_ten(post: Post) -> None:
     made = await post.endpoint()
     policy = Policy(schedule_seconds=(0,), disable_hours=120)
     await _fail_since(post, made, hours=121, failures=8)
@@ -53,7 +53,7 @@ async def test_a_short_time_of_failures_does_not_disable(post: Post) -> None:
     assert (await post.state(made)).status == "active"
 
 
-async def test_one_success_makes_an_endpoint_well(post: Post) -> None:
+async def test_one_success_resets_the_failures_of_an_endpoint(post: Post) -> None:
     made = await post.endpoint()
     await _fail_since(post, made, hours=500, failures=500)
     await _settle_one(post, made, Policy(), 200)

@@ -37,7 +37,7 @@ from tests.telemetry.receiver import Call, Reply
 from tests.telemetry.webhooks.post import KEY, ONCE, OWNER, SEALER, Post
 
 
-async def test_a_delivery_is_signed_and_says_what_it_is(post: Post) -> None:
+async def test_a_delivery_is_signed_and_names_its_event(post: Post) -> None:
     made = await post.endpoint("/a", **{"X-Own": "value-1"})
     [id_] = await post.tell(1, made)
     async with post.sender(ONCE) as sender:
@@ -51,7 +51,7 @@ async def test_a_delivery_is_signed_and_says_what_it_is(post: Post) -> None:
     assert (delivery.state, delivery.attempts, delivery.last_status, delivery.last_error) == ("delivered", 1, 204, None)
 
 
-async def test_the_owners_headers_do_not_take_the_place_of_ours(post: Post) -> None:
+async def test_the_owners_headers_do_not_override_ours(post: Post) -> None:
     await post.tell(1, await post.endpoint("/a", **{"webhook-signature": "v1,AAAA"}))
     async with post.sender(ONCE):
         await post.drained()
@@ -80,7 +80,7 @@ async def test_both_secrets_sign_during_a_rotation_and_one_after_it(post: Post) 
         Webhook(post.secrets[made.id]).verify(call.body, call.headers)
 
 
-async def test_what_fails_is_repeated_until_it_arrives_with_the_same_id_and_bytes(post: Post) -> None:
+async def test_a_failed_delivery_is_retried_with_the_same_id_and_bytes(post: Post) -> None:
     ends = [await post.endpoint(path) for path in ("/a", "/b", "/c")]
     seen: Counter[tuple[str, str]] = Counter()
 
@@ -124,7 +124,7 @@ async def test_a_redirect_is_a_failure_and_is_not_followed(post: Post) -> None:
     assert (await post.delivery(id_)).last_error == "status 307 (redirects are not followed)"
 
 
-async def test_an_endpoint_that_does_not_answer_is_not_waited_for(post: Post) -> None:
+async def test_an_endpoint_that_does_not_respond_times_out(post: Post) -> None:
     post.receiver.answer = lambda call: Reply(hangs=True)
     [id_] = await post.tell(1, await post.endpoint())
     sender = post.make_sender(ONCE, seconds=0.2)
@@ -133,7 +133,7 @@ async def test_an_endpoint_that_does_not_answer_is_not_waited_for(post: Post) ->
     assert (delivery.state, delivery.last_status, delivery.last_error) == ("failed", None, "no response within 0.2 s")
 
 
-async def test_nobody_there_is_said(post: Post) -> None:
+async def test_a_refused_connection_is_recorded_as_the_error(post: Post) -> None:
     url = "http://127.0.0.1:9/a"
     [id_] = await post.tell(1, await post.endpoint(url=url))
     await post.make_sender(ONCE, egress=Egress(Exceptions.parse(["127.0.0.1:9"]))).send_one(id_)
@@ -142,7 +142,7 @@ async def test_nobody_there_is_said(post: Post) -> None:
     assert delivery.last_error
 
 
-async def test_the_header_is_heeded_on_its_way_through(post: Post) -> None:
+async def test_a_retry_after_header_delays_the_next_attempt(post: Post) -> None:
     post.receiver.answer = lambda call: Reply(429, {"Retry-After": "1000"})
     [id_] = await post.tell(1, await post.endpoint())
     await post.make_sender().send_one(id_)
@@ -176,7 +176,7 @@ async def test_no_more_than_four_ever_reach_an_endpoint_at_once(post: Post) -> N
     post.check("/a")
 
 
-async def test_an_endpoint_that_hangs_holds_up_nobody_else(post: Post) -> None:
+async def test_an_endpoint_that_hangs_delays_no_other_endpoint(post: Post) -> None:
     post.receiver.answer = lambda call: Reply(hangs=call.path == "/a")
     await post.tell(20, await post.endpoint("/a"), await post.endpoint("/b"))
     async with post.sender():
@@ -293,7 +293,7 @@ async def test_a_new_key_opens_what_an_older_one_sealed() -> None:
         Sealer(list).seal("x")
 
 
-async def test_trouble_with_the_database_is_waited_for_and_nothing_is_forgotten(post: Post) -> None:
+async def test_a_sender_waits_for_the_database_and_keeps_its_outcomes(post: Post) -> None:
     made = await post.endpoint()
     async with post.sender(ONCE) as sender:
         async with post.database.begin() as connection:
