@@ -1,4 +1,4 @@
-"""What the commands that only read share: the database, and executions by the beginning of their id. No LangGraph."""
+"""Database access of the commands that only read, and executions by the first characters of their id."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def read(settings: Settings, query: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-    """The answer of a query. Raises `Unavailable`; a SQLite file that is not there is not made."""
+    """Run a query. Raises `Unavailable`; a missing SQLite file is not created."""
     check_exists(settings)
 
     async def ask() -> T:
@@ -31,27 +31,27 @@ def read(settings: Settings, query: Callable[[AsyncConnection], Awaitable[T]]) -
 
 
 def check_exists(settings: Settings) -> None:
-    """Raises `Unavailable` for a SQLite file that is not there: nothing has run yet, or it is another folder."""
+    """Raises `Unavailable` if the SQLite file does not exist: nothing has run yet, or this is another folder."""
     url = parse_url(settings.database_url)
     if dialect_name(url) == "sqlite" and not Path(str(url.database)).exists():
         raise Unavailable(
-            f"there is no database at {Path(str(url.database)).absolute()}; "
-            "`spanloom run` makes it, or set SPANLOOM_DATABASE_URL to where yours is"
+            f"There is no database at {Path(str(url.database)).absolute()}. "
+            "`spanloom run` creates it; for another one set SPANLOOM_DATABASE_URL."
         )
 
 
 async def find_execution(connection: AsyncConnection, wanted: str) -> ExecutionRecord:
-    """The execution of an id, of the beginning of one, or the `last`. Raises `NotFound`."""
+    """The execution with this id or first characters of an id, or the newest for `last`. Raises `NotFound`."""
     if wanted == LAST:
         newest = (await list_executions(connection, ExecutionFilter(), limit=1)).items
         if not newest:
-            raise NotFound("there are no executions yet; start one: spanloom run universal_chat -m 'hi'")
+            raise NotFound("There are no executions yet. Start one: spanloom run universal_chat -m 'hi'")
         return newest[0]
     ids = await find_ids(connection, wanted.lower(), None, limit=_SHOWN + 1)
     if len(ids) > 1:
         shown = ", ".join(ids[:_SHOWN]) + (", …" if len(ids) > _SHOWN else "")
-        raise NotFound(f"several executions begin with {wanted}: {shown}; give more of the id")
+        raise NotFound(f"Several executions begin with {wanted!r}: {shown}. Give more characters of the id.")
     record = await get_execution(connection, ids[0], None) if ids else None
     if record is None:
-        raise NotFound(f"there is no execution {wanted}; `spanloom executions` lists them")
+        raise NotFound(f"There is no execution {wanted!r}. To list them: spanloom executions")
     return record

@@ -1,17 +1,13 @@
-"""How a command fails: one sentence on stderr that says what to do, and the exit code."""
+"""How a command fails: a sentence on stderr, or a problem document on stdout with `--json`, and an exit code."""
 
 import logging
 import sys
 from typing import NoReturn
 
-from engine.errors import Draining, Refusal, SpanloomError, Unavailable
+from typer import TyperException
 
-DONE = 0
-BAD_NEWS = 1
-WRONG_USE = 2
-NOT_READY = 3
-REFUSED = 4
-INTERRUPTED = 130
+from api.cli.exit_codes import BAD_NEWS, INTERNAL, NOT_READY, REFUSED, WRONG_USE
+from engine.errors import Draining, Refusal, SpanloomError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -22,35 +18,89 @@ class WrongUse(SpanloomError):
     code = "wrong_use"
 
 
-_OF_CODE = {WrongUse.code: WRONG_USE, "invalid_settings": WRONG_USE, "cannot_listen": NOT_READY}
+_EXIT_CODES = {WrongUse.code: WRONG_USE, "invalid_settings": WRONG_USE, "cannot_listen": NOT_READY}
+"""By the error's code."""
+
+_OWN_PROBLEMS = {
+    WrongUse.code: (400, "The command was used wrongly"),
+    "invalid_settings": (500, "A setting is not valid"),
+    "cannot_listen": (503, "The address cannot be used"),
+}
+"""Status and title of the problems that HTTP does not have."""
 
 
-def say(error: SpanloomError) -> int:
-    """Tell the error; gives the exit code."""
-    print(f"spanloom: {error.message}", file=sys.stderr)
-    log.debug("the command failed", exc_info=error)
-    return exit_code(error)
-
-
-def say_unexpected(error: Exception) -> None:
-    """Tell of an error of ours. The traceback is logged for those who ask for it."""
-    print(
-        f"spanloom: internal error, {type(error).__name__}: {error}; "
-        "run the command with SPANLOOM_LOG_LEVEL=debug and report what it says",
-        file=sys.stderr,
-    )
-    log.debug("the command failed", exc_info=error)
+def report(error: Exception, *, as_json: bool) -> int:
+    """Print the error and return the exit code."""
+    if isinstance(error, TyperException):
+        return _report_usage(error, as_json=as_json)
+    if isinstance(error, SpanloomError):
+        if as_json:
+            _print_problem(error.code, error.message, error)
+        else:
+            print(f"spanloom: {error.message}", file=sys.stderr)
+        log.debug("the command failed", exc_info=error)
+        return exit_code(error)
+    return _report_internal(error, as_json=as_json)
 
 
 def exit_code(error: SpanloomError) -> int:
-    """2 wrong use, 3 not reachable or not ready, 4 refused, 1 any other bad news."""
+    """The exit code of an error of ours."""
     if isinstance(error, Unavailable | Draining):
         return NOT_READY
     if isinstance(error, Refusal):
         return REFUSED
-    return _OF_CODE.get(error.code, BAD_NEWS)
+    return _EXIT_CODES.get(error.code, BAD_NEWS)
 
 
 def wrong_use(message: str) -> NoReturn:
     """Raises `WrongUse`."""
     raise WrongUse(message)
+
+
+def _report_usage(error: TyperException, *, as_json: bool) -> int:
+    """Report an unknown command or option, or a value of the wrong type."""
+    if as_json:
+        _print_problem(WrongUse.code, error.format_message())
+    else:
+        error.show()  # type: ignore[attr-defined]  # every error that typer raises has it
+    return error.exit_code
+
+
+def _report_internal(error: Exception, *, as_json: bool) -> int:
+    """Report a fault in spanloom. The traceback is logged at level debug."""
+    sentence = (
+        f"internal error, {type(error).__name__}: {error}; "
+        "run the command with SPANLOOM_LOG_LEVEL=debug and report the traceback"
+    )
+    if as_json:
+        _print_problem("internal_error", sentence)
+    else:
+        print(f"spanloom: {sentence}", file=sys.stderr)
+    log.debug("the command failed", exc_info=error)
+    return INTERNAL
+
+
+def _print_problem(code: str, detail: str, error: SpanloomError | None = None) -> None:
+    """Print the problem document that HTTP would answer with (RFC 9457)."""
+    from api.cli.terminal import show_json
+    from api.http.problems import TITLES, ProblemDocument, problem_of
+
+    if error is not None and error.code in TITLES:
+        document = problem_of(error).document(None)
+    else:
+        status, title = _OWN_PROBLEMS.get(code) or TITLES.get(code) or TITLES["internal_error"]
+        document = ProblemDocument(
+            type=f"urn:spanloom:problem:{code}",
+            title=title,
+            status=status,
+            code=code,
+            detail=detail,
+            instance=None,
+            correlation_id=None,
+            trace_id=None,
+            execution_id=None,
+            retry_after_seconds=None,
+            errors=[],
+            report=None,
+        )
+    show_json(document.model_dump(mode="json"))

@@ -1,4 +1,4 @@
-"""Follows a running execution on the terminal: the answer on stdout as it comes, what happens on stderr."""
+"""Follows a running execution: streams its answer to stdout and shows progress on stderr."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from api.cli import terminal
-from api.cli.errors import INTERRUPTED
+from api.cli.exit_codes import INTERRUPTED
 from api.cli.rendering.formatting import duration, tokens, usd
 from api.cli.rendering.progress import Progress
 from api.wiring.runtime import Runtime
@@ -26,7 +26,7 @@ from engine.usage import Totals
 from telemetry.reads.traces import get_trace
 
 CALLER = Caller(trigger="cli", any_folder=True)
-"""Whoever has the shell may read any folder anyway."""
+"""A user of the shell can read any folder anyway."""
 
 _FRAMES_PER_SECOND = 8
 _MAX_SPANS = 5_000
@@ -34,7 +34,7 @@ _MAX_SPANS = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """How it ended, and what of its cost is the offline model's demo price."""
+    """The result of an execution, and the part of its cost that is the offline model's demo price."""
 
     result: ExecutionResult
     was_interrupted: bool
@@ -44,9 +44,9 @@ class Followed:
 async def follow(
     runtime: Runtime, request: ExecutionRequest, *, quiet: bool = False, prints_answer: bool = True
 ) -> Followed:
-    """Run to the end and show it. Raises a `Refusal` if nothing was accepted.
+    """Run a workflow to its end and show it. Raises a `Refusal` if it was not accepted.
 
-    The first Ctrl-C cancels the execution and waits for it, the second leaves at once.
+    The first Ctrl-C cancels the execution and waits for it, the second exits at once.
     """
     screen = _Screen(quiet=quiet, prints_answer=prints_answer)
     interrupts = _Interrupts(runtime, screen)
@@ -55,7 +55,7 @@ async def follow(
         async with aclosing(runtime.engine.stream(request, CALLER)) as events:
             async for event in events:
                 interrupts.execution_id = event.execution_id
-                interrupts.pass_on()
+                interrupts.cancel_if_pressed()
                 running = runtime.engine.running(event.execution_id)
                 screen.show(event, running.context.tracker.totals if running else None)
                 if event.type.is_closing:
@@ -67,7 +67,7 @@ async def follow(
 
 
 def summary(followed: Followed, *, hint: bool = True) -> Text:
-    """The end of an execution in one line, with a `hint` where to look next."""
+    """One line about a finished execution, with the next command as a `hint`."""
     result = followed.result
     style = {Status.COMPLETED: "green", Status.CANCELLED: "yellow", Status.PAUSED: "yellow"}.get(
         result.status, "bold red"
@@ -84,7 +84,7 @@ def summary(followed: Followed, *, hint: bool = True) -> Text:
 
 
 def problem(result: ExecutionResult) -> Text | None:
-    """Why it failed, and where."""
+    """Why the execution failed, and at which node; null if it did not fail."""
     if result.error_type is None:
         return None
     node = next((error.node_id for error in reversed(result.errors) if not error.handled), None)
@@ -117,7 +117,7 @@ async def _demo_cost(runtime: Runtime, result: ExecutionResult) -> int:
 
 @dataclass(slots=True)
 class _Interrupts:
-    """Counts Ctrl-C: the first is handed to the execution, the second ends the process."""
+    """Counts Ctrl-C: the first cancels the execution, the second ends the process."""
 
     runtime: Runtime
     screen: "_Screen"
@@ -133,8 +133,8 @@ class _Interrupts:
         finally:
             loop.remove_signal_handler(signal.SIGINT)
 
-    def pass_on(self) -> None:
-        """Cancel, if that is asked for and there is something to cancel by now."""
+    def cancel_if_pressed(self) -> None:
+        """Cancel the execution if Ctrl-C was pressed and the execution has an id."""
         if self.count and self.execution_id is not None:
             self.runtime.cancel(self.execution_id, "interrupted at the terminal")
 
@@ -144,22 +144,26 @@ class _Interrupts:
             self.screen.close()
             sys.stdout.flush()
             os._exit(INTERRUPTED)
-        self.screen.say("cancelling; press Ctrl-C again to leave at once")
-        self.pass_on()
+        self.screen.say("Cancelling. Press Ctrl-C again to exit at once.")
+        self.cancel_if_pressed()
 
 
 @dataclass(slots=True)
 class _Screen:
-    """Two streams that may be one terminal: the live tree makes room while an answer is written."""
+    """The answer on stdout, progress on stderr. The two may be one terminal, file or pipe."""
 
     quiet: bool
     prints_answer: bool
     _console: Console = field(default_factory=lambda: terminal.console(stderr=True))
+    _is_merged: bool = field(default_factory=terminal.is_merged)
     _progress: Progress = field(default_factory=Progress)
     _totals: Totals | None = None
     _began: float = field(default_factory=time.time)
     _live: Live | None = None
-    _written: str = ""
+    _streamed: str = ""
+    """The answer as it came, without the line breaks that were inserted for progress lines."""
+    _line_is_open: bool = False
+    """The last character on stdout is not a line break."""
 
     def __enter__(self) -> None:
         self._resume()
@@ -168,7 +172,7 @@ class _Screen:
         self.close()
 
     def close(self) -> None:
-        """Leave what happened on the screen."""
+        """Stop the live tree and leave its last state on the screen."""
         if self._live is not None:
             self._pause()
         self._break_line()
@@ -178,7 +182,7 @@ class _Screen:
                 self._console.print(view)
 
     def say(self, sentence: str) -> None:
-        """A sentence in between."""
+        """Print a sentence between progress lines."""
         if self._live is not None:
             self._live.console.print(sentence, style="yellow")
         else:
@@ -186,42 +190,45 @@ class _Screen:
             self._console.print(sentence, style="yellow")
 
     def show(self, event: ExecutionEvent, totals: Totals | None) -> None:
-        """Take an event in."""
+        """Show an event."""
         self._totals = totals or self._totals
         if event.type is EventType.TOKEN:
             self._write(str(event.data["text"]))
             return
         line = self._progress.apply(event)
         if line is not None and not self.quiet and not self._console.is_terminal:
+            if self._is_merged:
+                self._break_line()
             self._console.print(line, soft_wrap=True)
-        if event.type is EventType.NODE_RETRYING and event.data["discard_tokens"] and self._written:
+        if event.type is EventType.NODE_RETRYING and event.data["discard_tokens"] and self._streamed:
             self._break_line()
-            self.say("the answer begins anew")
+            self.say("the answer starts again")
         if event.type in (EventType.NODE_COMPLETED, EventType.NODE_FAILED, EventType.NODE_RETRYING):
             self._break_line()
             self._resume()
 
     def finish_answer(self, result: ExecutionResult) -> None:
-        """Print the response where its text has not been streamed."""
+        """Print the response if its text was not streamed."""
         if result.status is Status.COMPLETED and result.response and not self._ends_with(result.response):
             print(result.response, flush=True)
 
     def _ends_with(self, response: str) -> bool:
-        return self._written.rstrip().endswith(response.rstrip())
+        return self._streamed.rstrip().endswith(response.rstrip())
 
     def _write(self, text: str) -> None:
-        if not self.prints_answer:
+        if not self.prints_answer or not text:
             return
         if self._live is not None and sys.stdout.isatty():
             self._pause()
-        self._written += text
+        self._streamed += text
+        self._line_is_open = not text.endswith("\n")
         sys.stdout.write(text)
         sys.stdout.flush()
 
     def _break_line(self) -> None:
-        """End the line of an answer that was written so far."""
-        if self._written and not self._written.endswith("\n"):
-            self._written += "\n"
+        """End the line of the answer, if one is open."""
+        if self._line_is_open:
+            self._line_is_open = False
             sys.stdout.write("\n")
             sys.stdout.flush()
 

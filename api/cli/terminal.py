@@ -1,6 +1,7 @@
-"""What every command writes to and begins with: the two consoles, JSON, the settings, the log."""
+"""Output and start of every command: the two consoles, JSON, settings, log."""
 
 import logging
+import os
 import sys
 
 import orjson
@@ -9,19 +10,28 @@ from rich.console import Console, RenderableType
 from api.settings import Settings, read_settings
 
 PIPED_WIDTH = 160
-"""Columns of what is no terminal: enough that nothing is cut off."""
+"""Columns of output that is not a terminal: wide enough to cut nothing off."""
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console on stdout or stderr: colours and width of the terminal, if it is one and `NO_COLOR` is not set."""
+    """A console on stdout or stderr, in colour if it is a terminal and `NO_COLOR` is not set."""
     made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not made.is_terminal:
         made.width = PIPED_WIDTH
     return made
 
 
+def is_merged() -> bool:
+    """Whether stdout and stderr are the same terminal, file or pipe, as with `2>&1`."""
+    try:
+        out, err = (os.fstat(stream.fileno()) for stream in (sys.stdout, sys.stderr))
+    except OSError:  # replaced by a stream in memory
+        return False
+    return (out.st_dev, out.st_ino) == (err.st_dev, err.st_ino)
+
+
 def show(view: RenderableType) -> None:
-    """Print a view to stdout; to what is no terminal without the spaces that fill its lines up."""
+    """Print a view to stdout. Trailing spaces are removed if stdout is not a terminal."""
     made = console()
     if made.is_terminal:
         made.print(view)
@@ -32,12 +42,12 @@ def show(view: RenderableType) -> None:
 
 
 def show_json(document: object) -> None:
-    """Print a document to stdout, as JSON that people can read."""
+    """Print a document to stdout as indented JSON."""
     print(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z).decode())
 
 
 def begin() -> Settings:
-    """The settings; from here on the log goes to stderr. Raises `SettingsInvalid`."""
+    """Read the settings and send the log to stderr. Raises `SettingsInvalid`."""
     settings = read_settings()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("spanloom: %(message)s"))
@@ -49,6 +59,6 @@ def begin() -> Settings:
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """One sentence is enough here; the traceback is for `SPANLOOM_LOG_LEVEL=debug`."""
+    """Drop the traceback: it is shown with `SPANLOOM_LOG_LEVEL=debug` only."""
     record.exc_info = record.exc_text = None
     return True

@@ -1,4 +1,4 @@
-"""Workflow files on disk: a graph, or a template (a graph with parameters), as JSON."""
+"""Workflow files: a graph, or a template (a graph with parameters), as JSON."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from engine.graph import Json
 
 
 def read_document(file: Path) -> Json:
-    """The JSON document in a file. Raises `WrongUse` with the place of what is wrong."""
+    """Read the JSON document in a file. Raises `WrongUse` with the position of the error."""
     try:
         data = file.read_bytes()
     except OSError as error:
-        wrong_use(f"{file} cannot be read: {(error.strerror or str(error)).lower()}")
+        wrong_use(f"Cannot read {file}: {(error.strerror or str(error)).lower()}.")
     try:
         return read_json(data)
     except MalformedJson as error:

@@ -45,8 +45,8 @@ def test_the_demo_answers_calculates_fails_on_purpose_and_shows_its_books(tmp_pa
 def test_the_demo_stays_up_and_serves_what_it_made_until_ctrl_c(tmp_path: Path) -> None:
     process = _start(tmp_path, "--port", "18300")
     assert process.stdout is not None
-    line = next(line for line in process.stdout if line.startswith("Serving what was made at "))
-    url = line.removeprefix("Serving what was made at ").split()[0]
+    line = next(line for line in process.stdout if line.startswith("Serving these executions at "))
+    url = line.removeprefix("Serving these executions at ").split()[0]
     with urllib.request.urlopen(f"{url}/v1/executions", timeout=20) as answer:
         listed = json.load(answer)
     process.send_signal(signal.SIGINT)

@@ -1,1 +1,1 @@
-"""The bodies of the commands, one file each."""
+"""What each command does, one module per command or group."""

@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.cli import terminal
 from api.cli.database_reads import read
-from api.cli.errors import DONE, wrong_use
+from api.cli.errors import wrong_use
+from api.cli.exit_codes import DONE
 from api.cli.rendering.tables import DemoShare, cost_table
 from api.schemas import executions
 from engine.models.offline import OFFLINE
@@ -23,7 +24,7 @@ DIMENSIONS: tuple[str, ...] = get_args(Dimension)
 def show_cost(
     by: Sequence[str], template: str | None, since: datetime | None, until: datetime | None, *, as_json: bool
 ) -> int:
-    """The table per group, and the total."""
+    """Print the cost per group, and the total."""
     settings = terminal.begin()
     dimensions = _dimensions(by)
     wanted = CostFilter(template=template, since=since, until=until)
@@ -38,7 +39,7 @@ def show_cost(
 async def cost_report(
     connection: AsyncConnection, wanted: CostFilter, by: Sequence[Dimension]
 ) -> tuple[CostReport, DemoShare]:
-    """The report, and what of it is the offline model's."""
+    """The report, and the part of it that is the offline model's."""
     report = await query_cost(connection, wanted, by)
     offline = await query_cost(connection, replace(wanted, provider=OFFLINE[0]), by)
     groups = frozenset(row.group for row in offline.rows if row.sums.priced_nano_usd)
@@ -50,6 +51,6 @@ def _dimensions(by: Sequence[str]) -> tuple[Dimension, ...]:
     for name in names:
         if name not in DIMENSIONS:
             near = get_close_matches(name, DIMENSIONS, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            wrong_use(f"cost cannot be grouped by {name}; {hint}There are: {', '.join(DIMENSIONS)}")
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            wrong_use(f"Cannot group by {name!r}.{hint} Valid groups: {', '.join(DIMENSIONS)}.")
     return cast("tuple[Dimension, ...]", tuple(dict.fromkeys(names)))

@@ -1,12 +1,12 @@
-"""`spanloom dead-letters`: the signals that a consumer could not store, and trying them again."""
+"""`spanloom dead-letters`: list signals that a consumer could not store, and try them again."""
 
 import asyncio
 from dataclasses import asdict
 
 from api.cli import terminal
 from api.cli.database_reads import check_exists
-from api.cli.errors import BAD_NEWS, DONE
-from api.cli.rendering.formatting import count
+from api.cli.exit_codes import BAD_NEWS, DONE
+from api.cli.rendering.formatting import plural
 from api.cli.rendering.tables import dead_letters_table
 from api.settings import Settings
 from api.wiring.database import open_database
@@ -15,7 +15,7 @@ from telemetry.recovery.replay import DeadLetterGroup, Replayed, group_dead_lett
 
 
 def list_or_replay(*, replay: bool, as_json: bool) -> int:
-    """Tell what lies there, after it was tried again if that is wished; 1 if something lies there then."""
+    """List dead letters. With `replay`, try them again first; 1 if some remain."""
     settings = terminal.begin()
     check_exists(settings)
     done, found = asyncio.run(_read(settings, replay=replay))
@@ -24,7 +24,7 @@ def list_or_replay(*, replay: bool, as_json: bool) -> int:
         terminal.show_json(stored | {"items": [asdict(pile) for pile in found]})
     else:
         if done is not None:
-            print(f"Stored now: {count(done.stored)}.")
+            print(f"Stored {plural(done.stored, 'dead letter')}.")
         terminal.show(dead_letters_table(found))
     return BAD_NEWS if done is not None and found else DONE
 

@@ -1,4 +1,4 @@
-"""`spanloom demo`: a few executions on the offline model, their traces and their cost, in a database that goes away."""
+"""`spanloom demo`: run a few executions on the offline model in a temporary database, and show trace and cost."""
 
 import asyncio
 import importlib.resources
@@ -16,7 +16,7 @@ from rich.text import Text
 from api.cli import terminal
 from api.cli.commands.cost import cost_report
 from api.cli.commands.trace import find_trace
-from api.cli.errors import BAD_NEWS, DONE, INTERRUPTED
+from api.cli.exit_codes import BAD_NEWS, DONE, INTERRUPTED
 from api.cli.live_run import Followed, follow, problem, summary
 from api.cli.rendering.tables import cost_table
 from api.cli.rendering.trace_tree import trace_header, trace_view
@@ -53,12 +53,12 @@ def _steps(docs: Path) -> list[_Step]:
         _Step("A question about spanloom's own documents", "rag_chat", "How is cost kept exact?", path),
         _Step("An agent that calculates", "tool_agent", "What is 17.5 * 12?"),
         _Step("An agent that searches documents", "tool_agent", "Find out what the seal of a trace says.", path),
-        _Step("A failure on purpose: there is no such folder", "document_qa", "Who?", absent, Status.FAILED),
+        _Step("A failure on purpose: a folder that does not exist", "document_qa", "Who?", absent, Status.FAILED),
     ]
 
 
 def run_demo(*, once: bool, port: int, keep: bool) -> int:
-    """Show it all; then stay up, or end."""
+    """Run the demo, then serve it, or exit with `once`."""
     settings = terminal.begin()
     docs = Path(str(importlib.resources.files("api"))) / "demo" / "docs"
     with _folder(keep=keep) as folder, ExitStack() as stack:
@@ -68,7 +68,7 @@ def run_demo(*, once: bool, port: int, keep: bool) -> int:
 
 
 def _settings(settings: Settings, folder: Path, docs: Path) -> Settings:
-    """Those of the environment, but with a database of its own and the model that needs no key."""
+    """The settings of the environment, with a temporary database and the offline model."""
     changed: dict[str, object] = {
         "database_url": f"sqlite:///{folder / 'demo.db'}",
         "model": ":".join(OFFLINE),
@@ -114,24 +114,24 @@ async def _run(runtime: Runtime, step: _Step, title: str, console: Console) -> F
 
 
 async def _show_books(runtime: Runtime, execution_id: str, console: Console) -> None:
-    """The trace of one execution and the cost of all, from the database."""
+    """Print the trace of one execution and the cost of all."""
     async with runtime.database.read() as connection:
         record, trace = await find_trace(connection, execution_id)
         report, demo = await cost_report(connection, CostFilter(), ["template"])
-    console.print(Text("The trace of the third:", style="bold"))
+    console.print(Text("Trace of execution 3:", style="bold"))
     console.print(trace_header(record))
     console.print(trace_view(trace, record, width=min(console.width, _WIDTH)))
-    console.print(Text("\nWhat all of them cost, per template:", style="bold"))
+    console.print(Text("\nCost per template:", style="bold"))
     terminal.show(cost_table(report, demo))
     console.print()
 
 
 def _say_next(console: Console, kept: Settings | None) -> None:
     lines = [
-        "spanloom run document_qa --param path=FOLDER -m 'QUESTION'   ask your own text and Markdown",
+        "spanloom run document_qa --param path=FOLDER -m 'QUESTION'   ask about your own text and Markdown files",
         "spanloom trace last                                          its span tree",
         "spanloom cost                                                cost per template",
-        "spanloom demo                                                this again, then the HTTP API",
+        "spanloom demo                                                this demo again, then the HTTP API",
     ]
     if kept is not None:
         lines.append(f"SPANLOOM_DATABASE_URL={kept.database_url} spanloom executions")
@@ -151,7 +151,7 @@ def _say_where(console: Console, url: str, execution_id: str, settings: Settings
         f"curl -sN {url}/v1/executions -H 'content-type: application/json' -d '{chat}'",
         f"SPANLOOM_DATABASE_URL={settings.database_url} spanloom executions",
     ]
-    console.print(Text(f"Serving what was made at {url} until Ctrl-C. Try:", style="bold"))
+    console.print(Text(f"Serving these executions at {url} until Ctrl-C. Try:", style="bold"))
     for line in lines:
         console.print(f"  {line}", soft_wrap=True)
 
@@ -167,10 +167,12 @@ def _folder(*, keep: bool) -> Iterator[Path]:
 
 
 def _listen(port: int) -> socket.socket:
-    """The port, or the next free one. Raises `CannotListen`."""
+    """Listen on the port, or the next free one. Raises `CannotListen`."""
     for candidate in range(port, min(port + _PORTS_TRIED, 65_536)):
         try:
             return listen(_HOST, candidate)
         except CannotListen:
             continue
-    raise CannotListen(f"no port from {port} on is free; name another with --port")
+    raise CannotListen(
+        f"Ports {port} to {min(port + _PORTS_TRIED, 65_536) - 1} are in use. Choose another with --port."
+    )

@@ -1,4 +1,4 @@
-"""`spanloom doctor`: what is in force, what is missing, and what to do about it."""
+"""`spanloom doctor`: check settings, database, models and exporters, with advice."""
 
 import asyncio
 import platform
@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from api.cli import terminal
-from api.cli.errors import DONE, NOT_READY
+from api.cli.exit_codes import DONE, NOT_READY
 from api.cli.rendering.tables import Check, checks_view
 from api.settings import Settings, check_bind, check_ingest, in_force, prepare_process
 from engine.database import migrations
@@ -25,7 +25,7 @@ _SKEW_SECONDS = 2.0
 
 
 def examine(*, as_json: bool) -> int:
-    """Every check; 3 if one has failed."""
+    """Run every check; 3 if one fails."""
     settings = terminal.begin()
     checks = [*_program(settings), *asyncio.run(_database(settings)), *_models(settings), *_surroundings(settings)]
     is_ready = all(check.level != "fail" for check in checks)
@@ -34,7 +34,7 @@ def examine(*, as_json: bool) -> int:
         terminal.show_json({"ready": is_ready, "checks": [asdict(check) for check in checks], "settings": settings_now})
     else:
         terminal.show(checks_view(checks))
-        print("Ready." if is_ready else "Not ready: executions cannot run until what is marked ✗ is put right.")
+        print("Ready." if is_ready else "Not ready: fix the lines marked ✗ before you run workflows.")
     return DONE if is_ready else NOT_READY
 
 
@@ -42,8 +42,8 @@ def _program(settings: Settings) -> Iterator[Check]:
     yield Check("spanloom", "ok", f"{version('spanloom')} on Python {platform.python_version()}")
     every = in_force(settings)
     given = [f"{setting.variable}={setting.shown}" for setting in every if setting.is_set]
-    rest = f"{len(every) - len(given)} settings have their defaults; --json shows them"
-    yield Check("settings", "ok", "\n".join(given) or "none is set", rest)
+    rest = f"{len(every) - len(given)} settings have their default; --json shows all"
+    yield Check("settings", "ok", "\n".join(given) or "all defaults", rest)
 
 
 async def _database(settings: Settings) -> list[Check]:
@@ -66,26 +66,26 @@ async def _database_checks(settings: Settings) -> AsyncIterator[Check]:
         yield Check("database", "ok", f"{name} can be read and written")
         yield _schema(waiting, is_sqlite=database.dialect_name == "sqlite")
         skew = abs((datetime.now(UTC) - clock).total_seconds())
-        advice = "set the clocks of both machines by NTP" if skew > _SKEW_SECONDS else ""
-        yield Check("clock", "warn" if advice else "ok", f"{skew:.1f} s from the database's", advice)
+        advice = "synchronise the clocks of both machines, for example with NTP" if skew > _SKEW_SECONDS else ""
+        yield Check("clock", "warn" if advice else "ok", f"{skew:.1f} s off the database's clock", advice)
 
 
 def _new_file(file: Path) -> Check | None:
-    """What is to be said of a file that is not there yet."""
+    """The check for a SQLite file that does not exist yet."""
     if file.exists():
         return None
     folder = file.absolute().parent
     if not folder.is_dir():
-        return Check("database", "fail", f"there is no folder {folder}", "make it, or change SPANLOOM_DATABASE_URL")
-    return Check("database", "ok", f"{file} is not there yet; the first execution makes it")
+        return Check("database", "fail", f"there is no folder {folder}", "create it, or change SPANLOOM_DATABASE_URL")
+    return Check("database", "ok", f"{file} does not exist yet; the first execution creates it")
 
 
 def _schema(waiting: list[str], *, is_sqlite: bool) -> Check:
     if not waiting:
         return Check("schema", "ok", "up to date")
-    finding = f"{', '.join(waiting)} not run yet"
+    finding = f"not applied: {', '.join(waiting)}"
     if is_sqlite:
-        return Check("schema", "warn", finding, "the next execution brings it up to date, or: spanloom migrate")
+        return Check("schema", "warn", finding, "the next execution upgrades it, or run: spanloom migrate")
     return Check("schema", "fail", finding, "run: spanloom migrate")
 
 
@@ -102,11 +102,11 @@ def _models(settings: Settings) -> Iterator[Check]:
     except SpanloomError as error:
         yield Check("prices", "fail", error.message)
         return
-    advice = "" if is_priced else f"{':'.join(default)} has no price; give one in the file of SPANLOOM_PRICES"
+    advice = "" if is_priced else f"{':'.join(default)} has no price; set one in the file that SPANLOOM_PRICES names"
     yield Check(
         "prices",
         "ok" if is_priced else "warn",
-        "own file, then the catalogue" if settings.prices else "catalogue",
+        "own file, then the built-in catalogue" if settings.prices else "built-in catalogue",
         advice,
     )
 
@@ -126,10 +126,13 @@ def _surroundings(settings: Settings) -> Iterator[Check]:
     if settings.pipeline == "collector":
         address = "{}:{}".format(*settings.ingest_address)
         yield _attempt("Collector", lambda: check_ingest(settings), f"{address}, a token is set")
-    yield _attempt("checkpoints", lambda: prepare_process(settings), "LangGraph's strict msgpack is on")
+    yield _attempt("checkpoints", lambda: prepare_process(settings), "strict deserialisation (msgpack) is on")
     if settings.langsmith:
         yield Check(
-            "LangSmith", "warn", "on: prompts and answers are sent to it", "unset SPANLOOM_LANGSMITH to keep them"
+            "LangSmith",
+            "warn",
+            "on: prompts and answers are sent to LangSmith",
+            "unset SPANLOOM_LANGSMITH to stop this",
         )
     else:
         yield Check("LangSmith", "ok", "off")
@@ -137,18 +140,23 @@ def _surroundings(settings: Settings) -> Iterator[Check]:
         "leases",
         "ok",
         f"{settings.lease_seconds:g} s, renewed every {settings.lease_renew_seconds:g} s; "
-        f"dead processes are looked for every {settings.sweep_seconds:g} s",
+        f"lost executions are searched for every {settings.sweep_seconds:g} s",
     )
     yield _exporters()
     for root in settings.files_roots:
         is_there = root.is_dir()
-        advice = "" if is_there else "make the folder, or change SPANLOOM_FILES_ROOTS"
+        advice = "" if is_there else "create the folder, or change SPANLOOM_FILES_ROOTS"
         yield Check(
-            "files", "ok" if is_there else "warn", f"{root} {'may be searched' if is_there else 'is no folder'}", advice
+            "files",
+            "ok" if is_there else "warn",
+            f"{root} {'can be searched' if is_there else 'is not a folder'}",
+            advice,
         )
     if not settings.files_roots:
-        advice = "the command line may search any; SPANLOOM_FILES_ROOTS names those that requests over HTTP may"
-        yield Check("files", "info", "no folder for requests over HTTP", advice)
+        advice = (
+            "the command line can search any folder; SPANLOOM_FILES_ROOTS lists folders that HTTP requests can search"
+        )
+        yield Check("files", "info", "HTTP requests can search no folder", advice)
 
 
 def _attempt(name: str, check: Callable[[], None], finding: str) -> Check:
@@ -165,4 +173,4 @@ def _exporters() -> Check:
     except ExportSettingInvalid as error:
         return Check("exporters", "fail", str(error))
     telemetry.shutdown()
-    return Check("exporters", "ok", "as OTEL_* says")
+    return Check("exporters", "ok", "as the OTEL_* variables say")

@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.cli import terminal
 from api.cli.database_reads import check_exists, find_execution, read
-from api.cli.errors import BAD_NEWS, DONE, wrong_use
+from api.cli.errors import wrong_use
+from api.cli.exit_codes import BAD_NEWS, DONE
 from api.cli.rendering.tables import execution_details, executions_table, question_view
 from api.operations.approve import ResumeBody, answer, open_questions
 from api.operations.retry import kept
@@ -29,14 +30,14 @@ from engine.store import control
 from telemetry.reads.executions import ExecutionFilter, ExecutionRecord, get_execution, list_executions
 
 _STOP_SECONDS = 10.0
-"""How long `cancel` waits for the execution to end; nodes get 5 s to clean up."""
+"""How long `cancel` waits for the execution to end. Nodes have 5 s to clean up."""
 _POLL_SECONDS = 0.2
 _REASON = "cancelled from the command line"
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What `spanloom executions` lists."""
+    """The filters of `spanloom executions`."""
 
     status: Sequence[str]
     template: str | None
@@ -47,11 +48,11 @@ class Filters:
 
 
 def list_all(filters: Filters, *, as_json: bool) -> int:
-    """The newest executions."""
+    """List the newest executions."""
     settings = terminal.begin()
     unknown = [status for status in filters.status if status not in list(Status)]
     if unknown:
-        wrong_use(f"{unknown[0]} is no status; use {', '.join(Status)}")
+        wrong_use(f"Unknown status {unknown[0]!r}. Valid statuses: {', '.join(Status)}.")
     wanted = ExecutionFilter(
         status=filters.status,
         template=filters.template,
@@ -67,25 +68,26 @@ def list_all(filters: Filters, *, as_json: bool) -> int:
     console = terminal.console()
     terminal.show(executions_table(page.items, width=console.width))
     if page.end is not None:
-        console.print(f"The newest {filters.limit} are shown; --limit shows more.", style="dim")
+        console.print(f"Only the newest {filters.limit} are shown. Use --limit to show more.", style="dim")
     return DONE
 
 
 def show_one(id: str, *, as_json: bool) -> int:
-    """The record of one execution."""
+    """Show the record of one execution."""
     settings = terminal.begin()
     record, row, asked = read(settings, lambda connection: _with_control(connection, id))
     if as_json:
         terminal.show_json(executions.execution(record, row, asked, settings).model_dump(mode="json"))
         return DONE
-    terminal.show(execution_details(record, settings.trace_link(record.trace_id)))
+    is_answered = row is not None and row.claim_reason == "answer" and not row.is_leased
+    terminal.show(execution_details(record, settings.trace_link(record.trace_id), is_answered=is_answered))
     for question in asked:
         terminal.show(question_view(record.id, question))
     return DONE
 
 
 def cancel_one(id: str, reason: str | None, *, as_json: bool) -> int:
-    """Ask it to stop and wait a little. Raises `AlreadyFinished` for one that has ended in another way."""
+    """Request cancellation and wait for the end. Raises `AlreadyFinished` if it completed or failed before."""
     settings = terminal.begin()
     check_exists(settings)
 
@@ -99,16 +101,16 @@ def cancel_one(id: str, reason: str | None, *, as_json: bool) -> int:
     if as_json:
         terminal.show_json(executions.execution(record, row, [], settings).model_dump(mode="json"))
     elif record.status == Status.CANCELLED:
-        print(f"{record.id} is cancelled.")
+        print(f"Execution {record.id} is cancelled.")
     elif Status(record.status).is_terminal:
-        print(f"{record.id} had already ended: {record.status}.")
+        print(f"Execution {record.id} had already ended: {record.status}.")
     else:
-        print(f"{record.id} is asked to stop; it does once the process that runs it hears of it.")
+        print(f"Execution {record.id} was asked to stop. It stops when the process that runs it reads the request.")
     return DONE if record.status == Status.CANCELLED or not Status(record.status).is_terminal else BAD_NEWS
 
 
 def resume_one(id: str, choice: str, approval_id: str | None, data: str | None, *, as_json: bool) -> int:
-    """Answer what it asks. Raises `NotPaused`, `AlreadyAnswered`, `InvalidAnswer`, or `WrongUse`."""
+    """Answer the open question. Raises `NotPaused`, `AlreadyAnswered`, `InvalidAnswer`, or `WrongUse`."""
     settings = terminal.begin()
     check_exists(settings)
     value = _data(data)
@@ -127,12 +129,12 @@ def resume_one(id: str, choice: str, approval_id: str | None, data: str | None, 
     if as_json:
         terminal.show_json(executions.execution(record, row, asked, settings).model_dump(mode="json"))
     else:
-        print(f"{record.id} is answered; a running service goes on with it: spanloom serve.")
+        print(f"Execution {record.id} is answered. It continues when a `spanloom serve` is running on this database.")
     return DONE
 
 
 def retry_one(id: str, *, as_json: bool) -> int:
-    """Queue it anew. Raises `NotFinished` or `InputGone`."""
+    """Queue a finished execution again. Raises `NotFinished` or `InputGone`."""
     settings = terminal.begin()
     check_exists(settings)
 
@@ -149,20 +151,22 @@ def retry_one(id: str, *, as_json: bool) -> int:
 
 
 def show_queued(settings: Settings, queued: "Detailed", *, as_json: bool) -> int:
-    """The id on stdout, what happens next on stderr."""
+    """Print the id on stdout and the next step on stderr."""
     record, row, asked = queued
     if as_json:
         terminal.show_json(executions.execution(record, row, asked, settings).model_dump(mode="json"))
     else:
         print(record.id)
         print(
-            f"queued; a running service takes it: spanloom serve · spanloom trace {record.id} --follow", file=sys.stderr
+            "Queued. It starts when a `spanloom serve` is running on this database. "
+            f"To follow it: spanloom trace {record.id} --follow",
+            file=sys.stderr,
         )
     return DONE
 
 
 Detailed = tuple[ExecutionRecord, control.ControlRow | None, list[Approval]]
-"""A record, what control knows of it, and what it asks."""
+"""A record, its control row, and its open questions."""
 
 
 async def _with_control(connection: AsyncConnection, id: str) -> Detailed:
@@ -172,7 +176,7 @@ async def _with_control(connection: AsyncConnection, id: str) -> Detailed:
 
 
 async def read_queued(database: Database, execution_id: str) -> Detailed:
-    """An execution that was queued just now."""
+    """Read an execution that has just been queued."""
     async with database.read() as connection:
         return await _with_control(connection, execution_id)
 
@@ -181,9 +185,10 @@ async def _only_question(connection: AsyncConnection, record: ExecutionRecord) -
     row = await control.get(connection, record.id, record.owner_id)
     asked = await open_questions(connection, row)
     if not asked:
-        raise NotPaused(f"execution {record.id} is not waiting for an answer: {record.status}")
+        raise NotPaused(f"Execution {record.id} is not waiting for an answer: it is {record.status}.")
     if len(asked) > 1:
-        wrong_use(f"it asks {len(asked)} questions: name one by --approval, {', '.join(q.approval_id for q in asked)}")
+        ids = ", ".join(question.approval_id for question in asked)
+        wrong_use(f"The execution asks {len(asked)} questions. Choose one with --approval: {ids}")
     return asked[0].approval_id
 
 
@@ -199,14 +204,14 @@ async def _ask(database: Database, id: str, reason: str) -> ExecutionRecord:
         record = await find_execution(connection, id)
     status = Status(record.status)
     if status.is_terminal and status is not Status.CANCELLED:
-        raise AlreadyFinished(f"execution {record.id} has already ended: {record.status}")
+        raise AlreadyFinished(f"Execution {record.id} has already ended: {record.status}.")
     async with database.begin() as connection:
         await control.request_cancel(connection, record.id, record.owner_id, reason)
     return record
 
 
 async def _ended(database: Database, record: ExecutionRecord) -> tuple[ExecutionRecord, control.ControlRow | None]:
-    """The record once the execution has ended, or as it is when the time is over."""
+    """The record when the execution has ended, or when the waiting time is over."""
     for _ in range(round(_STOP_SECONDS / _POLL_SECONDS)):
         async with database.read() as connection:
             record = await get_execution(connection, record.id, record.owner_id) or record

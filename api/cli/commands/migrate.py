@@ -1,4 +1,4 @@
-"""`spanloom migrate`: the schema of the database."""
+"""`spanloom migrate`: upgrade or check the database schema."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
 from api.cli import terminal
-from api.cli.errors import BAD_NEWS, DONE
+from api.cli.exit_codes import BAD_NEWS, DONE
 from api.cli.rendering.formatting import plural
 from engine.database import migrations
 from engine.database.database import Database, parse_url, safe_name
@@ -15,7 +15,7 @@ from engine.store.tables import execution_control
 from telemetry.store.tables import executions
 
 _OF_CHECKPOINTS = frozenset({"checkpoints", "checkpoint_blobs", "checkpoint_writes", "checkpoint_migrations", "writes"})
-"""Tables that LangGraph's savers make and change by themselves."""
+"""Tables that LangGraph's savers create and change themselves."""
 _COMPARED = {
     "compare_type": True,
     "compare_server_default": True,
@@ -24,7 +24,7 @@ _COMPARED = {
 
 
 def run_migration(*, check: bool, sql: bool, as_json: bool) -> int:
-    """Upgrade; or only look, or only print."""
+    """Upgrade the schema; or only check it, or only print its SQL."""
     url = terminal.begin().database_url
     if sql:
         print(migrations.sql(url))
@@ -39,15 +39,15 @@ def run_migration(*, check: bool, sql: bool, as_json: bool) -> int:
     elif check:
         print(_verdict(name, waiting, differences))
     else:
-        print(f"{name}: {plural(len(waiting), 'migration')} run." if waiting else f"{name} is up to date.")
+        print(f"{name}: {plural(len(waiting), 'migration')} applied." if waiting else f"{name} is up to date.")
     return BAD_NEWS if check and (waiting or differences) else DONE
 
 
 def _verdict(name: str, waiting: list[str], differences: list[str]) -> str:
     if waiting:
-        return f"{name} waits for {', '.join(waiting)}; run `spanloom migrate`."
+        return f"{name} is not up to date: {', '.join(waiting)} not applied. Run `spanloom migrate`."
     if differences:
-        return "\n".join([f"{name} is not what this program expects:", *(f"  {one}" for one in differences)])
+        return "\n".join([f"{name} differs from the schema of this version:", *(f"  {one}" for one in differences)])
     return f"{name} is up to date."
 
 
@@ -57,8 +57,8 @@ async def _differences(url: str) -> list[str]:
 
 
 def _compare(connection: Connection) -> list[str]:
-    """Where the tables of the database and those of this program differ."""
+    """The differences between the tables of the database and those of this version."""
     metadata = executions.metadata
-    assert execution_control.metadata is metadata, "the engine's tables and the bookkeeper's hang on one"
+    assert execution_control.metadata is metadata, "the engine and telemetry share one metadata"
     context = MigrationContext.configure(connection, opts=dict(_COMPARED))
     return [str(difference) for difference in compare_metadata(context, metadata)]

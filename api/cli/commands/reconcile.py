@@ -1,11 +1,13 @@
-"""`spanloom reconcile`: whether the books agree."""
+"""`spanloom reconcile`: compare spans, records, roll-ups and Prometheus."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
 
 from api.cli import terminal
 from api.cli.database_reads import check_exists
-from api.cli.errors import BAD_NEWS, DONE, wrong_use
+from api.cli.errors import wrong_use
+from api.cli.exit_codes import BAD_NEWS, DONE
+from api.cli.rendering.formatting import plural, usd
 from api.schemas.reconcile import ReconcileDocument
 from api.settings import Settings
 from api.wiring.database import open_database
@@ -17,12 +19,12 @@ _SHOWN = 50
 
 
 def compare(since: datetime | None, until: datetime | None, *, as_json: bool) -> int:
-    """Compare and tell; 1 if something differs."""
+    """Compare and print the differences; 1 if there are any."""
     settings = terminal.begin()
     end = until or datetime.now(UTC)
     start = since or end - _DAY
     if start >= end:
-        wrong_use("--from is to be before --to")
+        wrong_use("--from must be before --to.")
     check_exists(settings)
     report = asyncio.run(_report(settings, start, end))
     if as_json:
@@ -38,9 +40,11 @@ async def _report(settings: Settings, since: datetime, until: datetime) -> Recon
 
 
 def sentences(report: ReconcileReport) -> list[str]:
-    """The report for people."""
+    """The report as lines of text."""
     time = f"{report.since:%Y-%m-%d %H:%M} to {report.until:%Y-%m-%d %H:%M} UTC"
-    compared = f"Compared {time}: {report.executions} executions, {report.rollup_rows} roll-up rows."
+    compared = (
+        f"Compared {time}: {plural(report.executions, 'execution')}, {plural(report.rollup_rows, 'roll-up row')}."
+    )
     counters = [
         f"{counter.metric}: {'compared' if counter.is_compared else f'not compared, {counter.note}'}"
         for counter in report.counters
@@ -52,6 +56,6 @@ def sentences(report: ReconcileReport) -> list[str]:
         compared,
         *counters,
         *map(str, report.differences[:_SHOWN]),
-        *([f"… and {more} more; --json has all"] if more > 0 else []),
-        f"The books disagree: {len(report.differences)} differences, {report.drift_nano_usd} nano-USD.",
+        *([f"… and {more} more; --json prints all"] if more > 0 else []),
+        f"The books disagree: {plural(len(report.differences), 'difference')}, {usd(report.drift_nano_usd)}.",
     ]

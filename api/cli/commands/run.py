@@ -1,4 +1,4 @@
-"""`spanloom run`: one execution, from the arguments to the answer."""
+"""`spanloom run`: run one workflow and print its answer, or queue it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,8 +9,10 @@ from pydantic import ValidationError
 
 from api.cli import terminal
 from api.cli.commands.executions import Detailed, read_queued, show_queued
-from api.cli.errors import BAD_NEWS, DONE, INTERRUPTED, wrong_use
+from api.cli.errors import wrong_use
+from api.cli.exit_codes import BAD_NEWS, DONE, INTERRUPTED
 from api.cli.live_run import CALLER, Followed, follow, problem, summary
+from api.cli.rendering.tables import question_view
 from api.cli.workflow_files import is_template, read_document
 from api.wiring.runtime import Runtime, open_runtime
 from engine.documents.strict_json import MalformedJson, read_json
@@ -31,7 +33,7 @@ def run_workflow(
     quiet: bool,
     as_json: bool,
 ) -> int:
-    """Run, show, and say by the exit code how it ended."""
+    """Run a workflow and show it. The exit code tells how it ended."""
     settings = terminal.begin()
     input = _input(input_text, message)
     pairs = _pairs(params)
@@ -39,20 +41,20 @@ def run_workflow(
 
     async def run() -> Followed:
         async with open_runtime(settings) as runtime:
-            request = await _asked(runtime, workflow, document, pairs, input)
+            request = await _build_request(runtime, workflow, document, pairs, input)
             return await follow(runtime, request, quiet=quiet, prints_answer=not as_json)
 
     followed = asyncio.run(run())
     if as_json:
         terminal.show_json(followed.result.model_dump(mode="json"))
-    _tell(followed, quiet=quiet)
+    _print_end(followed, quiet=quiet)
     return _exit_code(followed)
 
 
 def queue_workflow(
     workflow: str, params: Sequence[str], input_text: str | None, message: str | None, *, as_json: bool
 ) -> int:
-    """Leave it to a service over the same database, and print its id."""
+    """Queue an execution for a service on the same database, and print its id."""
     settings = terminal.begin()
     input = _input(input_text, message)
     pairs = _pairs(params)
@@ -60,14 +62,14 @@ def queue_workflow(
 
     async def queue() -> Detailed:
         async with open_runtime(settings) as runtime:
-            request = await _asked(runtime, workflow, document, pairs, input, mode="async")
+            request = await _build_request(runtime, workflow, document, pairs, input, mode="async")
             execution_id = await runtime.engine.enqueue(request, CALLER)
             return await read_queued(runtime.database, execution_id)
 
     return show_queued(settings, asyncio.run(queue()), as_json=as_json)
 
 
-async def _asked(
+async def _build_request(
     runtime: Runtime,
     workflow: str,
     document: JsonObject | None,
@@ -80,11 +82,13 @@ async def _asked(
     return _request({"source": source, "input": input, "mode": mode})
 
 
-def _tell(followed: Followed, *, quiet: bool) -> None:
+def _print_end(followed: Followed, *, quiet: bool) -> None:
     console = terminal.console(stderr=True)
     sentence = problem(followed.result)
     if sentence is not None:
         console.print(sentence, soft_wrap=True)
+    for question in followed.result.approvals:
+        console.print(question_view(followed.result.execution_id, question), soft_wrap=True)
     if not quiet:
         console.print(summary(followed), soft_wrap=True)
 
@@ -92,7 +96,7 @@ def _tell(followed: Followed, *, quiet: bool) -> None:
 def _exit_code(followed: Followed) -> int:
     if followed.was_interrupted and followed.result.status is Status.CANCELLED:
         return INTERRUPTED
-    return DONE if followed.result.status in (Status.COMPLETED, Status.PAUSED) else BAD_NEWS
+    return DONE if followed.result.status is Status.COMPLETED else BAD_NEWS
 
 
 def _request(document: JsonObject) -> ExecutionRequest:
@@ -112,9 +116,9 @@ def _input(text: str | None, message: str | None) -> JsonObject:
         try:
             document = read_json(text.encode("utf-8", "surrogatepass"))
         except MalformedJson as error:
-            wrong_use(f"""--input: {error} Write an object, as in --input '{{"message": "hi"}}', or use -m 'hi'.""")
+            wrong_use(f"""Cannot read --input. {error} Write --input '{{"message": "hi"}}', or use -m 'hi'.""")
     if not isinstance(document, dict):
-        wrong_use("""--input is no JSON object; write it as in --input '{"message": "hi"}', or use -m 'hi'""")
+        wrong_use("""--input is not a JSON object. Write it as in --input '{"message": "hi"}', or use -m 'hi'.""")
     return document if message is None else {**document, "message": message}
 
 
@@ -123,23 +127,23 @@ def _pairs(params: Sequence[str]) -> dict[str, str]:
     for param in params:
         name, separator, value = param.partition("=")
         if not (name and separator):
-            wrong_use(f"--param {param} is not written as name=value")
+            wrong_use(f"Cannot read --param {param!r}. Write it as NAME=VALUE.")
         pairs[name] = value
     return pairs
 
 
 def _graph_file(workflow: str, *, has_params: bool) -> JsonObject | None:
-    """The graph of a file; null if the argument names a template."""
+    """The graph in a file; null if the argument is the key of a template."""
     file = Path(workflow)
     if file.suffix != ".json":
         return None
     document = read_document(file)
     if is_template(document):
-        wrong_use(f"{workflow} is a template, and only graphs are run from files; check it with `spanloom validate`")
+        wrong_use(f"{workflow} is a template; only graphs can be run from files. To check it, use `spanloom validate`.")
     if not isinstance(document, dict):
-        wrong_use(f"{workflow} holds no workflow graph: it is no JSON object")
+        wrong_use(f"{workflow} is not a workflow graph: it is not a JSON object.")
     if has_params:
-        wrong_use("--param is for templates; a graph in a file takes what it needs from --input")
+        wrong_use("--param is for templates. A graph in a file gets its values from --input.")
     return document
 
 
@@ -148,21 +152,21 @@ def _graph(document: JsonObject) -> JsonObject:
 
 
 async def _template(runtime: Runtime, key: str, pairs: dict[str, str]) -> JsonObject:
-    """The source for a template, its parameters read as its schema has them. Raises `NotFound`."""
+    """The source for a template, with parameters of the types in its schema. Raises `NotFound`."""
     template = await runtime.resources.templates.find(key, None, CALLER.owner)
     if template is None:
         known = [each.key for each in load_builtin()]
         near = get_close_matches(key, known, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise NotFound(
-            f"there is no template {key!r}; {hint}There are: {', '.join(known)}. A graph in a file ends with .json"
+            f"There is no template {key!r}.{hint} Templates: {', '.join(known)}. To run a graph, name a .json file."
         )
     params = {name: _value(text, _types(template, name)) for name, text in pairs.items()}
     return {"kind": "template", "template": key, "params": params}
 
 
 def _types(template: Template, name: str) -> frozenset[str]:
-    """The JSON types that the parameter may have; empty if it is unknown or of any type."""
+    """The JSON types of a parameter; empty if it is unknown or of any type."""
     properties = template.parameters.get("properties")
     schema = properties.get(name) if isinstance(properties, dict) else None
     types = schema.get("type") if isinstance(schema, dict) else None
@@ -172,7 +176,7 @@ def _types(template: Template, name: str) -> frozenset[str]:
 
 
 def _value(text: str, types: frozenset[str]) -> Json:
-    """The text as JSON where the parameter wants something else than text, and it is JSON."""
+    """The value as JSON if the parameter is not a string and the text is JSON; else the text."""
     if "string" in types and not (text == "null" and "null" in types):
         return text
     try:

@@ -1,8 +1,8 @@
-"""`spanloom serve`: the service, or some of its roles."""
+"""`spanloom serve`: run the service, or some of its roles."""
 
 import asyncio
 
-from api.cli.errors import DONE
+from api.cli.exit_codes import DONE
 from api.service import server
 from api.service.logs import configure_logs
 from api.settings import SettingsInvalid, read_settings
@@ -10,7 +10,7 @@ from api.wiring.shutdown import LastResort
 
 
 def run_service(roles: str | None) -> int:
-    """Serve until SIGTERM or Ctrl-C; `roles` by comma, all that the settings call for if null."""
+    """Serve until SIGTERM or Ctrl-C. `roles` is a list with commas; null means all that the settings ask for."""
     settings = read_settings()
     configure_logs(settings)
     chosen = server.default_roles(settings) if roles is None else _chosen(roles)
@@ -22,5 +22,7 @@ def _chosen(roles: str) -> frozenset[server.Role]:
     names = {name.strip() for name in roles.split(",")}
     chosen = frozenset(role for role in server.ROLES if role in names)
     if len(chosen) != len(names):
-        raise SettingsInvalid(f"--role takes {', '.join(server.ROLES)}, or several of them by comma")
+        raise SettingsInvalid(
+            f"Unknown role in --role {roles}. Valid roles: {', '.join(server.ROLES)}; separate several with commas."
+        )
     return chosen

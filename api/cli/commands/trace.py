@@ -1,4 +1,4 @@
-"""`spanloom trace`: the span tree of one execution."""
+"""`spanloom trace`: show the span tree of one execution."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.cli import terminal
 from api.cli.database_reads import check_exists, find_execution, read
-from api.cli.errors import BAD_NEWS, DONE, INTERRUPTED
+from api.cli.exit_codes import BAD_NEWS, DONE, INTERRUPTED
 from api.cli.rendering.formatting import duration
 from api.cli.rendering.trace_tree import trace_header, trace_view
 from api.schemas import executions
@@ -19,12 +19,12 @@ from telemetry.reads.traces import Trace, get_trace
 MAX_SPANS = 2_000
 FOLLOW_SECONDS = 0.5
 MAX_WIDTH = 120
-"""Wider lines are hard to follow with the eye."""
+"""Wider lines are hard to read."""
 PIPED_WIDTH = 100
 
 
 def show_trace(id: str, *, as_json: bool) -> int:
-    """The tree with bars, or its spans as JSON."""
+    """Print the span tree, or the spans as JSON."""
     settings = terminal.begin()
     record, trace = read(settings, lambda connection: find_trace(connection, id))
     if as_json:
@@ -40,7 +40,7 @@ def show_trace(id: str, *, as_json: bool) -> int:
 
 
 def follow_trace(id: str, *, as_json: bool) -> int:
-    """Stay until the execution has ended, telling on stderr what has; then show the trace. 1 if it ended badly."""
+    """Print progress on stderr until the execution has ended, then its trace; 1 unless it completed."""
     settings = terminal.begin()
     check_exists(settings)
 
@@ -57,7 +57,7 @@ def follow_trace(id: str, *, as_json: bool) -> int:
 
 
 async def _until_ended(database: Database, id: str) -> ExecutionRecord:
-    """Each change of the status, and each span as it becomes durable."""
+    """Print each change of status, and each span once it is stored."""
     console = terminal.console(stderr=True)
     shown: set[str] = set()
     status = ""
@@ -71,7 +71,7 @@ async def _until_ended(database: Database, id: str) -> ExecutionRecord:
                 shown.add(span.span_id)
         if record.status != status:
             status = record.status
-            hint = f"; what it asks: spanloom executions show {record.id}" if status == Status.PAUSED else ""
+            hint = f". To see the question: spanloom executions show {record.id}" if status == Status.PAUSED else ""
             console.print(f"{status}{hint}", soft_wrap=True)
         if Status(status).is_terminal:
             return record
@@ -79,7 +79,7 @@ async def _until_ended(database: Database, id: str) -> ExecutionRecord:
 
 
 async def find_trace(connection: AsyncConnection, id: str) -> tuple[ExecutionRecord, Trace]:
-    """Record and spans. Raises `NotFound`."""
+    """The record and the spans of an execution. Raises `NotFound`."""
     record = await find_execution(connection, id)
     trace = await get_trace(connection, record.id, record.owner_id, limit=MAX_SPANS)
     assert trace is not None

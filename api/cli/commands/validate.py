@@ -1,4 +1,4 @@
-"""`spanloom validate`: a report per workflow file, without a database."""
+"""`spanloom validate`: check workflow files without a database."""
 
 from contextlib import closing
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from api.cli import terminal
-from api.cli.errors import BAD_NEWS, DONE
+from api.cli.exit_codes import BAD_NEWS, DONE
 from api.cli.rendering.tables import validation_view
 from api.cli.workflow_files import is_template, read_document
 from engine.execution.local_resources import resources_of
@@ -23,7 +23,7 @@ OWNER = "default"
 
 
 def validate_files(files: list[Path], *, as_json: bool) -> int:
-    """A report for each file; 1 if one is not valid."""
+    """Print a report per file; 1 if a file is not valid."""
     settings = terminal.begin()
     documents = [(str(file), read_document(file)) for file in files]
     resources = resources_of(

@@ -1,4 +1,4 @@
-"""`spanloom webhooks`: who is told of what happens, what was sent to them, and sending it again."""
+"""`spanloom webhooks`: manage endpoints, list deliveries and send them again."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,7 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.cli import terminal
 from api.cli.database_reads import check_exists
-from api.cli.errors import BAD_NEWS, DONE, wrong_use
+from api.cli.errors import wrong_use
+from api.cli.exit_codes import BAD_NEWS, DONE
+from api.cli.rendering.formatting import plural
 from api.cli.rendering.webhooks import deliveries_table, endpoints_table
 from api.schemas import webhooks as documents
 from api.settings import Settings
@@ -26,26 +28,26 @@ from telemetry.webhooks.payloads import TYPES
 T = TypeVar("T")
 
 _OWNER = Caller().owner
-"""Whoever has the shell."""
+"""A user of the shell is the default owner."""
 _SHOWN = 5
 _TEST_SECONDS = 5.0
-"""How much longer than an attempt may take a test is waited for."""
+"""How long `test` waits beyond the timeout of one attempt."""
 
 
 def list_all(*, as_json: bool) -> int:
-    """Every endpoint."""
+    """List all endpoints."""
     settings = terminal.begin()
     found = _run(settings, _all_endpoints)
     if as_json:
         terminal.show_json({"items": [documents.endpoint(one).model_dump(mode="json") for one in found]})
     else:
-        terminal.show(endpoints_table(found))
+        terminal.show(endpoints_table(found, width=terminal.console().width))
     return DONE
 
 
 @dataclass(frozen=True, slots=True)
 class NewEndpoint:
-    """What `spanloom webhooks add` was given."""
+    """The arguments of `spanloom webhooks add`."""
 
     url: str
     events: Sequence[str]
@@ -55,7 +57,7 @@ class NewEndpoint:
 
 
 def add(given: NewEndpoint, *, as_json: bool) -> int:
-    """A new endpoint; its secret is shown this once. Raises `UrlNotAllowed`."""
+    """Add an endpoint and print its secret, which is shown only once. Raises `UrlNotAllowed`."""
     settings = terminal.begin()
     body = _body(given)
     asyncio.run(build_egress(settings).check(body.url))
@@ -64,29 +66,29 @@ def add(given: NewEndpoint, *, as_json: bool) -> int:
     if as_json:
         terminal.show_json(documents.new_endpoint(made, secret).model_dump(mode="json"))
         return DONE
-    print(f"Endpoint {made.id} hears of {', '.join(made.events)}.")
-    print(f"Its secret, shown this once: {secret}")
-    print(f"Try it: spanloom webhooks test {made.id}")
+    print(f"Added endpoint {made.id} for these events: {', '.join(made.events)}.")
+    print(f"Signing secret, shown only once: {secret}")
+    print(f"Test it: spanloom webhooks test {made.id}")
     return DONE
 
 
 def test(id: str, *, as_json: bool) -> int:
-    """Send `webhook.test` now and tell what came of it; 1 if it was not taken."""
+    """Send `webhook.test` now and print the response; 1 if it was not delivered."""
     settings = terminal.begin()
     check_exists(settings)
     found, attempts = asyncio.run(_test(settings, id))
     if as_json:
         terminal.show_json(documents.delivery_detail(found, attempts).model_dump(mode="json"))
     elif found.state == "delivered":
-        print(f"Delivered: status {found.last_status} in {attempts[-1].duration_ms} ms.")
+        print(f"Delivered: status {found.last_status} after {attempts[-1].duration_ms} ms.")
     else:
-        reason = found.last_error or "nobody has sent it yet; see `spanloom webhooks deliveries`"
+        reason = found.last_error or "it is still pending; see `spanloom webhooks deliveries`"
         print(f"Not delivered: {reason}.")
     return DONE if found.state == "delivered" else BAD_NEWS
 
 
 def rotate(id: str, overlap_hours: int, *, as_json: bool) -> int:
-    """A new secret, shown this once; for a while the old one signs too."""
+    """Replace the secret and print the new one; until the overlap ends, the old one signs too."""
     settings = terminal.begin()
 
     async def change(connection: AsyncConnection) -> tuple[str, datetime]:
@@ -97,8 +99,8 @@ def rotate(id: str, overlap_hours: int, *, as_json: bool) -> int:
     if as_json:
         terminal.show_json(documents.SecretAnswer(secret=secret, old_valid_until=until).model_dump(mode="json"))
     else:
-        print(f"The new secret, shown this once: {secret}")
-        print(f"The old one signs too until {until.astimezone(UTC):%Y-%m-%d %H:%M} UTC.")
+        print(f"New signing secret, shown only once: {secret}")
+        print(f"The old secret is used as well until {until.astimezone(UTC):%Y-%m-%d %H:%M} UTC.")
     return DONE
 
 
@@ -115,14 +117,14 @@ def set_status(id: str, status: Literal["active", "disabled"], *, as_json: bool)
     if as_json:
         terminal.show_json(documents.endpoint(changed).model_dump(mode="json"))
     else:
-        hint = f"; what it misses: spanloom webhooks redeliver {changed.id} --from TIME --to TIME"
-        print(f"{changed.id} is {changed.status}" + (hint if status == "active" else "") + ".")
+        hint = f" To send what it missed: spanloom webhooks redeliver {changed.id} --from TIME --to TIME"
+        print(f"Endpoint {changed.id} is {changed.status}." + (hint if status == "active" else ""))
     return DONE
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What `spanloom webhooks deliveries` lists."""
+class DeliveryFilters:
+    """The filters of `spanloom webhooks deliveries`."""
 
     endpoint: str | None
     state: str | None
@@ -132,8 +134,8 @@ class Wanted:
     until: datetime | None
 
 
-def list_deliveries(wanted: Wanted, limit: int, *, as_json: bool) -> int:
-    """The newest deliveries."""
+def list_deliveries(wanted: DeliveryFilters, limit: int, *, as_json: bool) -> int:
+    """List the newest deliveries."""
     settings = terminal.begin()
     filters = deliveries.DeliveryFilter(
         wanted.endpoint, _state(wanted.state), wanted.event_type, wanted.execution_id, wanted.since, wanted.until
@@ -143,14 +145,14 @@ def list_deliveries(wanted: Wanted, limit: int, *, as_json: bool) -> int:
         items = [documents.delivery(one).model_dump(mode="json") for one in found]
         terminal.show_json({"items": items, "more": end is not None})
         return DONE
-    terminal.show(deliveries_table(found))
+    terminal.show(deliveries_table(found, width=terminal.console().width))
     if end is not None:
-        print(f"The newest {limit} are shown; --limit shows more.")
+        print(f"Only the newest {limit} are shown. Use --limit to show more.")
     return DONE
 
 
 def redeliver(id: str, since: datetime | None, until: datetime | None, *, everything: bool, as_json: bool) -> int:
-    """Send one delivery again, or what an endpoint did not get in a time."""
+    """Send one delivery again, or all that an endpoint missed in a period."""
     settings = terminal.begin()
 
     async def again(connection: AsyncConnection) -> int:
@@ -163,24 +165,24 @@ def redeliver(id: str, since: datetime | None, until: datetime | None, *, everyt
         return await deliveries.redeliver_range(connection, _OWNER, endpoint_id, since, until, only)
 
     if (since is None) != (until is None):
-        wrong_use("give both --from and --to, with the id of an endpoint")
+        wrong_use("Give both --from and --to, together with the id of an endpoint.")
     count = _run(settings, again)
     if as_json:
         terminal.show_json({"deliveries": count})
     else:
-        print(f"{count} to be sent, by the service that runs: spanloom serve.")
+        print(f"Queued {plural(count, 'delivery', 'deliveries')}; a running `spanloom serve` sends them.")
     return DONE
 
 
 def _state(name: str | None) -> deliveries.State | None:
     states = {state: state for state in deliveries.STATES}
     if name is not None and name not in states:
-        wrong_use(f"{name} is no state; use {', '.join(states)}")
+        wrong_use(f"Unknown state {name!r}. Valid states: {', '.join(states)}.")
     return None if name is None else states[name]
 
 
 async def _test(settings: Settings, id: str) -> tuple[deliveries.Delivery, list[deliveries.Attempt]]:
-    """Sent from here; where a service was faster, its attempt is waited for."""
+    """Send the test event from this process. If a service sends it first, wait for its attempt."""
     async with open_database(settings) as database:
         async with database.begin() as connection:
             made = await deliveries.send_test(connection, _OWNER, await _endpoint_id(connection, id))
@@ -196,13 +198,13 @@ async def _test(settings: Settings, id: str) -> tuple[deliveries.Delivery, list[
 
 
 def _run(settings: Settings, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-    """In one transaction. Raises `Unavailable` for a SQLite file that is not there."""
+    """Run `work` in one transaction. Raises `Unavailable` if the SQLite file does not exist."""
     check_exists(settings)
     return _write(settings, work)
 
 
 def _write(settings: Settings, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-    """In one transaction; a SQLite file is made."""
+    """Run `work` in one transaction, creating the SQLite file if it does not exist."""
 
     async def run() -> T:
         async with open_database(settings) as database, database.begin() as connection:
@@ -223,35 +225,35 @@ async def _all_endpoints(connection: AsyncConnection) -> list[endpoints.Endpoint
 
 async def _endpoint_id(connection: AsyncConnection, beginning: str) -> str:
     ids = await endpoints.find_endpoint_ids(connection, _OWNER, beginning.lower(), limit=_SHOWN + 1)
-    return _only(ids, beginning, "endpoint", "spanloom webhooks list")
+    return _only(ids, beginning, "endpoint", "endpoints", "spanloom webhooks list")
 
 
 async def _delivery_id(connection: AsyncConnection, beginning: str) -> str:
     ids = await deliveries.find_delivery_ids(connection, _OWNER, beginning.lower(), limit=_SHOWN + 1)
-    return _only(ids, beginning, "delivery", "spanloom webhooks deliveries")
+    return _only(ids, beginning, "delivery", "deliveries", "spanloom webhooks deliveries")
 
 
-def _only(ids: Sequence[str], beginning: str, thing: str, command: str) -> str:
+def _only(ids: Sequence[str], beginning: str, thing: str, things: str, command: str) -> str:
     """Raises `NotFound`."""
     if len(ids) > 1:
         shown = ", ".join(ids[:_SHOWN]) + (", …" if len(ids) > _SHOWN else "")
-        raise NotFound(f"more than one {thing} begins with {beginning}: {shown}; give more of the id")
+        raise NotFound(f"Several {things} begin with {beginning!r}: {shown}. Give more characters of the id.")
     if not ids:
-        raise NotFound(f"there is no {thing} {beginning}; `{command}` lists what there is")
+        raise NotFound(f"There is no {thing} {beginning!r}. List the {things}: {command}")
     return ids[0]
 
 
 def _body(given: NewEndpoint) -> documents.EndpointBody:
-    """Under the rules of the HTTP interface."""
+    """The request body of the HTTP API, so that the same rules apply. Raises `WrongUse`."""
     headers: dict[str, str] = {}
     for header in given.headers:
         name, separator, value = header.partition("=")
         if not separator:
-            wrong_use("a header is written as NAME=VALUE")
+            wrong_use(f"Cannot read --header {name!r}. Write it as NAME=VALUE.")
         headers[name] = value
     unknown = [event for event in given.events if event not in TYPES]
     if unknown:
-        wrong_use(f"{unknown[0]} is no event; there are: {', '.join(TYPES)}")
+        wrong_use(f"Unknown event {unknown[0]!r}. Valid events: {', '.join(TYPES)}.")
     try:
         return documents.EndpointBody.model_validate(
             {
@@ -264,4 +266,4 @@ def _body(given: NewEndpoint) -> documents.EndpointBody:
         )
     except ValidationError as error:
         place = ".".join(str(step) for step in error.errors(include_input=False)[0]["loc"])
-        wrong_use(f"{place} is not of the declared form: see `EndpointBody` in docs/openapi.json")
+        wrong_use(f"The value of {place} is not valid; see `EndpointBody` in docs/openapi.json.")

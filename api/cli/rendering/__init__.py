@@ -1,1 +1,1 @@
-"""What commands print."""
+"""Text, tables and trees that commands print."""

@@ -1,22 +1,19 @@
-"""Numbers in words, as every table and tree of the terminal writes them. A null is a dash: unknown is not zero."""
+"""Numbers, money and times as every table and tree of the terminal writes them. Null is a dash, not a zero."""
 
-from collections.abc import Collection
 from datetime import UTC, datetime
 
 from engine.usage import dollars
 
 UNKNOWN = "–"
-_SHORT_ID = 13
-"""A UUIDv7 begins with its time in milliseconds: 13 characters."""
 
 
 def usd(nano_usd: int | None, *, every_digit: bool = False) -> str:
-    """Exact dollars; without `every_digit` closing zeros behind the cents are left out."""
+    """Exact dollars; without `every_digit`, zeros after the cents are dropped."""
     return UNKNOWN if nano_usd is None else dollars(nano_usd, every_digit=every_digit)
 
 
 def duration(milliseconds: float | None) -> str:
-    """Three digits at most, with their unit."""
+    """A duration with its unit."""
     if milliseconds is None:
         return UNKNOWN
     if milliseconds < 10:
@@ -32,7 +29,7 @@ def duration(milliseconds: float | None) -> str:
 
 
 def count(number: int | None) -> str:
-    """With separators between thousands."""
+    """A number with thousands separators."""
     return UNKNOWN if number is None else f"{number:,}"
 
 
@@ -42,23 +39,15 @@ def tokens(sent: int | None, received: int | None) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """A share; a dash where there is nothing to share."""
+    """A share of a whole; a dash if the whole is 0."""
     return f"{100 * part / whole:.1f}".removesuffix(".0") + " %" if whole else UNKNOWN
 
 
 def moment(time: datetime | None) -> str:
-    """UTC to the second; the column says that it is UTC."""
+    """A time in UTC, to the second; the caller adds the zone."""
     return UNKNOWN if time is None else time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def plural(number: int, thing: str) -> str:
-    """`1 execution`, `2 executions`."""
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
-
-
-def short_ids(ids: Collection[str]) -> dict[str, str]:
-    """The shortest beginnings, of at least 13 characters, that tell these ids apart."""
-    length = _SHORT_ID
-    while len({each[:length] for each in ids}) < len(set(ids)):
-        length += 1
-    return {each: each[:length].rstrip("-") for each in ids}
+def plural(number: int, thing: str, things: str | None = None) -> str:
+    """`1 execution`, `2 executions`; `things` is the plural if it does not end in s."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {things or f'{thing}s'}"

@@ -1,4 +1,4 @@
-"""A running execution on a terminal: its nodes and tools as they come and go, from the events."""
+"""Shows a running execution: its nodes and tool calls, from the events."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -18,12 +18,12 @@ _MARKS: dict[State, tuple[str, str]] = {
     "handled": ("!", "yellow"),
 }
 _HIDDEN_TYPES = frozenset({"start", "end"})
-"""They do nothing; shown only where they fail."""
+"""These nodes do nothing, and are shown only if they fail."""
 
 
 @dataclass(slots=True)
 class _Entry:
-    """One visit of a node, or one tool call below it."""
+    """A visit of a node, or a tool call below it."""
 
     name: str
     depth: int
@@ -47,19 +47,19 @@ class _Entry:
 
 @dataclass(slots=True)
 class Progress:
-    """What has happened so far."""
+    """The nodes and tool calls so far."""
 
     _entries: list[_Entry] = field(default_factory=list)
     _open_nodes: dict[tuple[str, int], _Entry] = field(default_factory=dict)
     _open_calls: dict[str, _Entry] = field(default_factory=dict)
 
     def apply(self, event: ExecutionEvent) -> Text | None:
-        """Take an event in. Gives a line for logs where something has ended."""
+        """Apply an event. Returns a line for logs if the event ended a node or a call."""
         entry = self._changed(event)
         return None if entry is None or entry.is_hidden else entry.line(event.at)
 
     def view(self, now: float, *, at_most: int = 40) -> Text:
-        """All entries, the oldest left out where there are too many."""
+        """The newest entries, at most `at_most`."""
         shown = [entry for entry in self._entries if not entry.is_hidden]
         lines = [entry.line(now) for entry in shown[-at_most:]]
         if len(shown) > at_most:
@@ -67,7 +67,7 @@ class Progress:
         return Text("\n", no_wrap=True, overflow="ellipsis").join(lines)
 
     def _changed(self, event: ExecutionEvent) -> _Entry | None:
-        """The entry that the event ends or changes; null where it only begins one or says nothing about any."""
+        """The entry that the event ends or changes; null if it starts one or concerns none."""
         data = event.data
         match event.type:
             case EventType.NODE_STARTED:
@@ -103,7 +103,7 @@ class Progress:
         data = event.data
         if event.type is EventType.NODE_RETRYING:
             entry.state = "retrying"
-            entry.note = f"{data['error_type']}, again in {duration(_number(event, 'delay_ms'))}"
+            entry.note = f"{data['error_type']}, retrying in {duration(_number(event, 'delay_ms'))}"
             return entry
         del self._open_nodes[_key(event)]
         entry.duration_ms = (

@@ -1,4 +1,4 @@
-"""Tables and reports of the terminal: executions, one execution, cost, validation, the checks of `doctor`."""
+"""Tables and reports of the terminal: executions, one execution, cost, validation, `doctor`, dead letters."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,21 +11,20 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from api.cli.rendering.formatting import UNKNOWN, count, duration, moment, percent, plural, short_ids, tokens, usd
+from api.cli.rendering.formatting import UNKNOWN, count, duration, moment, percent, plural, tokens, usd
 from api.cli.rendering.trace_tree import STATUS_STYLES
 from engine.report import Issue, Severity, ValidationReport
-from engine.result import Approval
+from engine.result import Approval, Status
 from engine.usage import TOKEN_KINDS
 from telemetry.reads.cost import CostReport, GroupValue, Sums
 from telemetry.reads.executions import ExecutionRecord
 from telemetry.recovery.replay import DeadLetterGroup
 
 Level = Literal["ok", "warn", "fail", "info"]
-_WIDE = 100
 _GAP = 2
 _MIN_STATUS = 9
 _BOX = box.Box("    \n    \n ── \n    \n    \n ── \n    \n    \n")
-"""A line below the head and one above the foot."""
+"""One line below the header and one above the footer."""
 _MARKS: dict[Level, tuple[str, str]] = {
     "ok": ("✓", "green"),
     "warn": ("!", "yellow"),
@@ -35,46 +34,68 @@ _MARKS: dict[Level, tuple[str, str]] = {
 
 
 def executions_table(records: Sequence[ExecutionRecord], *, width: int) -> RenderableType:
-    """One line per execution, as they come; on a narrow terminal without tokens and seconds."""
+    """One line per execution, in the given order. Ids are whole; a narrow terminal gets fewer columns."""
     if not records:
         return Text("No executions. Start one: spanloom run universal_chat -m 'hi'")
-    is_wide = width >= _WIDE
-    table = _table(
-        "id", "status", "workflow", "at (UTC)", right=("duration", *(("tokens",) if is_wide else ()), "cost")
-    )
-    shown = short_ids([record.id for record in records])
-    for record in records:
-        started = moment(record.started_at or record.queued_at)
-        table.add_row(
-            shown[record.id],
-            _status(record.status, record.error_type),
-            record.workflow_name,
-            started if is_wide else started[5:-3],
-            duration(record.duration_ms),
-            *((tokens(record.input_tokens, record.output_tokens),) if is_wide else ()),
-            _cost(record),
-        )
+    names = ["id", "status", "workflow", "at (UTC)", "duration", "tokens", "cost"]
+    for name in ("", *_DROPPED_FIRST):
+        names = [each for each in names if each != name]
+        table = _executions_table(records, names)
+        if _total_width(table) <= width:
+            return table
     others = [_width(column) for column in table.columns if column.header != "status"]
     table.columns[1].max_width = max(width - sum(others) - _GAP * len(others), _MIN_STATUS)
     return table
 
 
-def execution_details(record: ExecutionRecord, trace_url: str | None) -> RenderableType:
-    """Everything of one record that says something."""
+_DROPPED_FIRST = ("tokens", "duration", "at (UTC)")
+
+
+def _executions_table(records: Sequence[ExecutionRecord], names: Sequence[str]) -> Table:
+    left = [name for name in names if name not in _NUMBERS]
+    table = _table(*left, right=[name for name in names if name in _NUMBERS])
+    for record in records:
+        cells: dict[str, RenderableType] = {
+            "id": record.id,
+            "status": _status(record.status, record.error_type),
+            "workflow": record.workflow_name,
+            "at (UTC)": moment(record.started_at or record.queued_at),
+            "duration": duration(record.duration_ms),
+            "tokens": tokens(record.input_tokens, record.output_tokens),
+            "cost": _cost(record),
+        }
+        table.add_row(*(cells[name] for name in names))
+    return table
+
+
+_NUMBERS = frozenset({"duration", "tokens", "cost"})
+
+
+def execution_details(record: ExecutionRecord, trace_url: str | None, *, is_answered: bool = False) -> RenderableType:
+    """The fields of one record that have a value. `is_answered`: its question is, and no worker has claimed it yet."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in _details(record, trace_url):
-        grid.add_row(name, value)
+        grid.add_row(name, "answered, waits for a worker" if is_answered and name == "status" else value)
+    if is_answered:
+        return Group(grid, Text(f"Answered. It continues {_WHEN_SERVED}"))
+    if record.status == Status.QUEUED:
+        return Group(grid, Text(f"Queued. It starts {_WHEN_SERVED}"))
     return grid
 
 
+_WHEN_SERVED = "when a `spanloom serve` is running on this database."
+
+
 def question_view(execution_id: str, question: Approval) -> RenderableType:
-    """What a paused execution asks, and how to answer."""
-    text = Text(f"asks: {question.prompt}", style="bold")
+    """A question of a paused execution, and how to answer it."""
+    text = Text(f"Question: {question.prompt}", style="bold")
     until = f"until {moment(question.expires_at)} UTC"
     text.append(f"\n  {' or '.join(question.choices)}, {until} (approval {question.approval_id})", style="not bold")
-    text.append(f"\n  spanloom executions resume {execution_id} --choice {question.choices[0]}", style="not bold dim")
+    text.append(
+        f"\n  To answer: spanloom executions resume {execution_id} --choice {question.choices[0]}", style="not bold dim"
+    )
     return text
 
 
@@ -86,7 +107,7 @@ def _details(record: ExecutionRecord, trace_url: str | None) -> list[tuple[str, 
         ("error", _error(record)),
         ("cancelled", record.cancel_reason),
         ("workflow", f"{record.workflow_name} ({record.workflow_source}{version})"),
-        ("started", f"{moment(record.started_at)} UTC"),
+        ("started", UNKNOWN if record.started_at is None else f"{moment(record.started_at)} UTC"),
         ("duration", duration(record.duration_ms)),
         ("  of which", _time_ledger(record)),
         ("first token", duration(record.time_to_first_token_ms) if record.time_to_first_token_ms is not None else None),
@@ -98,7 +119,7 @@ def _details(record: ExecutionRecord, trace_url: str | None) -> list[tuple[str, 
         ("trigger", f"{record.trigger or UNKNOWN}{', streaming' if record.streaming else ''}"),
         ("conversation", record.conversation_id),
         ("correlation", record.correlation_id),
-        ("trace", record.trace_id),
+        ("trace", record.trace_id or UNKNOWN),
         ("", trace_url),
         ("graph", record.graph_hash),
         ("tags", ", ".join(f"{name}={value}" for name, value in record.tags.items()) or None),
@@ -137,7 +158,7 @@ def _whole_cost(record: ExecutionRecord) -> str:
     if record.unpriced_calls:
         notes.append(f"{plural(record.unpriced_calls, 'call')} without a price")
     if record.waste_nano_usd:
-        notes.append(f"{usd(record.waste_nano_usd)} bought nothing")
+        notes.append(f"{usd(record.waste_nano_usd)} wasted")
     return _cost(record) + (f" ({', '.join(notes)})" if notes else "")
 
 
@@ -147,21 +168,21 @@ def _cost(record: ExecutionRecord) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DemoShare:
-    """What of a cost report is the offline model's: a price that is made up."""
+    """The part of a cost report that is the offline model's demo price."""
 
     total_nano_usd: int
     groups: frozenset[tuple[GroupValue, ...]]
 
 
 def cost_table(report: CostReport, demo: DemoShare) -> RenderableType:
-    """One line per group, dearest first, and the total; exact to the nano-dollar.
+    """One line per group, highest cost first, and the total; exact to the nano-dollar.
 
-    An execution has no one provider or model: where those are asked for, model calls are counted instead.
+    An execution can use several providers and models, so groups by these count model calls instead of executions.
     """
     by_call = bool({"provider", "model"} & {*report.group_by})
     rows = [row for row in report.rows if row.sums.model_calls or not by_call]
     if not rows:
-        return Text("No model calls in this time." if by_call else "No executions in this time.")
+        return Text("No model calls in this period." if by_call else "No executions in this period.")
     names = [dimension.replace("_", "\n") for dimension in report.group_by]
     columns = _cost_columns(report.total, by_call=by_call)
     table = _table(*names, right=list(columns))
@@ -182,7 +203,7 @@ _COST = "cost\nUSD"
 
 
 def _cost_columns(total: Sums, *, by_call: bool) -> dict[str, Callable[[Sums], str]]:
-    """Heading to cell. Waste has a column where there is any."""
+    """Column heading to cell. Waste has a column only if there is any."""
     columns: dict[str, Callable[[Sums], str]] = (
         {"model\ncalls": lambda sums: count(sums.model_calls)}
         if by_call
@@ -215,7 +236,7 @@ def _group_value(value: GroupValue) -> str:
 
 
 def validation_view(name: str, report: ValidationReport) -> Text:
-    """Every issue of one document: where, what, and what to do."""
+    """Every issue of one document: its place, what is wrong, and how to fix it."""
     text = Text()
     mark, style = _MARKS["ok" if report.valid else "fail"]
     text.append(f"{mark} {name}", style=style)
@@ -223,7 +244,7 @@ def validation_view(name: str, report: ValidationReport) -> Text:
     for issue in report.issues:
         text.append_text(_issue(issue))
     if report.truncated:
-        text.append(f"  the first {len(report.issues)} are shown\n", style="dim")
+        text.append(f"  only the first {len(report.issues)} are shown\n", style="dim")
     return text
 
 
@@ -245,7 +266,7 @@ def _issue(issue: Issue) -> Text:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding of `doctor`: how it stands, and what to do where it does not stand well."""
+    """One finding of `doctor`, with advice if something is to be done."""
 
     name: str
     level: Level
@@ -269,9 +290,9 @@ def checks_view(checks: Sequence[Check]) -> Table:
 
 
 def dead_letters_table(found: Sequence[DeadLetterGroup]) -> RenderableType:
-    """One line for all letters of a consumer with the same reason."""
+    """One line for all dead letters of a consumer with the same reason."""
     if not found:
-        return Text("Nothing is kept aside.")
+        return Text("No dead letters.")
     table = _table("consumer", "since (UTC)", "next try (UTC)", right=["signals"])
     table.add_column("reason", overflow="fold")
     for pile in found:
@@ -288,6 +309,10 @@ def _table(*names: str, right: Sequence[str]) -> Table:
     for name in right:
         table.add_column(name, justify="right", no_wrap=True)
     return table
+
+
+def _total_width(table: Table) -> int:
+    return sum(_width(column) for column in table.columns) + _GAP * (len(table.columns) - 1)
 
 
 def _width(column: Column) -> int:

@@ -1,4 +1,4 @@
-"""Traces as drawings: the span tree in words for tests and papers, and the tree with bars for the terminal."""
+"""Span trees: a plain one for tests and documents, and one with duration bars for the terminal."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,10 +35,10 @@ _SHORT_NAMES = {"workflow": "invoke_workflow ", "node": "execute_node ", "tool":
 
 
 def span_tree(spans: Iterable[TraceSpan]) -> str:
-    """The spans as one line each: name, status where it is not completed (of roots always), error type.
+    """One line per span: its name, its status unless it is a completed child, and its error type.
 
-    Children stand two columns further in, in the order of their start; those that ran side by side by name, so that a
-    drawing does not depend on timing.
+    Children are indented by two columns and ordered by start; overlapping siblings are ordered by name, so that the
+    tree does not depend on timing.
     """
     spans = list(spans)
     ids = {span.span_id for span in spans}
@@ -56,7 +56,7 @@ def _tree_lines(children: dict[str | None, list[TraceSpan]], parent: str | None,
 
 
 def _by_start(siblings: list[TraceSpan]) -> Iterator[TraceSpan]:
-    """In the order of their start, but spans that overlap by name."""
+    """Siblings ordered by start; overlapping ones by name."""
     ordered = sorted(siblings, key=lambda span: (span.started_at, _end(span, span.started_at), span.span_id))
     group: list[TraceSpan] = []
     last_end: datetime | None = None
@@ -75,11 +75,11 @@ def _end(span: TraceSpan, otherwise: datetime) -> datetime:
 
 
 def trace_header(record: ExecutionRecord) -> Text:
-    """What was run and how it ended, when, and why it failed."""
+    """The workflow, its status, duration, id and start, and the error if it failed."""
     text = Text(f"{record.workflow_name}  ", style="bold")
     text.append(record.status, style=STATUS_STYLES.get(record.status, ""))
     text.append(f"  {duration(record.duration_ms)}", style="not bold")
-    text.append(f"\n{record.id}  ·  {moment(record.started_at)} UTC", style="not bold dim")
+    text.append(f"\n{record.id}  ·  {_start(record)}", style="not bold dim")
     if record.error_type is not None:
         place = f" at node {record.error_node_id}" if record.error_node_id else ""
         text.append(f"\n{record.error_type}{place}: {record.error_message or ''}", style="not bold red")
@@ -87,7 +87,7 @@ def trace_header(record: ExecutionRecord) -> Text:
 
 
 def trace_view(trace: Trace, record: ExecutionRecord, *, width: int) -> Text:
-    """The span tree with bars over the execution's time, duration, tokens, cost, errors, and the seal below."""
+    """The span tree with duration bars, duration, tokens, cost and errors, and the seal below."""
     view = Text(no_wrap=True, overflow="ellipsis")
     for attempt, spans in groupby(trace.spans, key=lambda span: span.attempt):
         if len(trace.attempts) > 1:
@@ -98,9 +98,13 @@ def trace_view(trace: Trace, record: ExecutionRecord, *, width: int) -> Text:
     return view
 
 
+def _start(record: ExecutionRecord) -> str:
+    return "not started" if record.started_at is None else f"{moment(record.started_at)} UTC"
+
+
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One line of the view, as text per column."""
+    """One line of the tree, as text per column."""
 
     span: TraceSpan
     guides: str
@@ -111,7 +115,7 @@ class _Row:
 
     @property
     def label(self) -> str:
-        """What stands in the first column."""
+        """The first column."""
         return self.guides + self.name
 
 
@@ -159,7 +163,7 @@ def _short_name(span: TraceSpan) -> str:
 
 
 def _guides(spans: Sequence[TraceSpan]) -> list[str]:
-    """The lines that lead to each span, for spans in depth-first order."""
+    """The branch lines before each span; the spans are in depth-first order."""
     drawn: list[str] = []
     open_depths: set[int] = set()
     for span in reversed(spans):
@@ -173,7 +177,7 @@ def _guides(spans: Sequence[TraceSpan]) -> list[str]:
 
 
 def _bar(span: TraceSpan, start: datetime, end: datetime, width: int) -> str:
-    """Where the span lies in the time of its attempt, to an eighth of a column."""
+    """The position of the span within its attempt, to an eighth of a column."""
     whole = max((end - start) / timedelta(microseconds=1), 1.0)
     first = min(int((span.started_at - start) / timedelta(microseconds=1) / whole * width), width - 1)
     if span.duration_us is None:
@@ -185,7 +189,7 @@ def _bar(span: TraceSpan, start: datetime, end: datetime, width: int) -> str:
 
 
 def _problem(row: _Row) -> Text:
-    """A line below a span that did not complete."""
+    """A line below a span that did not complete, with its status and error type."""
     span = row.span
     if span.status == "completed" or (span.status == "running" and span.error_type is None):
         return Text()
@@ -204,11 +208,11 @@ def _seal(seal: Seal, shown: int, *, is_cut: bool) -> Text:
     text = Text("seal ", style="dim")
     text.append(f"{seal.stored}/{expected} spans", style="green" if seal.complete else "yellow")
     if seal.expected is None:
-        text.append(" (still running)", style="dim")
+        text.append(" (not finished)", style="dim")
     elif not seal.complete:
         text.append(f" ({seal.expected - seal.stored} missing)", style="yellow")
     if is_cut:
-        text.append(f"  ·  the first {shown} shown", style="dim")
+        text.append(f"  ·  only the first {shown} are shown", style="dim")
     return text
 
 

@@ -1,0 +1,116 @@
+"""`spanloom executions` and its subcommands."""
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from api.cli.arguments.shared import ExecutionId, Json, Since, Until, utc
+from api.cli.help import Command
+
+app = typer.Typer(
+    help="List executions, or show, cancel, resume or retry one.", rich_markup_mode=None, invoke_without_command=True
+)
+
+Statuses = Annotated[
+    list[str] | None,
+    typer.Option("--status", metavar="STATUS", help="running, completed, failed, cancelled, … Repeatable."),
+]
+Template = Annotated[str | None, typer.Option("--template", metavar="TEMPLATE", help="The key or id of a template.")]
+ErrorTypes = Annotated[
+    list[str] | None, typer.Option("--error-type", metavar="TYPE", help="Such as timeout. Repeatable.")
+]
+Limit = Annotated[int, typer.Option(min=1, max=1_000, metavar="N", help="List at most this many executions.")]
+
+
+@app.callback()
+def executions(
+    context: typer.Context,
+    status: Statuses = None,
+    template: Template = None,
+    error_type: ErrorTypes = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = 20,
+    json: Json = False,
+) -> None:
+    """List executions, newest first; or show, cancel, resume or retry one."""
+    if context.invoked_subcommand is None:
+        _list(status, template, error_type, since, until, limit, json=json)
+
+
+@app.command("list", cls=Command)
+def list_executions(
+    status: Statuses = None,
+    template: Template = None,
+    error_type: ErrorTypes = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = 20,
+    json: Json = False,
+) -> None:
+    """List executions, newest first, like `spanloom executions`."""
+    _list(status, template, error_type, since, until, limit, json=json)
+
+
+def _list(
+    status: list[str] | None,
+    template: str | None,
+    error_type: list[str] | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+    *,
+    json: bool,
+) -> None:
+    from api.cli.commands.executions import Filters, list_all
+
+    filters = Filters(tuple(status or ()), template, tuple(error_type or ()), utc(since), utc(until), limit)
+    raise typer.Exit(list_all(filters, as_json=json))
+
+
+@app.command(cls=Command)
+def show(id: ExecutionId, json: Json = False) -> None:
+    """Show the record of an execution, and its open questions."""
+    from api.cli.commands.executions import show_one
+
+    raise typer.Exit(show_one(id, as_json=json))
+
+
+@app.command(cls=Command)
+def cancel(
+    id: ExecutionId,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Stored with the execution.")] = None,
+    json: Json = False,
+) -> None:
+    """Cancel an execution and wait up to 10 s for it to stop. A queued or paused one ends at once."""
+    from api.cli.commands.executions import cancel_one
+
+    raise typer.Exit(cancel_one(id, reason, as_json=json))
+
+
+@app.command(cls=Command)
+def resume(
+    id: ExecutionId,
+    choice: Annotated[str, typer.Option(metavar="CHOICE", help="Your answer: one of the question's choices.")],
+    approval: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="The id of the approval, if the execution asks more than one question."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Data for the answer, as the question's schema asks for.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Answer the question of a paused execution. `spanloom executions show ID` prints the question."""
+    from api.cli.commands.executions import resume_one
+
+    raise typer.Exit(resume_one(id, choice, approval, data, as_json=json))
+
+
+@app.command(cls=Command)
+def retry(id: ExecutionId, json: Json = False) -> None:
+    """Queue a finished execution again, with the same graph and input, and print the new id."""
+    from api.cli.commands.executions import retry_one
+
+    raise typer.Exit(retry_one(id, as_json=json))

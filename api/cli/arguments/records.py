@@ -1,0 +1,74 @@
+"""`spanloom trace`, `cost`, `reconcile` and `dead-letters`: the commands that read the books."""
+
+from typing import Annotated
+
+import typer
+
+from api.cli.arguments.shared import ExecutionId, Json, Since, Until, utc
+
+
+def trace(
+    id: ExecutionId = "last",
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", "-f", help="Wait until the execution has ended; exit 1 unless it completed."),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show the span tree of an execution, by default of the newest.
+
+    Each span has its duration, tokens, cost and error; the last line tells whether all spans are stored.
+    """
+    from api.cli.commands.trace import follow_trace, show_trace
+
+    raise typer.Exit(follow_trace(id, as_json=json) if follow else show_trace(id, as_json=json))
+
+
+def cost(
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GROUP",
+            help="template (the default), template_version, workflow, source, provider, model, owner or day. "
+            "Repeatable.",
+        ),
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(metavar="TEMPLATE", help="Only this template, by its key or id.")
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    json: Json = False,
+) -> None:
+    """Show the cost of executions, per template or any other group.
+
+    Amounts are exact to the nano-dollar. --from and --to are rounded down to the hour.
+    """
+    from api.cli.commands.cost import show_cost
+
+    raise typer.Exit(show_cost(tuple(by or ["template"]), template, utc(since), utc(until), as_json=json))
+
+
+def reconcile(since: Since = None, until: Until = None, json: Json = False) -> None:
+    """Compare spans, records, roll-ups and Prometheus, by default of the last 24 hours.
+
+    Exits with 1 and lists the differences if they disagree. Repairs nothing.
+    """
+    from api.cli.commands.reconcile import compare
+
+    raise typer.Exit(compare(utc(since), utc(until), as_json=json))
+
+
+def dead_letters(
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Try to store all of them again first; exit 1 if some still fail.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show signals that could not be stored, and why.
+
+    A running service tries each again six times within a day.
+    """
+    from api.cli.commands.dead_letters import list_or_replay
+
+    raise typer.Exit(list_or_replay(replay=replay, as_json=json))
