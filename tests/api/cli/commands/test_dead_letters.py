@@ -41,7 +41,7 @@ async def test_the_command_shows_what_was_kept_aside_and_stores_it_when_asked(
     stored = await asyncio.to_thread(spanloom, migrated_sqlite_url, "dead-letters", "--replay")
     assert (stored.returncode, stored.stdout.splitlines()) == (
         0,
-        [f"Stored now: {kept}.", "Nothing is kept aside."],
+        [f"Stored {kept} dead letters.", "No dead letters."],
     )
     assert await count(service.runtime.database, executions) == 1
     assert await check_books(service.runtime.database) == []

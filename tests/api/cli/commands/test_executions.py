@@ -3,13 +3,12 @@
 import json
 import signal
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from tests.api.cli.test_main import Shell, shell
+from tests.api.cli.shell import Shell
 from tests.api.operations.test_approve import REVIEW
-
-__all__ = ["shell"]
 
 OFFLINE = ("run", "universal_chat", "-m", "hi")
 
@@ -33,8 +32,16 @@ def test_what_is_left_to_a_service_is_run_by_it_and_can_be_followed(shell: Shell
     execution_id = queued.stdout.strip()
     assert (queued.returncode, len(execution_id)) == (0, 36)
     assert f"spanloom trace {execution_id} --follow" in queued.stderr
-    shown = shell.json("executions", "show", execution_id)
-    assert (shown["status"], shown["trace_id"]) == ("queued", None)
+    document = shell.json("executions", "show", execution_id)
+    assert (document["status"], document["trace_id"]) == ("queued", None)
+    shown = shell.run("executions", "show", execution_id).stdout
+    assert "Queued. It starts when a `spanloom serve` is running on this database." in shown
+    assert [line.split() for line in shown.splitlines() if line.startswith(("started", "trace"))] == [
+        ["started", "–"],
+        ["trace", "–"],
+    ]
+    assert "1970" not in shown + shell.run("trace", execution_id).stdout
+    assert shell.json("executions", "list") == shell.json("executions")
     with serving(shell):
         followed = shell.run("trace", execution_id, "--follow")
     assert followed.returncode == 0, followed.stderr
@@ -50,7 +57,7 @@ def test_what_is_left_to_a_service_is_run_by_it_and_can_be_followed(shell: Shell
 def test_what_is_queued_is_cancelled_at_once(shell: Shell) -> None:
     execution_id = shell.json(*OFFLINE, "--async")["id"]
     cancelled = shell.run("executions", "cancel", execution_id, "--reason", "not needed")
-    assert (cancelled.returncode, cancelled.stdout) == (0, f"{execution_id} is cancelled.\n")
+    assert (cancelled.returncode, cancelled.stdout) == (0, f"Execution {execution_id} is cancelled.\n")
     shown = shell.json("executions", "show", execution_id)
     assert (shown["cancel_reason"], shown["trace_id"], shown["trace_url"]) == ("not needed", None, None)
     badly = shell.run("trace", execution_id, "--follow")
@@ -60,7 +67,7 @@ def test_what_is_queued_is_cancelled_at_once(shell: Shell) -> None:
 def test_a_question_is_shown_answered_once_and_gone_on_with(shell: Shell) -> None:
     (shell.folder / "review.json").write_text(json.dumps(REVIEW))
     paused = shell.run("run", "review.json", "-m", "write")
-    assert paused.returncode == 0, paused.stderr
+    assert paused.returncode == 1, paused.stderr
     assert "spanloom executions show " in paused.stderr
     execution_id = shell.json("executions")["items"][0]["id"]
     shown = shell.run("executions", "show", "last")
@@ -70,6 +77,7 @@ def test_a_question_is_shown_answered_once_and_gone_on_with(shell: Shell) -> Non
     assert (wrong.returncode, wrong.stderr) == (4, "spanloom: The choices are: approved, rejected.\n")
     answered = shell.run(*resume, "rejected", "--data", "{}")
     assert answered.returncode == 0, answered.stderr
+    assert "answered, waits for a worker" in shell.run("executions", "show", "last").stdout
     assert shell.run(*resume, "approved", "--data", "{}").returncode == 4
     with serving(shell):
         assert shell.run("trace", execution_id, "--follow").returncode == 0
@@ -78,7 +86,7 @@ def test_a_question_is_shown_answered_once_and_gone_on_with(shell: Shell) -> Non
 
 def test_what_waits_for_an_answer_is_cancelled_with_all_that_was_kept_to_go_on(shell: Shell) -> None:
     (shell.folder / "review.json").write_text(json.dumps(REVIEW))
-    assert shell.run("run", "review.json", "-m", "write").returncode == 0
+    assert shell.run("run", "review.json", "-m", "write").returncode == 1
     assert checkpoints(shell) > 0
     assert shell.run("executions", "cancel", "last").returncode == 0
     assert checkpoints(shell) == 0
@@ -103,3 +111,19 @@ def test_data_that_is_no_json_is_wrong_use(shell: Shell) -> None:
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("spanloom: --data: ")
     shell.run("executions", "cancel", execution_id)
+
+
+def test_an_execution_is_cancelled_from_another_terminal(shell: Shell, waiting: subprocess.Popen[str]) -> None:
+    cancelled = shell.run("executions", "cancel", "last", "--reason", "too slow")
+    assert cancelled.returncode == 0
+    assert cancelled.stdout.endswith(" is cancelled.\n")
+    assert shell.finish(waiting).returncode == 1
+    again = shell.run("executions", "show", "last")
+    assert "too slow" in again.stdout
+
+
+def test_an_execution_that_has_ended_cannot_be_cancelled(shell: Shell) -> None:
+    shell.ask()
+    done = shell.run("executions", "cancel", "last")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "has already ended: completed" in done.stderr

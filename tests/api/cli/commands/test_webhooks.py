@@ -79,7 +79,7 @@ async def test_an_endpoint_is_added_tested_and_told_of(shell: Shell) -> None:
     id_ = await shell.add()
     tested = await shell.run("test", id_[:18])
     assert tested.code == 0, tested.err
-    assert tested.out.startswith("Delivered: status 204 in ")
+    assert tested.out.startswith("Delivered: status 204 after ")
     assert shell.receiver.accepted[0].document["type"] == "webhook.test"
     listed = await shell.run("list")
     assert shell.receiver.url in listed.out
@@ -115,11 +115,11 @@ async def test_a_secret_is_rotated_and_an_endpoint_disabled_and_enabled(shell: S
     [
         (("add", "https://169.254.169.254/"), 4, "a cloud's metadata service"),
         (("add", "http://hooks.example/"), 4, "use https"),
-        (("add", "https://hooks.example/", "--event", "x"), 2, "x is no event; there are: workflow."),
+        (("add", "https://hooks.example/", "--event", "x"), 2, "Unknown event 'x'. Valid events: workflow."),
         (("add", "https://hooks.example/", "--header", "X-A"), 2, "NAME=VALUE"),
         (("add", "https://hooks.example/", "--header", "webhook-id=canary"), 2, "headers.webhook-id"),
-        (("list",), 3, "there is no database"),
-        (("deliveries", "--state", "lost"), 2, "lost is no state; use pending, delivered, failed"),
+        (("list",), 3, "There is no database"),
+        (("deliveries", "--state", "lost"), 2, "Unknown state 'lost'. Valid states: pending, delivered, failed."),
     ],
 )
 async def test_what_cannot_be_done_is_said(shell: Shell, arguments: tuple[str, ...], code: int, sentence: str) -> None:
@@ -134,6 +134,6 @@ async def test_an_unknown_id_is_said(shell: Shell) -> None:
     for command in ("test", "rotate", "disable"):
         said = await shell.run(command, "nonsense")
         assert said.code == 4
-        assert "there is no endpoint nonsense; `spanloom webhooks list`" in said.err
+        assert "There is no endpoint 'nonsense'. List the endpoints: spanloom webhooks list" in said.err
     said = await shell.run("redeliver", "nonsense")
-    assert "there is no delivery nonsense" in said.err
+    assert "There is no delivery 'nonsense'" in said.err

@@ -1,0 +1,27 @@
+"""`spanloom doctor`: what is set, what is missing, and no secrets."""
+
+import json
+
+from tests.api.cli.shell import Shell
+
+
+def test_the_doctor_says_what_is_in_force_and_never_a_secret(shell: Shell) -> None:
+    done = shell.run(
+        "doctor", OPENAI_API_KEY="sk-verysecret", SPANLOOM_DATABASE_URL="postgresql://u:hidden@127.0.0.1:1/n"
+    )
+    assert done.returncode == 3
+    assert "OPENAI_API_KEY=present" in done.stdout
+    assert "127.0.0.1:1/n cannot be reached" in done.stdout
+    assert "verysecret" not in done.stdout
+    assert "hidden" not in done.stdout
+    assert shell.json("doctor")["ready"] is True
+
+
+def test_the_doctor_is_not_ready_for_the_collector_without_an_ingest_token(shell: Shell) -> None:
+    done = shell.run("doctor", "--json", SPANLOOM_PIPELINE="collector")
+    report = json.loads(done.stdout)
+    failed = {check["name"]: check["finding"] for check in report["checks"] if check["level"] == "fail"}
+    assert (done.returncode, report["ready"], list(failed)) == (3, False, ["collector"])
+    assert "SPANLOOM_INGEST_TOKENS" in failed["collector"]
+    ready = shell.run("doctor", SPANLOOM_PIPELINE="collector", SPANLOOM_INGEST_TOKENS="t" * 32)
+    assert (ready.returncode, ready.stdout.splitlines()[-1]) == (0, "Ready.")

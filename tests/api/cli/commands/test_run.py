@@ -1,0 +1,109 @@
+"""`spanloom run`: the answer, progress, questions, and Ctrl-C."""
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+
+from tests.api.cli.shell import ANSWER, QUESTION, SECONDS, SPANLOOM, Shell
+from tests.api.cli.workflows import GRAPH
+from tests.api.operations.test_approve import REVIEW
+
+
+def test_a_question_to_a_folder_is_answered_and_in_the_books(shell: Shell) -> None:
+    done = shell.ask()
+    assert (done.returncode, done.stdout) == (0, ANSWER)
+    assert "demo money, not real · spanloom trace " in done.stderr
+    listed = shell.json("executions")
+    (record,) = listed["items"]
+    assert (record["status"], record["trigger"], record["seal"]["complete"]) == ("completed", "cli", True)
+    assert shell.json("cost")["total"]["cost_nano_usd"] == record["cost_nano_usd"] > 0
+    beginning = str(record["id"])[:10]
+    assert shell.json("executions", "show", beginning)["id"] == record["id"]
+    trace = shell.run("trace")
+    assert trace.stdout.startswith("document_qa  completed")
+    assert "chat extractive" in trace.stdout
+    assert "seal 7/7 spans" in trace.stdout
+    assert "\x1b" not in trace.stdout
+
+
+def test_the_result_as_json_is_all_that_is_on_stdout(shell: Shell) -> None:
+    done = shell.finish(shell.start("run", "tool_agent", "-m", "What is 17.5 * 12?", "--json", "--quiet"))
+    result = json.loads(done.stdout)
+    assert (result["status"], result["response"], done.stderr) == ("completed", "calculate(17.5 * 12) gives 210.", "")
+
+
+def test_params_are_read_as_the_schema_of_the_template_has_them(shell: Shell) -> None:
+    params = ["-p", "path=texts", "-p", "max_documents=1", "-p", "system_message=12"]
+    assert shell.run("run", "rag_chat", *params, "-m", QUESTION).stdout == ANSWER
+    (record,) = shell.json("executions")["items"]
+    assert record["params"] == {"path": "texts", "max_documents": 1, "system_message": "12"}
+
+
+def test_a_graph_in_a_file_runs_on_the_input_of_a_file(shell: Shell) -> None:
+    (shell.folder / "greeting.json").write_text(json.dumps(GRAPH))
+    (shell.folder / "input.json").write_text('{"name": "Ada"}')
+    done = shell.run("run", "greeting.json", "--input", "@input.json")
+    assert (done.returncode, done.stdout) == (0, "Hello Ada\n")
+    failed = shell.run("run", "greeting.json", "--input", '{"name": ""}')
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert "no_name" in failed.stderr
+    assert "Give a name." in failed.stderr
+
+
+def test_a_provider_without_its_package_says_how_to_install_it(shell: Shell) -> None:
+    code = "import sys; sys.modules['langchain_openai'] = None; from api.cli.main import main; main()"
+    arguments = ["run", "universal_chat", "-p", "provider=openai", "-p", "model=m", "-m", "hi"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=shell.folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "pip install 'spanloom[openai]'" in done.stderr
+
+
+def test_a_locked_database_refuses_and_loses_nothing(shell: Shell) -> None:
+    assert shell.ask().returncode == 0
+    other = sqlite3.connect(shell.folder / "spanloom.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    refused = shell.ask()
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert "locked by another process" in refused.stderr
+    assert len(shell.json("executions")["items"]) == 1
+    other.close()
+    assert shell.ask().returncode == 0
+
+
+def test_the_first_ctrl_c_cancels_the_execution_and_waits_for_it(shell: Shell, waiting: subprocess.Popen[str]) -> None:
+    waiting.send_signal(signal.SIGINT)
+    done = shell.finish(waiting)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert "Cancelling. Press Ctrl-C again to exit at once." in done.stderr
+    (record,) = shell.json("executions")["items"]
+    assert (record["status"], record["cancel_reason"]) == ("cancelled", "interrupted at the terminal")
+
+
+def test_a_quiet_run_that_pauses_prints_its_question_and_how_to_answer(shell: Shell) -> None:
+    (shell.folder / "review.json").write_text(json.dumps(REVIEW))
+    paused = shell.run("run", "review.json", "-m", "write", "--quiet")
+    assert (paused.returncode, paused.stdout) == (1, "")
+    assert paused.stderr.startswith("Question: Good? ")
+    assert "approved or rejected, until " in paused.stderr
+    execution_id = shell.json("executions")["items"][0]["id"]
+    assert f"To answer: spanloom executions resume {execution_id} --choice approved" in paused.stderr
+    assert shell.run("executions", "cancel", execution_id).returncode == 0
+
+
+def test_in_merged_output_the_answer_has_its_lines_to_itself(shell: Shell) -> None:
+    done = subprocess.run(
+        [SPANLOOM, "run", "document_qa", "--param", "path=texts", "--message", QUESTION],
+        cwd=shell.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=SECONDS,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert ANSWER.rstrip() in lines
+    assert all(line.startswith(("  ✓ ", "completed in ")) for line in lines if line != ANSWER.rstrip())
