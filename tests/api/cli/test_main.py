@@ -70,7 +70,7 @@ def test_a_misspelt_setting_is_found_before_anything_runs(shell: Shell) -> None:
     done = shell.run("run", "universal_chat", "-m", "hi", SPANLOOM_MODLE="offline:extractive")
     assert (done.returncode, done.stderr) == (
         2,
-        "spanloom: SPANLOOM_MODLE is no setting; did you mean SPANLOOM_MODEL?\n",
+        "spanloom: Unknown setting SPANLOOM_MODLE. Did you mean SPANLOOM_MODEL?\n",
     )
 
 

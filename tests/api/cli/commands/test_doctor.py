@@ -21,7 +21,7 @@ def test_the_doctor_is_not_ready_for_the_collector_without_an_ingest_token(shell
     done = shell.run("doctor", "--json", SPANLOOM_PIPELINE="collector")
     report = json.loads(done.stdout)
     failed = {check["name"]: check["finding"] for check in report["checks"] if check["level"] == "fail"}
-    assert (done.returncode, report["ready"], list(failed)) == (3, False, ["collector"])
-    assert "SPANLOOM_INGEST_TOKENS" in failed["collector"]
+    assert (done.returncode, report["ready"], list(failed)) == (3, False, ["Collector"])
+    assert "SPANLOOM_INGEST_TOKENS" in failed["Collector"]
     ready = shell.run("doctor", SPANLOOM_PIPELINE="collector", SPANLOOM_INGEST_TOKENS="t" * 32)
     assert (ready.returncode, ready.stdout.splitlines()[-1]) == (0, "Ready.")
