@@ -91,6 +91,15 @@ async def read_frames(response: httpx2.Response) -> AsyncIterator[Frame]:
         yield Frame(event.event, data, event.id)
 
 
+async def ended(service: Service, execution_id: str) -> JsonObject:
+    """The execution once a worker has run it: its events are followed to the closing one."""
+    async with service.client.stream("GET", f"/v1/executions/{execution_id}/events") as response:
+        if response.status_code == 200:
+            _ = [frame async for frame in read_frames(response)]
+    found: JsonObject = (await service.client.get(f"/v1/executions/{execution_id}")).json()
+    return found
+
+
 @asynccontextmanager
 async def running(database_url: str, script: Script | None = None, **settings: object) -> AsyncIterator[Service]:
     """A service over the database, with a worker; without a script its model says hello each time."""

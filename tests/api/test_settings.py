@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from api.service.logs import JsonLines
-from api.settings import Settings, SettingsInvalid, prepare_process, read_settings
+from api.settings import Settings, SettingsInvalid, check_ingest, prepare_process, read_settings
 
 
 def test_without_an_environment_there_are_defaults() -> None:
@@ -132,3 +132,11 @@ def test_a_log_line_is_json_with_its_fields() -> None:
     record = logging.makeLogRecord({"name": "api", "levelname": "INFO", "msg": "ready at %s", "args": ("x",), "n": 1})
     line = orjson.loads(JsonLines().format(record))
     assert (line["message"], line["level"], line["n"]) == ("ready at x", "info", 1)
+
+
+def test_the_collector_needs_a_token_to_show() -> None:
+    with pytest.raises(SettingsInvalid, match="SPANLOOM_INGEST_TOKENS"):
+        check_ingest(Settings(pipeline="collector"))
+    with pytest.raises(SettingsInvalid, match="SPANLOOM_PIPELINE=collector"):
+        check_ingest(Settings(ingest_tokens=("x",)))
+    check_ingest(Settings(pipeline="collector", ingest_tokens=("x",)))

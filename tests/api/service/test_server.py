@@ -11,10 +11,15 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from api.service.server import CannotListen, listen
+from api.cli.commands.serve import run_service
+from api.service.server import CannotListen, default_roles, listen
 from api.settings import Settings, SettingsInvalid, check_bind
 from engine.testing.models import Hold, Say
 from tests.api.harness import request, running
+from tests.house.lock import ROOT
+from tests.misbehaving_collector import TOKEN
+
+SECONDS = 30
 
 
 async def test_what_runs_may_end_while_the_service_stops(migrated_url: str) -> None:
@@ -116,3 +121,34 @@ def test_an_address_beyond_loopback_is_refused(bind: str) -> None:
 @pytest.mark.parametrize("bind", ["127.0.0.1:80", "localhost:80", "[::1]:80", None])
 def test_loopback_is_allowed(bind: str | None) -> None:
     check_bind(Settings(bind=bind))
+
+
+def test_ingest_is_a_role_where_there_is_a_collector() -> None:
+    assert default_roles(Settings()) == {"api", "worker", "keeper"}
+    assert default_roles(Settings(pipeline="collector")) == {"api", "worker", "keeper", "ingest"}
+
+
+def test_an_unknown_role_is_refused() -> None:
+    with pytest.raises(SettingsInvalid, match="api, worker, keeper, ingest"):
+        run_service("api,janitor")
+
+
+async def test_a_process_of_its_own_may_take_signals_back(migrated_sqlite_url: str) -> None:
+    environment = os.environ | {
+        "SPANLOOM_DATABASE_URL": migrated_sqlite_url,
+        "SPANLOOM_PIPELINE": "collector",
+        "SPANLOOM_INGEST_TOKENS": f"old,{TOKEN}",
+        "SPANLOOM_INGEST_BIND": "127.0.0.1:0",
+    }
+    command = (sys.executable, "-c", "from api.cli.main import main; main()", "serve", "--role", "ingest")
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment, stderr=asyncio.subprocess.PIPE)
+    assert process.stderr is not None
+    async with asyncio.timeout(SECONDS):
+        while b"ready for the Collector at " not in (line := await process.stderr.readline()):
+            assert line, "it ended before it was ready"
+    url = line.decode().partition("Collector at ")[2].split('"')[0].strip()
+    headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/x-protobuf"}
+    async with httpx2.AsyncClient(base_url=url, trust_env=False) as client:
+        assert (await client.post("/internal/otlp/v1/traces", content=b"", headers=headers)).status_code == 200
+    process.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(process.wait(), SECONDS) == 0

@@ -1,24 +1,17 @@
 """The service in the Collector mode: what callers see while a record lags, and that no restart loses one."""
 
 import asyncio
-import os
-import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import httpx2
 import pytest
 
-from api.cli.commands.serve import run_service
 from api.schemas.executions import Execution
-from api.service.server import default_roles, ingest_of, listen, receiving, url_of
-from api.settings import Settings, SettingsInvalid, check_ingest
+from api.service.server import ingest_of, listen, receiving, url_of
 from engine.database.database import Database
 from telemetry.store.tables import executions, outbox, spans
 from tests.api.harness import Service, running
 from tests.both_modes import count
-from tests.house.lock import ROOT
 from tests.misbehaving_collector import TOKEN, MisbehavingCollector, Mood, misbehaving
 
 SECONDS = 30
@@ -131,42 +124,3 @@ async def test_going_back_to_the_embedded_mode_serves_what_is_left(migrated_url:
         assert (await seen(service, id_)).seal.complete
         assert await count(service.runtime.database, outbox) == 0
         assert await count(service.runtime.database, spans) == 5
-
-
-def test_the_collector_needs_a_token_to_show() -> None:
-    with pytest.raises(SettingsInvalid, match="SPANLOOM_INGEST_TOKENS"):
-        check_ingest(Settings(pipeline="collector"))
-    with pytest.raises(SettingsInvalid, match="SPANLOOM_PIPELINE=collector"):
-        check_ingest(Settings(ingest_tokens=("x",)))
-    check_ingest(Settings(pipeline="collector", ingest_tokens=("x",)))
-
-
-def test_ingest_is_a_role_where_there_is_a_collector() -> None:
-    assert default_roles(Settings()) == {"api", "worker", "keeper"}
-    assert default_roles(Settings(pipeline="collector")) == {"api", "worker", "keeper", "ingest"}
-
-
-def test_an_unknown_role_is_refused() -> None:
-    with pytest.raises(SettingsInvalid, match="api, worker, keeper, ingest"):
-        run_service("api,janitor")
-
-
-async def test_a_process_of_its_own_may_take_signals_back(migrated_sqlite_url: str) -> None:
-    environment = os.environ | {
-        "SPANLOOM_DATABASE_URL": migrated_sqlite_url,
-        "SPANLOOM_PIPELINE": "collector",
-        "SPANLOOM_INGEST_TOKENS": f"old,{TOKEN}",
-        "SPANLOOM_INGEST_BIND": "127.0.0.1:0",
-    }
-    command = (sys.executable, "-c", "from api.cli.main import main; main()", "serve", "--role", "ingest")
-    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment, stderr=asyncio.subprocess.PIPE)
-    assert process.stderr is not None
-    async with asyncio.timeout(SECONDS):
-        while b"ready for the Collector at " not in (line := await process.stderr.readline()):
-            assert line, "it ended before it was ready"
-    url = line.decode().partition("Collector at ")[2].split('"')[0].strip()
-    headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/x-protobuf"}
-    async with httpx2.AsyncClient(base_url=url, trust_env=False) as client:
-        assert (await client.post("/internal/otlp/v1/traces", content=b"", headers=headers)).status_code == 200
-    process.send_signal(signal.SIGTERM)
-    assert await asyncio.wait_for(process.wait(), SECONDS) == 0
