@@ -26,20 +26,20 @@ _LOOKS = 10
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Position:
-    """The event that a reader has seen last; before the first one if it has seen none."""
+class StreamPosition:
+    """The last event that a reader has received; (0, 0) before the first one."""
 
     attempt: int = 0
     seq: int = 0
 
     @classmethod
-    def of(cls, event: ExecutionEvent) -> "Position":
+    def of(cls, event: ExecutionEvent) -> "StreamPosition":
         """Where this event stands."""
         return cls(event.attempt, event.seq)
 
 
 async def follow(
-    runtime: Runtime, execution_id: str, owner: str, position: Position
+    runtime: Runtime, execution_id: str, owner: str, position: StreamPosition
 ) -> AsyncGenerator[ExecutionEvent, None]:
     """What comes behind the position, to the next closing event. Raises `NotFound`, `Draining`, `Unavailable`."""
     while True:
@@ -47,12 +47,12 @@ async def follow(
             async with aclosing(ring.read(position.seq if ring.attempt == position.attempt else 0)) as events:
                 async for event in events:
                     yield event
-                    position = Position.of(event)
+                    position = StreamPosition.of(event)
                     if event.type.is_closing:
                         return
         for event in told(await read_row(runtime, execution_id, owner), position):
             yield event
-            position = Position.of(event)
+            position = StreamPosition.of(event)
             if event.type.is_closing:
                 return
         if runtime.is_draining:
@@ -69,12 +69,12 @@ async def read_row(runtime: Runtime, execution_id: str, owner: str) -> ControlRo
     return row
 
 
-def has_told_all(row: ControlRow, position: Position) -> bool:
+def has_told_all(row: ControlRow, position: StreamPosition) -> bool:
     """The execution has ended, and the reader knows."""
     return row.status.is_terminal and position >= _end(row)
 
 
-def told(row: ControlRow, position: Position) -> Iterator[ExecutionEvent]:
+def told(row: ControlRow, position: StreamPosition) -> Iterator[ExecutionEvent]:
     """What is to be said to a reader by what is decided."""
     if (closing := closing_event(row.status)) is not None:
         if position < _end(row):
@@ -88,7 +88,7 @@ def told(row: ControlRow, position: Position) -> Iterator[ExecutionEvent]:
         yield _event(row, type_, 1, row.root.started_at, data)
 
 
-def _closing(row: ControlRow, type_: EventType, position: Position) -> Iterator[ExecutionEvent]:
+def _closing(row: ControlRow, type_: EventType, position: StreamPosition) -> Iterator[ExecutionEvent]:
     seq = _end(row).seq
     at = row.finished_at or row.paused_at or row.accepted_at
     if position.attempt == row.attempt and position.seq + 1 < seq < LAST_SEQ:
@@ -96,16 +96,16 @@ def _closing(row: ControlRow, type_: EventType, position: Position) -> Iterator[
     yield _event(row, type_, seq, at, row.result or {})
 
 
-def _end(row: ControlRow) -> Position:
+def _end(row: ControlRow) -> StreamPosition:
     """Where the closing event stands."""
-    return Position(row.attempt, row.last_seq or LAST_SEQ)
+    return StreamPosition(row.attempt, row.last_seq or LAST_SEQ)
 
 
 def _event(row: ControlRow, type_: EventType, seq: int, at: datetime, data: JsonObject) -> ExecutionEvent:
     return ExecutionEvent(type_, seq, row.execution_id, row.attempt, at.timestamp(), data)
 
 
-def _ring(runtime: Runtime, execution_id: str, position: Position) -> EventRing | None:
+def _ring(runtime: Runtime, execution_id: str, position: StreamPosition) -> EventRing | None:
     """The events of an attempt that runs or ran here, if there are or will be some behind the position."""
     ring = runtime.engine.events_of(execution_id)
     if ring is None or ring.attempt < position.attempt:
@@ -114,7 +114,7 @@ def _ring(runtime: Runtime, execution_id: str, position: Position) -> EventRing 
     return ring if has_more and not (ring.closed and ring.last_seq == 0) else None
 
 
-async def _rest(runtime: Runtime, execution_id: str, position: Position) -> None:
+async def _rest(runtime: Runtime, execution_id: str, position: StreamPosition) -> None:
     for _ in range(_LOOKS):
         await asyncio.sleep(STORED_SECONDS / _LOOKS)
         if runtime.is_draining or _ring(runtime, execution_id, position) is not None:

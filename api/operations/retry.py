@@ -1,4 +1,4 @@
-"""What a finished execution was asked to run, so that it can be run anew."""
+"""Reads the request of a finished execution, so that it can be run again."""
 
 from dataclasses import dataclass
 
@@ -12,16 +12,16 @@ from telemetry.reads.executions import get_execution
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """As it was accepted; `graph` is null where it had none that could be run."""
+class OriginalRequest:
+    """The request as it was accepted; `graph` is null if it had no valid graph."""
 
     identity: ExecutionIdentity
     request: JsonObject
     graph: bytes | None
 
 
-async def kept(connection: AsyncConnection, execution_id: str, owner: str) -> Kept:
-    """Raises `NotFound`, `NotFinished` or `InputGone`."""
+async def read_original(connection: AsyncConnection, execution_id: str, owner: str) -> OriginalRequest:
+    """The original request of a finished execution. Raises `NotFound`, `NotFinished` or `InputGone`."""
     row = await control.get(connection, execution_id, owner)
     if row is None:
         if await get_execution(connection, execution_id, owner) is None:
@@ -34,4 +34,4 @@ async def kept(connection: AsyncConnection, execution_id: str, owner: str) -> Ke
         graph = await control.kept_graph(connection, row.graph_hash)
         if graph is None:
             raise InputGone
-    return Kept(row.identity, row.request, graph)
+    return OriginalRequest(row.identity, row.request, graph)

@@ -12,7 +12,7 @@ from api.http.middleware import ids_of
 from api.http.problems import ProblemDocument, internal_error, problem_of
 from api.http.responses import json_answer
 from api.http.sse import EventStream, frames
-from api.operations.follow import STORED_SECONDS, Position, follow, read_row
+from api.operations.follow import STORED_SECONDS, StreamPosition, follow, read_row
 from api.operations.lookup import about, headers_of, read_execution
 from api.wiring.runtime import Runtime
 from engine.errors import Draining, Fenced, Replayed, SpanloomError
@@ -54,7 +54,12 @@ async def accepted(runtime: Runtime, execution_id: str, *, replayed: bool = Fals
 
 
 def event_stream(
-    runtime: Runtime, request: Request, execution_id: str, position: Position, *, headers: dict[str, str] | None = None
+    runtime: Runtime,
+    request: Request,
+    execution_id: str,
+    position: StreamPosition,
+    *,
+    headers: dict[str, str] | None = None,
 ) -> EventStream:
     """What comes behind the position, over all attempts. Counts as a reader, who never takes the execution along."""
     readers = runtime.readers
@@ -66,7 +71,7 @@ def event_stream(
             del readers[execution_id]
 
     def behind(last: ExecutionEvent | None) -> AsyncGenerator[ExecutionEvent, None]:
-        return follow(runtime, execution_id, OWNER, Position.of(last) if last else position)
+        return follow(runtime, execution_id, OWNER, StreamPosition.of(last) if last else position)
 
     broken = _Broken(request, execution_id)
     return EventStream(frames(behind, broken), leave, headers_of(execution_id) | (headers or {}))
@@ -154,7 +159,7 @@ async def _replay(
     if asked.mode == "async":
         return await accepted(runtime, execution_id, replayed=True)
     if asked.mode == "stream":
-        return event_stream(runtime, request, execution_id, Position(), headers=_REPLAYED)
+        return event_stream(runtime, request, execution_id, StreamPosition(), headers=_REPLAYED)
     async with about(execution_id):
         return await _join(runtime, request, execution_id, wait_seconds)
 

@@ -10,7 +10,7 @@ from api.http.request_bodies import read_body
 from api.http.responses import answers, json_answer, takes_body, takes_key
 from api.operations.approve import ResumeBody, answer
 from api.operations.lookup import about, headers_of, read_execution
-from api.operations.retry import kept
+from api.operations.retry import read_original
 from api.operations.start import accepted
 from api.routers.executions import ACCEPTED_HEADERS, ID_HEADER
 from api.schemas import executions
@@ -142,7 +142,7 @@ async def retry(
     """Queued for a process with room, whatever the mode of the first one was."""
     async with about(execution_id):
         async with runtime.database.read() as connection:
-            asked = await kept(connection, execution_id, OWNER)
+            asked = await read_original(connection, execution_id, OWNER)
         try:
             again = await runtime.engine.enqueue_again(
                 asked.identity, asked.request, asked.graph, replace(caller, idempotency_key=key)

@@ -9,7 +9,7 @@ from pydantic import Field
 from api.http.dependencies import OWNER, QueryModel, RuntimeDep
 from api.http.problems import Problem
 from api.http.responses import answers
-from api.operations.follow import Position, has_told_all
+from api.operations.follow import StreamPosition, has_told_all
 from api.operations.lookup import about, headers_of
 from api.operations.start import event_stream
 from api.routers.executions import EVENT_STREAM, ID_HEADER
@@ -75,9 +75,9 @@ async def events(
         return event_stream(runtime, request, execution_id, position)
 
 
-def _position(request: Request, query: EventsQuery) -> Position:
+def _position(request: Request, query: EventsQuery) -> StreamPosition:
     given = request.headers.get(LAST_EVENT_ID)
     if given is not None and not re.fullmatch(_ID, given):
         raise Problem("invalid_header", f"{LAST_EVENT_ID} is written as <attempt>-<seq>.")
     attempt, _, seq = (given or query.after or "0-0").partition("-")
-    return Position(int(attempt), int(seq))
+    return StreamPosition(int(attempt), int(seq))

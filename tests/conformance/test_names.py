@@ -10,7 +10,7 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.trace import ReadableSpan
 
 from api.operations.approve import ResumeBody, answer
-from api.operations.retry import kept
+from api.operations.retry import read_original
 from engine.engine import ExecutionEngine
 from engine.graph import JsonObject
 from engine.result import ExecutionResult, Status
@@ -169,7 +169,7 @@ async def lost(runner: WorkflowRunner) -> None:
     await runner.runtime.sweeper.sweep()
     await go_on(runner, engine)
     async with runner.runtime.database.read() as connection:
-        again = await kept(connection, execution.id, OWNER)
+        again = await read_original(connection, execution.id, OWNER)
     await engine.enqueue_again(again.identity, again.request, again.graph)
     assert (await go_on(runner, engine)).status is Status.COMPLETED
 

@@ -14,7 +14,7 @@ from api.cli.errors import wrong_use
 from api.cli.exit_codes import BAD_NEWS, DONE
 from api.cli.rendering.tables import execution_details, executions_table, question_view
 from api.operations.approve import ResumeBody, answer, open_questions
-from api.operations.retry import kept
+from api.operations.retry import read_original
 from api.schemas import executions
 from api.settings import Settings
 from api.wiring.database import open_database
@@ -142,7 +142,7 @@ def retry_one(id: str, *, as_json: bool) -> int:
         async with open_runtime(settings) as runtime:
             async with runtime.database.read() as connection:
                 record = await find_execution(connection, id)
-                asked = await kept(connection, record.id, record.owner_id)
+                asked = await read_original(connection, record.id, record.owner_id)
             caller = Caller(owner=record.owner_id, trigger="cli", any_folder=True)
             again = await runtime.engine.enqueue_again(asked.identity, asked.request, asked.graph, caller)
             return await read_queued(runtime.database, again)
