@@ -21,17 +21,16 @@ class Answer:
 
 
 def answer_problem(approval: Approval, choice: str, data: Json) -> str | None:
-    """Why this cannot be the answer, without a value of it; null if it can."""
+    """Why this cannot be the answer, as a sentence that holds no value of it; null if it can."""
     if choice not in approval.choices:
-        return f"the choice is none of {', '.join(approval.choices)}"
+        return f"The choices are: {', '.join(approval.choices)}."
     if approval.response_schema is None:
         return None
-    error = next(iter(validator(approval.response_schema).iter_errors(data)), None)
+    error = next(iter(validator(approval.response_schema, mask="the value").iter_errors(data)), None)
     if error is None:
         return None
-    place = "/".join(str(step) for step in error.instance_path)
-    rule = "/".join(str(step) for step in error.schema_path)
-    return f"the data at /{place} does not fit the approval's response_schema (rule {rule})"
+    place = "/".join(["data", *(str(step) for step in error.instance_path)])
+    return f"At {place}: {error.message}."
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from engine.documents.json_schema import validator
 from engine.errors import AlreadyAnswered, InvalidAnswer, NotFound, NotPaused
 from engine.graph import Document, Json
 from engine.ledger import GivenAnswer
+from engine.pause import answer_problem
 from engine.result import Approval, Status
 from engine.store import approvals, claims, control
 from engine.store.control import ControlRow
@@ -37,7 +37,8 @@ async def answer(
         raise NotPaused
     if found is None:
         raise NotFound.of("approval", given.approval_id)
-    _check(found[0], given)
+    if (problem := answer_problem(found[0], given.choice, given.data)) is not None:
+        raise InvalidAnswer(problem)
     if not await approvals.answer(
         connection, GivenAnswer(given.approval_id, given.choice, given.data, answered_by=answered_by)
     ):
@@ -51,16 +52,3 @@ async def open_questions(connection: AsyncConnection, row: ControlRow | None) ->
     if row is None or row.status is not Status.PAUSED:
         return []
     return await approvals.open_of(connection, row.execution_id)
-
-
-def _check(question: Approval, given: ResumeBody) -> None:
-    """Raises `InvalidAnswer`; the sentence holds no value of the answer."""
-    if given.choice not in question.choices:
-        raise InvalidAnswer(f"The choices are: {', '.join(question.choices)}.")
-    if question.response_schema is None:
-        return
-    errors = validator(question.response_schema, mask="the value").iter_errors(given.data)
-    first = next(iter(errors), None)
-    if first is not None:
-        place = "/".join(["data", *(str(step) for step in first.instance_path)])
-        raise InvalidAnswer(f"At {place}: {first.message}.")

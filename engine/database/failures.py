@@ -3,8 +3,12 @@
 from collections.abc import Iterator
 
 import asyncpg  # type: ignore[import-untyped]  # asyncpg ships no types
+from sqlalchemy.exc import SQLAlchemyError
 
-from engine.errors import Unavailable
+from engine.errors import SpanloomError, Unavailable
+
+DATABASE_ERRORS = (SpanloomError, SQLAlchemyError, OSError)
+"""The errors of database work that a background task logs and outlives."""
 
 _SQLITE = {
     "database is locked": "is locked by another process for too long; stop the other process or try again",

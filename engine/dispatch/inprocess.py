@@ -6,16 +6,13 @@ It is woken by whoever queues or answers here; what other processes leave it fin
 import asyncio
 import logging
 
-from sqlalchemy.exc import SQLAlchemyError
-
+from engine.database.failures import DATABASE_ERRORS
 from engine.engine import ExecutionEngine
-from engine.errors import SpanloomError
 from engine.ledger import Claim, Ledger
 
 SLOTS = 64
 POLL_SECONDS = 1.0
 
-_TROUBLE = (SpanloomError, SQLAlchemyError, OSError)
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +73,7 @@ class Dispatcher:
     async def _claim(self, free: int) -> int:
         try:
             claims = await self._ledger.claim(free)
-        except _TROUBLE as error:
+        except DATABASE_ERRORS as error:
             log.warning("executions could not be claimed; it is tried again", extra={"error": str(error)})
             return 0
         self._held |= {_attempt(claim) for claim in claims}

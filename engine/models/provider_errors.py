@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Protocol, runtime_checkable
 
 import anyio
@@ -20,6 +19,7 @@ from langchain_core.exceptions import (
     ModelTimeoutError,
 )
 
+from engine.documents.retry_after import parse_retry_after
 from engine.errors import ModelFailure
 from engine.security.redaction import REDACTED, error_text
 
@@ -143,21 +143,8 @@ def _response(error: Exception) -> _Response | None:
 
 
 def _retry_after_seconds(response: _Response | None, said: str) -> float | None:
-    """`Retry-After` in seconds or as a date; Gemini says it in the body."""
+    """The delay that the provider asks for: in the header, or in the message (Gemini)."""
     header = response.headers.get("retry-after") if response is not None else None
-    if header is None:
-        delay = _RETRY_DELAY.search(said)
-        return float(delay.group(1)) if delay else None
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        return _seconds_until(header)
-
-
-def _seconds_until(date: str) -> float | None:
-    try:
-        at = parsedate_to_datetime(date)
-    except ValueError:
-        return None
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return max(0.0, (at - datetime.now(UTC)).total_seconds())
+    if header is None and (delay := _RETRY_DELAY.search(said)) is not None:
+        header = delay.group(1)
+    return parse_retry_after(header, datetime.now(UTC))

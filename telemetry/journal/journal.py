@@ -20,7 +20,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.database.database import Database
-from engine.errors import Fenced, Refusal, SpanloomError, Unavailable
+from engine.database.failures import DATABASE_ERRORS
+from engine.errors import Fenced, Refusal, Unavailable
 from engine.ledger import Acceptance, Checkpoint, Claim, Finish, Ledger, Pause, Release
 from engine.result import Status
 from engine.store import unfinished
@@ -46,7 +47,7 @@ STALE_SECONDS = 600.0
 _UNREADABLE = "the signal could not be read; its `problem` says why"
 _GROUP = 256
 _QUEUE = 1_024
-_TROUBLE = (SpanloomError, SQLAlchemyError, ConsumerHung, OSError, ValueError, TypeError)
+_ERRORS = (*DATABASE_ERRORS, ConsumerHung, ValueError, TypeError)
 _TRANSIENT = (Unavailable, ConsumerHung, OSError)
 """Errors that a retry may overcome; any other error would occur again."""
 
@@ -181,7 +182,7 @@ class Journal(Ledger):
         self._ending.add(attempt)
         try:
             decided = await self._insist(item)
-        except _TROUBLE:
+        except _ERRORS:
             self.abandon(*attempt)
             raise
         self._ending.discard(attempt)
@@ -238,7 +239,7 @@ class Journal(Ledger):
             self._load(decision)
         try:
             await self._transact(group, frozenset())
-        except _TROUBLE as error:
+        except _ERRORS as error:
             if len(group) == 1 and not isinstance(error, ConsumerHung) and not isinstance(group[0].item, Acceptance):
                 self._give_back(group[0], error)
                 return
@@ -256,7 +257,7 @@ class Journal(Ledger):
                     hung |= {error.consumer}
                     continue
                 self._give_back(decision, error)
-            except _TROUBLE as error:
+            except _ERRORS as error:
                 self._give_back(decision, error)
             return
 
@@ -279,7 +280,7 @@ class Journal(Ledger):
                 for decision in valid:
                     await self._sink.keep_malformed(connection, "journal", decision.unreadable, _UNREADABLE)
                 await _after_signals(connection, valid, self._running)
-        except _TROUBLE:
+        except _ERRORS:
             self.health.failed_commits += 1
             self.health.is_writable = False
             self._sink.rolled_back()
@@ -374,7 +375,7 @@ class Journal(Ledger):
                 continue
             try:
                 await self._poll(self._on_cancel)
-            except _TROUBLE as error:
+            except _ERRORS as error:
                 log.warning("cancel requests could not be read", extra={"error": str(error)})
 
     async def _poll(self, on_cancel: OnCancel) -> None:

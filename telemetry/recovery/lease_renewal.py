@@ -13,10 +13,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from engine.database.database import Database
-from engine.errors import SpanloomError
+from engine.database.failures import DATABASE_ERRORS
 from engine.store.leases import renew
 from telemetry.journal.journal import Journal
 from telemetry.signals.records import Attempt
@@ -30,7 +28,6 @@ _ANSWER_SECONDS = 5.0
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 2.0
 _STOP_SECONDS = 2.0
-_TROUBLE = (SpanloomError, SQLAlchemyError, OSError)
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +113,7 @@ class LeaseRenewal:
         """Log the failure; returns the seconds to wait before the next try."""
         self._failures += 1
         self._health.failed_renewals += 1
-        known = isinstance(failure, _TROUBLE)
+        known = isinstance(failure, DATABASE_ERRORS)
         log.warning(
             "leases could not be renewed; trying again",
             extra={"error": str(failure) or type(failure).__name__},

@@ -13,13 +13,12 @@ from datetime import datetime, timedelta
 
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import delete, func, select, update
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.database.base import database_time
 from engine.database.database import Database
+from engine.database.failures import DATABASE_ERRORS
 from engine.database.time_limit import within
-from engine.errors import SpanloomError
 from engine.graph import JsonObject
 from telemetry.collector.intake import UNKNOWN, split_by_known
 from telemetry.health import Health
@@ -37,7 +36,6 @@ PAGE = 200
 LETTER_SECONDS = 1.0
 """The time limit for a single letter, so that a page of slow ones does not block the others for hours."""
 
-_TROUBLE = (SpanloomError, SQLAlchemyError, OSError)
 _SIGNALS: dict[object, TypeAdapter[Signal]] = {
     "span": TypeAdapter(SpanRecord),
     "event": TypeAdapter(EventRecord),
@@ -85,7 +83,7 @@ class Replay:
             await asyncio.sleep(look_seconds)
             try:
                 await self.try_due()
-            except _TROUBLE as error:
+            except DATABASE_ERRORS as error:
                 log.warning("dead letters could not be replayed; trying again", extra={"error": str(error)})
 
     async def try_all(self) -> Replayed:

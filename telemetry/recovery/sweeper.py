@@ -9,12 +9,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.database.base import database_time
 from engine.database.database import Database
-from engine.errors import SpanloomError
+from engine.database.failures import DATABASE_ERRORS
 from engine.result import Status
 from engine.store import claims, endings, leases, unfinished
 from engine.store.control import ControlRow
@@ -36,7 +35,7 @@ LEASE_SECONDS = 30.0
 SWEEP_SECONDS = 5.0
 PAGE = 100
 
-_TROUBLE = (SpanloomError, SQLAlchemyError, ConsumerHung, OSError)
+_ERRORS = (*DATABASE_ERRORS, ConsumerHung)
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ class Sweeper:
                 )
             try:
                 await self._sweep_all(grace)
-            except _TROUBLE as error:
+            except _ERRORS as error:
                 grace.begin()
                 log.warning(
                     "lost executions could not be searched for; the sweeper tries again", extra={"error": str(error)}

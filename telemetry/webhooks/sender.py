@@ -11,17 +11,17 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from importlib.metadata import version
 
 import httpx2
 import orjson
-from sqlalchemy.exc import SQLAlchemyError
 from standardwebhooks import Webhook
 
 from engine.database.database import Database
-from engine.errors import SpanloomError, Unavailable
+from engine.database.failures import DATABASE_ERRORS
+from engine.documents.retry_after import parse_retry_after
+from engine.errors import Unavailable
 from engine.security.egress import Egress, UrlNotAllowed, open_client, read_reply
 from engine.security.redaction import error_text
 from engine.security.sealing import Sealer
@@ -47,7 +47,6 @@ SLOTS = 64
 
 KEPT_REPLY_BYTES = 2 * 1024
 _STOP_SECONDS = 5.0
-_TROUBLE = (SpanloomError, SQLAlchemyError, OSError)
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +132,7 @@ class Sender:
                 settled = await settle(connection, self._policy, outcomes)
                 await hand_back(connection, unsent, wait_seconds=UNSENT_SECONDS)
                 claimed = await claim(connection, self._policy, SLOTS - len(self._flying))
-        except _TROUBLE as error:
+        except DATABASE_ERRORS as error:
             log.warning(
                 "the queue of webhook deliveries could not be read or written; trying again",
                 extra={"error": str(error)},
@@ -186,7 +185,7 @@ class Sender:
             async with asyncio.timeout(_STOP_SECONDS), self._database.begin() as connection:
                 settled = await settle(connection, self._policy, self._outcomes)
                 await hand_back(connection, self._unsent)
-        except (*_TROUBLE, TimeoutError) as error:
+        except (*DATABASE_ERRORS, TimeoutError) as error:
             log.warning(
                 "webhook deliveries in flight could not be handed back; they are sent again when their claims expire",
                 extra={"error": str(error)},
@@ -257,18 +256,4 @@ async def _read(response: httpx2.Response, now: datetime) -> _Answer:
     if 200 <= status < 300:
         return _Answer(status, reply=reply)
     error = f"status {status}" + (" (redirects are not followed)" if 300 <= status < 400 else "")
-    return _Answer(status, error, reply, retry_after(response.headers.get("retry-after"), now))
-
-
-def retry_after(header: str | None, now: datetime) -> float | None:
-    """Seconds of a `Retry-After` header, which holds seconds or a date; null if it is missing or invalid."""
-    if header is None:
-        return None
-    text = header.strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    try:
-        at = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())
+    return _Answer(status, error, reply, parse_retry_after(response.headers.get("retry-after"), now))

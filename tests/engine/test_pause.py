@@ -182,9 +182,9 @@ async def test_an_approval_is_due_when_its_time_is_up(monkeypatch: pytest.Monkey
     ("choice", "data", "problem"),
     [
         ("approved", {"note": "fine"}, None),
-        ("late", {"note": "fine"}, "the choice is none of approved, rejected"),
-        ("approved", {"note": 1}, "the data at /note does not fit"),
-        ("approved", None, "the data at / does not fit"),
+        ("late", {"note": "fine"}, "The choices are: approved, rejected."),
+        ("approved", {"note": 1}, "At data/note: the value is not of type"),
+        ("approved", None, "At data: the value is not of type"),
     ],
 )
 async def test_an_answer_fits_the_question(choice: str, data: Json, problem: str | None) -> None:

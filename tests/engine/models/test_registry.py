@@ -377,7 +377,8 @@ IN_AN_HOUR = "in an hour"
     ("header", "seconds"),
     [
         ("2.5", 2.5),
-        ("-1", 0),
+        ("-1", None),
+        ("1e3", None),
         (IN_AN_HOUR, 3_600),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
         ("soon", None),

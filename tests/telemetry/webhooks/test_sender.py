@@ -32,7 +32,7 @@ from telemetry.webhooks.queue import (
     is_anything_due,
     settle,
 )
-from telemetry.webhooks.sender import Sender, retry_after
+from telemetry.webhooks.sender import Sender
 from tests.telemetry.receiver import Call, Reply
 from tests.telemetry.webhooks.post import KEY, ONCE, OWNER, SEALER, Post
 
@@ -149,22 +149,6 @@ async def test_a_retry_after_header_delays_the_next_attempt(post: Post) -> None:
     due = (await post.delivery(id_)).next_attempt_at
     assert due is not None
     assert (due - datetime.now(UTC)).total_seconds() > 900
-
-
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        (None, None),
-        ("120", 120.0),
-        ("Tue, 24 Nov 2026 12:01:00 GMT", 60.0),
-        ("Tue, 24 Nov 2026 11:00:00 GMT", 0.0),
-        ("soon", None),
-        ("-5", None),
-        ("1" * 50, 111_111_111.0),
-    ],
-)
-def test_retry_after_is_read_in_both_forms(header: str | None, seconds: float | None) -> None:
-    assert retry_after(header, datetime(2026, 11, 24, 12, 0, tzinfo=UTC)) == seconds
 
 
 async def test_no_more_than_four_ever_reach_an_endpoint_at_once(post: Post) -> None:
