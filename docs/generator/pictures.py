@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
@@ -43,13 +44,14 @@ def main() -> int:
 
 def run_demo() -> Demo:
     """A demo with its database kept, read by the same commands that users type."""
-    told = _spanloom("demo", "--once", "--keep")
-    found = re.search(r"SPANLOOM_DATABASE_URL=(\S+)", told)
-    assert found is not None, told
-    database = {"SPANLOOM_DATABASE_URL": found[1]}
-    listed = json.loads(_spanloom("executions", "--template", "tool_agent", "--json", **database))["items"]
-    trace = json.loads(_spanloom("trace", listed[0]["id"], "--json", **database))
-    return Demo(trace, json.loads(_spanloom("cost", "--json", **database)))
+    with tempfile.TemporaryDirectory() as folder:
+        told = _spanloom("demo", "--once", "--keep", TMPDIR=folder)
+        found = re.search(r"SPANLOOM_DATABASE_URL=(\S+)", told)
+        assert found is not None, told
+        database = {"SPANLOOM_DATABASE_URL": found[1]}
+        listed = json.loads(_spanloom("executions", "--template", "tool_agent", "--json", **database))["items"]
+        trace = json.loads(_spanloom("trace", listed[0]["id"], "--json", **database))
+        return Demo(trace, json.loads(_spanloom("cost", "--json", **database)))
 
 
 def trace_picture(trace: Json) -> str:
@@ -57,6 +59,7 @@ def trace_picture(trace: Json) -> str:
     spans = cast("list[Json]", trace["spans"])
     begin = min(_time(span) for span in spans)
     total_us = max((_time(span) - begin) * 1e6 + span["duration_us"] for span in spans)
+    all_nano_usd = sum(span["cost_nano_usd"] or 0 for span in spans if span["kind"] == "model")
     top = 74
     parts = [_text(MARGIN, 38, "One execution, one trace", size=17, weight=600)]
     seal = trace["seal"]
@@ -64,18 +67,18 @@ def trace_picture(trace: Json) -> str:
         _text(WIDTH - MARGIN, 38, f"seal {seal['stored']}/{seal['expected']} spans", anchor="end", color=MUTED)
     )
     for number, span in enumerate(spans):
-        parts += _span_row(span, top + number * LINE, (_time(span) - begin) * 1e6, total_us)
+        parts += _span_row(span, top + number * LINE, (_time(span) - begin) * 1e6, total_us, all_nano_usd)
     return _svg(top + len(spans) * LINE, "A span tree of an execution, with time, tokens and cost", parts)
 
 
-def _span_row(span: Json, y: int, start_us: float, total_us: float) -> list[str]:
+def _span_row(span: Json, y: int, start_us: float, total_us: float, all_nano_usd: int) -> list[str]:
     left = MARGIN + NAMES_WIDTH + BARS_WIDTH * start_us / total_us
     width = max(2.0, BARS_WIDTH * span["duration_us"] / total_us)
     color = FAILED if span["status"] == "failed" else COLORS.get(span["kind"], MUTED)
     name = span["name"].removeprefix("execute_node ").removeprefix("invoke_workflow ").replace("execute_tool", "tool")
     attributes = span["attributes"]
     used = [span[f"{kind}_tokens"] or attributes.get(f"workflow.usage.{kind}_tokens") for kind in ("input", "output")]
-    cost = span["cost_nano_usd"] or attributes.get("workflow.cost.nano_usd")
+    cost = span["cost_nano_usd"] if span["depth"] else all_nano_usd
     cells = [
         _text(MARGIN + 18 * span["depth"], y, name, weight=600 if span["depth"] == 0 else 400),
         f'<rect x="{left:.1f}" y="{y - 11}" width="{width:.1f}" height="13" rx="2.5" fill="{color}"/>',
