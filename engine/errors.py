@@ -49,7 +49,7 @@ class Refusal(SpanloomError):
 
 
 class InvalidRequest(Refusal):
-    """The request does not have the required form."""
+    """The request is not valid."""
 
 
 class NotFound(Refusal):
@@ -73,19 +73,19 @@ class ConversationBusy(Refusal):
 
 
 class QueueFull(Refusal):
-    """Too many executions are queued; try again when some of them have begun."""
+    """Too many executions are queued; try again once some of them have started."""
 
     code = "queue_full"
 
 
 class IdempotencyMismatch(Refusal):
-    """This Idempotency-Key was used for a request that asks to run something else; use another key."""
+    """This Idempotency-Key belongs to a different request; use another key."""
 
     code = "idempotency_mismatch"
 
 
 class Replayed(Refusal):
-    """This Idempotency-Key has started an execution before; it is not started again."""
+    """This Idempotency-Key has already started an execution."""
 
     code = "replayed"
 
@@ -107,19 +107,19 @@ class NotPaused(Refusal):
 
 
 class AlreadyAnswered(Refusal):
-    """The question has been answered before; the first answer counts."""
+    """The approval has already been answered; the first answer counts."""
 
     code = "already_answered"
 
 
 class InvalidAnswer(Refusal):
-    """The answer is none of the choices, or its data does not fit the question's schema."""
+    """The choice is not one of the approval's choices, or the data does not match its schema."""
 
     code = "invalid_answer"
 
 
 class InputGone(Refusal):
-    """What the execution was asked to run is not kept any more."""
+    """The request of this execution is no longer stored; start a new one."""
 
     code = "input_gone"
 
@@ -137,7 +137,7 @@ class MissingExtra(Refusal):
 
 
 class Unavailable(Refusal):
-    """The database cannot take the execution now; nothing was accepted, try again."""
+    """The database is not available; nothing was accepted. Try again."""
 
     code = "unavailable"
 
@@ -159,7 +159,7 @@ class MalformedWorkflow(Refusal):
 
 
 class Fenced(SpanloomError):
-    """A newer attempt owns the execution, or it has ended: this attempt says nothing more."""
+    """A newer attempt owns the execution, or the execution has ended; this attempt stops."""
 
     code = "fenced"
 
@@ -171,12 +171,12 @@ class Failure(SpanloomError):
 
     @property
     def error_type(self) -> str:
-        """What stands as `error.type` on span, event and record."""
+        """The `error.type` of span, event and record."""
         return self.code
 
 
 class ExecutionFailure(Failure):
-    """The execution failed, and nothing inside the graph may catch it."""
+    """The execution failed; no error handling in the graph can catch it."""
 
 
 class InvalidWorkflow(ExecutionFailure):
@@ -191,21 +191,21 @@ class InvalidWorkflow(ExecutionFailure):
 
 
 class InvalidParams(ExecutionFailure):
-    """The template's parameters do not fit its schema."""
+    """The parameters do not match the template's schema."""
 
     code = "invalid_params"
     error_class = ErrorClass.CALLER
 
 
 class InvalidInput(ExecutionFailure):
-    """The input does not fit the workflow's input schema."""
+    """The input does not match the workflow's input schema."""
 
     code = "invalid_input"
     error_class = ErrorClass.CALLER
 
 
 class NoEnd(ExecutionFailure):
-    """The run stopped without reaching an end node."""
+    """The execution stopped without reaching an end node."""
 
     code = "no_end"
     error_class = ErrorClass.WORKFLOW
@@ -219,7 +219,7 @@ class RunTimeout(ExecutionFailure):
 
 
 class LimitExceeded(ExecutionFailure):
-    """The execution crossed one of its limits."""
+    """The execution exceeded one of its limits."""
 
     code = "limit_exceeded"
     error_class = ErrorClass.WORKFLOW
@@ -233,7 +233,7 @@ class BudgetExceeded(ExecutionFailure):
 
 
 class BooksClosed(ExecutionFailure):
-    """The database took nothing more, and what is not written down is not run."""
+    """The database stopped accepting writes, and an execution is not run without its record."""
 
     code = "internal_error"
 
@@ -246,7 +246,7 @@ class UnpricedModel(ExecutionFailure):
 
 
 class AuthorFailure(ExecutionFailure):
-    """An end node ended the execution as failed, with a type and message of the author's."""
+    """An end node failed the execution, with an error type and message from the workflow's author."""
 
     error_class = ErrorClass.WORKFLOW
 
@@ -267,7 +267,7 @@ class NodeFailure(Failure):
 
 
 class NoRoute(NodeFailure):
-    """No edge out of the node matches and there is no default edge."""
+    """No edge out of the node matches, and the node has no default edge."""
 
     code = "no_route"
     error_class = ErrorClass.WORKFLOW
@@ -281,7 +281,7 @@ class ExpressionError(NodeFailure):
 
 
 class TemplateError(NodeFailure):
-    """A prompt names a path that has no value here; add `| default('…')` if that is fine."""
+    """A prompt uses a path that has no value; add `| default('…')` if it may be missing."""
 
     code = "template_error"
     error_class = ErrorClass.WORKFLOW
@@ -295,21 +295,21 @@ class NodeTimeout(NodeFailure):
 
 
 class IterationLimit(NodeFailure):
-    """The loop reached `max_iterations` and says `on_limit: fail`."""
+    """The loop reached `max_iterations`, and its `on_limit` is `fail`."""
 
     code = "limit_exceeded"
     error_class = ErrorClass.WORKFLOW
 
 
 class ApprovalTimeout(NodeFailure):
-    """Nobody answered the approval in time, and it says no `on_timeout`."""
+    """The approval was not answered in time, and it has no `on_timeout`."""
 
     code = "approval_timeout"
     error_class = ErrorClass.WORKFLOW
 
 
 class ToolFailed(NodeFailure):
-    """A tool failed and the node says `on_tool_error: fail`."""
+    """A tool failed, and the node's `on_tool_error` is `fail`."""
 
     code = "tool_failed"
     error_class = ErrorClass.TOOL
@@ -323,14 +323,14 @@ class TypeMismatch(NodeFailure):
 
 
 class ResourceMissing(NodeFailure):
-    """A model, tool or retriever the node names is not available here."""
+    """A model, tool or retriever that the node names is not available here."""
 
     code = "resource_missing"
     error_class = ErrorClass.WORKFLOW
 
 
 class OutputInvalid(NodeFailure):
-    """The node's output is no JSON value or is larger than 256 KiB."""
+    """The node's output is not a JSON value, or it is larger than 256 KiB."""
 
     code = "output_invalid"
     error_class = ErrorClass.WORKFLOW
