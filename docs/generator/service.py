@@ -5,6 +5,7 @@ from typing import cast
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
+from api.cli.exit_codes import EXIT_CODES
 from api.cli.main import app
 from api.service.app import openapi_document
 from api.settings import Settings, setting_rows
@@ -33,7 +34,8 @@ def routes_page() -> str:
 def commands_page() -> str:
     """Every command with its arguments, options and exit codes."""
     root = cast("TyperGroup", typer.main.get_command(app))
-    return page("Commands", _COMMANDS, *_commands("spanloom", root))
+    codes = table(("exit code", "meaning"), [(code(number), meaning) for number, meaning in EXIT_CODES.items()])
+    return page("Commands", _COMMANDS, *_commands("spanloom", root), "## Exit codes", codes)
 
 
 def _route(method: str, path: str, operation: JsonObject) -> str:
