@@ -1,4 +1,4 @@
-"""Clients of a real server, each of which writes down what it was told before it believes it.
+"""Clients of a real server, each of which logs every answer to disk before it uses it.
 
 `sent`, before a request leaves; `accepted`, with the id, once the server has said it; `ended`, with the status that the
 answer or the closing frame tells; `refused`, where nothing was accepted; `unreachable`, where nobody was there; `cut`,
@@ -53,12 +53,12 @@ class Frame:
 
 @dataclass(slots=True)
 class Told:
-    """What one client knows of one execution at the end."""
+    """What one client knows about one execution at the end."""
 
     number: int
     execution_id: str | None = None
     status: str | None = None
-    """Terminal; null if it was never told."""
+    """The terminal status; null if the client never learned it."""
     refused: str | None = None
     """The code of the problem."""
     was_cut: bool = False
@@ -82,7 +82,7 @@ class Clients:
 
     @property
     def accepted(self) -> list[str]:
-        """The ids that clients were told, by the file and not by memory."""
+        """The ids that clients received, read from the file."""
         return [str(fact["id"]) for fact in self.ledger.of("accepted")]
 
     async def start(
@@ -120,7 +120,7 @@ class Clients:
         return told
 
     async def read(self, execution_id: str) -> str | None:
-        """The status of an execution as a look at it tells; null if nobody can be asked."""
+        """The status of an execution as the API answers; null if no server responds."""
         try:
             answer = await self.http.get(f"/v1/executions/{execution_id}")
         except _BROKEN:
@@ -132,7 +132,7 @@ class Clients:
         return str(record["status"])
 
     async def watch(self, stop: asyncio.Event, random: Random, *, pause_seconds: float = 0.05) -> None:
-        """Look at accepted executions at random until told to stop: what is read must never go back."""
+        """Read random accepted executions until stopped: a status must never go back."""
         while not stop.is_set():
             if self.newest:
                 await self.read(random.choice(self.newest))
@@ -159,7 +159,7 @@ class Clients:
             await self.ledger.write(what="ended", number=told.number, id=id_, status=told.status)
 
     async def _refused(self, answer: httpx2.Response, told: Told, id_: str | None) -> None:
-        """A refusal that names an execution is no refusal: that one may exist."""
+        """A refusal that names an execution does not count as one, since that execution may exist."""
         problem = json.loads(await answer.aread())
         told.refused = str(problem.get("code"))
         what = "refused" if id_ is None else "cut"

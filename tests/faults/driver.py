@@ -1,4 +1,4 @@
-"""Drivers that lose answers: a COMMIT is done, and then the connection is found broken.
+"""Drivers that lose answers: a COMMIT succeeds, and then the connection breaks.
 
 Patched is the driver itself, below SQLAlchemy, so that everything above sees what it would see of a real network.
 """

@@ -1,4 +1,4 @@
-"""The ledger without a database: one shared control that decides, and a ledger per process that has trouble with it.
+"""A ledger without a database: one shared control that decides, and per process a ledger with faulty access to it.
 
 It decides as `engine.store.control` and `telemetry.journal.journal` do. What a process asks for goes on although
 whoever asked is cancelled, its answer may get lost, and it is asked again then.
@@ -43,7 +43,7 @@ Ending = Pause | Release | Finish
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """Something that was committed about an execution."""
+    """One commit about an execution."""
 
     kind: Literal["accepted", "claimed", "paused", "released", "lost", "decided"]
     attempt: int
@@ -53,7 +53,7 @@ class Fact:
 
 @dataclass(slots=True)
 class Row:
-    """What is decided about one execution, and how it came to that."""
+    """The state of one execution in control, and its history."""
 
     acceptance: Acceptance
     identity: ExecutionIdentity
@@ -83,7 +83,7 @@ class Row:
 
     @property
     def is_claimable(self) -> bool:
-        """Whether a process may take it on now."""
+        """Whether a process may claim it now."""
         is_due = self.status is Status.PAUSED and self.due_at is not None and self.due_at <= _now()
         waits = self.status in (Status.QUEUED, Status.RUNNING) or is_due
         return self.lease_owner is None and not self.is_cancel_asked and waits
@@ -146,7 +146,7 @@ class Control:
         return True
 
     def renew(self, attempts: list[Attempt], owner: str) -> list[Attempt]:
-        """Prolong the leases; gives the attempts that have none."""
+        """Renew the leases; returns the attempts that have lost theirs."""
         missing = [attempt for attempt in attempts if not self.owns(attempt, owner)]
         for attempt in attempts:
             if attempt not in missing:
@@ -164,14 +164,14 @@ class Control:
         return [id_ for id_, row in rows if row.is_cancel_asked and not row.status.is_terminal]
 
     def answer(self, execution_id: str) -> None:
-        """Approve what a paused execution asks."""
+        """Approve a paused execution."""
         row = self.rows[execution_id]
         if row.status is Status.PAUSED and not row.is_cancel_asked:
             row.answers += [GivenAnswer(each.approval_id, "approved", None, "ann") for each in row.approvals]
             row.go_on("answer")
 
     def sweep(self) -> None:
-        """Find what has no process, and end it or let another one go on."""
+        """End lost executions or make them claimable."""
         for row in self.rows.values():
             is_expired = row.lease_owner is not None and row.lease_until < _now()
             if row.status is Status.RUNNING and is_expired:
@@ -214,7 +214,7 @@ class Control:
 
 
 class FaultyLedger(Ledger):
-    """What one process sees of the control: it may be slow, silent or gone."""
+    """One process's access to the control, which may be slow, silent or broken."""
 
     is_durable = True
 
@@ -274,7 +274,7 @@ class FaultyLedger(Ledger):
         return await self._end(finish)
 
     async def renew(self) -> None:
-        """Prolong every lease; what was taken away is fenced off."""
+        """Renew every lease; attempts that lost theirs are fenced off."""
         for attempt in await self._ask(lambda: self._control.renew(self.running, self.owner)):
             if attempt in self.running:
                 self.abandon(*attempt)
@@ -299,7 +299,7 @@ class FaultyLedger(Ledger):
             self.abandon(*attempt)
 
     async def _insist(self, attempt: Attempt, decide: Callable[[bool], bool]) -> bool:
-        """Ask again and again while there is trouble, each time a little later."""
+        """Retry while the control fails, after growing waits."""
         until, pause = _now() + RETRY_SECONDS, 0.1
         is_repeated = False
         while True:

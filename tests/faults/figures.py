@@ -1,4 +1,4 @@
-"""The figures of the fault tests: what was planned, what really hit, what came of it, with seed and commit.
+"""The figures of the fault tests: planned faults, faults that hit, and results, with seed and commit.
 
 A test that planned faults fails if fewer have hit, whatever else it found. `SPANLOOM_FAULTS=long` asks for the figures
 of reliability.md in full; without it everything is smaller. `SPANLOOM_FAULTS_SEED` repeats a run.
@@ -41,7 +41,7 @@ def on(short: Literal["sqlite", "postgres"]) -> pytest.MarkDecorator:
 
 
 def seed_of_run() -> int:
-    """The given one; else always the same for the short form, and a new one for each long run."""
+    """The seed from the environment; else a fixed one for the short form and a new one for each long run."""
     given = os.environ.get("SPANLOOM_FAULTS_SEED")
     if given:
         return int(given)
@@ -53,7 +53,7 @@ SEED = seed_of_run()
 
 @lru_cache(maxsize=1)
 def commit_of_tree() -> str:
-    """The commit that is tested; with a plus if files differ from it."""
+    """The tested commit, with a plus if files differ from it."""
     root = Path(__file__).parents[2]
     commit = _git(root, "rev-parse", "--short=12", "HEAD")
     if commit is None:
@@ -62,16 +62,16 @@ def commit_of_tree() -> str:
 
 
 class FewerFaultsThanPlanned(AssertionError):
-    """Faults did not hit as often as planned: the test has shown less than it says."""
+    """Fewer faults hit than planned, so that the test proves less than it claims."""
 
 
 class GoalMissed(AssertionError):
-    """What came of the faults is not what must come of them."""
+    """A result of the faults breaks its bound."""
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """One thing that was measured, and the bound it must keep; `at_most` or `at_least` is null."""
+    """One measurement and its bound; `at_most` or `at_least` is null."""
 
     what: str
     found: float
@@ -86,7 +86,7 @@ class Goal:
         return above and below
 
     def sentence(self) -> str:
-        """As it stands in the table."""
+        """The text for the table."""
         bounds = [f"≤ {self.at_most:g}" if self.at_most is not None else ""]
         bounds += [f"≥ {self.at_least:g}" if self.at_least is not None else ""]
         return f"{self.what} {self.found:g} ({' '.join(filter(None, bounds))})"
@@ -94,12 +94,12 @@ class Goal:
 
 @dataclass(slots=True)
 class Figure:
-    """What one test plans and finds."""
+    """The plan and the results of one test."""
 
     fault: str
     """The row of reliability.md, such as F9."""
     variant: str
-    """What tells it from the same fault elsewhere, such as the database."""
+    """What distinguishes it from other tests of the same fault, such as the database."""
     seed: int
     planned: dict[str, int]
     hits: Counter[str] = field(default_factory=Counter)
@@ -112,23 +112,23 @@ class Figure:
         return self.chance("")
 
     def chance(self, purpose: str) -> Random:
-        """The same for one purpose of several."""
+        """A source of chance for one of several purposes."""
         return Random(f"{self.seed} {self.fault} {self.variant} {purpose}")
 
     def hit(self, fault: str, count: int = 1) -> None:
-        """A planned fault has really happened."""
+        """Count a planned fault that really happened."""
         self.hits[fault] += count
 
     def size(self, what: str, count: float) -> None:
-        """How much was done meanwhile; it has no bound."""
+        """Record the amount of work done; it has no bound."""
         self.sizes[what] = count
 
     def reach(self, what: str, found: float, *, at_most: float | None = None, at_least: float | None = None) -> None:
-        """Something that must keep a bound; it is looked at when the figure is closed."""
+        """Record a measurement with a bound, which is checked when the figure is closed."""
         self.goals.append(Goal(what, found, at_most, at_least))
 
     def none(self, what: str, found: Iterable[object]) -> None:
-        """Something of which there must be none; the first few stand in the message."""
+        """Record violations, of which there must be none; the message shows the first few."""
         listed = list(found)
         self.reach(what, len(listed), at_most=0)
         if listed:
@@ -147,7 +147,7 @@ class Figure:
             raise FewerFaultsThanPlanned(f"{self.fault}, seed {self.seed}: only {', '.join(fewer)} have hit")
 
     def document(self) -> str:
-        """As a test report carries it."""
+        """The form in which a test report carries it."""
         return json.dumps(
             {
                 "fault": self.fault,
@@ -162,7 +162,7 @@ class Figure:
 
     @classmethod
     def read(cls, document: str) -> Self:
-        """What `document` wrote."""
+        """Read what `document` wrote."""
         said = json.loads(document)
         return cls(
             said["fault"],

@@ -1,4 +1,4 @@
-"""A file of facts that only grows: what a line says is on the disk before anybody acts on it."""
+"""An append-only file of facts; a line is on disk before anything acts on it."""
 
 import asyncio
 import json
@@ -21,11 +21,11 @@ class Ledger:
     _writing: "asyncio.Task[None] | None" = None
 
     def write_now(self, **fact: Json) -> None:
-        """Append one fact; it is on the disk when this returns."""
+        """Append one fact; it is on disk when this returns."""
         self._append(_line(fact))
 
     async def write(self, **fact: Json) -> None:
-        """The same without keeping the loop."""
+        """Append one fact without blocking the event loop."""
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((_line(fact), done))
         if self._writing is None or self._writing.done():
@@ -33,7 +33,7 @@ class Ledger:
         await done
 
     def facts(self) -> list[JsonObject]:
-        """Everything, in order. A last line that was cut off by a kill was never acted on, and is left out."""
+        """All facts, in order. A last line that a kill cut off is left out, since nothing acted on it."""
         if not self.file.exists():
             return []
         return list(_read(self.file.read_bytes()))

@@ -1,4 +1,4 @@
-"""A TCP connection with faults: cut at random, delayed, half-open, refused. The server may speak what it likes."""
+"""A TCP proxy with faults: connections are cut at random, delayed, half-open or refused. It fits any protocol."""
 
 import asyncio
 import socket
@@ -21,14 +21,14 @@ class _Link:
     server: asyncio.StreamWriter
 
     def cut(self) -> None:
-        """Reset both ends: whoever reads or writes next, learns of it at once."""
+        """Reset both ends, so that the next read or write fails at once."""
         for end in (self.client, self.server):
             _reset(end)
 
 
 @dataclass(slots=True)
 class Proxy:
-    """Stands between somebody and a server. What is set counts from the next chunk or connection on."""
+    """A proxy before a server. Settings apply from the next chunk or connection."""
 
     host: str
     port: int
@@ -36,11 +36,11 @@ class Proxy:
     cuts: float = 0.0
     """The share of chunks at which the connection is cut instead of passing them on."""
     delay_seconds: float = 0.0
-    """The longest that a chunk is held back."""
+    """The longest delay of a chunk."""
     is_refusing: bool = False
     """New connections are reset."""
     is_half_open: bool = False
-    """Connections stay, and nothing passes any more in either direction."""
+    """Connections stay open, but nothing passes in either direction."""
     listens_at: int = 0
     hits: Counter[str] = field(default_factory=Counter)
     """Faults that really happened: cut, delayed, swallowed, refused."""
@@ -69,7 +69,7 @@ class Proxy:
         return len(self._links)
 
     def cut_all(self) -> int:
-        """Cut every connection that is open; how many those were."""
+        """Cut every open connection; returns how many."""
         links = list(self._links)
         for link in links:
             link.cut()

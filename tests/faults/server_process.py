@@ -21,7 +21,7 @@ _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "NO_PROXY", "no_proxy", "COVERAG
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """How a process ended that was asked to."""
+    """How a process ended after SIGTERM."""
 
     exit_code: int
     seconds: float
@@ -36,7 +36,7 @@ class ServerProcess:
     """`SPANLOOM_*`, `OTEL_*` and keys of providers; nothing of the kind is passed on from outside."""
     roles: str | None = None
     faults: Sequence[str] = ()
-    """Options of `tests.faults.faulty_serve`: then that is started instead."""
+    """Options of `tests.faults.faulty_serve`, which is started instead if there are any."""
     name: str = "server"
     port: int = field(default_factory=free_port)
     starts: int = 0
@@ -46,17 +46,17 @@ class ServerProcess:
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """The address of the server."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
-        """Of what runs now."""
+        """The process id of the running server."""
         return self._running().pid
 
     @property
     def is_running(self) -> bool:
-        """Whether it was started and has not ended by itself."""
+        """Whether the server was started and is still running."""
         return self._process is not None and self._process.poll() is None
 
     async def start(self) -> None:
@@ -81,7 +81,7 @@ class ServerProcess:
             )
 
     async def until_ready(self, seconds: float = READY_SECONDS) -> None:
-        """Return when `/readyz` says 200. Raises `ServiceBroken`."""
+        """Wait until `/readyz` answers 200. Raises `ServiceBroken`."""
         deadline = time.monotonic() + seconds
         while not await asyncio.to_thread(answers, f"{self.url}/readyz"):
             if not self.is_running or time.monotonic() > deadline:
@@ -90,23 +90,23 @@ class ServerProcess:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def kill(self) -> None:
-        """SIGKILL: nothing is said or finished."""
+        """SIGKILL the server."""
         self._signal(signal.SIGKILL)
         await self._ended()
         self.kills += 1
 
     def freeze(self) -> None:
-        """SIGSTOP: it does nothing, and does not know it."""
+        """SIGSTOP: freeze the server."""
         self._signal(signal.SIGSTOP)
         self._frozen = True
 
     def thaw(self) -> None:
-        """SIGCONT: it goes on as if no time had passed."""
+        """SIGCONT: let a frozen server continue."""
         self._signal(signal.SIGCONT)
         self._frozen = False
 
     def ask_to_stop(self) -> None:
-        """SIGTERM."""
+        """Send SIGTERM without waiting."""
         self._signal(signal.SIGTERM)
 
     async def stop(self, seconds: float = 60.0) -> Stopped:
@@ -120,7 +120,7 @@ class ServerProcess:
         return Stopped(code, time.monotonic() - began)
 
     def logs(self) -> str:
-        """What all its starts have said."""
+        """The logs of all starts."""
         return "".join(self._log(number).read_text(errors="replace") for number in range(1, self.starts + 1))
 
     def tail(self) -> str:
@@ -128,7 +128,7 @@ class ServerProcess:
         return "\n".join(self._log(self.starts).read_text(errors="replace").splitlines()[-20:])
 
     async def close(self) -> None:
-        """End it, however it is."""
+        """End the server in whatever state it is."""
         if not self.is_running:
             return
         if self._frozen:

@@ -1,4 +1,4 @@
-"""A few processes over one control, in simulated time: real engines and dispatchers, clients, and what befalls them."""
+"""A few processes on one control in simulated time: real engines and dispatchers, clients, and faults."""
 
 import asyncio
 import random
@@ -32,9 +32,9 @@ PROCESSES = 2
 EXECUTIONS = 5
 LONGEST_CALL_SECONDS = 20.0
 TROUBLED_SECONDS = 30.0
-"""Things go wrong for so long; then everybody is left in peace."""
+"""How long faults happen; afterwards there are none."""
 DRAIN_SECONDS = 600.0
-"""By then everything must have ended."""
+"""When all executions must have ended."""
 TROUBLES = {"refused": 0.04, "answer lost": 0.04, "slow": 0.04, "model fails": 0.05}
 
 MODEL: JsonObject = {"id": "ask", "type": "model"}
@@ -56,7 +56,7 @@ _PROCESS: ContextVar["Process | None"] = ContextVar("process", default=None)
 
 
 class LastWords(LogRecordProcessor):
-    """The terminal events that trackers said, by attempt."""
+    """The terminal events of trackers, by attempt."""
 
     def __init__(self) -> None:
         self.said: dict[Attempt, list[str]] = {}
@@ -105,7 +105,7 @@ class SlowModel(ScriptedModel):
 
 
 class Process:
-    """An engine, a dispatcher and what renews its leases, all of which die together."""
+    """An engine, a dispatcher and a lease renewal, which die together."""
 
     def __init__(self, ledger: FaultyLedger, resources: Resources, checkpoints: Checkpoints) -> None:
         self.ledger = ledger
@@ -135,7 +135,7 @@ class Process:
         return any(task.get_name() in ("client", "asked") for task in self.tasks)
 
     async def kill(self) -> None:
-        """Nothing more of it reaches the control."""
+        """Kill the process: nothing from it reaches the control any more."""
         self.ledger.is_dead = True
         while left := [task for task in self.tasks if not task.done()]:
             for task in left:
@@ -143,7 +143,7 @@ class Process:
             await asyncio.wait(left, timeout=60)
 
     async def close(self, drain_seconds: float) -> None:
-        """Hand over what runs here, and go."""
+        """Hand over running executions and stop."""
         self.is_closing = True
         await self.dispatcher.stop()
         await self.engine.close(drain_seconds)
@@ -156,7 +156,7 @@ class Process:
 
 @dataclass
 class World:
-    """Everything that happens under one seed, and what of it must not have happened."""
+    """A simulation under one seed, and the invariants it broke."""
 
     chance: Random
     control: Control
@@ -180,7 +180,7 @@ class World:
         )
 
     async def run(self) -> list[str]:
-        """Trouble, then peace; what must hold then and does not."""
+        """Run with faults, then without; returns the broken invariants."""
         random.seed(self.chance.random())
         LAST_WORDS.said.clear()
         asyncio.get_running_loop().set_task_factory(_owned_by_process)
@@ -220,7 +220,7 @@ class World:
         self.processes.append(Process(ledger, self._resources, self._checkpoints))
 
     async def _arrive(self) -> None:
-        """Somebody asks one of the processes for an execution."""
+        """A client starts an execution at one of the processes."""
         await asyncio.sleep(self.chance.uniform(0, TROUBLED_SECONDS * 0.7))
         process = self.chance.choice(self.processes)
         request = graph_request(self.chance.choice(GRAPHS), on_disconnect=self.chance.choice(["cancel", "continue"]))
@@ -266,7 +266,7 @@ class World:
                 self.control.answer(execution_id)
 
     async def _cancel(self) -> None:
-        """Somebody asks that an execution stops."""
+        """A client cancels an execution."""
         await asyncio.sleep(self.chance.uniform(3, TROUBLED_SECONDS))
         open_ones = [id_ for id_, row in self.control.rows.items() if not row.status.is_terminal]
         if open_ones:
@@ -274,7 +274,7 @@ class World:
             self.control.ask_to_cancel(self.chance.choice(open_ones))
 
     async def _befall(self) -> None:
-        """The process with the most to do is killed, stands still or is stopped; another one takes its place."""
+        """Kill, freeze or stop the busiest process; another one takes its place."""
         await asyncio.sleep(self.chance.uniform(1, TROUBLED_SECONDS))
         well = [process for process in self.processes if not (process.ledger.is_dead or process.is_closing)]
         process = max(well, key=lambda one: (one.engine.active, self.chance.random()))
@@ -292,7 +292,7 @@ class World:
 
 
 def broken_rules(execution_id: str, row: Row) -> list[str]:
-    """What must hold of an execution when all is over, and does not."""
+    """The invariants that an execution breaks at the end."""
     decided = [fact for fact in row.facts if fact.kind == "decided"]
     lost = sum(fact.kind == "lost" for fact in row.facts)
     rules = {

@@ -1,4 +1,4 @@
-"""A real server and everybody around it: clients, a model server, a receiver of webhooks, each with books of its own.
+"""A real server with clients, a model server and a webhook receiver, each of which keeps books of its own.
 
 When the faults have stopped, `settled` waits until nothing is open any more, and `violations` reads all the books.
 """
@@ -40,7 +40,7 @@ SECRET_KEY = "a key that all servers of one test share"
 
 @dataclass(slots=True)
 class World:
-    """What runs."""
+    """The running parts."""
 
     servers: list[ServerProcess]
     models: Provider
@@ -52,16 +52,16 @@ class World:
 
     @property
     def server(self) -> ServerProcess:
-        """The first one, or the only one."""
+        """The first server, or the only one."""
         return self.servers[0]
 
     @property
     def evidence(self) -> Evidence:
-        """All the books but the server's own."""
+        """All books except the server's own."""
         return Evidence(self.callers.ledger, self.models.ledger, self.hooks.ledger, self.paths)
 
     async def violations(self) -> list[Violation]:
-        """Everything that is wrong."""
+        """All broken invariants."""
         return await violations(self.database, self.evidence)
 
     async def settled(self) -> None:
@@ -115,7 +115,7 @@ def _said(row: RowMapping) -> str:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """What control knows of an execution."""
+    """An execution's row in control."""
 
     status: str
     on_lost: str
@@ -222,6 +222,6 @@ def seconds_to_end(ends: Mapping[str, End], crashes: Sequence[datetime]) -> list
 
 
 def p95(numbers: Sequence[float]) -> float:
-    """Of nothing it is 0."""
+    """The 95th percentile; 0 without values."""
     ordered = sorted(numbers)
     return ordered[int(0.95 * (len(ordered) - 1))] if ordered else 0.0
