@@ -1,95 +1,42 @@
-"""The five dashboards. Counters read from the roll-ups are equal in all processes, hence `max` over them."""
+"""The dashboards, and all their queries."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dashboards.alerts import ENDED, EXECUTIONS, FAILED, HOURLY_COST, ROOT, failure_ratio
+from dashboards.alerts import ENDED, EXECUTIONS, FAILED, HOURLY_COST, failure_ratio
 from dashboards.options import Options
 from dashboards.panels import Board, Origin, Panel, Query, Row, to_json
-
-RATE = "$__rate_interval"
-RANGE = "$__range"
-TEMPLATE = 'template=~"$template"'
-OF_WORKFLOW = 'workflow_name=~"$workflow_name"'
-CHOSEN = OF_WORKFLOW + ',workflow_source=~"$source"'
-ROOTS = f"{ROOT},{CHOSEN}"
-NODES = f'gen_ai_operation_name=~"|none",workflow_node_type!~"|none",{CHOSEN}'
-TOOLS = f'gen_ai_operation_name="execute_tool",{CHOSEN}'
-RETRIEVALS = f'gen_ai_operation_name="retrieval",{CHOSEN}'
-CHATS = f'gen_ai_operation_name="chat",{CHOSEN}'
-CALLS = "traces_span_metrics_calls_total"
-DURATION = "traces_span_metrics_duration_seconds"
-EXECUTED = "spanloom_executions_total"
-NANO = "spanloom_cost_nano_usd_total"
-BY_TYPE, BY_TOOL, BY_MODEL, BY_WORKFLOW = (
-    "workflow_node_type",
-    "gen_ai_tool_name",
-    "gen_ai_request_model",
-    "workflow_name",
+from dashboards.queries import (
+    ANY,
+    BY_MODEL,
+    BY_TOOL,
+    BY_TYPE,
+    BY_WORKFLOW,
+    CHATS,
+    CHOSEN,
+    DURATION,
+    INPUT,
+    NODES,
+    OBJECTIVE,
+    OF_WORKFLOW,
+    OUTPUT,
+    RANGE,
+    RATE,
+    RETRIEVALS,
+    ROOTS,
+    TEMPLATE,
+    TOOLS,
+    executed,
+    failures,
+    hourly,
+    lines,
+    number,
+    quantile,
+    rate,
+    spent,
+    tokens,
 )
-INPUT, OUTPUT = ',type="input"', ',type="output"'
-OBJECTIVE = Options().objective
-ANY = 'status!=""'
-
-
-def executed(which: str, window: str, by: str = "template") -> str:
-    """How many executions ended with a status within a window."""
-    grown = f"increase({EXECUTED}{{{TEMPLATE},{which}}}[{window}])"
-    return f"sum by ({by}) (max by (template, status, error_class) ({grown}))"
-
-
-def spent(window: str, by: str) -> str:
-    """USD within a window."""
-    return f"sum by ({by}) (max by (template, model) (increase({NANO}{{{TEMPLATE}}}[{window}]))) / 1e9"
-
-
-def hourly(by: str) -> str:
-    """USD per hour at the current rate."""
-    return f"sum by ({by}) (max by (template, model) (rate({NANO}{{{TEMPLATE}}}[{RATE}]))) * 3600 / 1e9"
-
-
-def tokens(window: str, which: str = "") -> str:
-    """Tokens within a window, per template, model and type."""
-    return f"max by (template, model, type) (increase(spanloom_tokens_total{{{TEMPLATE}{which}}}[{window}]))"
-
-
-def rate(selector: str, by: str, metric: str = CALLS) -> str:
-    """Events per second."""
-    return f"sum by ({by}) (rate({metric}{{{selector}}}[{RATE}]))"
-
-
-def quantile(share: float, selector: str, by: str = "", metric: str = DURATION) -> str:
-    """A quantile of a histogram, per label."""
-    labels = f"{by}, le" if by else "le"
-    return f"histogram_quantile({share:g}, sum by ({labels}) (rate({metric}_bucket{{{selector}}}[{RATE}])))"
-
-
-def failures(selector: str, by: str) -> str:
-    """Failed spans per second, from the histogram, because it has the exemplars."""
-    failed = f'{DURATION}_bucket{{{selector},status_code="STATUS_CODE_ERROR"}}'
-    return f"sum by ({by}) (max without (le) (rate({failed}[{RATE}])))"
-
-
-def number(title: str, description: str, expr: str, unit: str = "short") -> Panel:
-    """A number panel; six fit into a row."""
-    return Panel(title, description, [Query(expr)], unit, width=4, is_number=True)
-
-
-def lines(
-    title: str,
-    description: str,
-    expr: str,
-    label: str,
-    unit: str = "short",
-    *,
-    stacked: bool = False,
-    exemplars: bool = False,
-    origin: Origin = Origin.SERVICE,
-) -> Panel:
-    """A panel of lines over time, one per value of the label."""
-    legend = f"{{{{{label}}}}}" if label else title
-    return Panel(title, description, [Query(expr, legend, exemplars, origin)], unit, 12, is_stacked=stacked)
-
+from dashboards.telemetry_board import TELEMETRY
 
 OVERVIEW = Board(
     "overview",
@@ -441,166 +388,6 @@ MODELS = Board(
                     stacked=True,
                 ),
                 lines("Cost per hour", "Exact, from the books.", hourly("model"), "model", "currencyUSD", stacked=True),
-            ],
-        ),
-    ],
-)
-
-TELEMETRY = Board(
-    "telemetry",
-    "telemetry health",
-    "The health of the bookkeeping itself: journal, outbox, records, webhooks, comparison of the books.",
-    [
-        Row(
-            "Now",
-            [
-                number("Journal", "1 if the last commit succeeded.", "min(spanloom_journal_writable)"),
-                number(
-                    "Records behind",
-                    "How long the oldest signal has waited for its record; an alert fires after one minute.",
-                    "max(spanloom_record_lag_seconds)",
-                    "s",
-                ),
-                number(
-                    "Dead letters",
-                    "Signals that became dead letters in the selected time.",
-                    f"sum(increase(spanloom_dead_letters_total[{RANGE}]))",
-                ),
-                number("Books differ", "Numbers that differ between two books.", "max(spanloom_reconcile_differences)"),
-                number(
-                    "Drift",
-                    "The sum of all differences in cost.",
-                    "max(spanloom_reconcile_drift_nano_usd) / 1e9",
-                    "currencyUSD",
-                ),
-                number(
-                    "Books compared",
-                    "How long ago the last comparison finished.",
-                    "time() - max(spanloom_reconcile_finished_timestamp_seconds)",
-                    "s",
-                ),
-            ],
-        ),
-        Row(
-            "Journal",
-            [
-                lines(
-                    "Signals",
-                    "Signals made durable per second.",
-                    f"sum(rate(spanloom_journal_signals_total[{RATE}]))",
-                    "",
-                    "ops",
-                ),
-                lines(
-                    "Duration of a commit",
-                    "Average duration of the journal's commits.",
-                    f"sum(rate(spanloom_journal_commit_seconds_total[{RATE}]))\n"
-                    f"/ sum(rate(spanloom_journal_commits_total[{RATE}]))",
-                    "",
-                    "s",
-                ),
-                lines("Waiting", "Decisions that are not durable yet.", "sum(spanloom_journal_waiting)", ""),
-                lines(
-                    "Failed commits",
-                    "Failed commits are retried.",
-                    f"sum(increase(spanloom_journal_failed_commits_total[{RATE}]))",
-                    "",
-                ),
-                lines(
-                    "Dead letters by consumer",
-                    "Signals that a consumer could not store.",
-                    f"sum by (consumer) (increase(spanloom_dead_letters_total[{RATE}]))",
-                    "consumer",
-                ),
-                lines(
-                    "Late signals",
-                    "Signals whose execution no longer runs here.",
-                    f"sum(increase(spanloom_journal_late_signals_total[{RATE}]))",
-                    "",
-                ),
-            ],
-        ),
-        Row(
-            "Executions",
-            [
-                lines("Running executions", "By process.", "spanloom_executions_active", "instance"),
-                lines(
-                    "Unfinished",
-                    "Executions that are queued or running, in all processes.",
-                    "max by (status) (spanloom_executions_unfinished)",
-                    "status",
-                    stacked=True,
-                ),
-                lines(
-                    "Oldest unfinished",
-                    "An alert fires after one hour.",
-                    "max by (status) (spanloom_executions_oldest_seconds)",
-                    "status",
-                    "s",
-                ),
-            ],
-        ),
-        Row(
-            "Outbox and Collector",
-            [
-                lines("Outbox", "Signals that a consumer has not stored yet.", "max(spanloom_outbox_signals)", ""),
-                lines(
-                    "Oldest in the outbox",
-                    "How long the oldest signal has waited for its record.",
-                    "max(spanloom_record_lag_seconds)",
-                    "",
-                    "s",
-                ),
-                lines(
-                    "Served without the Collector",
-                    "Signals that did not come back in time and were stored from the outbox.",
-                    f"sum by (consumer) (increase(spanloom_outbox_served_locally_total[{RATE}]))",
-                    "consumer",
-                ),
-                lines(
-                    "Queues of the Collector",
-                    "Queue sizes as a share of their capacity.",
-                    "sum by (exporter) (otelcol_exporter_queue_size)\n"
-                    "/ sum by (exporter) (otelcol_exporter_queue_capacity)",
-                    "exporter",
-                    "percentunit",
-                    origin=Origin.COLLECTOR,
-                ),
-                lines(
-                    "Spans received by the Collector",
-                    "From all senders.",
-                    f"sum by (receiver) (rate(otelcol_receiver_accepted_spans[{RATE}]))",
-                    "receiver",
-                    "ops",
-                    origin=Origin.COLLECTOR,
-                ),
-                lines(
-                    "Memory of the Collector",
-                    "It refuses signals before it runs out of memory.",
-                    "otelcol_process_memory_rss",
-                    "instance",
-                    "bytes",
-                    origin=Origin.COLLECTOR,
-                ),
-            ],
-        ),
-        Row(
-            "Webhooks",
-            [
-                lines("Waiting", "Pending deliveries.", "max(spanloom_deliveries_waiting)", ""),
-                lines(
-                    "Oldest due",
-                    "How long the most overdue delivery has been due; an alert fires after half an hour.",
-                    "max(spanloom_deliveries_oldest_seconds)",
-                    "",
-                    "s",
-                ),
-                lines(
-                    "Given up",
-                    "Deliveries whose last attempt failed.",
-                    f"sum(increase(spanloom_deliveries_given_up_total[{RATE}]))",
-                    "",
-                ),
             ],
         ),
     ],
