@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich import box
 from rich.cells import cell_len
@@ -18,7 +18,9 @@ from engine.result import Approval, Status
 from engine.usage import TOKEN_KINDS
 from telemetry.reads.cost import CostReport, GroupValue, Sums
 from telemetry.reads.executions import ExecutionRecord
-from telemetry.recovery.replay import DeadLetterGroup
+
+if TYPE_CHECKING:
+    from telemetry.recovery.replay import DeadLetterGroup
 
 Level = Literal["ok", "warn", "fail", "info"]
 _GAP = 2
@@ -289,7 +291,7 @@ def checks_view(checks: Sequence[Check]) -> Table:
     return grid
 
 
-def dead_letters_table(found: Sequence[DeadLetterGroup]) -> RenderableType:
+def dead_letters_table(found: Sequence["DeadLetterGroup"]) -> RenderableType:
     """One line for all dead letters of a consumer with the same reason."""
     if not found:
         return Text("No dead letters.")

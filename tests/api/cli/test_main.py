@@ -32,7 +32,7 @@ def test_help_imports_nothing_that_takes_time(tmp_path: Path) -> None:
         assert _modules_after(*arguments, folder=tmp_path) & heavy == set()
 
 
-UNNEEDED = {"alembic", "langchain", "langchain_core", "langgraph", "mako", "pygments"}
+UNNEEDED = {"alembic", "fastapi", "google", "langchain", "langchain_core", "langgraph", "mako", "pygments"}
 
 
 def test_commands_that_read_import_neither_langgraph_nor_alembic(shell: Shell, migrated_sqlite_url: str) -> None:
