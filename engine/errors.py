@@ -1,7 +1,7 @@
 """Everything that can go wrong, as one tree.
 
     SpanloomError
-    ├── Refusal                 nothing was accepted; the caller is told and nothing is recorded
+    ├── Refusal                 the caller gets the error; nothing is accepted or recorded
     │   ├── InvalidRequest      ├── NotFound        ├── ConversationBusy    ├── AlreadyFinished
     │   ├── MalformedWorkflow   ├── MissingExtra    ├── Unavailable         ├── Draining
     │   ├── QueueFull           ├── NotFinished     ├── IdempotencyMismatch ├── Replayed

@@ -1,6 +1,6 @@
-"""What a caller sees while an execution runs: `ExecutionEvent`s, kept in a bounded ring that readers follow.
+"""Events of a running execution, kept in a bounded ring that readers follow.
 
-The execution waits for nobody: a reader that falls out of the ring is told so by a `gap` and goes on with the rest.
+The execution never waits for a reader: a reader that falls out of the ring gets a `gap` event and continues behind it.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from engine.result import Status
 RING_EVENTS = 1_000
 RING_BYTES = 1_048_576
 LAGGING_EVENTS = 128
-"""A reader that is so far behind gets the tokens of a message joined."""
+"""A reader this many events behind gets the tokens of a message joined into one event."""
 
 _YIELD_EVERY = 64
-"""A producer that never waits lets its readers run once per so many events."""
+"""A producer that never awaits yields to its readers once per this many events."""
 _FRAME_BYTES = 200
-"""What an event takes on the wire beside its data, about."""
+"""Approximate size of an event on the wire without its data."""
 
 
 class EventType(StrEnum):
@@ -120,7 +120,7 @@ class ExecutionEvent:
 
 
 class EventRing:
-    """The newest events of one attempt, and the readers that wait for the next."""
+    """A bounded buffer of the newest events of one attempt, which any number of readers can follow."""
 
     def __init__(self, attempt: int = 1, *, size: int = RING_EVENTS, size_bytes: int = RING_BYTES) -> None:
         self.attempt = attempt
@@ -151,12 +151,12 @@ class EventRing:
         self._news.set()
 
     def close(self) -> None:
-        """No more events will come: the attempt breaks off without a closing one."""
+        """End the ring without a closing event: the attempt broke off."""
         self.closed = True
         self._news.set()
 
     async def breathe(self) -> None:
-        """Let others run now and then: a producer that never waits would outrun the ring, and could not be stopped."""
+        """Yield now and then: a producer that never awaits would outrun the ring and could not be cancelled."""
         if self._appended_since_breath >= _YIELD_EVERY:
             self._appended_since_breath = 0
             await asyncio.sleep(0)
@@ -224,7 +224,7 @@ def _as_one(tokens: list[ExecutionEvent]) -> ExecutionEvent:
 
 
 def _size(event: ExecutionEvent) -> int:
-    """Bytes on the wire, about."""
+    """Approximate bytes on the wire."""
     if event.type is EventType.TOKEN:
         return _FRAME_BYTES + len(str(event.data["text"]))
     try:

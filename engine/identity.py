@@ -1,4 +1,4 @@
-"""Whose trace and record it is: everything known of an execution when an attempt of it begins."""
+"""The identity of an execution: everything known about it when an attempt begins."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,7 +10,7 @@ Trigger = Literal["api", "chat", "cli", "resume", "retry", "parent", "schedule"]
 
 @dataclass(frozen=True, slots=True)
 class ExecutionIdentity:
-    """Kept with the execution's control row, so that whoever finds it without a process can speak for it."""
+    """Stored with the execution's control row, so that its record can be completed if its process dies."""
 
     execution_id: str
     attempt: int
@@ -38,7 +38,7 @@ class ExecutionIdentity:
     """The `files` retriever may read any folder for it: a caller with a shell started it."""
 
     def told(self, trace_id: str | None) -> JsonObject:
-        """What readers are told when an attempt begins."""
+        """Data of the event `started` or `resumed`."""
         return {
             "source": self.source,
             "workflow_name": self.workflow_name,

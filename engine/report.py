@@ -1,4 +1,4 @@
-"""What validation answers: a `ValidationReport` of `Issue`s."""
+"""The result of validation: a `ValidationReport` of `Issue`s."""
 
 from enum import StrEnum
 
@@ -18,7 +18,7 @@ class Severity(StrEnum):
 
 
 class Layer(StrEnum):
-    """What a rule knows; `internal` is for rules that broke."""
+    """The kind of knowledge a rule needs; `internal` marks a rule that crashed."""
 
     SCHEMA = "schema"
     STRUCTURE = "structure"
@@ -53,7 +53,7 @@ class Counts(Document):
 
 
 class ValidationReport(Document):
-    """All that is to be said about one document."""
+    """All findings about one document."""
 
     valid: bool
     """There is no error."""

@@ -1,4 +1,4 @@
-"""What a caller asks for: an `ExecutionRequest` with its source, a union of four kinds."""
+"""The request for an execution, whose source is one of four kinds, and the caller who sends it."""
 
 import hashlib
 from dataclasses import dataclass
@@ -93,7 +93,7 @@ def digest(request: ExecutionRequest, *, retry_of: str | None = None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. Comes beside the request, so that no body can claim an owner."""
+    """The sender of a request. It is passed beside the request, so that no request body can claim an owner."""
 
     owner: str = "default"
     correlation_id: str | None = None

@@ -86,7 +86,7 @@ class ModelReply:
 
 
 class ChatModel(Protocol):
-    """One model of one provider. Errors are `ModelFailure` with a code of workflow.md section 6."""
+    """One model of one provider. Errors are `ModelFailure`, whose docstring lists the codes."""
 
     @property
     def provider(self) -> str:
@@ -290,7 +290,7 @@ class Conversations(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Everything an execution may use, made once by the one who wires the engine."""
+    """Everything an execution may use; built once, when the engine is wired."""
 
     models: Models
     prices: Prices

@@ -1,4 +1,4 @@
-"""What comes back from an execution: the result, its usage and its errors. Made in one place, for every status."""
+"""The result of an execution: its output, usage and errors, made in one place for every status."""
 
 from collections.abc import Sequence
 from enum import StrEnum

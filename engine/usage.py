@@ -150,7 +150,7 @@ class Unfinished:
 
 @dataclass(slots=True)
 class Carried:
-    """What the attempts before this one have made durable, and what they left open."""
+    """Totals, span ids and unfinished model calls of the attempts before this one."""
 
     totals: Totals = field(default_factory=Totals)
     span_ids: list[int] = field(default_factory=list)

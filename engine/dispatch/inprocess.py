@@ -1,6 +1,6 @@
-"""Takes executions that wait for a process (queued, answered, due, left by another) and runs them in this one.
+"""Claims executions that wait for a process (queued, answered, due, left by another) and runs them in this one.
 
-It is woken by whoever queues or answers here; what other processes leave it finds within a second.
+Requests in this process wake it; it finds work from other processes within a second.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Dispatcher:
-    """Claims while it has free slots; what it has claimed it holds until the attempt ends."""
+    """Claims executions while it has free slots; each claim holds a slot until its attempt ends."""
 
     def __init__(
         self, engine: ExecutionEngine, ledger: Ledger, *, slots: int = SLOTS, poll_seconds: float = POLL_SECONDS
@@ -39,11 +39,11 @@ class Dispatcher:
         return len(self._held)
 
     def wake(self) -> None:
-        """There is something to claim, or room for it."""
+        """Look for executions now: one was queued, or a slot is free."""
         self._news.set()
 
     async def run(self) -> None:
-        """Claim and run until stopped. Trouble with the database is logged, and it goes on."""
+        """Claim and run until stopped. Database errors are logged and retried."""
         while not self.is_stopped:
             self._news.clear()
             if await self._claim_all():
@@ -55,7 +55,7 @@ class Dispatcher:
                 continue
 
     async def stop(self) -> None:
-        """Claim nothing more. What is being claimed now is taken on first."""
+        """Stop claiming, after a claim in progress has been taken on."""
         self.is_stopped = True
         self.wake()
         await self._idle.wait()
@@ -74,7 +74,7 @@ class Dispatcher:
         try:
             claims = await self._ledger.claim(free)
         except DATABASE_ERRORS as error:
-            log.warning("executions could not be claimed; it is tried again", extra={"error": str(error)})
+            log.warning("executions could not be claimed; retrying", extra={"error": str(error)})
             return 0
         self._held |= {_attempt(claim) for claim in claims}
         outcomes = await asyncio.gather(*map(self._take_on, claims), return_exceptions=True)
@@ -91,7 +91,7 @@ class Dispatcher:
             log.warning("an attempt could not begin", extra=_fields(claim) | {"error": str(error)})
 
     def _give_up(self, claim: Claim, error: BaseException) -> None:
-        """Let the lease run out: whoever looks for lost executions decides what becomes of it, and counts."""
+        """Let the lease expire: the sweeper then decides what happens to the execution, and counts the crash."""
         log.error("a claimed execution could not be taken on", exc_info=error, extra=_fields(claim))
         self._ledger.abandon(*_attempt(claim))
         self._free(claim)

@@ -1,1 +1,1 @@
-"""The life of one execution: accepted, begun, run, ended."""
+"""The life of one execution: it is accepted, started, run and ended."""

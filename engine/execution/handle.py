@@ -1,4 +1,4 @@
-"""Executions that run in this process: who reads them, and how they are asked to stop."""
+"""The handle of an execution that runs in this process: its readers, its result, and ways to stop it."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -49,19 +49,19 @@ class Execution:
         return self.context.execution_id
 
     async def events(self, after: int = 0) -> AsyncGenerator[ExecutionEvent, None]:
-        """What happens, from the event behind `after` to the closing one. Raises if the books could not be closed."""
+        """Events after `after` up to the closing one. Raises if the end could not be committed."""
         async for event in self.context.events.read(after):
             yield event
         if self.task is not None:
             await asyncio.shield(self.task)
 
     async def result(self) -> ExecutionResult:
-        """The result, once its commit is made; waiting for it does not own the execution."""
+        """The result, once it is committed. Cancelling this wait does not cancel the execution."""
         assert self.task is not None
         return await asyncio.shield(self.task)
 
     def cancel(self, reason: str) -> bool:
-        """Ask the run to stop; false if it has already ended. Asking again changes nothing."""
+        """Ask the execution to stop; false if it has already ended. Only the first reason is kept."""
         if self.ended:
             return False
         if self.cancel_reason is None:
@@ -70,14 +70,14 @@ class Execution:
         return True
 
     def hand_over(self) -> None:
-        """Stop here and let another process go on; an execution that is lost with its process is cancelled."""
+        """Stop here so that another process can continue; with `on_lost: fail` the execution is cancelled instead."""
         if self.on_lost == "fail":
             self.cancel(SHUTDOWN)
         elif not self.ended:
             self._end_walk("hand over")
 
     def fence_off(self) -> None:
-        """Another attempt owns the execution: stop, and say nothing more."""
+        """Stop without committing anything more: another attempt owns the execution."""
         if not self.ended:
             self._end_walk("fence off")
 
@@ -88,7 +88,7 @@ class Execution:
 
     @property
     def on_lost(self) -> OnLost:
-        """What becomes of the execution when its process is gone."""
+        """The policy for the case that this process dies."""
         if self.claim is not None:
             return self.claim.on_lost
         return self.compiled.plan.on_lost if self.compiled else "fail"
@@ -100,13 +100,13 @@ class Execution:
                 self.task.cancel()
 
     def join(self) -> None:
-        """A reader of the starting call came."""
+        """Count a reader of the call that started the execution."""
         self._readers += 1
         if self._leaving is not None:
             self._leaving.cancel()
 
     def leave(self, grace_seconds: float) -> None:
-        """A reader of the starting call left; the last one may take the execution with it."""
+        """Count a reader out; after the last one the execution is cancelled, unless `on_disconnect` is `continue`."""
         self._readers -= 1
         if self._readers == 0 and not self.ended and self.request.on_disconnect != "continue":
             self._leaving = asyncio.get_running_loop().call_later(grace_seconds, self.cancel, CLIENT_LEFT)

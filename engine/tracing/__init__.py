@@ -1,1 +1,1 @@
-"""What an execution says through the OpenTelemetry API."""
+"""Records executions as spans and events through the OpenTelemetry API."""

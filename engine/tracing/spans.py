@@ -61,11 +61,11 @@ class NodeSpan:
 
     @property
     def leaf_attributes(self) -> Attributes:
-        """What the calls below say of their node."""
+        """Attributes that the spans of calls carry about their node."""
         return {key: self._static[key] for key in _LEAF_KEYS}
 
     def complete(self, *, label: str | None, edges: str | None, degraded: bool) -> None:
-        """The attempt did its work."""
+        """The attempt completed."""
         if label is not None:
             self._extra[semconv.NODE_LABEL] = label
         if edges is not None:
@@ -114,11 +114,11 @@ class NodeSpan:
         self._end(NodeStatus.RETRYING)
 
     def cancel(self) -> None:
-        """The attempt was cut off."""
+        """The attempt was cancelled."""
         self._end(NodeStatus.CANCELLED)
 
     def pause(self) -> None:
-        """The node waits for an answer or a time; the visit goes on with another attempt."""
+        """The node waits for an answer or a time; a later attempt of the execution continues the visit."""
         self._end(NodeStatus.PAUSED)
 
     def model_call(self, model: ChatModel, request: ModelRequest) -> "ModelCall":
@@ -137,7 +137,7 @@ class NodeSpan:
         return LeafCall(self._recorder, self, f"{semconv.SPAN_TOOL} {name}", SpanKind.INTERNAL, attributes)
 
     def retrieval(self, source: str) -> "LeafCall":
-        """Begin the span of one question to a retriever."""
+        """Begin the span of one query to a retriever."""
         attributes: Attributes = {semconv.OPERATION: Operation.RETRIEVAL.value, semconv.DATA_SOURCE_ID: source}
         return LeafCall(self._recorder, self, f"{semconv.SPAN_RETRIEVAL} {source}", SpanKind.CLIENT, attributes)
 
@@ -160,7 +160,7 @@ class LeafCall:
         self._span = recorder.start_leaf(node, name, kind, Phase.TOOL, attributes)
 
     def complete(self, attributes: Attributes | None = None) -> None:
-        """The call answered."""
+        """The call returned a result."""
         self._end(attributes or {})
 
     def fail(self, error_type: str, message: str) -> None:
@@ -169,7 +169,7 @@ class LeafCall:
         self._end({semconv.ERROR_TYPE: error_type})
 
     def cancel(self) -> None:
-        """The call was cut off because the execution was cancelled."""
+        """The call was cancelled together with the execution."""
         self._end({})
 
     def _end(self, attributes: Attributes) -> None:
@@ -217,7 +217,7 @@ class ModelCall:
         return self._end(reply.usage, self._price(reply.usage), None)
 
     def fail(self, error_type: str, message: str, usage: Usage | None, waste: Waste) -> Price:
-        """The call failed; `usage` is what the provider reported all the same. A refusal cost nothing."""
+        """The call failed; `usage` is what the provider reported nevertheless. A refusal costs nothing."""
         self._span.set_status(Status(StatusCode.ERROR, error_text(message)))
         self._extra[semconv.ERROR_TYPE] = error_type
         refused = usage is None and error_type in FREE_REFUSALS
@@ -225,11 +225,11 @@ class ModelCall:
         return self._end(usage, price, waste)
 
     def cancel(self) -> Price:
-        """The call was cut off: what it used is unknown."""
+        """The call was cancelled: its usage is unknown."""
         return self._end(None, Price(None, CostSource.NONE), Waste.CANCELLED)
 
     def withdraw(self) -> Price:
-        """The call was not made after all, and cost nothing."""
+        """The call was never sent, and cost nothing."""
         return self._end(None, Price(0, CostSource.NONE), Waste.CANCELLED)
 
     def _price(self, usage: Usage | None) -> Price:

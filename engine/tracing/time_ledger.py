@@ -5,7 +5,7 @@ from enum import IntEnum
 
 
 class Phase(IntEnum):
-    """What an execution can be doing; of several at once the lowest counts."""
+    """What an execution spends its time on; of several at once the lowest value counts."""
 
     MODEL = 0
     TOOL = 1
@@ -22,12 +22,12 @@ class TimeLedger:
         self._since = time.perf_counter()
 
     def enter(self, phase: Phase) -> None:
-        """Something of this kind began."""
+        """An activity of this phase began."""
         self._settle()
         self._active[phase] += 1
 
     def leave(self, phase: Phase) -> None:
-        """Something of this kind ended."""
+        """An activity of this phase ended."""
         self._settle()
         self._active[phase] -= 1
 

@@ -1,4 +1,4 @@
-"""WorkflowTracker: says what an execution does, through the OpenTelemetry API. Three calls: start, complete, fail.
+"""WorkflowTracker: records an execution through the OpenTelemetry API, from `start` to `complete`, `fail` or `cancel`.
 
 Below the root it makes the spans of nodes, model calls, tool calls and retrievals, and adds up what they used. Usage
 and cost are recorded once, on the span of the model call; everything above is a sum made here.
@@ -76,19 +76,19 @@ class AttemptStart:
     parent: Context | None = None
     """The caller's trace, which the root span joins."""
     links: Sequence[SpanContext] = ()
-    """A caller that is not joined, or the root of the attempt before."""
+    """Linked spans: a caller whose trace is not joined, or the root span of the attempt before."""
     age_seconds: float | None = None
-    """Since acceptance, by the database's clock; null: by this machine's."""
+    """Since acceptance, by the database's clock; null: computed by this machine's clock."""
     paused_seconds: float = 0.0
     extra: Attributes = field(default_factory=dict)
-    """What `resumed` says beside who it is about."""
+    """Attributes of `resumed` beside the identity."""
 
 
 class WorkflowTracker:
-    """The books of one attempt of one execution."""
+    """Records the spans and events of one attempt of one execution, and sums up what it used."""
 
     def __init__(self, tracing: Tracing, prices: Prices, carried: Carried | None = None) -> None:
-        """`carried`: what earlier attempts have used and said; totals and seal are of all attempts."""
+        """`carried`: usage and span ids of earlier attempts; totals and seal cover all attempts."""
         carried = carried or Carried()
         self._tracing = tracing
         self.prices = prices
@@ -101,13 +101,13 @@ class WorkflowTracker:
         self._event_seq = 0
 
     def queue(self, identity: ExecutionIdentity) -> None:
-        """Say that the execution was accepted and waits for a process."""
+        """Emit `queued`: the execution was accepted and waits for a process."""
         self.identity = identity
         self._inside = Context()
         self.emit_event(Event.QUEUED, identity_attributes(identity))
 
     def start(self, identity: ExecutionIdentity, start: AttemptStart | None = None) -> None:
-        """Begin the root span and say `started`, or of a later attempt `resumed`."""
+        """Begin the root span and emit `started`, or `resumed` for a later attempt."""
         start = start or AttemptStart()
         first, was_queued = identity.attempt == 1, identity.started_ns != identity.queued_ns
         self.identity = identity
@@ -131,7 +131,7 @@ class WorkflowTracker:
         self.emit_event(Event.STARTED if first else Event.RESUMED, self.identity_attributes | start.extra)
 
     def complete(self) -> None:
-        """The execution completed: end the root span and say so."""
+        """The execution completed: end the root span and emit `completed`."""
         self._close(ExecutionStatus.COMPLETED, Event.COMPLETED, {})
 
     def fail(
@@ -141,7 +141,7 @@ class WorkflowTracker:
         node_id: str | None = None,
         error_class: ErrorClass = ErrorClass.ENGINE,
     ) -> None:
-        """The execution failed: end the root span as an error and say so."""
+        """The execution failed: end the root span as an error and emit `failed`."""
         extra: Attributes = {
             semconv.ERROR_TYPE: error_type,
             semconv.ERROR_CLASS: error_class.value,
@@ -153,12 +153,12 @@ class WorkflowTracker:
         self._close(ExecutionStatus.FAILED, Event.FAILED, extra)
 
     def cancel(self, reason: str | None) -> None:
-        """The execution was cancelled, which is no failure: end the root span and say so."""
+        """The execution was cancelled, which is not a failure: end the root span and emit `cancelled`."""
         extra: Attributes = {} if reason is None else {semconv.CANCEL_REASON: error_text(reason)}
         self._close(ExecutionStatus.CANCELLED, Event.CANCELLED, extra)
 
     def pause(self, paused: Paused) -> None:
-        """The execution waits for an answer or a time, and nobody works on it: end the root span and say so."""
+        """The execution waits for an answer or a time without a worker: end the root span and emit `paused`."""
         extra: Attributes = {semconv.DUE_AT: round(paused.due_at.timestamp() * 1e9)}
         if paused.approvals:
             approval = paused.approvals[0]
@@ -166,7 +166,7 @@ class WorkflowTracker:
         self._close(ExecutionStatus.PAUSED, Event.PAUSED, extra)
 
     def hand_over(self, reason: str) -> None:
-        """This process stops and another goes on: end the root span as an error; the execution has not ended."""
+        """Another process takes over: end the root span as an error; the execution has not ended."""
         self.count_span(self._root, always_kept=True)
         self._root.set_status(Status(StatusCode.ERROR, reason))
         self._root.set_attribute(semconv.ERROR_TYPE, SHUTDOWN_ERROR)
@@ -215,7 +215,7 @@ class WorkflowTracker:
             self.totals.first_token_seconds = self.elapsed_seconds()
 
     def budget(self, event: Event, *, limit: int, spent: int, unit: str) -> None:
-        """Say that a budget is nearly used up, or is."""
+        """Emit that a budget is nearly or fully used up."""
         self.emit_event(
             event,
             {
