@@ -1,6 +1,6 @@
-"""What every table is made of: the shared metadata, the column types, and the few SQL words both databases need.
+"""The parts of every table: shared metadata, column types, and SQL functions that work on both databases.
 
-The tables of the engine and of the bookkeeper hang on the same `metadata`, so that one migration history covers both.
+The tables of the engine and of the bookkeeper share one `metadata`, so that one migration history covers both.
 """
 
 from collections.abc import Collection, Iterable
@@ -66,7 +66,7 @@ class UtcTime(TypeDecorator[datetime]):
 
 
 class now_sql(FunctionElement[datetime]):
-    """The database's clock when the statement runs: what leases and due times are decided by."""
+    """The database's clock when the statement runs. Leases and due times are compared with it."""
 
     type = UtcTime()
     inherit_cache = True
@@ -89,7 +89,7 @@ async def database_time(connection: AsyncConnection) -> datetime:
 
 
 class later_sql(FunctionElement[datetime]):
-    """The database's clock plus so many seconds (a bound parameter, a float)."""
+    """The database's clock plus a number of seconds (a float, as a bound parameter)."""
 
     type = UtcTime()
     inherit_cache = True
@@ -110,7 +110,7 @@ def _later_on_sqlite(element: later_sql, compiler: SQLCompiler, **kw: Any) -> st
 
 
 def json_text(value: object) -> str:
-    """A value as JSON text that both databases take: `storable`, and NaN is null."""
+    """A value as JSON text that both databases accept: `storable`, with null for NaN."""
     try:
         text = orjson.dumps(value)
     except TypeError:
@@ -121,7 +121,7 @@ def json_text(value: object) -> str:
 
 
 def storable(value: Any) -> Any:
-    """The value with U+FFFD for each NUL and lone surrogate in its texts: models write them, PostgreSQL takes none."""
+    """The value with U+FFFD for NULs and lone surrogates: models write them, PostgreSQL refuses them."""
     if isinstance(value, str):
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").replace("\0", "\ufffd")
     if isinstance(value, dict):
@@ -136,7 +136,7 @@ def one_of(column: str, values: Iterable[str]) -> CheckConstraint:
 
 
 def among(dialect: Dialect, column: Column[str], values: Collection[str]) -> ColumnElement[bool]:
-    """That a text column holds one of any number of values, in one parameter; an `IN` would have one for each."""
+    """The condition that a text column holds one of these values, as one parameter; `IN` needs one for each."""
     if dialect.name == "postgresql":
         return column == any_(bindparam(None, list(values), type_=postgresql.ARRAY(Text)))
     listed = func.json_each(json_text(list(values))).table_valued("value")

@@ -1,4 +1,4 @@
-"""One database: opened from a URL, read and written through connections, with errors that say what to do.
+"""The database behind a URL: connections for reading and writing, and errors that say what to do.
 
 SQLite has one writer connection, which takes the write lock when its transaction begins, and a few read-only ones that
 see a snapshot. PostgreSQL has one pool for both.
@@ -28,11 +28,11 @@ Synchronous = Literal["NORMAL", "FULL"]
 DialectName = Literal["sqlite", "postgresql"]
 
 APPLICATION_NAME = "spanloom"
-"""What PostgreSQL calls our connections."""
+"""The application name of our connections in PostgreSQL."""
 IDLE_SECONDS = 30.0
-"""So long a transaction on PostgreSQL may stand still."""
+"""How long a transaction on PostgreSQL may be idle."""
 COMMAND_SECONDS = 60.0
-"""So long a statement on PostgreSQL may take, its answer included."""
+"""How long a statement on PostgreSQL may take, including its result."""
 
 _BUSY_SECONDS = 5.0
 _CONNECT_SECONDS = 5.0
@@ -43,8 +43,8 @@ class Database:
     """The database behind a URL: `sqlite:///./spanloom.db` or `postgresql://user@host/name`; the driver is added here.
 
     Nothing is opened before the first use. `synchronous` and `busy_seconds` are for SQLite: NORMAL survives a crash of
-    the process, FULL one of the machine. `idle_seconds` is for PostgreSQL: a transaction in which nothing was said for
-    that long is rolled back, so that a process that stands still keeps no locks that others wait for. Raises
+    the process, FULL one of the machine. `idle_seconds` is for PostgreSQL: a transaction that is idle for longer is
+    rolled back, so that a frozen process keeps no locks. Raises
     `Unavailable` if the URL is neither form.
     """
 
@@ -93,7 +93,7 @@ class Database:
 
 @asynccontextmanager
 async def connected(engine: AsyncEngine, name: str) -> AsyncIterator[AsyncConnection]:
-    """A connection for a while. Raises `Unavailable` for what is wrong with the database, now or later in it."""
+    """A connection for the length of a block. Raises `Unavailable` for database trouble, also inside the block."""
     connection = await _connect(engine, name)
     try:
         async with AsyncExitStack() as stack:
@@ -113,7 +113,7 @@ async def _connect(engine: AsyncEngine, name: str) -> AsyncConnection:
 
 
 def parse_url(url: str) -> URL:
-    """The URL's parts. Raises `Unavailable` if it names no database we can use."""
+    """The parsed URL. Raises `Unavailable` if the database is not supported."""
     help_text = "use sqlite:///./spanloom.db or postgresql://user@host/name in SPANLOOM_DATABASE_URL"
     try:
         parsed = make_url(url)
@@ -132,7 +132,7 @@ def dialect_name(url: URL) -> DialectName:
 
 
 def safe_name(url: URL) -> str:
-    """What the database is called in messages: a file, or host, port and name; never the password."""
+    """The name of the database in messages: a file, or host, port and name; never the password."""
     if dialect_name(url) == "sqlite":
         return str(url.database)
     return f"{url.host or url.query.get('host', 'localhost')}:{url.port or 5432}/{url.database or ''}"
@@ -183,7 +183,7 @@ def _sqlite_engine(url: URL, busy_seconds: float, pool_size: int) -> AsyncEngine
 
 
 def _open_once(dialect: Dialect, entry: ConnectionPoolEntry, arguments: list[str], named: dict[str, object]) -> None:
-    """Raise here for a file that cannot be opened: aiosqlite would leave a thread that reports to a closed loop."""
+    """Fail here if the file cannot be opened: aiosqlite would leave a thread that reports to a closed loop."""
     sqlite3.connect(arguments[0], uri=bool(named.get("uri"))).close()
 
 
@@ -237,13 +237,13 @@ def _postgres(url: str, *, command_seconds: float | None, idle_seconds: float) -
 
 
 def _give_up_confused(context: ExceptionContext) -> None:
-    """A server that dies at a bad moment leaves asyncpg in the middle of something, on a connection that seems open."""
+    """Discard a connection after an internal error of asyncpg: the server died, though the connection seems open."""
     if isinstance(getattr(context.original_exception, "__cause__", None), asyncpg.InternalClientError):
         context.is_disconnect = True
 
 
 def _dsn(url: str) -> tuple[str, float]:
-    """The URL as asyncpg takes it, and `connect_timeout`, the one parameter of libpq's that it does not know."""
+    """The URL for asyncpg, and `connect_timeout`, the one libpq parameter that asyncpg does not know."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
     connect_seconds = float(query.pop("connect_timeout", _CONNECT_SECONDS))
@@ -251,5 +251,5 @@ def _dsn(url: str) -> tuple[str, float]:
 
 
 def _loads(value: str | bytes | float) -> object:
-    """SQLite hands a JSON number back as a number."""
+    """Parse a JSON column; SQLite returns JSON numbers as numbers already."""
     return orjson.loads(value) if isinstance(value, str | bytes) else value

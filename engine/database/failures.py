@@ -1,4 +1,4 @@
-"""Says what is wrong with a database in a sentence that tells the reader what to do."""
+"""Translates the errors of database drivers into sentences that say what to do."""
 
 from collections.abc import Iterator
 
@@ -11,16 +11,16 @@ DATABASE_ERRORS = (SpanloomError, SQLAlchemyError, OSError)
 """The errors of database work that a background task logs and outlives."""
 
 _SQLITE = {
-    "database is locked": "is locked by another process for too long; stop the other process or try again",
-    "database table is locked": "is locked by another process for too long; stop the other process or try again",
+    "database is locked": "is locked by another process; stop the other process or try again",
+    "database table is locked": "is locked by another process; stop the other process or try again",
     "readonly database": "is read-only; make the file and its folder writable for this user",
     "unable to open database file": "cannot be opened; check that its folder exists and is writable for this user",
     "disk is full": "is full; free disk space, then try again",
     "disk i/o error": "cannot be read or written (disk error); check the disk and its free space",
     "file is not a database": "is not an SQLite database; name another file in SPANLOOM_DATABASE_URL",
     "malformed": "is damaged; restore it from a backup",
-    "no such table": "has no schema of this version; run `spanloom migrate`",
-    "no such column": "has no schema of this version; run `spanloom migrate`",
+    "no such table": "has an older schema than this program; run `spanloom migrate`",
+    "no such column": "has an older schema than this program; run `spanloom migrate`",
 }
 _POSTGRES = {
     "28": "refused the user or password; check SPANLOOM_DATABASE_URL",
@@ -30,19 +30,19 @@ _POSTGRES = {
     "53": "is out of resources; try again",
     "57P": "is starting up, shutting down or was restarted; try again",
     "57014": "took too long for a statement; try again",
-    "55P03": "is locked by another session for too long; try again",
-    "40": "could not serialize this transaction beside others; try again",
-    "25P03": "rolled back a transaction in which nothing was said for too long; try again",
+    "55P03": "is locked by another session; try again",
+    "40": "had a conflict with another transaction; try again",
+    "25P03": "rolled back a transaction that was idle for too long; try again",
     "25006": "is read-only; connect to the primary server",
-    "42501": "does not let this user do this; grant it rights on the schema",
-    "42P01": "has no schema of this version; run `spanloom migrate`",
-    "42703": "has no schema of this version; run `spanloom migrate`",
+    "42501": "does not permit this to the user; grant the user rights on the schema",
+    "42P01": "has an older schema than this program; run `spanloom migrate`",
+    "42703": "has an older schema than this program; run `spanloom migrate`",
     "08": "cannot be reached; check that it runs and that host and port are right",
 }
 
 
 def unavailable(error: BaseException, database: str) -> Unavailable | None:
-    """The refusal for an error of a driver; null if it does not speak about the database's condition."""
+    """The refusal for a driver's error; null if the error does not describe the condition of the database."""
     for cause in _chain(error):
         sentence = _sentence(cause)
         if sentence is not None:

@@ -1,4 +1,4 @@
-"""Ends the connections of processes that stand still in the middle of a statement, on PostgreSQL.
+"""Ends PostgreSQL connections of processes that are frozen in the middle of a statement.
 
 The server's own `idle_in_transaction_session_timeout` begins with the answer to a statement. One that is sent in parts
 (COPY, or prepared and not yet executed) has no answer yet, and a long answer may not have been read: while the server
@@ -31,10 +31,10 @@ log = logging.getLogger(__name__)
 async def end_frozen(
     database: Database, *, idle_seconds: float = IDLE_SECONDS, command_seconds: float = COMMAND_SECONDS
 ) -> int:
-    """End connections of spanloom's that wait for the rest of a statement that began longer ago than `idle_seconds`.
+    """End connections of spanloom whose statement has waited for its client for longer than `idle_seconds`.
 
-    Also those that cannot get rid of an answer after `command_seconds`, when a process that lives has given up. What
-    they had not committed is rolled back. SQLite has none such. Returns how many there were. Raises `Unavailable`.
+    Also ends those whose client has not read a result for `command_seconds`, when a live process has given up. Their
+    open transactions are rolled back. SQLite has no such connections. Returns their number. Raises `Unavailable`.
     """
     if database.dialect_name == "sqlite":
         return 0
@@ -43,15 +43,15 @@ async def end_frozen(
         found = await connection.execute(_END, limits | {"application": APPLICATION_NAME})
         pids = [row.pid for row in found if row.is_ended]
     if pids:
-        log.warning("connections of processes that stand still were ended", extra={"pids": pids})
+        log.warning("connections of frozen processes were ended", extra={"pids": pids})
     return len(pids)
 
 
 async def keep_ending(database: Database, *, every_seconds: float) -> None:
-    """Do so until cancelled."""
+    """Call `end_frozen` regularly until cancelled."""
     while True:
         await asyncio.sleep(every_seconds)
         try:
             await end_frozen(database)
         except Unavailable as error:
-            log.warning("connections that stand still could not be looked for", extra={"error": str(error)})
+            log.warning("frozen connections could not be looked for; trying again", extra={"error": str(error)})

@@ -1,6 +1,6 @@
-"""Brings a database's schema to the version of this program: alembic without an ini file, from any async caller.
+"""Migrates a database's schema to the version of this program, with alembic but without an ini file.
 
-Alembic is large, and imported only where there is something to do: every start asks, and mostly there is nothing.
+Alembic is large, so it is imported only if a migration is pending.
 """
 
 import importlib.resources
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 _VERSIONS = "alembic_version"
-"""Where alembic keeps the revision of the database."""
+"""The table in which alembic keeps the revision of the database."""
 
 _MIGRATION_LOCK = 0x5350_4C4D
 """Any fixed number: of two processes that start together the second waits for the first."""
 
 
 async def upgrade(database_url: str, revision: str = "head") -> None:
-    """Run what is pending, in one transaction. Harmless when repeated. Raises `Unavailable`."""
+    """Run the pending migrations in one transaction. Harmless when repeated. Raises `Unavailable`."""
     from alembic import command
 
     await _migrate(database_url, lambda config: command.upgrade(config, revision))
@@ -40,7 +40,7 @@ async def downgrade(database_url: str, revision: str) -> None:
 
 
 async def pending(database_url: str) -> list[str]:
-    """The revisions that `upgrade` would run, in order; a SQLite file that is not there is not made.
+    """The revisions that `upgrade` would run, in order; a missing SQLite file is not created.
 
     Raises `Unavailable`, also for a schema newer than this program.
     """
@@ -62,7 +62,7 @@ async def pending(database_url: str) -> list[str]:
 
 
 def sql(database_url: str) -> str:
-    """What `upgrade` would run on an empty database of this kind, as a script for review."""
+    """The SQL that `upgrade` runs on an empty database of this kind, for review."""
     from alembic import command
 
     script = io.StringIO()
@@ -73,14 +73,14 @@ def sql(database_url: str) -> str:
 
 
 def scripts_folder() -> Path:
-    """Where the migrations are: inside an installed package, or at the root of a source tree."""
+    """The folder of the migrations: inside an installed package, or at the root of a source tree."""
     package = importlib.resources.files("engine")
     installed = Path(str(package / "_migrations"))
     return installed if installed.is_dir() else Path(str(package)).parent / "migrations"
 
 
 def _newest() -> str:
-    """The revision of the newest script, which its file is named by."""
+    """The revision of the newest script, from its file name."""
     return max(script.name for script in (scripts_folder() / "versions").glob("[0-9]*.py")).partition("_")[0]
 
 
@@ -99,7 +99,7 @@ async def _migrate(database_url: str, run: Callable[["Config"], None]) -> None:
 
 
 async def _lock(connection: AsyncConnection) -> None:
-    """One migration at a time; a table that is in use fails the migration instead of queueing everybody behind it."""
+    """Allow one migration at a time. A table in use fails the migration, so that it does not block other sessions."""
     if connection.dialect.name == "postgresql":
         await connection.execute(text("SET LOCAL lock_timeout = '60s'"))
         await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})

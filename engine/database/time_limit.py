@@ -1,7 +1,7 @@
-"""A time limit for work on a connection that reaches the statement which runs there, and not only who waits for it.
+"""A time limit for work on a connection that also interrupts the running statement.
 
-A cancelled statement of PostgreSQL takes its connection along, and one of SQLite goes on in its thread with the write
-lock held. So the statement is interrupted first, where it runs; then it fails like any other, and the connection lives.
+Cancelling a PostgreSQL statement closes its connection, and a cancelled SQLite statement continues in its thread with
+the write lock held. So the statement is interrupted in the database: it fails, and the connection stays usable.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 GRACE_SECONDS = 1.0
-"""How long an interrupted statement may take to end, before the connection is given up."""
+"""How long an interrupted statement may take to end before its connection is discarded."""
 
 _AGAIN_SECONDS = 0.05
-"""An interruption that comes just before a statement begins is lost."""
+"""The interval between interruptions: one that arrives just before a statement begins is lost."""
 
 
 async def within(connection: AsyncConnection, seconds: float, work: Awaitable[None]) -> None:
-    """Do the work. Raises `TimeoutError`; see `is_in_transaction` for what is left of the connection then."""
+    """Do the work. Raises `TimeoutError`; then `is_in_transaction` says whether the transaction is still open."""
     interruption = _Interruption(connection)
     timer = asyncio.get_running_loop().call_later(seconds, interruption.begin)
     try:
@@ -39,7 +39,7 @@ async def within(connection: AsyncConnection, seconds: float, work: Awaitable[No
 
 
 def is_in_transaction(connection: AsyncConnection) -> bool:
-    """Whether the transaction goes on. SQLite rolls it back where a statement that writes is interrupted."""
+    """Whether the transaction is still open. SQLite rolls it back when it interrupts a writing statement."""
     if connection.invalidated:
         return False
     return connection.dialect.name != "sqlite" or _sqlite(connection).in_transaction
@@ -47,7 +47,7 @@ def is_in_transaction(connection: AsyncConnection) -> bool:
 
 @dataclass(slots=True)
 class _Interruption:
-    """Ends what runs on a connection, statement by statement, until the work is over."""
+    """Interrupts the statements on a connection, one after another, until the work is over."""
 
     connection: AsyncConnection
     task: "asyncio.Task[None] | None" = None
@@ -58,7 +58,7 @@ class _Interruption:
         self.task = asyncio.create_task(interrupt(), name="interrupt a statement")
 
     async def over(self) -> None:
-        """The last interruption has arrived: none will reach a later statement."""
+        """Wait for the last interruption, so that none reaches a later statement."""
         self._is_over.set()
         if self.task is not None:
             await asyncio.gather(self.task, return_exceptions=True)

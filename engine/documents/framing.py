@@ -6,8 +6,8 @@
     </context>
     the user's own text
 
-A text cannot close the frame or claim another source: what looks like a mark of the frame inside it gets a backslash,
-which `unframe` takes off again.
+A text cannot close the frame or claim another source: `frame` escapes its own marks inside a text with a backslash, and
+`unframe` removes it.
 """
 
 import re

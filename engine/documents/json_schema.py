@@ -1,4 +1,4 @@
-"""JSON Schema as users may write it: 2020-12, patterns in linear time, no reference out of the document."""
+"""JSON Schema validators: draft 2020-12, patterns in linear time, no references to other documents."""
 
 from functools import lru_cache
 
@@ -9,7 +9,7 @@ from engine.graph import Json, JsonObject
 
 
 def validator(schema: JsonObject, *, mask: str | None = None) -> Draft202012Validator:
-    """The validator of a schema, made once. `mask` stands in its messages where a value would."""
+    """The validator of a schema, cached. Its messages contain `mask` instead of values."""
     return _made(orjson.dumps(schema), mask)
 
 

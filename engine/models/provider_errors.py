@@ -1,4 +1,4 @@
-"""What goes wrong between us and a provider, as a `ModelFailure` with a code that retries and people can act on."""
+"""Translates the errors of model providers into `ModelFailure`s with a code that decides about retries."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -69,15 +69,15 @@ _BY_STATUS = {
     529: "overloaded",
 }
 _SAID = {
-    "rate_limited": "takes no more calls for now",
+    "rate_limited": "is limiting the call rate",
     "overloaded": "is overloaded",
     "timeout": "did not answer in time",
-    "connection": "could not be reached or broke the connection off",
+    "connection": "could not be reached, or closed the connection",
     "auth": "refused the key; check the provider's API key and what it may use",
     "model_not_found": "does not know the model",
-    "context_too_long": "refused the messages: they are longer than the model's context",
+    "context_too_long": "refused the messages: they exceed the model's context window",
     "bad_request": "refused the request",
-    "provider_error": "failed or sent an answer that cannot be read",
+    "provider_error": "failed or sent an unreadable response",
 }
 _WRONG_KEY = re.compile(r"API_KEY_INVALID|API key not valid|invalid x-api-key", re.IGNORECASE)
 _OVERLOADED = re.compile(r"overloaded", re.IGNORECASE)
@@ -102,7 +102,7 @@ class _WithResponse(Protocol):
 def failure_of(
     error: Exception, codes: Mapping[type[Exception], str | None], *, provider: str, model: str, secret: str | None
 ) -> ModelFailure:
-    """The failure behind an exception of a provider's SDK, LangChain or the transport; `secret` never shows in it.
+    """The failure for an exception of a provider's SDK, LangChain or the transport; its message never holds `secret`.
 
     `codes` are those of the SDK's own exceptions.
     """
@@ -135,7 +135,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _response(error: Exception) -> _Response | None:
-    """The provider's HTTP answer, from the exception or what caused it."""
+    """The provider's HTTP response, from the exception or its causes."""
     for link in _chain(error):
         if isinstance(link, _WithResponse) and isinstance(link.response, _Response):
             return link.response

@@ -1,4 +1,4 @@
-"""Which addresses are places on the Internet, and which exceptions a setting makes."""
+"""Which IP addresses belong to the public Internet, and the exceptions that a setting makes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ Address = IPv4Address | IPv6Address
 
 @dataclass(frozen=True, slots=True)
 class Exceptions:
-    """What is let through although the rules say no, over http too: networks, and hosts with a port."""
+    """Networks, and hosts with a port, that are allowed despite the rules, also over http."""
 
     networks: tuple[IPv4Network | IPv6Network, ...] = ()
     hosts: frozenset[tuple[str, int]] = frozenset()
@@ -31,16 +31,16 @@ class Exceptions:
         return cls(tuple(networks), frozenset(hosts))
 
     def name(self, host: str, port: int) -> bool:
-        """The host is let through, whatever its address."""
+        """The host is allowed, whatever its address."""
         return (plain_host(host), port) in self.hosts
 
     def hold(self, address: Address) -> bool:
-        """The address is in a network that is let through."""
+        """The address is in an allowed network."""
         return any(address in network for network in self.networks)
 
 
 def inner(address: Address) -> str | None:
-    """Why the address is no place on the Internet, in words; null if it is one.
+    """Why the address does not belong to the public Internet, in words; null if it does.
 
     An IPv4 address that an IPv6 one carries inside is judged as itself.
     """
@@ -68,7 +68,7 @@ def _carried(address: IPv6Address) -> list[IPv4Address]:
 
 
 def _by_flags(address: Address) -> str | None:
-    """What the standard library knows beside our list."""
+    """The judgement of the standard library, for addresses that are not in our list."""
     return None if address.is_global and not address.is_multicast else "no global address"
 
 

@@ -1,7 +1,7 @@
-"""The one client for every URL that a user of the service may name: it leads out, never in.
+"""The HTTP client for URLs that users name: it reaches the Internet, never the server's own network.
 
-A check of the URL's text would miss `2130706433`, and one beforehand would miss a name that changes its address in
-between. So addresses are checked while connecting: the name is resolved here, and connected is what was checked.
+A check of the URL's text would miss `2130706433`, and an earlier check would miss a host name that changes its address.
+So addresses are checked while connecting: this module resolves the name and connects to the checked address.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class UrlNotAllowed(Refusal):
-    """The URL leads to a place that this service does not send to."""
+    """This service does not send requests to this URL."""
 
     code = "url_not_allowed"
 
@@ -37,7 +37,7 @@ async def resolve(host: str, port: int) -> list[str]:
 
 
 class Egress:
-    """What may be reached from here."""
+    """Decides which URLs and addresses may be reached."""
 
     def __init__(
         self, exceptions: Exceptions | None = None, *, ports: Iterable[int] = PORTS, resolve: Resolve = resolve
@@ -63,7 +63,7 @@ class Egress:
         try:
             found = list(await self._resolve(host, port))
         except UnicodeError as error:
-            raise UrlNotAllowed(f"{host} is no name of a host") from error
+            raise UrlNotAllowed(f"{host} is not a valid host name") from error
         self._judge(host, port, [ip_address(text.partition("%")[0]) for text in found], is_plain=is_plain)
         return found
 
@@ -87,7 +87,7 @@ class Egress:
 
 
 def parse_url(url: str) -> httpx2.URL:
-    """The parts of a URL that may be sent to by its form. Raises `UrlNotAllowed`."""
+    """The parts of a URL whose form is allowed. Raises `UrlNotAllowed`."""
     try:
         parsed = httpx2.URL(url)
     except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
@@ -120,7 +120,7 @@ def open_client(egress: Egress, *, timeout_seconds: float, tls: ssl.SSLContext |
 
 
 async def read_reply(response: httpx2.Response, limit: int = MAX_REPLY_BYTES) -> bytes:
-    """The beginning of a streamed answer's body, as it was sent; the rest is not read."""
+    """The beginning of a streamed response body, undecoded; the rest is not read."""
     read = bytearray()
     async for chunk in response.aiter_raw(limit):
         read += chunk
@@ -130,7 +130,7 @@ async def read_reply(response: httpx2.Response, limit: int = MAX_REPLY_BYTES) ->
 
 
 class _Transport(httpx2.AsyncHTTPTransport):
-    """httpx2's own, over connections that the guard makes; a connection does not know whether it is for http."""
+    """The transport of httpx2 over guarded connections; a connection does not know whether it serves http or https."""
 
     def __init__(self, egress: Egress, tls: ssl.SSLContext, *, is_plain: bool) -> None:
         super().__init__(verify=tls, trust_env=False)
@@ -144,7 +144,7 @@ class _Transport(httpx2.AsyncHTTPTransport):
 
 
 class _Backend(httpcore2.AsyncNetworkBackend):
-    """Resolves a name, checks its addresses, and connects to one of those and nothing else."""
+    """Resolves a host name, checks its addresses, and connects to one of the checked addresses only."""
 
     def __init__(self, egress: Egress, *, is_plain: bool) -> None:
         self._egress = egress

@@ -1,4 +1,4 @@
-"""Takes secrets out of texts that go to people: error messages, log lines, span attributes."""
+"""Redacts secrets in error messages, log lines and span attributes."""
 
 import re
 

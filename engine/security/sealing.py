@@ -1,4 +1,4 @@
-"""Keeps secrets in the database so that the database alone does not tell them."""
+"""Encrypts secrets for the database: reading them needs a key that is not in it."""
 
 import base64
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ _PURPOSE = b"spanloom sealing of secrets"
 
 
 class SecretKeyMissing(Unavailable):
-    """Secrets cannot be kept: set SPANLOOM_SECRET_KEY to a long random text, the same in every process."""
+    """Secrets cannot be stored: set SPANLOOM_SECRET_KEY to a long random text, the same in every process."""
 
 
 class SealBroken(Unavailable):
@@ -31,11 +31,11 @@ class Sealer:
         self._keys = keys
 
     def seal(self, text: str) -> str:
-        """The text, sealed. Raises `SecretKeyMissing`."""
+        """Encrypt a text. Raises `SecretKeyMissing`."""
         return self._fernet.encrypt(text.encode()).decode()
 
     def open(self, sealed: str) -> str:
-        """What was sealed. Raises `SealBroken` or `SecretKeyMissing`."""
+        """Decrypt a sealed text. Raises `SealBroken` or `SecretKeyMissing`."""
         try:
             return self._fernet.decrypt(sealed).decode()
         except InvalidToken as error:
@@ -50,6 +50,6 @@ class Sealer:
 
 
 def _derive(key: str) -> bytes:
-    """A key of this purpose alone: the same secret key serves others too."""
+    """A key for this purpose only, since the secret key has other uses too."""
     derived = HKDF(algorithm=SHA256(), length=32, salt=None, info=_PURPOSE).derive(key.encode())
     return base64.urlsafe_b64encode(derived)
