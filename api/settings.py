@@ -130,25 +130,26 @@ class Settings(BaseSettings):
     )
     pipeline: Annotated[Literal["embedded", "collector"], BeforeValidator(_lower)] = Field(
         "embedded",
-        description="Which way signals go into the books: embedded, or through the collector that "
-        "OTEL_EXPORTER_OTLP_ENDPOINT names",
+        description="How signals are recorded: embedded, or through the collector at OTEL_EXPORTER_OTLP_ENDPOINT",
     )
     ingest_bind: Annotated[str, AfterValidator(_host_and_port)] = Field(
         "127.0.0.1:8001", description="Address to listen on for the Collector"
     )
     ingest_tokens: Listed = Field(
-        (), repr=False, description="Tokens that the Collector may show; two while one is replaced"
+        (),
+        repr=False,
+        description="Tokens accepted from the Collector, separated by commas; list two during a rotation",
     )
     outbox_confirm_seconds: Seconds = Field(
         60.0,
-        description="How long after shipping the Collector must have brought a signal back; then it is not waited for",
+        description="Seconds after which a shipped signal that has not come back from the Collector is stored locally",
     )
-    allowed_hosts: Listed = Field((), description="Names besides the loopback ones by which requests may call the host")
+    allowed_hosts: Listed = Field((), description="Host names that requests may use besides the loopback names")
     trace_url: Annotated[str, AfterValidator(_trace_url)] | None = Field(
-        None, description="Where a trace is looked at: http://localhost:16686/trace/{trace_id}"
+        None, description="URL of a trace in your trace store: http://localhost:16686/trace/{trace_id}"
     )
     prometheus_url: HttpUrl | None = Field(
-        None, description="Prometheus whose counters are compared with the books: http://localhost:9090"
+        None, description="Prometheus server whose counters are compared with the records: http://localhost:9090"
     )
     traceparent: Literal["join", "link", "ignore"] = Field(
         "join", description="What executions do with the trace of the caller's traceparent header: join, link or ignore"
@@ -158,7 +159,9 @@ class Settings(BaseSettings):
         description="provider:model for nodes that name none (the first provider with a key, else offline:extractive)",
     )
     files_roots: Folders = Field((), description="Folders that requests over HTTP may search with the files retriever")
-    prices: Path | None = Field(None, description="JSON file of own prices, looked at before the catalogue")
+    prices: Path | None = Field(
+        None, description="JSON file with your own prices, which take precedence over the catalogue"
+    )
     webhook_schedule: Schedule = Field(
         (0, 5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400),
         description="Seconds before each attempt to deliver a webhook, the first one included",
@@ -167,31 +170,32 @@ class Settings(BaseSettings):
         20.0, description="How long an endpoint may take to answer a webhook"
     )
     webhook_disable_hours: Seconds = Field(
-        120.0, description="After so many hours of nothing but failures an endpoint is disabled"
+        120.0, description="Hours of continuous failures after which an endpoint is disabled"
     )
     egress_allow: Places = Field(
-        (), description="Own places that webhooks may lead to, by http too: networks as in 10.1.0.0/16, or host:port"
+        (),
+        description="Internal addresses that webhooks may call, also by http: networks as in 10.1.0.0/16, or host:port",
     )
-    egress_ports: Ports = Field((443, 8443), description="Ports that webhooks may lead to")
-    max_body_bytes: int = Field(1_048_576, ge=1, description="Largest body of a request")
+    egress_ports: Ports = Field((443, 8443), description="Ports that webhooks may call")
+    max_body_bytes: int = Field(1_048_576, ge=1, description="Largest request body, in bytes")
     disconnect_seconds: Seconds = Field(
-        5.0, description="How long after its last client left an execution that nobody waits for is cancelled"
+        5.0, description="Seconds after the last client disconnects until its execution is cancelled"
     )
     lease_seconds: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
-        30.0, description="How long an execution is left to its process without a sign of life"
+        30.0, description="Seconds after which an execution whose process renews no lease is taken over"
     )
     lease_renew_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        10.0, description="How often a process says that its executions run; less than half of LEASE_SECONDS"
+        10.0, description="Seconds between lease renewals; less than half of LEASE_SECONDS"
     )
     sweep_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        5.0, description="How often executions are looked for whose process is gone"
+        5.0, description="Seconds between searches for executions whose process is gone"
     )
-    drain_seconds: Seconds = Field(20.0, description="How long running executions may go on after SIGTERM")
-    idempotency_hours: Span = Field(24.0, description="How long an Idempotency-Key stands for the same execution")
-    max_queued: int = Field(1_000, ge=1, description="Most executions of an owner that wait for a process")
-    worker_slots: int = Field(64, ge=1, description="Most executions that a process takes from the queue at once")
+    drain_seconds: Seconds = Field(20.0, description="Seconds that running executions may continue after SIGTERM")
+    idempotency_hours: Span = Field(24.0, description="Hours for which an Idempotency-Key returns the same execution")
+    max_queued: int = Field(1_000, ge=1, description="Maximum number of queued executions per owner")
+    worker_slots: int = Field(64, ge=1, description="Maximum number of queued executions that a process runs at once")
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
-        "info", description="Least level that is logged"
+        "info", description="Lowest log level that is written"
     )
     log_format: Literal["text", "json"] | None = Field(None, description="text on terminals, else json")
     langsmith: bool = Field(False, description="Whether LANGSMITH_TRACING may send payloads to LangSmith")

@@ -1,4 +1,4 @@
-"""Everything the service refuses, as RFC 9457 problem documents. Values of the input are never echoed."""
+"""Errors as RFC 9457 problem documents. Input is not echoed, except ids and plain names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,28 +16,28 @@ MAX_ERRORS = 100
 RETRY_AFTER_SECONDS = 5
 
 TITLES: Mapping[str, tuple[int, str]] = {
-    "malformed_json": (400, "The body is no JSON document"),
+    "malformed_json": (400, "The request body is not valid JSON"),
     "invalid_cursor": (400, "The cursor cannot be used"),
     "invalid_header": (400, "A header cannot be used"),
     "not_found": (404, "Not found"),
-    "method_not_allowed": (405, "This path does not answer to the method"),
+    "method_not_allowed": (405, "The path does not support this method"),
     "already_finished": (409, "The execution has already ended"),
     "not_finished": (409, "The execution has not ended yet"),
     "not_paused": (409, "The execution is not waiting for an answer"),
     "already_answered": (409, "The question has been answered before"),
-    "input_gone": (409, "What the execution was asked to run is not kept any more"),
+    "input_gone": (409, "The input of the execution is no longer stored"),
     "conversation_busy": (409, "The conversation has an unfinished execution"),
     "endpoint_disabled": (409, "The endpoint is disabled"),
     "body_too_large": (413, "The body is too large"),
-    "unsupported_media_type": (415, "The body has another content type than JSON"),
-    "host_not_allowed": (421, "The service does not answer to this host name"),
+    "unsupported_media_type": (415, "The content type of the body is not JSON"),
+    "host_not_allowed": (421, "The host name is not allowed"),
     "invalid_request": (422, "The request is not valid"),
     "invalid_workflow": (422, "The document is not a workflow graph"),
-    "invalid_answer": (422, "The answer does not fit the question"),
-    "idempotency_mismatch": (422, "The Idempotency-Key stands for another request"),
+    "invalid_answer": (422, "The answer does not match the question"),
+    "idempotency_mismatch": (422, "The Idempotency-Key was used for a different request"),
     "missing_extra": (422, "A provider's package is not installed"),
-    "url_not_allowed": (422, "The URL leads where this service does not send to"),
-    "too_many_groups": (422, "The answer would have too many groups"),
+    "url_not_allowed": (422, "The URL is not allowed"),
+    "too_many_groups": (422, "The result would have too many groups"),
     "queue_full": (429, "Too many executions are queued"),
     "too_many_subscribers": (429, "Too many readers follow the execution"),
     "internal_error": (500, "Something went wrong in the service"),

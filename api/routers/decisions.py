@@ -44,7 +44,7 @@ RESUME_EXAMPLES: dict[str, JsonObject] = {
 @router.post(
     "/{execution_id}/cancel",
     operation_id="executions_cancel",
-    summary="Ask an execution to stop",
+    summary="Cancel an execution",
     response_model=None,
     responses=answers(
         {
@@ -86,7 +86,7 @@ async def cancel(execution_id: str, request: Request, runtime: RuntimeDep, query
 @router.post(
     "/{execution_id}/resume",
     operation_id="executions_resume",
-    summary="Answer what a paused execution asks",
+    summary="Answer the question of a paused execution",
     response_model=None,
     responses=answers(
         {202: {"description": "It goes on.", "model": executions.Execution, "headers": ID_HEADER}},
@@ -114,7 +114,7 @@ async def resume(execution_id: str, request: Request, runtime: RuntimeDep, query
 @router.post(
     "/{execution_id}/retry",
     operation_id="executions_retry",
-    summary="Run a finished execution anew",
+    summary="Run a finished execution again",
     response_model=None,
     responses=answers(
         {

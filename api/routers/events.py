@@ -1,4 +1,4 @@
-"""/v1/executions/{id}/events: follow an execution that somebody has started, also after a lost connection."""
+"""/v1/executions/{id}/events: follow a running execution, also after a lost connection."""
 
 import re
 from typing import Annotated
@@ -48,7 +48,7 @@ _PARAMETER = {
     response_model=None,
     responses=answers(
         {
-            200: {"description": "What comes behind the id.", "headers": ID_HEADER, "content": EVENT_STREAM},
+            200: {"description": "The events after the given id.", "headers": ID_HEADER, "content": EVENT_STREAM},
             204: {"description": "The execution has ended, and its closing event was received.", "headers": ID_HEADER},
         },
         "invalid_header",
@@ -71,7 +71,7 @@ async def events(
         if row is None or has_told_all(row, position):
             return Response(status_code=204, headers=headers_of(execution_id))
         if runtime.readers[execution_id] >= MAX_READERS:
-            raise Problem("too_many_subscribers", f"{MAX_READERS} readers follow it already.")
+            raise Problem("too_many_subscribers", f"The execution already has {MAX_READERS} readers.")
         return event_stream(runtime, request, execution_id, position)
 
 

@@ -87,7 +87,7 @@ EVENT_STREAM = {
     }
 }
 _ACCEPTED = {
-    "description": "It is accepted and goes on (`async`, or the time to wait is over); look at `Location`.",
+    "description": "The execution was accepted and continues (`async`, or `wait_seconds` has passed); see `Location`.",
     "model": documents.Execution,
     "headers": ACCEPTED_HEADERS,
 }
@@ -119,7 +119,7 @@ EXAMPLES: dict[str, JsonObject] = {
 @router.post(
     "",
     operation_id="executions_start",
-    summary="Run a workflow, and wait for it or follow it",
+    summary="Start an execution and wait for it, follow it, or queue it",
     response_model=None,
     responses=answers(
         {200: _STARTED, 202: _ACCEPTED},
@@ -181,7 +181,7 @@ def _position(query: ListQuery) -> executions.ExecutionCursor | None:
 @router.get(
     "/{execution_id}",
     operation_id="executions_get",
-    summary="Look at one execution",
+    summary="Get an execution",
     response_model=None,
     responses=answers(
         {200: {"description": "The record, with its result.", "model": documents.Execution, "headers": ID_HEADER}},
@@ -198,7 +198,7 @@ async def get(execution_id: str, runtime: RuntimeDep, query: NoQueryDep) -> Resp
 @router.get(
     "/{execution_id}/trace",
     operation_id="executions_trace",
-    summary="Look at the spans of an execution",
+    summary="Get the spans of an execution",
     response_model=None,
     responses=answers(
         {200: {"description": "A page of spans.", "model": documents.TraceAnswer, "headers": ID_HEADER}},

@@ -1,4 +1,4 @@
-"""/healthz, /readyz, /metrics: for whoever operates the service."""
+"""/healthz, /readyz and /metrics, for operators."""
 
 from collections.abc import Awaitable
 from importlib.metadata import version
@@ -94,7 +94,7 @@ async def _reach(runtime: Runtime) -> None:
 
 async def _compare_schema(runtime: Runtime) -> None:
     if await migrations.pending(runtime.settings.database_url):
-        raise Unavailable("the database has an older schema; run `spanloom migrate`")
+        raise Unavailable("the schema of the database is older than this program; run `spanloom migrate`")
 
 
 async def _write(runtime: Runtime) -> None:

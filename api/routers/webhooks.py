@@ -1,4 +1,4 @@
-"""/v1/webhooks: who is told of what happens, what was sent, and sending it again."""
+"""/v1/webhooks: endpoints, their deliveries, and redelivery."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -67,7 +67,7 @@ async def list_endpoints(request: Request, runtime: RuntimeDep, query: Annotated
 @router.post(
     "/endpoints",
     operation_id="webhooks_create_endpoint",
-    summary="Tell an address of what happens",
+    summary="Create a webhook endpoint",
     response_model=None,
     responses=answers(
         {
@@ -134,10 +134,10 @@ async def change_endpoint(endpoint_id: str, request: Request, runtime: RuntimeDe
 @router.delete(
     "/endpoints/{endpoint_id}",
     operation_id="webhooks_delete_endpoint",
-    summary="Forget an endpoint and its deliveries",
+    summary="Delete an endpoint and its deliveries",
     response_model=None,
     status_code=204,
-    responses=answers({204: {"description": "It is forgotten."}}, "not_found", "invalid_request"),
+    responses=answers({204: {"description": "The endpoint is deleted."}}, "not_found", "invalid_request"),
 )
 async def delete_endpoint(endpoint_id: str, runtime: RuntimeDep, query: NoQueryDep) -> Response:
     """Nothing more is sent to it, but for what is on its way."""
@@ -191,7 +191,7 @@ async def test_endpoint(endpoint_id: str, runtime: RuntimeDep, query: NoQueryDep
 @router.post(
     "/endpoints/{endpoint_id}/redeliver",
     operation_id="webhooks_redeliver_range",
-    summary="Send an endpoint again what happened in a time",
+    summary="Redeliver the events of a time range",
     response_model=None,
     status_code=202,
     responses=answers(

@@ -87,7 +87,7 @@ def _bare(**settings: Any) -> Service:
 
 
 def _is_untraced(scope: MutableMapping[str, Any]) -> bool:
-    """Looking at the service is no work of the service."""
+    """Health checks and scrapes are not traced."""
     return scope["path"] in UNTRACED
 
 
@@ -101,9 +101,9 @@ async def _routing_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         allowed = ", ".join(_allowed(request))
-        problem = Problem("method_not_allowed", f"It answers to {allowed}.", headers={"Allow": allowed})
+        problem = Problem("method_not_allowed", f"Allowed methods: {allowed}.", headers={"Allow": allowed})
     else:
-        problem = Problem("not_found", "There is nothing at this path.")
+        problem = Problem("not_found", "Not found: this path does not exist.")
     return problem.response(ids_of(request), request.url.path)
 
 

@@ -63,6 +63,8 @@ async def test_what_waits_for_a_worker_is_queued(migrated_url: str) -> None:
     async with front(migrated_url) as service:
         answer = (await service.start(mode="async")).json()
         assert (answer["status"], answer["started_at"]) == ("queued", None)
+        assert "0" * 16 not in answer.values()
+        assert "0" * 32 not in answer.values()
         page = (await service.client.get("/v1/executions?status=queued")).json()
         assert [item["id"] for item in page["items"]] == [answer["id"]]
     async with running(migrated_url) as restarted:
