@@ -1,8 +1,8 @@
-"""The snapshot of a run between two nodes: JSON, and all that an attempt needs to go on where another one stood.
+"""The snapshot of a run between two nodes: the JSON that a later attempt needs to continue it.
 
-What a worker brings along (models, tools, tracker, clock) is not in it. Visits, tool calls and the run's time go on
-where they stood; a pause does not count as run time. What was used so far is not in it either: the ledger knows it
-better (`engine.usage.Carried`), since a crash may follow a call that no checkpoint has seen.
+It holds nothing that a worker provides (models, tools, tracker, clock). Visits, tool calls and run time continue from
+the snapshot; a pause does not count as run time. Usage is not in it either but in the ledger (`engine.usage.Carried`),
+since a crash may follow a call that no checkpoint contains.
 """
 
 from time import monotonic
@@ -36,7 +36,7 @@ class Snapshot(TypedDict):
 
 
 def take(context: ExecutionContext) -> bytes:
-    """The run as it stands, as JSON: whatever changes later does not change it."""
+    """The current state of the run as JSON, independent of later changes."""
     position = context.standing
     error = position.arrival.error
     return orjson.dumps(
@@ -57,7 +57,7 @@ def take(context: ExecutionContext) -> bytes:
 
 
 def restore(context: ExecutionContext, data: bytes) -> None:
-    """Let the context stand where the snapshot was taken."""
+    """Set the context to the state of the snapshot."""
     snapshot: Snapshot = orjson.loads(data)
     error = snapshot["error"]
     context.state = snapshot["state"]

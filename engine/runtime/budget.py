@@ -1,4 +1,4 @@
-"""The limits of model calls: how many, how many tokens, how much money. Reserved before a call, settled after it."""
+"""The limits of model calls: number, tokens and cost. Reserved before a call, settled after it."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class Reservation:
 
 
 class Budget:
-    """One sum for the whole execution, drawn on by all of its branches; it goes on where earlier attempts stood."""
+    """The budget of an execution, shared by all branches; it includes the spending of earlier attempts."""
 
     def __init__(self, limits: Limits, prices: Prices, tracker: WorkflowTracker) -> None:
         self._limits = limits
@@ -37,7 +37,7 @@ class Budget:
             used.usage.total_tokens or 0, used.priced_nano_usd + (tracker.unfinished.upper_nano_usd or 0)
         )
         self._reserved = Reservation(0, 0)
-        """What the calls that run now may use; not spent, but not to be had either."""
+        """The upper bound of the calls in flight."""
         self._warned: set[str] = set()
 
     def reserve(self, model: ChatModel, request: ModelRequest) -> Reservation:
@@ -53,7 +53,7 @@ class Budget:
         return reservation
 
     def settle(self, reservation: Reservation, usage: Usage | None, price: Price) -> None:
-        """Replace what was reserved by what was used; where that is unknown the reservation counts as used.
+        """Replace a reservation by the actual usage; if the usage is unknown, the reservation counts as used.
 
         A refused call has no usage and a price of 0: it used nothing.
         """

@@ -1,4 +1,4 @@
-"""What nodes do to the world: call a model, call a tool, ask a retriever. One span each, counted and limited."""
+"""Calls of nodes to models, tools and retrievers: each has a span and counts towards the limits."""
 
 import asyncio
 from copy import deepcopy
@@ -30,7 +30,7 @@ from engine.tracing.semconv import Waste
 from engine.tracing.spans import ModelCall
 
 UNKNOWN_TOOL = "unknown"
-"""Stands on the span in place of a name that the model made up."""
+"""The tool name on spans if the model invented a tool."""
 MISFIT = "the arguments do not fit the tool's schema"
 
 
@@ -63,7 +63,7 @@ async def call_model(visit: Visit, model: ChatModel, request: ModelRequest, *, s
 
 
 async def _write_down(visit: Visit, call: ModelCall, model: ChatModel, request: ModelRequest) -> None:
-    """What is spent must survive a crash: before a call is made, what it may cost at most is durable."""
+    """Make the upper bound of a call's cost durable before the call, so that a crash loses no spending."""
     context = visit.context
     if context.ledger.is_durable:
         tokens, nano_usd = context.budget.upper(model, request)
@@ -71,7 +71,7 @@ async def _write_down(visit: Visit, call: ModelCall, model: ChatModel, request: 
 
 
 def _broken_off(visit: Visit, call: ModelCall, error: BaseException) -> Price:
-    """Close the span of a call that was cut off, or whose adapter failed."""
+    """End the span of a call that was cut off, or whose adapter failed."""
     if not is_cut_off(error):
         return call.fail(type(error).__name__, "the model's adapter failed", None, Waste.FAILED)
     if not visit.is_out_of_time:
@@ -107,17 +107,20 @@ class ToolOutcome:
 
     ok: bool
     text: str
-    """What the model is told."""
+    """The text that the model gets as the tool's result."""
     error_type: str | None = None
     problem: str = ""
-    """What went wrong, as it may stand on a span: without arguments, results and whatever else is content."""
+    """The error for the span, without arguments, results or other content."""
     attempts: int = 1
 
 
 async def call_tool(
     visit: Visit, tool: Tool | None, call: ToolCall, *, attempt: int, timeout_seconds: float, max_result_bytes: int
 ) -> ToolOutcome:
-    """One attempt of a tool call. Never raises but when cancelled: a failing tool is told to the model."""
+    """Make one attempt of a tool call.
+
+    Raises only on cancellation; other failures are returned to the model as the tool's result.
+    """
     visit.emit(EventType.TOOL_CALL, {"call_id": call["id"], "tool": call["name"]})
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -227,7 +230,7 @@ async def retrieve(visit: Visit, name: str, query: RetrievalQuery) -> list[Passa
 
 
 def bound_search(visit: Visit) -> Search | None:
-    """A search where the graph's retrieval node, or else the server, says; null if there is no such retriever."""
+    """The search of the graph's retrieval node, else of the server's retriever; null if there is no such retriever."""
     source, context = visit.node.search_source, visit.context
     retriever = context.resources.retrievers.get(source.retriever)
     if retriever is None:

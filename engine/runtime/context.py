@@ -1,4 +1,4 @@
-"""ExecutionContext: the one container of a running execution. Rebuilt for every attempt, never stored."""
+"""ExecutionContext: everything that belongs to a running attempt. Rebuilt for every attempt, never stored."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class ExecutionContext:
-    """Who, what, with what, within which limits; nodes reach the world only through it."""
+    """The identity, graph, resources, limits and state of an attempt. Nodes reach the outside only through it."""
 
     execution_id: str
     attempt: int
@@ -43,22 +43,22 @@ class ExecutionContext:
     state: WorkflowState
     ledger: Ledger = field(default_factory=NullLedger)
     on_fenced: Callable[[], None] = lambda: None
-    """To be called when the ledger says that this attempt owns the execution no more: the run is cancelled."""
+    """Called when the attempt no longer owns the execution; it cancels the run."""
     state_bytes: int = 0
-    """The size of the state, or more: the sum of what was added since it was measured."""
+    """An upper bound of the state's size: the last measurement plus everything added since."""
     position: WalkPosition | None = None
     """Where the walk stands between two nodes; null before it begins."""
     checkpoints: "Checkpoints | None" = None
-    """Where the run is kept behind every step; null if it is not."""
+    """Where the run is stored after every step; null if it is not."""
     steps: int = 0
     """Steps of the graph runtime that this attempt has made."""
     resume: Resume | None = None
-    """How the attempt came to go on; null for one that begins."""
+    """How the attempt resumes the run; null if it begins the run."""
     errors: list[ErrorInfo] = field(default_factory=list)
     degraded: list[str] = field(default_factory=list)
     node_visits: int = 0
     tool_calls: dict[str, int] = field(default_factory=dict)
-    """Taken up so far, by tools node, in all branches together and whatever became of the node."""
+    """Tool calls so far by tools node, in all branches, including those of failed nodes."""
 
     @property
     def seconds_left(self) -> float:
@@ -73,7 +73,7 @@ class ExecutionContext:
 
     @property
     def may_park(self) -> bool:
-        """A visit may wait without a worker, since what it goes on with is kept."""
+        """A visit may wait without a worker, since the run is stored."""
         return self.graph.durability != "none"
 
     @property
@@ -88,7 +88,7 @@ class ExecutionContext:
             raise LimitExceeded(f"more than {self.limits.max_node_executions} node executions")
 
     async def checkpoint(self, begins: CallReservation | None = None) -> None:
-        """Make what was said so far durable, and the call that begins. Raises `BooksClosed`.
+        """Make all signals so far durable, and the reservation of the call that begins. Raises `BooksClosed`.
 
         An attempt that is fenced off waits here for its end.
         """
@@ -106,12 +106,12 @@ class ExecutionContext:
         return max(0, min(here, self.limits.max_tool_calls - sum(self.tool_calls.values())))
 
     def take_tool_calls(self, node_id: str, wanted: int, most: int) -> int:
-        """Take up as many of the wanted calls as are left; gives their number."""
+        """Count as many of the wanted calls as the limits allow; returns their number."""
         taken = min(wanted, self.tool_calls_left(node_id, most))
         self.tool_calls[node_id] = self.tool_calls.get(node_id, 0) + taken
         return taken
 
     def emit(self, event_type: EventType, data: JsonObject) -> None:
-        """Tell the readers something of the execution as a whole."""
+        """Emit an event about the execution as a whole."""
         ring = self.events
         ring.append(ExecutionEvent(event_type, ring.next_seq(), self.execution_id, self.attempt, time.time(), data))

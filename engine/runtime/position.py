@@ -1,4 +1,4 @@
-"""Where a run stands between two nodes: the next one, how it came there, and whether it waits there."""
+"""The position of a run between two nodes: the next node, how the run arrived there, and whether it is parked."""
 
 from dataclasses import dataclass
 from typing import TypedDict
@@ -9,7 +9,7 @@ from engine.result import ErrorInfo
 
 @dataclass(slots=True)
 class Arrival:
-    """How a run came to a node: from which node, and with which error if it was routed here by one."""
+    """How a run arrived at a node: the previous node, and the error if an error edge led here."""
 
     source: str | None = None
     error: ErrorInfo | None = None
@@ -20,7 +20,7 @@ class Parked(TypedDict):
 
     visit: int
     attempt: int
-    """Attempt of the visit that parked; the next one goes on."""
+    """The attempt of the visit that parked; the next attempt continues."""
     since: float
     due_at: float
     approval: JsonObject | None
@@ -29,7 +29,7 @@ class Parked(TypedDict):
 
 @dataclass(slots=True)
 class WalkPosition:
-    """Where a walk goes on; `at` null: an end was reached. `parked`: the visit of that node has begun and waits."""
+    """Where a walk continues. `at` null: it reached an end. `parked`: the visit of that node has begun and waits."""
 
     at: str | None
     arrival: Arrival

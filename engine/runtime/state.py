@@ -1,4 +1,4 @@
-"""The state of a running workflow: JSON only, and all that nodes read and write.
+"""The state of a running workflow: the JSON that nodes read and write.
 
 A node returns a `Change`; `merge` applies it by each field's rule. Values inside are never changed in place, so the
 branch of a fork copies the top level only.
@@ -38,7 +38,7 @@ class SentBack(TypedDict):
 
 
 class EndState(TypedDict):
-    """What the end node that was reached said."""
+    """The result of the end node that the run reached."""
 
     node_id: str
     response: str | None
@@ -46,7 +46,7 @@ class EndState(TypedDict):
 
 
 class WorkflowState(TypedDict):
-    """All fields of the state; who writes which is in workflow.md section 2."""
+    """All fields of the state. Nodes write them through `Change`; each field has its own rule in `merge`."""
 
     input: JsonObject
     messages: list[Message]
@@ -60,10 +60,10 @@ class WorkflowState(TypedDict):
     error_state: dict[str, JsonObject]
     visits: dict[str, int]
     sent_back: dict[str, dict[str, SentBack]]
-    """By the node that failed, then by the handler; forgotten when the node succeeds."""
+    """By the failed node, then by the handler; deleted when the node succeeds."""
     new_message_ids: list[str]
     removed_new_messages: dict[str, Message]
-    """Written in this execution and removed again: the models no longer see them, but they were said."""
+    """Messages written and removed in this execution: hidden from models, but kept in the conversation."""
     end: EndState | None
 
 
@@ -78,12 +78,12 @@ class VariableOperation:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What an error handler does about a failed node; null: about none."""
+    """What an error handler does about a failed node; `node_id` null: it handles no node."""
 
     node_id: str | None
     sent_back: SentBack | None = None
     output: Json = None
-    """Stands in for the output of the failed node; null changes nothing."""
+    """Replaces the output of the failed node; null changes nothing."""
     clears_errors: bool = False
 
 
@@ -133,7 +133,7 @@ def initial_state(
 
 
 def branch(state: WorkflowState) -> WorkflowState:
-    """A branch's own copy, made at the fork. Only the visits are counted together: a number is given out once."""
+    """The copy of the state for a branch. Only `visits` is shared, so that each visit number is unique."""
     return WorkflowState(
         input=state["input"],
         messages=list(state["messages"]),
@@ -180,7 +180,7 @@ def merge(state: WorkflowState, node_id: str, output: Json, change: Change) -> N
 
 
 def note_success(state: WorkflowState, node_id: str) -> None:
-    """The node did its work: its earlier error is gone, and handlers begin to count anew."""
+    """The node succeeded: delete its earlier error and reset the counts of its handlers."""
     if state["error_state"]:
         state["error_state"].pop(node_id, None)
     if state["sent_back"]:

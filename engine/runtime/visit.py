@@ -1,4 +1,4 @@
-"""What a node is given for one attempt of one visit: the context, its span, the names it sees, its clock."""
+"""A visit of a node: the context, span, names and time limits that the node gets."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ from engine.tracing.time_ledger import Phase
 from engine.usage import Usage
 
 LONGEST_RETRY_AFTER_SECONDS = 60
-"""A provider that asks for more fails the node now."""
+"""If a provider asks for a longer delay, the node fails at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class SearchSource:
 
 @dataclass(frozen=True, slots=True)
 class VisitedNode:
-    """What a visit knows of its node."""
+    """The facts about a node that its visits need."""
 
     id: str
     type: str
@@ -40,7 +40,7 @@ class VisitedNode:
     retry_on: frozenset[str]
     retries_calls: bool
     inside: frozenset[str]
-    """Nodes this one dominates, if it is a loop: an arrival from them goes on counting."""
+    """The nodes that this node dominates if it is a loop: an arrival from them continues the count."""
     search_source: SearchSource
 
 
@@ -104,7 +104,7 @@ class Visit:
         return (self.timeout is not None and self.timeout.expired()) or self.context.seconds_left <= 0
 
     def emit(self, event_type: EventType, data: JsonObject) -> int:
-        """Tell the execution's readers; gives the event's number."""
+        """Emit an event of this visit; returns its number."""
         context, node = self.context, self.node
         ring = context.events
         seq = ring.next_seq()
@@ -158,11 +158,11 @@ class Visit:
     async def wait_before_retry(
         self, attempt: int, error_type: str, asked: float | None, *, discard: bool = False
     ) -> None:
-        """Say that the attempt is repeated, and wait; `discard`: tokens of this attempt are void."""
+        """Emit `node_retrying` and wait; `discard`: readers must drop the tokens of this attempt."""
         await self.wait(self.delay_seconds(attempt, asked), error_type, discard=discard)
 
     async def wait(self, delay_seconds: float, error_type: str, *, discard: bool) -> None:
-        """Say that the attempt is repeated after this delay, and wait."""
+        """Emit `node_retrying` and wait for this delay."""
         self.emit(
             EventType.NODE_RETRYING,
             {"error_type": error_type, "delay_ms": round(delay_seconds * 1000), "discard_tokens": discard},
@@ -175,11 +175,11 @@ class Visit:
 
 
 def is_being_cancelled() -> bool:
-    """This task is asked to stop. A `CancelledError` without that is a failure of what the node calls."""
+    """This task is being cancelled. Any other `CancelledError` is a failure of the code that the node calls."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def is_cut_off(error: BaseException) -> bool:
-    """The error is this task's own cancellation, be it by a timeout."""
+    """The error is the cancellation of this task, for example by a timeout."""
     return isinstance(error, asyncio.CancelledError) and is_being_cancelled()

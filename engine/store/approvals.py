@@ -1,4 +1,4 @@
-"""What paused executions ask people, and the first answer to each question. Works in the caller's transaction."""
+"""The questions of paused executions, and the first answer to each. Works in the caller's transaction."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ _QUESTION = ("approval_id", "node_id", "path", "prompt", "payload", "choices", "
 
 
 async def ask(connection: AsyncConnection, questions: Sequence[tuple[str, Approval]]) -> None:
-    """Keep questions, each with its execution; one that was asked before stays as it is."""
+    """Store questions, each with its execution id; a question that is stored already is not changed."""
     if not questions:
         return
     statement = insert(connection.dialect, approvals).values(created_at=now_sql()).on_conflict_do_nothing()
@@ -50,7 +50,7 @@ async def find(connection: AsyncConnection, execution_id: str, approval_id: str)
 
 
 async def answer(connection: AsyncConnection, given: GivenAnswer) -> bool:
-    """Keep the first answer; false if there is one already."""
+    """Store the first answer; false if the question is answered already."""
     rows = await connection.execute(
         update(approvals)
         .where(approvals.c.approval_id == given.approval_id, approvals.c.answered_at.is_(None))
@@ -79,7 +79,7 @@ async def answers(connection: AsyncConnection, execution_ids: Collection[str]) -
 
 
 async def forget_expired(connection: AsyncConnection, execution_ids: Collection[str]) -> None:
-    """Drop the questions that nobody has answered in time: they are not open any more."""
+    """Delete unanswered questions that have expired."""
     if execution_ids:
         await connection.execute(
             delete(approvals)
@@ -89,7 +89,7 @@ async def forget_expired(connection: AsyncConnection, execution_ids: Collection[
 
 
 async def forget(connection: AsyncConnection, execution_ids: Collection[str]) -> None:
-    """Drop the questions of ended executions."""
+    """Delete the questions of ended executions."""
     await connection.execute(delete(approvals).where(approvals.c.execution_id.in_(execution_ids)))
 
 

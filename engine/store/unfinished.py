@@ -1,7 +1,7 @@
-"""What unfinished executions have made durable so far, and the model calls that are in flight.
+"""Rows of unfinished executions: the durable parts of their attempts, and the model calls in flight.
 
-Works in the caller's transaction. A later attempt goes on from it; of an execution whose process died it is what can be
-said. All of it goes when the execution ends.
+Works in the caller's transaction. A later attempt continues from them, and the sweeper uses them to end executions of dead
+processes. All are deleted when the execution ends.
 """
 
 from collections.abc import Collection, Sequence
@@ -31,7 +31,7 @@ class Part:
 
 
 async def keep(connection: AsyncConnection, parts: Sequence[Part]) -> None:
-    """Keep parts. One that is there already (a commit that seemed to fail) is replaced: it can only have grown."""
+    """Store parts. A part that is stored already (its commit seemed to fail) is replaced: it can only have grown."""
     if not parts:
         return
     statement = insert(connection.dialect, journalled)
@@ -54,7 +54,7 @@ async def keep(connection: AsyncConnection, parts: Sequence[Part]) -> None:
 
 
 async def reserve(connection: AsyncConnection, calls: Sequence[tuple[str, int, CallReservation]]) -> None:
-    """Keep what calls that are about to be made may use at most, each with its execution and attempt."""
+    """Store the upper bounds of calls that are about to begin, each with its execution and attempt."""
     if calls:
         await connection.execute(
             insert(connection.dialect, call_reservations).values(at=now_sql()).on_conflict_do_nothing(),
@@ -74,7 +74,7 @@ async def reserve(connection: AsyncConnection, calls: Sequence[tuple[str, int, C
 
 
 async def settle(connection: AsyncConnection, calls: Collection[tuple[str, str]]) -> None:
-    """Drop the reservations of calls (execution and call id) whose spans have become durable."""
+    """Delete the reservations of calls (execution and call id) whose spans have become durable."""
     if calls:
         await connection.execute(
             delete(call_reservations).where(
@@ -86,7 +86,7 @@ async def settle(connection: AsyncConnection, calls: Collection[tuple[str, str]]
 
 
 async def carried(connection: AsyncConnection, execution_ids: Collection[str]) -> dict[str, Carried]:
-    """What each execution has made durable in all of its attempts, and the calls that dead attempts left open."""
+    """The durable totals and spans of each execution over all attempts, and the open calls of dead attempts."""
     found = {execution_id: Carried() for execution_id in execution_ids}
     rows = await connection.execute(
         select(journalled)
@@ -109,7 +109,7 @@ async def carried(connection: AsyncConnection, execution_ids: Collection[str]) -
 
 
 async def forget(connection: AsyncConnection, execution_ids: Collection[str]) -> None:
-    """Drop everything about ended executions."""
+    """Delete all rows of ended executions."""
     for table in (journalled, call_reservations):
         await connection.execute(delete(table).where(table.c.execution_id.in_(execution_ids)))
 
