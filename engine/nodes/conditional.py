@@ -57,9 +57,9 @@ class ConditionalNode(NodeBase[ConditionalConfig]):
     @classmethod
     def check(cls, config: ConditionalConfig) -> Iterator[ConfigFault]:
         if (config.condition is None) == (config.cases is None):
-            yield ConfigFault("Give either `condition` or `cases`.", code="schema.exclusive_fields")
+            yield ConfigFault("Set either `condition` or `cases`.", code="schema.exclusive_fields")
         if config.default is not None and config.condition is not None:
-            yield ConfigFault("A single condition has no default.", "/default")
+            yield ConfigFault("`default` is only for `cases`, not for a single `condition`.", "/default")
         yield from _check_cases(config.cases or [], config.default)
 
     @classmethod
@@ -98,4 +98,4 @@ def _check_cases(cases: list[Case], default: str | None) -> Iterator[ConfigFault
     if default in labels:
         yield ConfigFault("The default is also the label of a case.", "/default")
     if cases and default is None:
-        yield ConfigFault("If no condition holds, the run fails.", "/cases", "structure.no_default")
+        yield ConfigFault("If no condition is true, the run fails.", "/cases", "structure.no_default")

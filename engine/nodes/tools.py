@@ -74,7 +74,7 @@ class ToolsNode(NodeBase[ToolsConfig]):
     @classmethod
     def check(cls, config: ToolsConfig) -> Iterator[ConfigFault]:
         if "*" in config.allowed_tools:
-            yield ConfigFault("Every tool the owner may use is allowed.", "/allowed_tools", "security.all_tools")
+            yield ConfigFault("`*` allows every tool that the owner may use.", "/allowed_tools", "security.all_tools")
 
     @classmethod
     def labels(cls, config: ToolsConfig) -> tuple[str, ...]:

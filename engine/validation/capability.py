@@ -1,4 +1,4 @@
-"""The capability layer: can the graph run here, now, with these models, tools, retrievers and caps."""
+"""The capability layer: whether the graph can run on this server now, with its models, tools and caps."""
 
 from collections.abc import Callable, Iterator
 
@@ -14,19 +14,19 @@ NODE_TIMEOUT_CAP_SECONDS = 3_600
 
 
 def no_model(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
-    """Neither node, defaults nor server name provider and model."""
+    """No provider and model are named by the node, the graph's defaults or the server."""
     for node_id, named, _ in _models(checked, resources):
         if named is None:
-            message = "No provider and model are named for the node."
+            message = "No provider and model are set for this node."
             yield checked.at_node("capability.no_model", node_id, message, place="/config")
 
 
 def unknown_model(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
-    """A model that cannot be called here."""
+    """A model that this server cannot call."""
     for node_id, named, _ in _models(checked, resources):
         problem = resources.models.problem(*named) if named is not None else None
         if problem is not None:
-            message = "The model of the node cannot be called here."
+            message = "This server cannot call the node's model."
             yield checked.at_node("capability.unknown_model", node_id, message, place="/config", hint=problem)
 
 
@@ -35,7 +35,7 @@ def unpriced_model(checked: CheckedGraph, resources: Resources) -> Iterator[Find
     under_budget = checked.graph.limits.budget_nano_usd is not None
     for node_id, named, _ in _models(checked, resources):
         if named is not None and resources.prices.upper_nano_usd(*named, 1, 1) is None:
-            message = "The model has no known price" + (", so the budget cannot hold." if under_budget else ".")
+            message = "The model has no known price" + (", so a cost budget cannot be kept." if under_budget else ".")
             yield Finding(
                 "capability.unpriced_model",
                 f"{checked.pointers[node_id]}/config",
@@ -46,39 +46,39 @@ def unpriced_model(checked: CheckedGraph, resources: Resources) -> Iterator[Find
 
 
 def unknown_tool(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
-    """A tool that is not registered here."""
+    """A tool that is not registered on this server."""
     for node_id, config, node_type in checked.typed:
         for pointer, name in node_type.tools_named(config).items():
             if name != "*" and name not in resources.tools:
                 place = f"/config{pointer}"
                 hint = f"Registered tools: {', '.join(sorted(resources.tools)) or 'none'}."
-                message = "There is no such tool here."
+                message = "This server has no such tool."
                 yield checked.at_node("capability.unknown_tool", node_id, message, place=place, hint=hint)
 
 
 def unknown_retriever(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
-    """A retriever that is not registered here."""
+    """A retriever that is not registered on this server."""
     for node_id, use in _retrievers(checked):
         if use.name not in resources.retrievers:
             hint = f"Registered retrievers: {', '.join(sorted(resources.retrievers)) or 'none'}."
-            message = "There is no such retriever here."
+            message = "This server has no such retriever."
             place = f"/config{use.name_pointer}"
             yield checked.at_node("capability.unknown_retriever", node_id, message, place=place, hint=hint)
 
 
 def bad_options(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
-    """Options against the retriever's own schema."""
+    """Options that break the retriever's own schema."""
     for node_id, use in _retrievers(checked):
         if use.name in resources.retrievers:
             schema = resources.retrievers[use.name].options_schema
             for error in schema_validator(schema).iter_errors(use.options):
                 place = f"/config{use.options_pointer}" + "".join(f"/{escape(step)}" for step in error.instance_path)
-                message = f"The options break the rule `{error.kind.name}` of the retriever's schema."
+                message = f"The options break the keyword `{error.kind.name}` of the retriever's schema."
                 yield checked.at_node("capability.bad_options", node_id, message, place=place)
 
 
 def above_cap(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
-    """A timeout above the server's cap; those of the graph's limits are part of their ranges."""
+    """A node timeout above the server's cap. The caps of the graph's limits are the ranges of their fields."""
     for node_id, node in checked.nodes.items():
         if node.timeout_seconds is not None and node.timeout_seconds > NODE_TIMEOUT_CAP_SECONDS:
             message = f"The timeout is above {NODE_TIMEOUT_CAP_SECONDS:,} seconds."
@@ -86,14 +86,14 @@ def above_cap(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
 
 
 def no_checkpointer(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
-    """Durability `exit` or `step` where nothing keeps checkpoints."""
+    """Durability `exit` or `step` on a server that keeps no checkpoints."""
     if checked.graph.durability != "none" and resources.no_checkpoints is not None:
-        message = f"The durability `{checked.graph.durability}` needs checkpoints, and none can be kept here."
+        message = f"Durability `{checked.graph.durability}` needs checkpoints, but this server keeps none."
         yield Finding("capability.no_checkpointer", "/durability", message, hint=resources.no_checkpoints)
 
 
 def budget_too_small(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
-    """What one single call reserves for its answer is above the budget."""
+    """The tokens that one call reserves for its answer are above the budget."""
     limits = checked.graph.limits
     if limits.budget_tokens is None and limits.budget_nano_usd is None:
         return
@@ -103,7 +103,7 @@ def budget_too_small(checked: CheckedGraph, resources: Resources) -> Iterator[Fi
         over_tokens = limits.budget_tokens is not None and tokens > limits.budget_tokens
         over_cost = limits.budget_nano_usd is not None and cost is not None and cost > limits.budget_nano_usd
         if over_tokens or over_cost:
-            message = "The answer alone may be above the budget, so the call would be refused."
+            message = "The answer alone may exceed the budget, so the call would be refused."
             yield checked.at_node("capability.budget_too_small", node_id, message, place="/config")
 
 
@@ -122,7 +122,7 @@ CHECKS: dict[str, Callable[[CheckedGraph, Resources], Iterator[Finding]]] = {
 
 
 def _models(checked: CheckedGraph, resources: Resources) -> Iterator[tuple[str, tuple[str, str] | None, ModelUse]]:
-    """Every node that calls a model, with the provider and model it calls, and what it says of the call."""
+    """Every node that calls a model, with the provider and model it calls, and its settings of the call."""
     uses = {node_id: node_type.model_use(config) for node_id, config, node_type in checked.typed}
     if not any(uses.values()):
         return

@@ -1,4 +1,4 @@
-"""What the rules of the later layers look at: the graph with its defaults, its configs, its parsed texts, its paths."""
+"""The graph as the rules of the later layers see it: defaults written in, texts parsed, paths worked out."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from engine.validation.written import outputs_written
 
 @dataclass(frozen=True, slots=True)
 class PlacedExpression:
-    """An expression of the graph: where it stands, and what it is parsed to, or why it is none.
+    """An expression of the graph: its place, and its parsed form or why it does not parse.
 
     `node_id` is the node it belongs to: for an edge's condition, the source, which has then run.
     """
@@ -46,7 +46,7 @@ class PlacedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class PlacedRead:
-    """A path that a text reads; `safe` if its being absent is provided for. An edge's text is its source's."""
+    """A path that a text reads; `safe` if the text handles its absence. For an edge, `node_id` is the source."""
 
     pointer: str
     node_id: str
@@ -67,14 +67,14 @@ class PlacedRead:
 
 @dataclass(frozen=True, slots=True)
 class PlacedEdge:
-    """An edge and where it stands."""
+    """An edge and its pointer."""
 
     pointer: str
     edge: Edge
 
 
 class CheckedGraph:
-    """A graph without schema errors. What is derived from it is worked out once, when a rule first asks."""
+    """A graph without schema errors. Everything derived from it is worked out once, when a rule first needs it."""
 
     def __init__(self, document: JsonObject, graph: WorkflowGraph, configs: dict[str, NodeConfig]) -> None:
         self.document = document
@@ -85,14 +85,14 @@ class CheckedGraph:
         self.pointers = {node.id: f"/nodes/{index}" for index, node in enumerate(graph.nodes)}
         self.edges = [PlacedEdge(f"/edges/{index}", edge) for index, edge in enumerate(graph.edges)]
         self.outgoing: dict[str, list[PlacedEdge]] = {node.id: [] for node in graph.nodes}
-        """Edges out of each node, also those that lead nowhere."""
+        """Edges out of each node, edges to unknown nodes included."""
         for placed in self.edges:
             if placed.edge.source in self.outgoing:
                 self.outgoing[placed.edge.source].append(placed)
 
     @cached_property
     def topology(self) -> Topology | None:
-        """The paths; null where the ground for them is missing: one start, and edges between existing nodes."""
+        """The paths; null unless the graph has exactly one start and all edges connect existing nodes."""
         starts = sum(node.type == "start" for node in self.graph.nodes)
         if starts != 1 or any(not {edge.source, edge.target} <= self.nodes.keys() for edge in self.graph.edges):
             return None
@@ -115,12 +115,12 @@ class CheckedGraph:
 
     @cached_property
     def secrets(self) -> Secrets:
-        """Where secrets and references to them stand, `metadata` included."""
+        """The places of secrets and of references to secrets, `metadata` included."""
         return find_secrets(self.document)
 
     @cached_property
     def written(self) -> dict[str, frozenset[str]]:
-        """For each node, the nodes that have surely written an output when it starts; empty without a topology."""
+        """For each node, the nodes whose outputs are guaranteed when it starts; empty without a topology."""
         return outputs_written(self.topology) if self.topology else {}
 
     @property

@@ -7,6 +7,8 @@ from engine.runtime.names import NAMES
 from engine.validation.checked_graph import CheckedGraph
 from engine.validation.rules import Finding, Near
 
+MAX_COMPARISONS = 2_000
+"""Names that are compared for likeness at most, since a document can read any number of fields."""
 _COMPOSED = ("$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "patternProperties")
 """Keywords by which a JSON Schema has properties that are not listed under `properties`."""
 
@@ -22,9 +24,9 @@ def unknown_name(checked: CheckedGraph) -> Iterator[Finding]:
     for read in checked.reads:
         root, name = str(read.path[0]), read.second
         if root not in NAMES:
-            yield read.finding("structure.unknown_name", "There is nothing of this name.", Near(root, NAMES))
+            yield read.finding("structure.unknown_name", "There is no such name.", Near(root, NAMES))
         elif root in of_type and name is not None and name not in of_type[root]:
-            message = f"`{root}` names a {what[root]} that does not exist."
+            message = f"There is no such {what[root]}."
             yield read.finding("structure.unknown_name", message, Near(name, of_type[root], f"{root}."))
 
 
@@ -32,7 +34,7 @@ def unset_variable(checked: CheckedGraph) -> Iterator[Finding]:
     """A variable is read that nothing sets and the graph does not declare."""
     known = set(checked.graph.variables)
     known.update(name for _, config, node_type in checked.typed if (name := node_type.variable_set(config)) is not None)
-    message = "Nothing sets the variable."
+    message = "No node sets this variable, and the graph does not declare it."
     for read in checked.reads:
         if read.path[0] == "variables" and read.second is not None and read.second not in known:
             yield read.finding("structure.unset_variable", message, Near(read.second, known, "variables."))
@@ -50,7 +52,7 @@ def maybe_missing(checked: CheckedGraph) -> Iterator[Finding]:
             continue
         written_by_itself = read.edge_id is not None and name == read.node_id
         if name not in checked.written[read.node_id] and not written_by_itself:
-            message = f"Not every path to here has run `{name}`."
+            message = f"`{name}` has not run on every path that leads here."
             yield read.finding("structure.maybe_missing", message)
 
 
@@ -73,6 +75,26 @@ def _read_under(root: str, checked: CheckedGraph) -> list[str]:
     return [node_id for node_id, _, node_type in checked.typed if node_type.read_under == root]
 
 
+def unknown_input_field(checked: CheckedGraph) -> Iterator[Finding]:
+    """A field of the input is read that `input_schema` excludes, or that looks like a mistyped declared field.
+
+    A schema without `additionalProperties` (the default one too) allows more fields than it declares, so there only a
+    name that is close to a declared one is reported, and only where nothing provides for its absence.
+    """
+    schema = checked.graph.input_schema
+    is_closed = schema.get("additionalProperties") is False
+    comparisons = MAX_COMPARISONS
+    for read in checked.reads:
+        near = _first_unknown(read.path[1:], schema) if read.path[0] == "input" else None
+        if near is None or (read.safe and not is_closed):
+            continue
+        if not is_closed:
+            comparisons -= len(near.known)
+            if comparisons < 0 or near.question() is None:
+                continue
+        yield read.finding("structure.unknown_input_field", "The `input_schema` declares no such field.", near)
+
+
 def _first_unknown(path: tuple[str | int, ...], schema: Json) -> Near | None:
     for step in path:
         if not isinstance(step, str) or not isinstance(schema, dict) or any(key in schema for key in _COMPOSED):
@@ -91,5 +113,6 @@ CHECKS: dict[str, Callable[[CheckedGraph], Iterator[Finding]]] = {
     "structure.unset_variable": unset_variable,
     "structure.maybe_missing": maybe_missing,
     "structure.unknown_output_field": unknown_output_field,
+    "structure.unknown_input_field": unknown_input_field,
 }
 """The check of each code."""

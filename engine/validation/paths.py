@@ -1,4 +1,4 @@
-"""Structure rules of the paths: what can be reached, where paths fork and join, where they go round."""
+"""Structure rules about paths: reachability, forks and joins, cycles, tool loops."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ def no_way_to_end(checked: CheckedGraph, topology: Topology) -> Iterator[Finding
     """A node from which no path of normal edges leads to an end."""
     for node_id in checked.nodes:
         if topology.ends and topology.normal_successors[node_id] and node_id not in topology.reaches_end:
-            message = "No path of normal edges leads from here to an end."
+            message = "No path leads from this node to an end node; error edges do not count."
             yield checked.at_node("structure.no_way_to_end", node_id, message)
 
 
@@ -25,14 +25,14 @@ def unreachable(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """A node without a path from start."""
     for node_id in checked.nodes:
         if node_id not in topology.reachable:
-            yield checked.at_node("structure.unreachable", node_id, "No path leads from start to the node.")
+            yield checked.at_node("structure.unreachable", node_id, "No path leads from start to this node.")
 
 
 def fork_without_join(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
-    """A fork whose paths do not all pass one node."""
+    """A fork without a node that all of its paths pass."""
     for fork in topology.forks.values():
         if fork.join is None:
-            message = "Its plain edges are taken in parallel, and no node is on all their paths."
+            message = "The edges of this node run in parallel, but no node joins all of their paths."
             yield checked.at_node("structure.fork_without_join", fork.source, message)
 
 
@@ -41,7 +41,7 @@ def branches_overlap(checked: CheckedGraph, topology: Topology) -> Iterator[Find
     for fork in topology.forks.values():
         if fork.shared:
             first = _first(checked, fork.shared)
-            message = f"More than one branch comes to `{first}`, before the join `{fork.join}`."
+            message = f"More than one branch reaches `{first}` before the join `{fork.join}`."
             yield checked.at_node("structure.branches_overlap", fork.source, message)
 
 
@@ -84,12 +84,12 @@ def empty_branch(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]
     for fork in topology.forks.values():
         for branch in fork.branches:
             if fork.join is not None and branch.first == fork.join:
-                message = "The edge leads straight from the fork to its join."
+                message = "The edge leads from the fork straight to its join."
                 yield checked.at_edge("structure.empty_branch", edges[branch.edge.id], message)
 
 
 def parallel_set(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
-    """Two branches write the same thing, so the order of edges decides."""
+    """Two branches write the same thing, so the order of edges decides which write wins."""
     for fork in topology.forks.values():
         writes = Counter(what for branch in fork.branches for what in _writes(checked, branch))
         for what in sorted(what for what, branches in writes.items() if branches > 1):
@@ -104,7 +104,7 @@ def _writes(checked: CheckedGraph, branch: Branch) -> set[str]:
 
 
 def pause_in_branch(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
-    """An approval, or a delay that may park, in a branch of a fork: only a whole run can be kept."""
+    """A node that may park in a branch of a fork: checkpoints are made of whole runs, never of branches."""
     inside = {node_id for fork in topology.forks.values() for branch in fork.branches for node_id in branch.nodes}
     for node_id, config, node_type in checked.typed:
         if node_id not in inside or not node_type.may_park(config):
@@ -115,17 +115,17 @@ def pause_in_branch(checked: CheckedGraph, topology: Topology) -> Iterator[Findi
 
 
 def endless_cycle(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
-    """A cycle that no normal edge leads out of."""
+    """A cycle without a normal edge out of it."""
     for cycle in topology.normal_cycles:
         leaving = any(target not in cycle for node_id in cycle for target in topology.normal_successors[node_id])
         if not leaving:
             first = _first(checked, cycle)
-            message = f"No normal edge leads out of a cycle of {len(cycle)} nodes."
+            message = f"No edge leads out of this cycle of {len(cycle)} {_nodes(cycle)}; error edges do not count."
             yield checked.at_node("structure.endless_cycle", first, message)
 
 
 def cycle_bound(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
-    """A cycle that only the limits of the execution end."""
+    """A cycle that nothing but the limits of the execution ends."""
     unbounded = {node_id for node_id, _, node_type in checked.typed if not node_type.bounds_cycle}
     successors = {
         node_id: [target for target in targets if target in unbounded]
@@ -133,16 +133,16 @@ def cycle_bound(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
         if node_id in unbounded
     }
     for cycle in cycles(successors):
-        message = f"A cycle of {len(cycle)} nodes has no count of its own."
+        message = f"This cycle of {len(cycle)} {_nodes(cycle)} has no iteration limit."
         yield checked.at_node("structure.cycle_bound", _first(checked, cycle), message)
 
 
 def loop_without_body(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
-    """No edge comes back to a loop node from a node it dominates."""
+    """A loop node without an edge back to it from a node that it dominates."""
     for node_id in _those(checked, lambda node_type: node_type.is_loop):
         inside = any(topology.dominates(node_id, edge.source) for edge in topology.incoming[node_id])
         if node_id in topology.reachable and not inside:
-            message = "Nothing behind the loop leads back to it."
+            message = "No path from the loop's `continue` edge leads back to the loop."
             yield checked.at_node("structure.loop_without_body", node_id, message)
 
 
@@ -152,32 +152,32 @@ def tools_not_routed(checked: CheckedGraph, topology: Topology) -> Iterator[Find
         edge = placed.edge
         calls = edge.when == TOOL_CALLS_LABEL and checked.type_of(edge.source).calls_tools
         if calls and not topology.tool_nodes_behind(edge.source):
-            message = "No tools node follows before the next model."
+            message = "No tools node follows this edge before the next model."
             yield checked.at_edge("structure.tools_not_routed", placed, message)
 
 
 def tools_unused(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
-    """A tools node that no model can use: not behind a `tool_calls` edge, without tools, or without a way back."""
+    """A tools node that no model can use: it follows no `tool_calls` edge, names no tool, or leads to no model."""
     models = _those(checked, lambda node_type: node_type.calls_tools)
     used = {tools for model in models for tools in topology.tool_nodes_behind(model)}
     before_models = set(reach(models, topology.normal_predecessors))
     for node_id in _those(checked, lambda node_type: node_type.runs_tool_calls):
         named = checked.type_of(node_id).tools_named(checked.configs[node_id])
         if node_id not in used:
-            yield checked.at_node("structure.tools_unused", node_id, "It is behind no `tool_calls` edge.")
+            yield checked.at_node("structure.tools_unused", node_id, "The node follows no `tool_calls` edge.")
         elif not named:
-            message = "Its list of tools is empty."
+            message = "The node names no tools."
             yield checked.at_node("structure.tools_unused", node_id, message, place="/config")
         elif node_id not in before_models:
-            yield checked.at_node("structure.tools_unused", node_id, "No path leads from it to a model.")
+            yield checked.at_node("structure.tools_unused", node_id, "No path leads from this node back to a model.")
 
 
 def tool_loop_blind(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
-    """A model that calls tools but would not see their answers."""
+    """A model that calls tools but does not see their answers."""
     for node_id in _those(checked, lambda node_type: node_type.calls_tools):
         calls = any(edge.when == TOOL_CALLS_LABEL for edge in topology.outgoing[node_id])
         if calls and not checked.type_of(node_id).sees_tool_answers(checked.configs[node_id]):
-            message = "The model calls tools but does not read the messages that hold their answers."
+            message = "The model calls tools but is not sent the messages with their answers."
             yield checked.at_node("structure.tool_loop_blind", node_id, message, place="/config")
 
 
@@ -198,11 +198,15 @@ CHECKS: dict[str, Callable[[CheckedGraph, Topology], Iterator[Finding]]] = {
     "structure.tools_unused": tools_unused,
     "structure.tool_loop_blind": tool_loop_blind,
 }
-"""The check of each code. They run only where there is a topology."""
+"""The check of each code. They run only if the graph has a topology."""
 
 
 def _those(checked: CheckedGraph, wanted: Callable[[type[NodeBase[Any]]], bool]) -> list[str]:
     return [node_id for node_id, _, node_type in checked.typed if wanted(node_type)]
+
+
+def _nodes(cycle: frozenset[str]) -> str:
+    return "node" if len(cycle) == 1 else "nodes"
 
 
 def _first(checked: CheckedGraph, nodes: frozenset[str]) -> str:

@@ -1,4 +1,4 @@
-"""Structure rules of the nodes and the edges between them: ends, labels, conditions, error edges."""
+"""Structure rules about nodes and the edges between them: start and end, labels, conditions, error edges."""
 
 from collections.abc import Callable, Iterator
 
@@ -16,15 +16,15 @@ def start_count(checked: CheckedGraph) -> Iterator[Finding]:
     """Not exactly one start node."""
     starts = [node.id for node in checked.graph.nodes if node.type == "start"]
     if not starts:
-        yield Finding("structure.start_count", "/nodes", "There is no start node.")
+        yield Finding("structure.start_count", "/nodes", "The graph has no start node.")
     for node_id in starts[1:]:
-        yield checked.at_node("structure.start_count", node_id, "There is another start node.")
+        yield checked.at_node("structure.start_count", node_id, "The graph already has a start node.")
 
 
 def no_end(checked: CheckedGraph) -> Iterator[Finding]:
     """No end node."""
     if all(node.type != "end" for node in checked.graph.nodes):
-        yield Finding("structure.no_end", "/nodes", "There is no end node.")
+        yield Finding("structure.no_end", "/nodes", "The graph has no end node.")
 
 
 def unknown_node(checked: CheckedGraph) -> Iterator[Finding]:
@@ -32,19 +32,19 @@ def unknown_node(checked: CheckedGraph) -> Iterator[Finding]:
     for placed in checked.edges:
         for side, name in (("source", placed.edge.source), ("target", placed.edge.target)):
             if name not in checked.nodes:
-                message = f"The {side} of the edge does not exist."
+                message = f"The edge's {side} is not a node of the graph."
                 near = Near(name, checked.nodes)
                 yield checked.at_edge("structure.unknown_node", placed, message, place=f"/{side}", near=near)
 
 
 def duplicate_edge(checked: CheckedGraph) -> Iterator[Finding]:
-    """Two edges that are the same."""
+    """Two edges with the same source, target, label and condition."""
     seen: set[tuple[str, str, str | None, str | None]] = set()
     for placed in checked.edges:
         edge = placed.edge
         key = (edge.source, edge.target, edge.when, edge.condition)
         if key in seen:
-            yield checked.at_edge("structure.duplicate_edge", placed, "There is the same edge before it.")
+            yield checked.at_edge("structure.duplicate_edge", placed, "An earlier edge is the same.")
         seen.add(key)
 
 
@@ -68,14 +68,18 @@ def dead_end(checked: CheckedGraph) -> Iterator[Finding]:
     """A node other than an end without a normal edge out."""
     for node_id, node in checked.nodes.items():
         if node.type != "end" and not _normal(checked, node_id):
-            yield checked.at_node("structure.dead_end", node_id, "No normal edge leads out of the node.")
+            yield checked.at_node(
+                "structure.dead_end", node_id, "No edge leads out of this node; error edges do not count."
+            )
 
 
 def mixed_routing(checked: CheckedGraph) -> Iterator[Finding]:
     """Labelled and conditional edges on one node."""
     for node_id in checked.nodes:
         if _labelled(checked, node_id) and _conditional(checked, node_id):
-            yield checked.at_node("structure.mixed_routing", node_id, "Its edges have labels and conditions.")
+            yield checked.at_node(
+                "structure.mixed_routing", node_id, "Some edges of this node have labels, others have conditions."
+            )
 
 
 def two_defaults(checked: CheckedGraph) -> Iterator[Finding]:
@@ -83,18 +87,22 @@ def two_defaults(checked: CheckedGraph) -> Iterator[Finding]:
     for node_id in checked.nodes:
         plain = _plain(checked, node_id)
         if len(plain) > 1 and len(plain) < len(_normal(checked, node_id)):
-            yield checked.at_edge("structure.two_defaults", plain[1], "There is another plain edge beside it.")
+            yield checked.at_edge("structure.two_defaults", plain[1], "The node already has a default edge.")
 
 
 def unknown_label(checked: CheckedGraph) -> Iterator[Finding]:
-    """An edge waits for a label that its source, with this config, cannot give."""
+    """An edge has a label that its source cannot give with this config."""
     for node_id in checked.nodes:
         labels = checked.labels(node_id)
         for placed in _labelled(checked, node_id):
             if placed.edge.when not in labels:
                 near = Near(str(placed.edge.when), labels)
-                hint = f"Its labels are: {', '.join(labels)}." if labels else "It gives no label: use a plain edge."
-                message = "The source cannot give this label."
+                hint = (
+                    f"Labels of the source: {', '.join(labels)}."
+                    if labels
+                    else "The source has no labels: remove `when`."
+                )
+                message = "The source node cannot give this label."
                 yield checked.at_edge("structure.unknown_label", placed, message, place="/when", hint=hint, near=near)
 
 
@@ -105,11 +113,13 @@ def duplicate_label(checked: CheckedGraph) -> Iterator[Finding]:
         for placed in _labelled(checked, node_id):
             known = targets.setdefault(placed.edge.when, placed.edge.target)
             if known != placed.edge.target:
-                yield checked.at_edge("structure.duplicate_label", placed, "Another edge has the same label.")
+                yield checked.at_edge(
+                    "structure.duplicate_label", placed, "Another edge of the node has the same label."
+                )
 
 
 def uncovered_label(checked: CheckedGraph) -> Iterator[Finding]:
-    """A label that the node can give has neither an edge nor a default."""
+    """A label that the node can give has no edge, and there is no default."""
     for node_id in checked.nodes:
         labelled = _labelled(checked, node_id)
         must_route = checked.type_of(node_id).must_route
@@ -120,7 +130,7 @@ def uncovered_label(checked: CheckedGraph) -> Iterator[Finding]:
         covered = {placed.edge.when for placed in labelled}
         for label in checked.labels(node_id):
             if label not in covered:
-                message = f"No edge takes up the label `{label}`."
+                message = f"The label `{label}` has no edge."
                 yield checked.at_node("structure.uncovered_label", node_id, message)
 
 
@@ -128,11 +138,11 @@ def no_default(checked: CheckedGraph) -> Iterator[Finding]:
     """Conditional edges without a default edge; a conditional node checks its own cases."""
     for node_id in checked.nodes:
         if _conditional(checked, node_id) and not _plain(checked, node_id):
-            yield checked.at_node("structure.no_default", node_id, "If no condition holds, the run fails.")
+            yield checked.at_node("structure.no_default", node_id, "If no condition is true, the run fails.")
 
 
 def dead_condition(checked: CheckedGraph) -> Iterator[Finding]:
-    """A condition that is constant, equal to an earlier one, or behind one that is always true."""
+    """A condition that is constant, equal to an earlier one, or after one that is always true."""
     groups: dict[tuple[str, str | None], list[tuple[str, Expression]]] = {}
     for placed in checked.expressions:
         if placed.is_condition and isinstance(placed.parsed, Expression):
@@ -163,10 +173,14 @@ def error_edge(checked: CheckedGraph) -> Iterator[Finding]:
         edges = [placed for placed in checked.outgoing[node_id] if placed.edge.when == ERROR_LABEL]
         if isinstance(node.on_error, RoutePolicy):
             if len(edges) != 1:
-                message = f"The node routes its failures and has {len(edges)} error edges."
+                message = f"The node routes its failures, so it needs exactly one error edge; it has {len(edges)}."
                 yield checked.at_node("structure.error_edge", node_id, message)
         elif edges:
-            yield checked.at_edge("structure.error_edge", edges[0], "The source does not route its failures.")
+            yield checked.at_edge(
+                "structure.error_edge",
+                edges[0],
+                "The edge is for failures, but the source's `on_error` policy is not `route`.",
+            )
 
 
 def continue_label(checked: CheckedGraph) -> Iterator[Finding]:
@@ -174,20 +188,20 @@ def continue_label(checked: CheckedGraph) -> Iterator[Finding]:
     for node_id, node in checked.nodes.items():
         labels = {placed.edge.when for placed in _labelled(checked, node_id)}
         if isinstance(node.on_error, ContinuePolicy) and labels and node.on_error.label not in labels:
-            message = "After a failure no labelled edge can be followed."
+            message = "After a failure the run continues, but `on_error.label` names no labelled edge."
             yield checked.at_node("structure.continue_label", node_id, message, place="/on_error")
 
 
 def handler_unused(checked: CheckedGraph) -> Iterator[Finding]:
-    """An error handler that no error edge leads to."""
+    """An error handler without an error edge to it."""
     routed = {placed.edge.target for placed in checked.edges if placed.edge.when == ERROR_LABEL}
     for node_id, _, node_type in checked.typed:
         if node_type.handles_errors and node_id not in routed:
-            yield checked.at_node("structure.handler_unused", node_id, "No error edge leads to the handler.")
+            yield checked.at_node("structure.handler_unused", node_id, "No error edge leads to this handler.")
 
 
 def bad_expression(checked: CheckedGraph) -> Iterator[Finding]:
-    """CEL that does not parse or breaks the guard."""
+    """An expression that is not CEL, or uses a part of CEL that is not allowed."""
     for placed in checked.expressions:
         if isinstance(placed.parsed, BadExpression):
             position = placed.parsed.position
@@ -209,29 +223,33 @@ def expression_type(checked: CheckedGraph) -> Iterator[Finding]:
         parsed = placed.parsed
         if placed.is_condition and isinstance(parsed, Expression) and parsed.result_type not in ("bool", "dyn"):
             node_id = placed.node_id if placed.edge_id is None else None
-            message = f"The condition gives a value of type {parsed.result_type}."
+            message = f"The result of the condition is a {parsed.result_type}, not a boolean."
             yield Finding("structure.expression_type", placed.pointer, message, node_id=node_id, edge_id=placed.edge_id)
 
 
 def durability(checked: CheckedGraph) -> Iterator[Finding]:
-    """An approval without the checkpoint to go on from, or `on_lost: resume` without those to resume from."""
+    """A node that needs checkpoints, or `on_lost: resume`, in a graph whose durability makes none."""
     if checked.graph.durability == "none":
         for node_id in (node_id for node_id, _, node_type in checked.typed if node_type.needs_checkpoint):
-            message = "Without checkpoints the execution cannot wait for an answer."
-            hint = "Use the durability `step` or `exit`, or leave it out."
+            message = "The execution cannot wait for an answer, because durability `none` keeps no checkpoints."
+            hint = "Set `durability` to `step` or `exit`, or remove it."
             yield checked.at_node("structure.durability", node_id, message, hint=hint)
     if checked.graph.on_lost == "resume" and checked.graph.durability != "step":
-        yield Finding("structure.durability", "/on_lost", "Without `step` there is nothing to resume from.")
+        yield Finding("structure.durability", "/on_lost", "Only durability `step` keeps checkpoints to resume from.")
 
 
 def nothing_streams(checked: CheckedGraph) -> Iterator[Finding]:
     """No node has `stream`."""
     if not any(node.stream for node in checked.graph.nodes):
-        yield Finding("structure.nothing_streams", "/nodes", "A stream of this workflow carries no tokens.")
+        yield Finding(
+            "structure.nothing_streams",
+            "/nodes",
+            "No node has `stream`, so a stream of this workflow carries no tokens.",
+        )
 
 
 def large(checked: CheckedGraph) -> Iterator[Finding]:
-    """Over 80 % of the nodes, edges or expression text allowed."""
+    """More than 80 % of the allowed nodes, edges or expression text."""
     texts = (placed.parsed for placed in checked.expressions)
     characters = sum(len(parsed.text) for parsed in texts if isinstance(parsed, Expression))
     for what, pointer, count, limit in (
@@ -240,7 +258,7 @@ def large(checked: CheckedGraph) -> Iterator[Finding]:
         ("characters of expressions", "", characters, MAX_EXPRESSIONS_CHARACTERS),
     ):
         if count > LARGE * limit:
-            message = f"There are {count:,} of at most {limit:,} {what}."
+            message = f"The graph has {count:,} of at most {limit:,} {what}."
             yield Finding("structure.large", pointer, message, data={"count": count, "limit": limit})
 
 

@@ -1,4 +1,4 @@
-"""The schema layer: is the document a `WorkflowGraph` at all, and its graph with every default written in."""
+"""The schema layer: reads a document as a `WorkflowGraph` and writes every default into it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from engine.graph import (
     JsonObject,
     Node,
     WorkflowGraph,
+    is_id,
 )
 from engine.nodes.base import DEFAULT_MAX_TOKENS, TRANSIENT, NodeBase, NodeConfig, placed_texts
 from engine.nodes.registry import NODE_TYPES
@@ -44,13 +45,13 @@ _LINEAR = jsonschema_rs.RegexOptions()
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A document as far as it could be read: `graph` is null if it is no graph, `configs` are by index of the node."""
+    """A document as far as it could be read. `graph` is null if it is not one; `configs` are by index of the node."""
 
     document: JsonObject
     graph: WorkflowGraph | None
     configs: Mapping[int, NodeConfig]
     findings: tuple[Finding, ...]
-    """What reading it has found."""
+    """The faults found while reading."""
 
     def type_of(self, index: int) -> type[NodeBase[Any]]:
         """The class of the type of a node whose config could be read."""
@@ -98,7 +99,7 @@ def normalise(graph: WorkflowGraph, configs: Mapping[int, NodeConfig]) -> Workfl
 
 
 def _default_durability(graph: WorkflowGraph, configs: Mapping[int, NodeConfig]) -> Durability:
-    """A run that may wait without a worker has to be kept."""
+    """A run that may park needs checkpoints after every step."""
     parks = any(NODE_TYPES[node.type].may_park(configs[index]) for index, node in enumerate(graph.nodes))
     return "step" if parks else "none"
 
@@ -118,7 +119,7 @@ def _normal_node(node: Node, config: NodeConfig) -> Node:
 
 
 def sizes(parsed: Parsed) -> Iterator[Finding]:
-    """schema.too_large: parts of the document above their size."""
+    """schema.too_large: parts of the document above their size limit."""
     yield from _metadata_size(parsed.document, "")
     for part in ("nodes", "edges"):
         for index, item in _objects(parsed.document, part):
@@ -152,10 +153,10 @@ def _expression_sizes(parsed: Parsed) -> Iterator[Finding]:
     for pointer, text in _expression_texts(parsed):
         total += len(text)
         if len(text) > MAX_EXPRESSION_CHARACTERS:
-            message = f"The expression is longer than {MAX_EXPRESSION_CHARACTERS:,} characters."
+            message = f"The expression has more than {MAX_EXPRESSION_CHARACTERS:,} characters."
             yield Finding("schema.too_large", pointer, message)
     if total > MAX_EXPRESSIONS_CHARACTERS:
-        message = f"All expressions together are longer than {MAX_EXPRESSIONS_CHARACTERS:,} characters."
+        message = f"All expressions together have more than {MAX_EXPRESSIONS_CHARACTERS:,} characters."
         yield Finding("schema.too_large", "", message, data={"characters": total})
 
 
@@ -171,11 +172,11 @@ def _expression_texts(parsed: Parsed) -> Iterator[tuple[str, str]]:
 
 
 def ids(parsed: Parsed) -> Iterator[Finding]:
-    """schema.bad_id and schema.not_allowed_here: words that may not name anything of an author's own."""
+    """schema.bad_id and schema.not_allowed_here: reserved words as ids and labels."""
     for index, node in _objects(parsed.document, "nodes"):
         own = node.get("id")
         if isinstance(own, str) and own in RESERVED_IDS:
-            yield Finding("schema.bad_id", f"/nodes/{index}/id", "The id is a reserved word.")
+            yield Finding("schema.bad_id", f"/nodes/{index}/id", "The id is a reserved word of CEL.")
     for index, config in parsed.configs.items():
         for place, label in parsed.type_of(index).own_labels(config).items():
             if label == ERROR_LABEL:
@@ -184,22 +185,24 @@ def ids(parsed: Parsed) -> Iterator[Finding]:
 
 
 def duplicate_ids(parsed: Parsed) -> Iterator[Finding]:
-    """schema.duplicate_id: two nodes or two edges with one id; an edge without one is called e<index>."""
+    """schema.duplicate_id: two nodes or two edges with the same id; an edge without an id has the id e<index>."""
     for part in ("nodes", "edges"):
         seen: set[Json] = set()
         for index, item in _objects(parsed.document, part):
             own = item.get("id")
             name = own if isinstance(own, str) else f"e{index}" if part == "edges" else None
             if name is not None and name in seen:
-                yield Finding("schema.duplicate_id", f"/{part}/{index}/id", "Another one has the same id.")
+                yield Finding(
+                    "schema.duplicate_id", f"/{part}/{index}/id", f"Duplicate id{_quoted(name)}; ids must be unique."
+                )
             seen.add(name)
 
 
 def exclusive_fields(parsed: Parsed) -> Iterator[Finding]:
-    """schema.exclusive_fields: two fields where one is meant, or none where one is needed."""
+    """schema.exclusive_fields: edges with two fields of which only one may be set."""
     for index, edge in _objects(parsed.document, "edges"):
         if edge.get("when") is not None and edge.get("condition") is not None:
-            message = "An edge has a label or a condition, not both."
+            message = "An edge can have `when` or `condition`, not both."
             yield Finding("schema.exclusive_fields", f"/edges/{index}", message)
 
 
@@ -210,7 +213,7 @@ def own_faults(parsed: Parsed) -> Iterator[Finding]:
 
 
 def not_allowed_here(parsed: Parsed) -> Iterator[Finding]:
-    """schema.not_allowed_here: fields of nodes that their type does not have."""
+    """schema.not_allowed_here: fields that the node's type does not have."""
     for index, node in enumerate(parsed.graph.nodes if parsed.graph else ()):
         node_type = NODE_TYPES.get(node.type)
         if node_type is None:
@@ -222,7 +225,7 @@ def not_allowed_here(parsed: Parsed) -> Iterator[Finding]:
             "stream": node.stream and not node_type.streams,
         }
         for field in (field for field, misplaced in given.items() if misplaced):
-            message = f"A node of type {node.type} has no `{field}`."
+            message = f"A node of type `{node.type}` has no `{field}`."
             yield Finding("schema.not_allowed_here", f"/nodes/{index}/{field}", message, node_id=node.id)
         if isinstance(node.on_error, ContinuePolicy) and node.on_error.label == ERROR_LABEL:
             message = "The label `error` is reserved for failures."
@@ -248,9 +251,9 @@ def _bad_json_schema(schema: JsonObject, pointer: str) -> Iterator[Finding]:
         jsonschema_rs.Draft202012Validator(schema, pattern_options=_LINEAR, offline=True)
     except jsonschema_rs.ValidationError as error:
         place = "".join(f"/{escape(step)}" for step in error.instance_path)
-        yield Finding("schema.bad_json_schema", pointer + place, "This is no JSON Schema that can be checked here.")
+        yield Finding("schema.bad_json_schema", pointer + place, "This is not a JSON Schema that can be used here.")
     except (jsonschema_rs.ReferencingError, ValueError):
-        yield Finding("schema.bad_json_schema", pointer, "This is no JSON Schema that can be checked here.")
+        yield Finding("schema.bad_json_schema", pointer, "This is not a JSON Schema that can be used here.")
 
 
 def prompts(parsed: Parsed) -> Iterator[Finding]:
@@ -276,7 +279,12 @@ CHECKS: dict[str, Callable[[Parsed], Iterator[Finding]]] = {
     "schema.bad_json_schema": json_schemas,
     "schema.bad_prompt": prompts,
 }
-"""What is looked for beyond what reading the document finds, by the main code of each check."""
+"""The checks that follow the reading of a document, by the main code of each."""
+
+
+def _quoted(name: object) -> str:
+    """An id to quote in a message, unless it is not a valid id and could hold anything."""
+    return f" `{name}`" if is_id(str(name)) else ""
 
 
 def _too_many(document: JsonObject) -> Iterator[Finding]:
@@ -284,11 +292,16 @@ def _too_many(document: JsonObject) -> Iterator[Finding]:
         items = document.get(part)
         if isinstance(items, list) and len(items) > limit:
             data: JsonObject = {"count": len(items), "limit": limit}
-            yield Finding("schema.too_many", f"/{part}", f"There are more than {limit:,} {part}.", data=data)
+            yield Finding(
+                "schema.too_many",
+                f"/{part}",
+                f"The graph has {len(items):,} {part}; at most {limit:,} are allowed.",
+                data=data,
+            )
 
 
 def _objects(document: JsonObject, part: str) -> Iterator[tuple[int, JsonObject]]:
-    """The objects in a list of the document, by index; what is no list or no object is another rule's."""
+    """The objects in a list of the document, by index; other values are reported while reading."""
     items = document.get(part)
     for index, item in enumerate(items if isinstance(items, list) else ()):
         if isinstance(item, dict):
@@ -301,7 +314,7 @@ def _read_config(node: JsonObject, pointer: str) -> NodeConfig | list[Finding]:
         return []
     node_type = NODE_TYPES.get(name)
     if node_type is None:
-        hint = f"Node types are: {', '.join(NODE_TYPES)}."
+        hint = f"Node types: {', '.join(NODE_TYPES)}."
         message = "There is no such node type."
         return [Finding("schema.unknown_node_type", f"{pointer}/type", message, hint=hint, near=Near(name, NODE_TYPES))]
     config = node.get("config", {})

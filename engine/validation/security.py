@@ -1,4 +1,4 @@
-"""The security layer: secrets in the document, tools by the handful, foreign text where it can give orders."""
+"""The security layer: secrets in the document, and untrusted text where it can act as an instruction."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,15 +13,15 @@ _UNTRUSTED = frozenset(
 
 
 def secret_value(checked: CheckedGraph) -> Iterator[Finding]:
-    """A value with the shape of a secret, in any field."""
+    """A value in any field that looks like a secret."""
     for pointer in checked.secrets.values:
-        yield Finding("security.secret_value", pointer, "The value has the shape of a secret.")
+        yield Finding("security.secret_value", pointer, "The value looks like a secret.")
 
 
 def secret_in_prompt(checked: CheckedGraph) -> Iterator[Finding]:
-    """A `secret://` reference; no field of these node types is declared for one."""
+    """A `secret://` reference; no field of a node accepts one yet."""
     for pointer in checked.secrets.references:
-        yield Finding("security.secret_in_prompt", pointer, "No secret is put in here.")
+        yield Finding("security.secret_in_prompt", pointer, "References to secrets are not resolved here.")
 
 
 def own_faults(checked: CheckedGraph) -> Iterator[Finding]:
@@ -33,15 +33,15 @@ def untrusted_in_system(checked: CheckedGraph) -> Iterator[Finding]:
     """Text of users, tools, documents or models in a system message."""
     for prompt in checked.prompts:
         if prompt.place.reader == "system" and any(_is_untrusted(checked, path) for path in _paths(prompt)):
-            message = "The system message takes in text that others wrote."
+            message = "The system message includes text that others wrote."
             yield Finding("security.untrusted_in_system", prompt.pointer, message, node_id=prompt.node_id)
 
 
 def error_text_shown(checked: CheckedGraph) -> Iterator[Finding]:
-    """The text of an error in a message or response."""
+    """The message of an error in a text that users read."""
     for prompt in checked.prompts:
         if prompt.place.reader == "user" and any(_is_error_text(path) for path in _paths(prompt)):
-            message = "The text takes in the message of an error."
+            message = "The text includes the message of an error."
             yield Finding("security.error_text_shown", prompt.pointer, message, node_id=prompt.node_id)
 
 

@@ -1,4 +1,4 @@
-"""The only entrance to validation: a document in, one report out."""
+"""The only entrance to validation: it takes a document and returns one report."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,17 +20,17 @@ from engine.validation.rules import Finding, report_of
 CACHED_DOCUMENTS = 256
 MAX_CACHED_BYTES = 64 << 10
 MAX_FINDINGS_OF_A_RULE = 1_000
-"""A hostile document could have any number."""
+"""Bounds the work for hostile documents."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What validating a document gives.
+    """The result of validating a document.
 
     `graph` is the graph that runs: read back from `canonical`, every default written in. Both are null after a schema
-    error, and they are there, though not to be run, after any other error.
+    error. After any other error they are set but must not be run.
     """
 
     report: ValidationReport
@@ -45,7 +45,7 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class _Static:
-    """What the document alone decides: the first two layers and security. `checked` null: a schema error."""
+    """The findings that depend on the document alone. `checked` is null after a schema error."""
 
     findings: tuple[Finding, ...]
     layers: tuple[Layer, ...]
@@ -57,13 +57,13 @@ class _Static:
 
 
 class WorkflowValidator:
-    """Validates workflow graphs. Shared by all callers; it keeps what it found out about the last small documents."""
+    """Validates workflow graphs. Shared by all callers; it caches the findings about the last small documents."""
 
     def __init__(self) -> None:
         self._cached = lru_cache(maxsize=CACHED_DOCUMENTS)(_check_document)
 
     def validate(self, document: Json, *, owner: str, resources: Resources) -> Validation:
-        """Check everything. Changes and stores nothing, and never raises for what a document says."""
+        """Check a document against every rule. Changes and stores nothing; no document makes it raise."""
         static = self._static(document)
         if static.checked is None or _has_error(static.findings):
             return _validation(static, static.findings, static.layers)
@@ -120,19 +120,19 @@ def _capability(checked: CheckedGraph, resources: Resources) -> Iterator[Finding
 
 
 def _run(checks: Mapping[str, T], call: Callable[[T], Iterable[Finding]]) -> Iterator[Finding]:
-    """What all checks find. One that raises is a finding itself, and the others go on: validation fails closed."""
+    """The findings of all checks. One that raises becomes an error finding: validation fails closed."""
     for code, check in checks.items():
         try:
             yield from list(islice(call(check), MAX_FINDINGS_OF_A_RULE))
         except Exception as error:
-            message = f"The rule {code} broke with {type(error).__name__}."
+            message = f"The rule {code} failed with {type(error).__name__}."
             yield Finding("internal.rule_failed", "", message, data={"code": code})
 
 
 def _refused(document: object) -> _Static:
     flaw = find_flaw(document)
     if flaw is None:
-        finding = Finding("schema.not_json", "", "The document is not one JSON object.")
+        finding = Finding("schema.not_json", "", "The document is not a JSON object.")
     elif flaw.kind == "depth":
         finding = Finding("schema.too_deep", flaw.pointer, f"The value {flaw.reason}.")
     else:
@@ -141,12 +141,12 @@ def _refused(document: object) -> _Static:
 
 
 def _placed(document: JsonObject, findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The findings with pointers that exist in the document as sent: where a default is at fault, at what holds it."""
+    """The findings with pointers that exist in the document as sent; a default's pointer becomes that of its object."""
     return tuple(_named(document, replace(f, pointer=_existing(document, f.pointer))) for f in findings)
 
 
 def _named(document: JsonObject, finding: Finding) -> Finding:
-    """The finding with the id of the node or edge it is in, if that is an id."""
+    """The finding with the id of the node or edge that its pointer is in, if that id is valid."""
     part, index = [*finding.pointer.split("/"), "", ""][1:3]
     items = document.get(part)
     if finding.node_id or finding.edge_id or not index or not isinstance(items, list):

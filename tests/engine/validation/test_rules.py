@@ -77,6 +77,17 @@ def with_condition(text: str) -> Json:
     return document("start>c c>end:true c>x:false x>end", {"c": condition(text)})
 
 
+TOPIC: dict[str, Json] = {
+    "type": "object",
+    "properties": {"subject": {"type": "object", "properties": {"name": {"type": "string"}}}},
+}
+
+
+def reading(path: str, schema: dict[str, Json]) -> Json:
+    """A chat that reads a path of an input with this schema."""
+    return document(CHAT, {"ask": model(prompt=f"{{{{ input.{path} }}}}")}, input_schema=schema)
+
+
 CASES: dict[str, list[Case]] = {
     "schema.not_json": [
         Case([], document()),
@@ -428,6 +439,18 @@ CASES: dict[str, list[Case]] = {
                 {"ask": model(response_schema={"properties": {"score": {"type": "number"}}})},
             ),
         ),
+    ],
+    "structure.unknown_input_field": [
+        Case(chat(prompt="{{ input.mesage }}"), chat(prompt="{{ input.message }}")),
+        Case(chat(prompt="{{ input.mesage }}"), chat(prompt="{{ input.topic }}")),
+        Case(chat(prompt="{{ input.mesage }}"), chat(prompt="{{ input.mesage | default('') }}")),
+        Case(with_condition("input.mesage == 'a'"), with_condition("input.message == 'a'")),
+        Case(with_condition("input.mesage == 'a'"), with_condition("has(input.mesage) && input.mesage == 'a'")),
+        Case(reading("topic", TOPIC | {"additionalProperties": False}), reading("topic", TOPIC)),
+        Case(reading("subjct", TOPIC), reading("subjct", TOPIC | {"additionalProperties": True})),
+        Case(reading("subjct", TOPIC), reading("subjct", TOPIC | {"additionalProperties": {"type": "string"}})),
+        Case(reading("subjct", TOPIC), reading("subjct", TOPIC | {"anyOf": [{}]})),
+        Case(reading("subject.nmae", TOPIC), reading("subject.name", TOPIC)),
     ],
     "structure.durability": [
         Case(document(on_lost="resume"), document(on_lost="resume", durability="step")),
