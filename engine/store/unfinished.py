@@ -1,7 +1,7 @@
 """Rows of unfinished executions: the durable parts of their attempts, and the model calls in flight.
 
-Works in the caller's transaction. A later attempt continues from them, and the sweeper ends executions of dead processes
-with their help. All are deleted when the execution ends.
+Works in the caller's transaction. A later attempt continues from them, and the sweeper uses them to end executions of
+dead processes. All are deleted when the execution ends.
 """
 
 from collections.abc import Collection, Sequence
