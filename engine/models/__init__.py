@@ -1,1 +1,1 @@
-"""Providers of language models, and what their calls cost."""
+"""Language models: providers, the offline model, and the prices of calls."""

@@ -1,4 +1,4 @@
-"""Anthropic's chat models. Needs the extra `anthropic`."""
+"""Anthropic's chat models. Requires the extra `anthropic`."""
 
 from functools import cached_property
 from typing import Any
@@ -20,10 +20,10 @@ DIALECT = Dialect(
 
 
 class AnthropicModel(ChatAnthropic):
-    """ChatAnthropic that keeps what the first event of a stream says, and has a client of its own.
+    """ChatAnthropic that keeps the usage in a stream's first event, and uses its own HTTP client.
 
-    LangChain reads usage from the last event alone: a server that names the input tokens only in the first one
-    (`message_start`) would seem to have read nothing.
+    LangChain reads usage from the last event only. If a server reports the input tokens only in the first event
+    (`message_start`), LangChain would report none.
     """
 
     @cached_property
@@ -45,7 +45,7 @@ class AnthropicModel(ChatAnthropic):
 
 
 def build(model: str, *, provider: str, api_key: str, base_url: str, server_address: str | None) -> LangChainModel:
-    """A model with a client of its own."""
+    """Build a model with its own HTTP client."""
     chat = AnthropicModel(
         model=model, anthropic_api_key=SecretStr(api_key), anthropic_api_url=base_url, max_retries=0, stream_usage=True
     )

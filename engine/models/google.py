@@ -1,6 +1,6 @@
-"""Google's Gemini models over the Gemini API. Needs the extra `google`."""
+"""Google's Gemini models over the Gemini API. Requires the extra `google`."""
 
-import httpx  # what Google's SDK speaks, and whose exceptions it lets through
+import httpx  # Google's SDK uses it and lets its exceptions through
 from google.genai.errors import APIError
 from langchain_google_genai import ChatGoogleGenerativeAI
 from langchain_google_genai._common import GoogleGenerativeAIError
@@ -27,11 +27,11 @@ DIALECT = Dialect(
 )
 
 _ONE_ATTEMPT = 1
-"""Here 0 means the SDK's own default of several."""
+"""With 0 the SDK would make several attempts, its own default."""
 
 
 def build(model: str, *, provider: str, api_key: str, base_url: str, server_address: str | None) -> LangChainModel:
-    """A model with a client of its own. Temperature null: LangChain would send one that nobody asked for."""
+    """Build a model with its own HTTP client. The null temperature stops LangChain from sending its own default."""
     chat = ChatGoogleGenerativeAI(
         model=model,
         api_key=SecretStr(api_key),

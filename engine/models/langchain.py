@@ -1,4 +1,4 @@
-"""Any LangChain chat model as a `ChatModel`: messages in, text and one whole reply out, failures by our codes.
+"""Adapter that turns any LangChain chat model into a `ChatModel`, and its errors into spanloom's error codes.
 
 `invoke` and `stream` feed the same `_Answer`, so they cannot disagree.
 """
@@ -32,7 +32,7 @@ from engine.resources import Message, ModelReply, ModelRequest, ModelSettings, T
 from engine.usage import Usage
 
 MESSAGE_START_USAGE = "message_start_usage"
-"""Key of response metadata under which `engine.models.anthropic` keeps what the stream's first event reported."""
+"""Response metadata key under which `engine.models.anthropic` keeps the usage in the stream's first event."""
 
 _FINISH_REASONS = {
     "end_turn": "stop",
@@ -49,7 +49,7 @@ _FINISH_REASONS = {
     "spii": "content_filter",
     "malformed_function_call": "invalid_output",
 }
-"""Anthropic's and Gemini's words for OpenAI's: stop, length, tool_calls, content_filter. Others stay as they are."""
+"""Anthropic's and Gemini's finish reasons, mapped to OpenAI's. Reasons that are not listed stay unchanged."""
 
 _BYTES_PER_TOKEN = 2
 _TOKENS_PER_MESSAGE = 8
@@ -58,18 +58,18 @@ _TOKENS_PER_FILE = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How one provider's LangChain class wants to be called."""
+    """How to call one provider's LangChain class."""
 
     settings: Mapping[str, str]
-    """Our settings' names and the keywords they go by there; a setting that is not here cannot be sent."""
+    """Keyword of the LangChain class by the name of our setting; other settings cannot be sent."""
     structured: Callable[[JsonObject], dict[str, object]]
-    """The keywords that ask for an answer by a JSON Schema."""
+    """Builds the keywords that request an answer which fits a JSON Schema."""
     errors: Mapping[type[Exception], str | None] = field(default_factory=dict)
-    """What the provider's SDK raises beside `WIRE_ERRORS`, and its code; null: the HTTP status says."""
+    """Error code by exception of the provider's SDK, in addition to `WIRE_ERRORS`; null: the HTTP status decides."""
 
 
 def response_format(schema: JsonObject) -> dict[str, object]:
-    """OpenAI's form of asking for structured output; LangChain translates it for the other providers."""
+    """Request structured output in OpenAI's format, which LangChain translates for the other providers."""
     return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
 
 
@@ -81,7 +81,7 @@ PLAIN = Dialect(
 
 
 class LangChainModel:
-    """One LangChain chat model of one provider. `secret` is taken out of error messages."""
+    """One LangChain chat model of one provider. `secret` is removed from error messages."""
 
     def __init__(
         self,
@@ -105,21 +105,21 @@ class LangChainModel:
 
     @property
     def provider(self) -> str:
-        """`gen_ai.provider.name`."""
+        """The provider's name, as the span attribute `gen_ai.provider.name`."""
         return self._provider
 
     @property
     def model(self) -> str:
-        """The model's name as the provider knows it."""
+        """The provider's name for the model."""
         return self._model
 
     @property
     def server_address(self) -> str | None:
-        """Host of the provider's endpoint."""
+        """The host of the provider's endpoint."""
         return self._server_address
 
     async def invoke(self, request: ModelRequest) -> ModelReply:
-        """One call without streaming."""
+        """Call the model without streaming. Raises `ModelFailure`."""
         answer = _Answer()
         try:
             model, keywords = self._bound(request)
@@ -129,7 +129,7 @@ class LangChainModel:
         return answer.reply(request.settings.response_schema)
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[str | ModelReply]:
-        """Text as it arrives, then the whole reply."""
+        """Yield text as it arrives, then the complete reply. Raises `ModelFailure`."""
         answer = _Answer()
         add = answer.add_chunk
         try:
@@ -144,7 +144,7 @@ class LangChainModel:
         yield answer.reply(request.settings.response_schema)
 
     def estimate_input_tokens(self, request: ModelRequest) -> int:
-        """One token per two bytes of everything that is sent, and an allowance per message and file."""
+        """Estimate one token per two bytes of the request, plus a flat amount per message and file."""
         texts = [request.system, *(orjson.dumps(tool.parameters).decode() + tool.description for tool in request.tools)]
         tokens = _TOKENS_PER_MESSAGE * (len(request.messages) + 1 + len(request.tools))
         for message in request.messages:
@@ -156,12 +156,12 @@ class LangChainModel:
         return tokens + sum(len(text.encode()) for text in texts) // _BYTES_PER_TOKEN
 
     async def aclose(self) -> None:
-        """Close the connections it has of its own."""
+        """Close the model's own connections."""
         if self._close is not None:
             await self._close()
 
     def _bound(self, request: ModelRequest) -> tuple[Runnable[LanguageModelInput, AIMessage], dict[str, Any]]:
-        """What to call and with which keywords: the chat model itself, as every layer costs time per token."""
+        """The runnable to call and its keywords. Wrappers are removed, because every layer costs time per token."""
         keywords = self._keywords(request.settings)
         if not request.tools:
             return self._chat, keywords
@@ -183,7 +183,7 @@ class LangChainModel:
         if unknown := sorted(given.keys() - self._dialect.settings.keys()):
             raise ModelFailure(
                 "bad_request",
-                f"{self._provider} has no setting {' or '.join(unknown)}; take it out of the node's config",
+                f"{self._provider} does not support {' or '.join(unknown)}; remove it from the node's config",
             )
         keywords: dict[str, Any] = {self._dialect.settings[name]: value for name, value in given.items()}
         if settings.stop:
@@ -197,7 +197,7 @@ class LangChainModel:
 
 
 class _Answer:
-    """What a call has answered so far. Text is a list: adding LangChain chunks up costs tens of µs per token."""
+    """The answer received so far. Text is kept as a list: adding up LangChain chunks costs tens of µs per token."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
@@ -209,7 +209,7 @@ class _Answer:
         self._id: str | None = None
 
     def add_chunk(self, chunk: AIMessage) -> str:
-        """Take a chunk in and give its text back."""
+        """Add a chunk and return its text."""
         content = chunk.content
         text = content if type(content) is str else _text(content)
         if text:
@@ -219,23 +219,23 @@ class _Answer:
         if chunk.usage_metadata is not None:
             self._usage = add_usage(self._usage, chunk.usage_metadata)
         if chunk.response_metadata:
-            self._note(chunk)
+            self._add_metadata(chunk)
         return text
 
     def add_whole(self, message: AIMessage) -> None:
-        """Take a whole message in."""
+        """Add a complete message."""
         self.add_chunk(message)
         self._tool_calls, self._invalid_calls = message.tool_calls, message.invalid_tool_calls
 
     def reply(self, schema: JsonObject | None) -> ModelReply:
-        """The whole reply. Raises `ModelFailure` for one that is empty, filtered or against its schema."""
+        """The complete reply. Raises `ModelFailure` if it is empty, was filtered or does not fit the schema."""
         if self._calls is not None:
             self._tool_calls, self._invalid_calls = self._calls.tool_calls, self._calls.invalid_tool_calls
         text, calls, finish = "".join(self._texts), self._checked_calls(), self._finish_reason()
         if finish == "content_filter":
             raise ModelFailure("content_filter", "the provider's content filter stopped the answer")
         if not text and not calls:
-            raise ModelFailure("empty_response", _why_empty(finish))
+            raise ModelFailure("empty_response", _empty_reason(finish))
         return ModelReply(
             text=text,
             tool_calls=calls,
@@ -246,7 +246,7 @@ class _Answer:
             usage=self._usage_reported(),
         )
 
-    def _note(self, message: AIMessage) -> None:
+    def _add_metadata(self, message: AIMessage) -> None:
         for key, value in message.response_metadata.items():
             if value is not None:
                 self._metadata[key] = value
@@ -259,14 +259,14 @@ class _Answer:
 
     def _checked_calls(self) -> tuple[ToolCall, ...]:
         if self._invalid_calls or self._finish_reason() == "invalid_output":
-            raise ModelFailure("invalid_output", "the model called a tool with arguments that are no JSON object")
+            raise ModelFailure("invalid_output", "the model called a tool with arguments that are not a JSON object")
         return tuple(
             ToolCall(id=call["id"] or f"call-{position}", name=call["name"], arguments=call["args"])
             for position, call in enumerate(self._tool_calls, start=1)
         )
 
     def _usage_reported(self) -> Usage | None:
-        """Unknown unless both sides are: no call reads nothing, so no input tokens means that nobody counted them."""
+        """The usage, or null if it is unknown. Every call has input, so zero input tokens means that nobody counted."""
         usage, started = self._usage, self._metadata.get(MESSAGE_START_USAGE)
         if usage is not None and usage["input_tokens"] <= 0 and started is not None:
             usage["input_tokens"] = started["input_tokens"]
@@ -287,7 +287,7 @@ class _Answer:
 
 
 def _detail(details: Mapping[str, Any], *names: str) -> int | None:
-    """The sum of what stands under these names, also behind a tier (`flex_cache_read`); null if nothing does."""
+    """The sum of the counts under these names, with or without a tier prefix (`flex_cache_read`); null if none."""
     found = [count for key, count in details.items() if key.endswith(names) and count is not None]
     return sum(found) if found else None
 
@@ -302,7 +302,7 @@ def _is_text(part: str | Mapping[str, Any]) -> bool:
     return isinstance(part, str) or part.get("type") == "text"
 
 
-def _why_empty(finish: str | None) -> str:
+def _empty_reason(finish: str | None) -> str:
     if finish == "length":
         return "the model used up max_tokens before it wrote any text; raise max_tokens"
     return "the model answered with neither text nor tool calls"
@@ -314,7 +314,7 @@ def _parsed(text: str, schema: JsonObject, finish: str | None) -> Json:
         schema_validator(schema).validate(data)
     except orjson.JSONDecodeError as error:
         cut = ": it was cut off at max_tokens" if finish == "length" else ""
-        raise ModelFailure("invalid_output", f"the answer is no JSON{cut}") from error
+        raise ModelFailure("invalid_output", f"the answer is not JSON{cut}") from error
     except ValidationError as error:
         place = "/".join(str(step) for step in error.instance_path) or "the answer"
         raise ModelFailure("invalid_output", f"the answer does not fit response_schema at {place}") from error
@@ -346,7 +346,7 @@ def _message(message: Message) -> BaseMessage:
 
 
 def _content(content: str | list[JsonObject]) -> str | list[Any]:
-    """One string where there is only text: not every server takes a list."""
+    """Send plain text as one string: not every server accepts a list."""
     if isinstance(content, str) or all(part["type"] == "text" for part in content):
         return _text(content)
     return [_part(part) for part in content]

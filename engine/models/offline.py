@@ -1,9 +1,9 @@
-"""The model `offline:extractive`: answers without a key or a network, by quoting what it is given.
+"""The model `offline:extractive`, which answers without a key or a network by quoting the texts in the request.
 
-It writes nothing of its own. It calls a bound tool that fits the question and answers from the result; else it quotes
-the sentences of the given texts that fit the question best (BM25), each with its source; else it says what it is.
+It generates no text. If a bound tool fits the question, it calls the tool and answers from the result. Otherwise it
+quotes the sentences that fit the question best (BM25), each with its source. Without such texts it describes itself.
 
-Tokens: one for every four bytes of UTF-8, begun ones counted, of all text sent and of the answer. Its price is a demo.
+Each text sent and the answer count one token per four bytes of UTF-8, rounded up. The price is a demo.
 """
 
 import itertools
@@ -22,9 +22,9 @@ from engine.runtime.state import text_of
 from engine.usage import Usage
 
 OFFLINE = ("offline", "extractive")
-"""Provider and model, as in graphs and `SPANLOOM_MODEL`."""
+"""Provider and model, as written in graphs and `SPANLOOM_MODEL`."""
 
-WHAT_IT_IS = (
+SELF_DESCRIPTION = (
     "I am spanloom's offline model: I quote the texts I am given and call tools, but write nothing of my own. "
     "Here I was given no text that fits. Let a workflow retrieve documents for me (rag_chat, document_qa), "
     "or name a model of a provider whose key is set."
@@ -55,42 +55,42 @@ class _Passage:
 
 
 class OfflineModel:
-    """The offline model; it needs no settings and holds nothing between calls."""
+    """The offline model. It needs no settings and keeps no state between calls."""
 
     @property
     def provider(self) -> str:
-        """Always offline."""
+        """Always `offline`."""
         return OFFLINE[0]
 
     @property
     def model(self) -> str:
-        """Always extractive."""
+        """Always `extractive`."""
         return OFFLINE[1]
 
     @property
     def server_address(self) -> str | None:
-        """None: it runs here."""
+        """Null: the model runs in this process."""
         return None
 
     async def invoke(self, request: ModelRequest) -> ModelReply:
-        """The answer. Raises `ModelFailure` where a `response_schema` is asked for: it cannot make data up."""
+        """The answer. Raises `ModelFailure` if the request has a `response_schema`: the model cannot generate data."""
         return _reply(request)
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[str | ModelReply]:
-        """The same answer, word by word."""
+        """Yield the answer word by word, then the complete reply. Raises as `invoke` does."""
         reply = _reply(request)
         for word in words(reply.text):
             yield word
         yield reply
 
     def estimate_input_tokens(self, request: ModelRequest) -> int:
-        """Exactly what will be counted."""
+        """The exact number of input tokens."""
         return _input_tokens(request)
 
 
 def _reply(request: ModelRequest) -> ModelReply:
     if request.settings.response_schema is not None:
-        raise ModelFailure("bad_request", "the offline model cannot fill a response_schema; name a provider's model")
+        raise ModelFailure("bad_request", "the offline model cannot fill a response_schema; use a provider's model")
     call = _fitting_call(request)
     text, finish = ("", "tool_calls") if call else _within_settings(_answer(request.messages), request)
     output = _tokens([text, _dumps(call) if call else ""])
@@ -115,25 +115,25 @@ def _within_settings(text: str, request: ModelRequest) -> tuple[str, str]:
 
 def _answer(messages: Sequence[Message]) -> str:
     results = _results(messages)
-    question, passages = _given(messages)
+    question, passages = _question_and_passages(messages)
     if results:
         return _from_results(question, results)
     if not passages:
-        return WHAT_IT_IS
+        return SELF_DESCRIPTION
     if _SUMMARIZE.search(question):
-        return " ".join(quote.text for quote in _central(passages))
-    quotes = _best(question, passages)
+        return " ".join(quote.text for quote in _central_quotes(passages))
+    quotes = _best_quotes(question, passages)
     if quotes:
         return "\n".join(f"“{quote.text}” ({quote.source})" for quote in quotes)
     if all(passage.source == _CONVERSATION for passage in passages):
-        return WHAT_IT_IS
+        return SELF_DESCRIPTION
     sources = list(dict.fromkeys(passage.source for passage in passages))
     shown = ", ".join(sources[:_QUOTES]) + (" and others" if len(sources) > _QUOTES else "")
     return f"I find nothing about that in the given texts ({shown})."
 
 
-def _given(messages: Sequence[Message]) -> tuple[str, list[_Passage]]:
-    """The question, and the texts to answer it from: the frame's, else the rest of the message, else earlier ones."""
+def _question_and_passages(messages: Sequence[Message]) -> tuple[str, list[_Passage]]:
+    """The question and its source texts: the framed ones, else the rest of the message, else earlier messages."""
     asked = next((position for position, m in reversed(list(enumerate(messages))) if m["role"] == "user"), None)
     if asked is None:
         return "", []
@@ -148,7 +148,7 @@ def _given(messages: Sequence[Message]) -> tuple[str, list[_Passage]]:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """A message that brings its own text: the question in it, and the rest."""
+    """Split a message into its question and the rest; messages of fewer than three sentences have no rest."""
     parts = sentences(text)
     if len(parts) < 3:
         return text, ""
@@ -156,8 +156,8 @@ def _split(text: str) -> tuple[str, str]:
     return asked, "\n\n".join(part for part in parts if part != asked)
 
 
-def _best(question: str, passages: Sequence[_Passage]) -> list[_Passage]:
-    """Up to three sentences that fit the question: the best and those nearly as good. An echo of it is no answer."""
+def _best_quotes(question: str, passages: Sequence[_Passage]) -> list[_Passage]:
+    """Up to three sentences that fit the question: the best and those nearly as good. Echoes of it are left out."""
     echo = question.strip().casefold()
     quotes = [quote for quote in _sentences(passages) if echo not in quote.text.casefold()]
     asked = terms(question)
@@ -174,8 +174,8 @@ def _best(question: str, passages: Sequence[_Passage]) -> list[_Passage]:
     return [quotes[p] for p in ranked if scores[p] > 0 and scores[p] >= _NEARLY_AS_GOOD * scores[ranked[0]]]
 
 
-def _central(passages: Sequence[_Passage]) -> list[_Passage]:
-    """The three sentences that share most with all the others."""
+def _central_quotes(passages: Sequence[_Passage]) -> list[_Passage]:
+    """The three sentences that have most words in common with all others."""
     quotes = _sentences(passages)
     quotes = [quote for quote in quotes if is_prose(quote.text)] or quotes
     documents = [terms(quote.text) for quote in quotes]
@@ -191,7 +191,7 @@ def _sentences(passages: Iterable[_Passage]) -> list[_Passage]:
 
 
 def _results(messages: Sequence[Message]) -> list[tuple[ToolCall | None, Message]]:
-    """The tool messages behind the last user message, each with the call it answers."""
+    """The tool messages after the last user message, each with the call that it answers."""
     calls: dict[str, ToolCall] = {}
     found: list[tuple[ToolCall | None, Message]] = []
     for message in messages:
@@ -212,14 +212,14 @@ def _from_results(question: str, results: Iterable[tuple[ToolCall | None, Messag
         elif found := _passages(name, text):
             passages += found
         else:
-            lines.append(f"{_shown(call)} gives {text}." if call else text)
-    quotes = _best(question, passages)
+            lines.append(f"{_call_text(call)} gives {text}." if call else text)
+    quotes = _best_quotes(question, passages)
     lines += [f"“{quote.text}” ({quote.source})" for quote in quotes]
     return "\n".join(lines) or "The tools found nothing about that."
 
 
 def _passages(name: str, text: str) -> list[_Passage]:
-    """A tool result as texts to quote: passages with a source, or one long text; none for a short value."""
+    """The quotable texts in a tool result: passages with a source, or one long text; none for a short value."""
     try:
         value: Json = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -235,30 +235,30 @@ def _passages(name: str, text: str) -> list[_Passage]:
     return [_Passage(name, value)] if isinstance(value, str) and len(value) > _SHORT_RESULT else []
 
 
-def _shown(call: ToolCall) -> str:
+def _call_text(call: ToolCall) -> str:
     arguments = ", ".join(str(value) for value in call["arguments"].values())
     return f"{call['name']}({arguments})"
 
 
 def _fitting_call(request: ModelRequest) -> ToolCall | None:
-    """A call of the bound tool that fits the question best; none once tools have answered."""
+    """A call of the bound tool that fits the question best; null if none fits or tools have already answered."""
     if not request.tools or _results(request.messages):
         return None
-    question, passages = _given(request.messages)
+    question, passages = _question_and_passages(request.messages)
     can = [(tool, arguments) for tool in request.tools if (arguments := _arguments(tool, question)) is not None]
     if not question.strip() or not can:
         return None
-    chosen = _chosen(question, can, has_text=any(p.source != _CONVERSATION for p in passages))
+    chosen = _choose(question, can, has_text=any(p.source != _CONVERSATION for p in passages))
     if chosen is None:
         return None
     tool, arguments = chosen
     return ToolCall(id=f"call-{len(request.messages)}", name=tool.name, arguments=arguments)
 
 
-def _chosen(
+def _choose(
     question: str, can: Sequence[tuple[ToolSpec, JsonObject]], *, has_text: bool
 ) -> tuple[ToolSpec, JsonObject] | None:
-    """A calculation first, then the description that shares most words with the question, then a search."""
+    """Prefer a calculation, then the tool whose description fits the question best (BM25), then a search."""
     for tool, arguments in can:
         if any(_wants_expression(name, schema) for name, schema in _properties(tool).items() if name in arguments):
             return tool, arguments
@@ -271,7 +271,7 @@ def _chosen(
 
 
 def _arguments(tool: ToolSpec, question: str) -> JsonObject | None:
-    """The tool's arguments taken from the question; null where a required one is not in it."""
+    """The tool's arguments, taken from the question; null if the question lacks a required one."""
     required = tool.parameters.get("required", [])
     found: JsonObject = {}
     for name, schema in _properties(tool).items():

@@ -1,4 +1,4 @@
-"""OpenAI's chat models, and every server that speaks their protocol. Needs the extra `openai`."""
+"""OpenAI's chat models, and models of any server with an OpenAI-compatible API. Requires the extra `openai`."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from engine.models.langchain import Dialect, LangChainModel, response_format
 
 
 def _structured(schema: JsonObject) -> dict[str, object]:
-    """In the body, past LangChain's own parsing, which refuses tools beside it and raises on answers cut short."""
+    """Put the schema into the body: LangChain's own parsing rejects tools beside it and raises on truncated answers."""
     return {"extra_body": response_format(schema)}
 
 
@@ -31,7 +31,7 @@ DIALECT = Dialect(
 
 
 class OpenAIModel(ChatOpenAI):
-    """ChatOpenAI whose streamed chunks have the id of the response, as whole answers have."""
+    """ChatOpenAI whose streamed chunks carry the response id, as complete responses do."""
 
     def _convert_chunk_to_generation_chunk(
         self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
@@ -43,7 +43,7 @@ class OpenAIModel(ChatOpenAI):
 
 
 def build(model: str, *, provider: str, api_key: str, base_url: str, server_address: str | None) -> LangChainModel:
-    """A model with a client of its own."""
+    """Build a model with its own HTTP client."""
     client = openai.DefaultAsyncHttpxClient()
     chat = OpenAIModel(
         model_name=model,

@@ -1,8 +1,8 @@
-"""What a model call costs, in integer nano-USD, from the genai-prices catalogue that is installed.
+"""Prices of model calls, in integer nano-USD, from the installed genai-prices catalogue.
 
-Exact: prices and sums are Decimal, rounded once per call to a whole nano-USD, half to even. Nothing is fetched; a new
-catalogue is a new package. What has no price has none: null, never 0. Cache writes count at the catalogue's ordinary
-(five-minute) rate.
+Prices and sums are Decimal and are rounded once per call to a whole nano-USD, half to even. Nothing is downloaded: a
+new catalogue arrives as a new version of the package. An unknown price is null, never 0. Cache writes are priced at
+the catalogue's ordinary (five-minute) rate.
 """
 
 import hashlib
@@ -24,26 +24,26 @@ from engine.usage import Usage
 
 DEMO_PROVIDER = "offline"
 DEMO_PRICE = ModelPrice(input_mtok=Decimal("0.10"), output_mtok=Decimal("0.40"))
-"""What the offline model would cost if it were sold: an example to look at, marked `demo` wherever it is booked."""
+"""An example price for the offline model, which costs nothing; recorded with the cost source `demo`."""
 
 _GRAPH_NAMES = {"gcp.gemini": "google"}
-"""Providers that spans call otherwise than graphs and the file of own prices do."""
+"""Provider name in graphs and in the custom price file, by provider name in spans, where the two differ."""
 
 _CACHED_MODELS = 1_024
-"""The catalogue does not change while we run, and to find a model in it takes longer than to price a call."""
+"""Cached look-ups: the catalogue does not change in a running process, and a look-up takes longer than pricing."""
 
 _NANO_PER_USD = Decimal(1_000_000_000)
 _UNKNOWN = Price(None, CostSource.NONE)
 
 
 class InvalidPrices(SpanloomError):
-    """The file of own prices (`SPANLOOM_PRICES`) cannot be read."""
+    """The price file (`SPANLOOM_PRICES`) cannot be read."""
 
     code = "invalid_prices"
 
 
 class OwnPrice(BaseModel):
-    """The price of one model in USD per million tokens; cached tokens without a price of their own cost as input."""
+    """A custom price of one model, in USD per million tokens; cached tokens without a price cost as much as input."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,7 +54,7 @@ class OwnPrice(BaseModel):
 
 
 class GenaiPrices:
-    """Prices of the installed genai-prices catalogue, with own ones in front.
+    """Prices of the installed genai-prices catalogue; custom prices take precedence.
 
     `own_prices` is a JSON file `{"provider:model": {"input_mtok": "0.25", "output_mtok": "1.25"}}` in USD per million
     tokens. Raises `InvalidPrices` if it cannot be read.
@@ -67,7 +67,7 @@ class GenaiPrices:
         self._listed = lru_cache(maxsize=_CACHED_MODELS)(self._look_up)
 
     def price(self, provider: str, model: str, usage: Usage | None, at: datetime) -> Price:
-        """The cost of a call made at `at`; source `none` where the usage, the model or its price is unknown."""
+        """The cost of a call made at `at`; its source is `none` if the usage, the model or its price is unknown."""
         if usage is None or usage.input_tokens is None or usage.output_tokens is None:
             return _UNKNOWN
         found = self._find(provider, model, at)
@@ -78,7 +78,7 @@ class GenaiPrices:
         return Price(int((usd * _NANO_PER_USD).to_integral_value(ROUND_HALF_EVEN)), source, version)
 
     def upper_nano_usd(self, provider: str, model: str, input_tokens: int, output_tokens: int) -> int | None:
-        """The most such a call can cost: all input is read afresh or written to the cache, whichever is dearer."""
+        """The maximum cost of a call: all input is uncached or written to the cache, whichever costs more."""
         found = self._find(provider, model, datetime.now(UTC))
         if found is None:
             return None
@@ -100,7 +100,7 @@ class GenaiPrices:
         return known_model.get_prices(at), CostSource.PRICE_TABLE, version
 
     def _look_up(self, provider: str, model: str) -> tuple[ModelInfo, str] | None:
-        """The model's entry in the catalogue and the name of its price."""
+        """The model's entry in the catalogue, and the version and name of its price."""
         try:
             known_provider, known_model = self._catalogue.find_provider_model(
                 model, None, self._known_provider(provider), None
@@ -110,7 +110,7 @@ class GenaiPrices:
         return known_model, f"{self._catalogue_version} {known_provider.id}/{known_model.id}"
 
     def _known_provider(self, provider: str) -> str | None:
-        """A provider the catalogue does not know is left out: the model's own name may say enough."""
+        """The catalogue's id of a provider; null if it is not listed, then the model's name alone is looked up."""
         try:
             return self._catalogue.find_provider(None, provider, None).id
         except LookupError:
@@ -118,7 +118,7 @@ class GenaiPrices:
 
 
 def _usd(price: ModelPrice, usage: Usage) -> Decimal | None:
-    """Null where a kind of token that was used has no price, or the numbers contradict each other."""
+    """The cost in USD; null if a used kind of token has no price or the counts contradict each other."""
     if (usage.input_tokens and price.input_mtok is None) or (usage.output_tokens and price.output_mtok is None):
         return None
     counted = genai_prices.Usage(

@@ -1,7 +1,7 @@
-"""Which models can be called here: the providers, their keys and addresses, and the default.
+"""The registry of language models: providers with their keys and addresses, and the default model.
 
-LangChain and the providers' packages are imported when the first model is asked for, so that commands which call none
-start at once.
+LangChain and the providers' packages are imported when a model is first requested, so that commands without model
+calls start quickly.
 """
 
 import importlib
@@ -19,43 +19,43 @@ if TYPE_CHECKING:
     from engine.models.langchain import LangChainModel
 
 MAX_CLIENTS = 64
-"""Models kept ready; beyond it the one made first goes."""
+"""Maximum number of cached models; the oldest is dropped first."""
 
 _NO_KEY = "none"
-"""What a server of one's own gets in place of a key: the clients refuse to send nothing."""
+"""Placeholder key for a custom server that needs none: the clients refuse to send requests without a key."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderSettings:
-    """How to reach one provider; null means no key, and the provider's own address."""
+    """Key and address of one provider. Null means no key, or the provider's public address."""
 
     api_key: str | None = field(default=None, repr=False)
     base_url: str | None = None
 
     @property
     def is_set(self) -> bool:
-        """There is a key, or a server of one's own, which may need none."""
+        """Whether there is a key or a custom server, which may need no key."""
         return bool(self.api_key or self.base_url)
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """A provider we can call: its package, its own address, the model it is asked for when none is named."""
+    """A supported provider, with its package, public address and default model."""
 
     name: str
-    """As in graphs and `SPANLOOM_MODEL`; also the name of the extra."""
+    """The name in graphs, in `SPANLOOM_MODEL` and of the extra."""
     semconv_name: str
-    """As `gen_ai.provider.name`."""
+    """The value of the span attribute `gen_ai.provider.name`."""
     package: str
     module: str
-    """The module of ours that builds its models, and imports its package."""
+    """The spanloom module that imports the package and builds the models."""
     key_variable: str
     address: str
     default_model: str
 
     @property
     def is_installed(self) -> bool:
-        """The package of its extra is there."""
+        """Whether the package of its extra is installed."""
         return importlib.util.find_spec(self.package) is not None
 
 
@@ -91,7 +91,7 @@ PROVIDERS = {
         ),
     )
 }
-"""In the order in which they are looked at for a default model."""
+"""All supported providers, in the order in which they are considered for the default model."""
 
 
 class _Module(Protocol):
@@ -101,7 +101,7 @@ class _Module(Protocol):
 
 
 class LangChainModels:
-    """Models of OpenAI, Anthropic, Google (each an extra) and the offline one.
+    """The models of OpenAI, Anthropic and Google (each needs its extra), and the offline model.
 
     `settings` is keyed by provider: `openai`, `anthropic`, `google`. `default` is `provider:model` (`SPANLOOM_MODEL`).
     """
@@ -113,38 +113,38 @@ class LangChainModels:
         self._models: dict[tuple[str, str], LangChainModel] = {}
 
     def default(self) -> tuple[str, str] | None:
-        """The named default, else the first provider that has a key and is installed, else the offline model."""
+        """The configured default, else the first installed provider with a key or server, else the offline model."""
         if self._named_default is not None:
             return self._named_default
         for provider in PROVIDERS.values():
-            if self._reach(provider).is_set and provider.is_installed:
+            if self._settings_of(provider).is_set and provider.is_installed:
                 return provider.name, provider.default_model
         return OFFLINE
 
     def get(self, provider: str, model: str) -> ChatModel:
-        """The model, made once. Raises `MissingExtra` with the install command, or `ResourceMissing`."""
+        """The model; it is built on first use. Raises `MissingExtra` with the install command, or `ResourceMissing`."""
         if (provider, model) == OFFLINE:
             return self._offline
         known = self._models.get((provider, model))
         return known if known is not None else self._make(provider, model)
 
     def problem(self, provider: str, model: str) -> str | None:
-        """Why the model cannot be called here, as a sentence with what to do; null if it can."""
+        """The reason why the model cannot be called, with the next step; null if it can be called."""
         if provider == OFFLINE[0]:
-            return None if model == OFFLINE[1] else f"provider offline has one model, {OFFLINE[1]}"
+            return None if model == OFFLINE[1] else f"the provider offline has only the model {OFFLINE[1]}"
         known = PROVIDERS.get(provider)
         if known is None:
-            return f"provider {provider!r} is not known; use one of {', '.join([*PROVIDERS, OFFLINE[0]])}"
+            return f"there is no provider {provider!r}; use one of {', '.join([*PROVIDERS, OFFLINE[0]])}"
         if not model:
-            return f"no model of {provider} is named; try {known.default_model}"
+            return f"the model of {provider} is not named; name one, for example {known.default_model}"
         if not known.is_installed:
-            return _install(known)
-        if not self._reach(known).is_set:
-            return f"there is no key for {provider}; set {known.key_variable}, or use {':'.join(OFFLINE)} without one"
+            return _install_hint(known)
+        if not self._settings_of(known).is_set:
+            return f"there is no API key for {provider}; set {known.key_variable}, or use {':'.join(OFFLINE)}"
         return None
 
     async def aclose(self) -> None:
-        """Close the connections of every model made here."""
+        """Close the connections of all models built so far."""
         models, self._models = self._models, {}
         for model in models.values():
             await model.aclose()
@@ -154,23 +154,23 @@ class LangChainModels:
             missing = provider in PROVIDERS and not PROVIDERS[provider].is_installed
             raise MissingExtra(problem) if missing else ResourceMissing(problem)
         known = PROVIDERS[provider]
-        made = _build(known, model, self._reach(known))
+        made = _build(known, model, self._settings_of(known))
         if len(self._models) >= MAX_CLIENTS:
             del self._models[next(iter(self._models))]
         self._models[provider, model] = made
         return made
 
-    def _reach(self, provider: Provider) -> ProviderSettings:
+    def _settings_of(self, provider: Provider) -> ProviderSettings:
         return self._settings.get(provider.name, ProviderSettings())
 
 
-def _build(provider: Provider, model: str, reach: ProviderSettings) -> "LangChainModel":
+def _build(provider: Provider, model: str, settings: ProviderSettings) -> "LangChainModel":
     module = cast("_Module", importlib.import_module(provider.module))
-    base_url = reach.base_url or provider.address
+    base_url = settings.base_url or provider.address
     return module.build(
         model,
         provider=provider.semconv_name,
-        api_key=reach.api_key or _NO_KEY,
+        api_key=settings.api_key or _NO_KEY,
         base_url=base_url,
         server_address=urlsplit(base_url).hostname,
     )
@@ -179,9 +179,9 @@ def _build(provider: Provider, model: str, reach: ProviderSettings) -> "LangChai
 def _parse(default: str) -> tuple[str, str]:
     provider, separator, model = default.partition(":")
     if not (provider and separator and model):
-        raise InvalidRequest(f"the default model {default!r} is not written as provider:model")
+        raise InvalidRequest(f"the default model {default!r} must be written as provider:model")
     return provider, model
 
 
-def _install(provider: Provider) -> str:
+def _install_hint(provider: Provider) -> str:
     return f"the package for {provider.name} is not installed: pip install 'spanloom[{provider.name}]'"

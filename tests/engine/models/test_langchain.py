@@ -1,4 +1,4 @@
-"""Models over real HTTP: OpenAI, Anthropic and Gemini as a model server speaks them, whole and streamed."""
+"""OpenAI, Anthropic and Gemini models over real HTTP against a mock server, streamed and not."""
 
 from collections.abc import AsyncIterator, Mapping
 
@@ -46,7 +46,7 @@ async def streamed(model: ChatModel, request: ModelRequest) -> tuple[list[str], 
 
 
 async def failures(model: ChatModel, request: ModelRequest) -> list[ModelFailure]:
-    """What the whole and the streamed call fail with."""
+    """The failure of the call, which is the same with and without streaming."""
     with pytest.raises(ModelFailure) as whole:
         await model.invoke(request)
     with pytest.raises(ModelFailure) as stream:
@@ -55,11 +55,11 @@ async def failures(model: ChatModel, request: ModelRequest) -> list[ModelFailure
 
 
 def essence(reply: ModelReply) -> tuple[object, ...]:
-    """All but the id, which is another for every call."""
+    """The reply without its id, which differs in every call."""
     return reply.text, reply.tool_calls, reply.data, reply.finish_reason, reply.model, reply.usage
 
 
-async def test_whole_and_streamed_answers_are_the_same(model: ChatModel, aimock: ModelServer) -> None:
+async def test_streaming_does_not_change_the_answer(model: ChatModel, aimock: ModelServer) -> None:
     text = "Hello there, this is more than one chunk of text."
     aimock.answer({"match": {"userMessage": "hi"}, "response": {"content": text, "usage": TOKENS}})
 
@@ -73,7 +73,7 @@ async def test_whole_and_streamed_answers_are_the_same(model: ChatModel, aimock:
     assert model.server_address == "127.0.0.1"
 
 
-async def test_usage_is_what_the_server_said_streamed_or_not(model: ChatModel, aimock: ModelServer) -> None:
+async def test_usage_is_taken_from_the_server_streamed_or_not(model: ChatModel, aimock: ModelServer) -> None:
     aimock.answer({"match": {"userMessage": "hi"}, "response": {"content": "Hello", "usage": TOKENS}})
 
     replies = [await model.invoke(asked("hi")), (await streamed(model, asked("hi")))[1]]
@@ -83,7 +83,7 @@ async def test_usage_is_what_the_server_said_streamed_or_not(model: ChatModel, a
         assert (reply.usage.input_tokens, reply.usage.output_tokens, reply.usage.total_tokens) == (12, 7, 19)
 
 
-async def test_usage_nobody_reported_is_unknown_not_zero(model: ChatModel, aimock: ModelServer) -> None:
+async def test_unreported_usage_is_unknown_not_zero(model: ChatModel, aimock: ModelServer) -> None:
     nothing = {"prompt_tokens": 0, "completion_tokens": 7}
     aimock.answer({"match": {"userMessage": "hi"}, "response": {"content": "Hello", "usage": nothing}})
 
@@ -108,7 +108,7 @@ async def test_tool_calls_arrive_with_their_arguments(model: ChatModel, aimock: 
     assert "".join(tokens) == "Let me see."
 
 
-async def test_results_of_tools_go_back_with_their_call(model: ChatModel, aimock: ModelServer) -> None:
+async def test_tool_results_are_sent_with_their_calls(model: ChatModel, aimock: ModelServer) -> None:
     called: Message = {
         "id": "2",
         "role": "assistant",
@@ -128,7 +128,7 @@ async def test_results_of_tools_go_back_with_their_call(model: ChatModel, aimock
     assert "no way" in sent
 
 
-async def test_settings_are_sent_as_given_and_no_others(model: ChatModel, aimock: ModelServer) -> None:
+async def test_only_the_given_settings_are_sent(model: ChatModel, aimock: ModelServer) -> None:
     aimock.answer({"match": {"userMessage": "hi"}, "response": {"content": "Hello"}})
 
     await model.invoke(asked("hi", temperature=0.25, max_tokens=77))
@@ -141,7 +141,7 @@ async def test_settings_are_sent_as_given_and_no_others(model: ChatModel, aimock
     assert "Be brief." in str(second["messages"])
 
 
-async def test_the_key_and_one_attempt_reach_the_server(model: ChatModel, aimock: ModelServer) -> None:
+async def test_the_key_is_sent_and_the_client_does_not_retry(model: ChatModel, aimock: ModelServer) -> None:
     aimock.fail_next(500)
 
     with pytest.raises(ModelFailure) as caught:
@@ -164,7 +164,7 @@ async def test_an_answer_by_schema_is_parsed(model: ChatModel, aimock: ModelServ
 
 
 @pytest.mark.parametrize("content", ["eight", '{"score": "eight"}', '{"score": 8'])
-async def test_an_answer_against_its_schema_is_a_failure(model: ChatModel, aimock: ModelServer, content: str) -> None:
+async def test_an_answer_that_violates_its_schema_fails(model: ChatModel, aimock: ModelServer, content: str) -> None:
     schema = {"type": "object", "properties": {"score": {"type": "number"}}}
     aimock.answer({"match": {"userMessage": "rate"}, "response": {"content": content}})
 
@@ -172,7 +172,7 @@ async def test_an_answer_against_its_schema_is_a_failure(model: ChatModel, aimoc
         assert failure.error_type == "invalid_output"
 
 
-async def test_too_many_requests_say_when_to_come_back(model: ChatModel, aimock: ModelServer) -> None:
+async def test_rate_limit_errors_carry_retry_after(model: ChatModel, aimock: ModelServer) -> None:
     aimock.chaos(rateLimitRate=1)
 
     for failure in await failures(model, asked("hi")):
@@ -181,7 +181,7 @@ async def test_too_many_requests_say_when_to_come_back(model: ChatModel, aimock:
         assert KEY not in failure.message
 
 
-async def test_a_stream_that_breaks_off_is_a_lost_connection(model: ChatModel, aimock: ModelServer) -> None:
+async def test_a_truncated_stream_is_a_connection_error(model: ChatModel, aimock: ModelServer) -> None:
     text = "This text is long enough for several chunks. " * 20
     aimock.answer(
         {"match": {"userMessage": "hi"}, "response": {"content": text}, "latency": 5, "disconnectAfterMs": 60}
@@ -196,7 +196,7 @@ async def test_a_stream_that_breaks_off_is_a_lost_connection(model: ChatModel, a
     assert caught.value.error_type == "connection"
 
 
-async def test_a_connection_that_is_cut_is_a_lost_connection(model: ChatModel, aimock: ModelServer) -> None:
+async def test_a_dropped_connection_is_a_connection_error(model: ChatModel, aimock: ModelServer) -> None:
     aimock.answer({"match": {"userMessage": "hi"}, "response": {"content": "Hello"}})
     aimock.chaos(disconnectRate=1)
 
@@ -204,7 +204,7 @@ async def test_a_connection_that_is_cut_is_a_lost_connection(model: ChatModel, a
         assert failure.error_type == "connection"
 
 
-async def test_a_malformed_answer_is_the_providers_error(model: ChatModel, aimock: ModelServer) -> None:
+async def test_a_malformed_response_is_a_provider_error(model: ChatModel, aimock: ModelServer) -> None:
     aimock.answer({"match": {"userMessage": "hi"}, "response": {"content": "Hello"}})
     aimock.chaos(malformedRate=1)
 
@@ -212,7 +212,7 @@ async def test_a_malformed_answer_is_the_providers_error(model: ChatModel, aimoc
         assert failure.error_type == "provider_error"
 
 
-async def test_a_filtered_answer_is_no_answer(model: ChatModel, aimock: ModelServer) -> None:
+async def test_a_filtered_answer_fails(model: ChatModel, aimock: ModelServer) -> None:
     aimock.answer({"match": {"userMessage": "hi"}, "response": {"content": "Hel", "finishReason": "content_filter"}})
 
     for failure in await failures(model, asked("hi")):

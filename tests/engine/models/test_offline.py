@@ -1,10 +1,10 @@
-"""The offline model answers from what it is given, calls tools that fit, and says what it is where it cannot."""
+"""The offline model quotes the given texts, calls fitting tools, and otherwise describes itself."""
 
 import pytest
 
 from engine.documents.framing import frame, passage
 from engine.errors import ModelFailure
-from engine.models.offline import WHAT_IT_IS, OfflineModel
+from engine.models.offline import SELF_DESCRIPTION, OfflineModel
 from engine.resources import ChatModel, Message, ModelReply, ModelRequest, ModelSettings, ToolSpec
 
 MODEL: ChatModel = OfflineModel()
@@ -60,25 +60,25 @@ async def test_it_quotes_the_sentence_that_fits_with_its_source(question: str, q
     assert quote in (await answer(user(TEXTS + question))).text
 
 
-async def test_an_echo_of_the_question_is_no_answer() -> None:
+async def test_it_does_not_quote_an_echo_of_the_question() -> None:
     text = frame(passage("faq.md > What does a kea eat?", "What does a kea eat? Roots, leaves and lunch boxes."))
 
     assert (await answer(user(text + "What does a kea eat?"))).text.startswith("“Roots, leaves and lunch boxes.”")
 
 
-async def test_it_says_when_the_given_texts_do_not_hold_the_answer() -> None:
+async def test_it_says_when_the_given_texts_lack_the_answer() -> None:
     text = (await answer(user(TEXTS + "Who won the cup?"))).text
 
     assert text == "I find nothing about that in the given texts (money.md > Cost, birds.md)."
 
 
-async def test_it_reads_a_text_that_the_message_itself_brings() -> None:
+async def test_it_reads_a_text_inside_the_message() -> None:
     text = (await answer(user("The kea is a parrot. It eats roots. It sings badly. What does it eat?"))).text
 
     assert text == "“It eats roots.” (your message)"
 
 
-async def test_it_remembers_what_was_said_before() -> None:
+async def test_it_quotes_earlier_messages() -> None:
     said: list[Message] = [user("My name is Ada."), {"id": "a", "role": "assistant", "content": "Hello"}]
 
     assert (await answer(*said, user("What is my name?"))).text == "“My name is Ada.” (earlier in this conversation)"
@@ -91,8 +91,8 @@ async def test_it_summarizes_with_the_central_sentences() -> None:
 
 
 @pytest.mark.parametrize("text", ["Hi!", "", "Write me a poem"])
-async def test_without_any_text_it_says_what_it_is(text: str) -> None:
-    assert (await answer(user(text))).text == WHAT_IT_IS
+async def test_without_any_text_it_describes_itself(text: str) -> None:
+    assert (await answer(user(text))).text == SELF_DESCRIPTION
 
 
 @pytest.mark.parametrize(
@@ -146,28 +146,28 @@ async def test_it_quotes_the_passages_that_a_search_found() -> None:
     assert "“It lives in the Alps.” (birds.md)" in reply.text
 
 
-async def test_a_failed_tool_is_said_and_not_covered_up() -> None:
+async def test_it_reports_a_failed_tool() -> None:
     failed = tool_result("calculate", {"expression": "1 / 0"}, "division by zero", is_error=True)
 
     assert (await answer(user("What is 1 / 0?"), *failed)).text == "calculate failed: division by zero"
 
 
-async def test_it_counts_one_token_for_four_bytes() -> None:
+async def test_it_counts_one_token_per_four_bytes() -> None:
     usage = (await answer(user("12345"))).usage
 
     assert usage is not None
-    assert (usage.input_tokens, usage.output_tokens) == (2, -(-len(WHAT_IT_IS) // 4))
+    assert (usage.input_tokens, usage.output_tokens) == (2, -(-len(SELF_DESCRIPTION) // 4))
     assert MODEL.estimate_input_tokens(ModelRequest("", [user("12345")])) == 2
 
 
-async def test_it_keeps_to_max_tokens_and_stop() -> None:
+async def test_it_obeys_max_tokens_and_stop() -> None:
     cut, stopped = await answer(user("Hi"), max_tokens=2), await answer(user("Hi"), stop=("offline",))
 
-    assert (cut.text, cut.finish_reason) == (WHAT_IT_IS[:8], "length")
+    assert (cut.text, cut.finish_reason) == (SELF_DESCRIPTION[:8], "length")
     assert stopped.text == "I am spanloom's "
 
 
-async def test_it_does_not_make_data_up() -> None:
+async def test_it_refuses_a_response_schema() -> None:
     with pytest.raises(ModelFailure, match="response_schema") as caught:
         await MODEL.invoke(ModelRequest("", [user("x")], (), ModelSettings(response_schema={"type": "object"})))
 

@@ -1,4 +1,4 @@
-"""Money is exact, and what has no price has none."""
+"""Prices are exact to the nano-USD, and unknown prices stay null."""
 
 import json
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ def usage(**tokens: int) -> Usage:
     ("provider", "model"),
     [("openai", "gpt-4o-mini"), ("anthropic", "claude-sonnet-4-5"), ("gcp.gemini", "gemini-2.5-flash")],
 )
-def test_a_call_costs_what_the_catalogue_says_to_the_nano_dollar(provider: str, model: str) -> None:
+def test_costs_match_the_catalogue_to_the_nano_dollar(provider: str, model: str) -> None:
     tokens = usage(input_tokens=1_234, output_tokens=56, cache_read_tokens=1_000, reasoning_tokens=20)
     expected = genai_prices.calc_price(
         genai_prices.Usage(input_tokens=1_234, output_tokens=56, cache_read_tokens=1_000),
@@ -50,7 +50,7 @@ def test_a_model_without_a_price_is_unpriced_not_free(provider: str, model: str)
     assert PRICES.upper_nano_usd(provider, model, 1, 1) is None
 
 
-def test_output_of_a_model_priced_for_input_alone_is_unpriced() -> None:
+def test_output_of_a_model_with_only_an_input_price_is_unpriced() -> None:
     def nano_usd(output_tokens: int) -> int | None:
         tokens = usage(input_tokens=100, output_tokens=output_tokens)
         return PRICES.price("openai", "text-embedding-3-small", tokens, NOW).nano_usd
@@ -72,7 +72,7 @@ def test_unknown_or_contradictory_usage_is_unpriced(tokens: Usage | None) -> Non
     assert PRICES.price("openai", "gpt-4o-mini", tokens, NOW) == Price(None, CostSource.NONE)
 
 
-def test_the_price_is_the_one_of_the_day_of_the_call() -> None:
+def test_the_price_on_the_day_of_the_call_applies() -> None:
     tokens = usage(input_tokens=1_000_000, output_tokens=0)
 
     before = PRICES.price("openai", "o3", tokens, datetime(2025, 5, 1, tzinfo=UTC))
@@ -81,13 +81,13 @@ def test_the_price_is_the_one_of_the_day_of_the_call() -> None:
     assert (before.nano_usd, after.nano_usd) == (10_000_000_000, 2_000_000_000)
 
 
-def test_the_offline_model_has_a_price_that_is_marked_as_a_demo() -> None:
+def test_the_offline_models_price_is_marked_as_a_demo() -> None:
     price = PRICES.price("offline", "extractive", usage(input_tokens=10, output_tokens=5), NOW)
 
     assert price == Price(10 * 100 + 5 * 400, CostSource.DEMO, "demo")
 
 
-def test_the_upper_bound_counts_the_dearest_way_to_read_the_input() -> None:
+def test_the_upper_bound_uses_the_most_expensive_kind_of_input() -> None:
     written = usage(input_tokens=1_000, output_tokens=100, cache_write_tokens=1_000)
     dearest = PRICES.price("anthropic", "claude-sonnet-4-5", written, NOW)
 
@@ -100,7 +100,7 @@ def own(tmp_path: Path, document: object) -> Path:
     return path
 
 
-def test_own_prices_stand_before_the_catalogue_and_round_half_to_even(tmp_path: Path) -> None:
+def test_custom_prices_override_the_catalogue_and_round_half_to_even(tmp_path: Path) -> None:
     prices = GenaiPrices(own(tmp_path, {"openai:gpt-4o-mini": {"input_mtok": "0.0005", "output_mtok": 1}}))
 
     halves = [prices.price("openai", "gpt-4o-mini", usage(input_tokens=n, output_tokens=0), NOW) for n in (1, 3, 5)]
@@ -110,14 +110,14 @@ def test_own_prices_stand_before_the_catalogue_and_round_half_to_even(tmp_path: 
     assert (halves[0].version or "").startswith("own ")
 
 
-def test_own_prices_go_by_the_name_in_graphs_and_by_that_on_spans(tmp_path: Path) -> None:
+def test_custom_prices_are_found_by_the_providers_name_in_graphs_and_in_spans(tmp_path: Path) -> None:
     prices = GenaiPrices(own(tmp_path, {"google:mine": {"input_mtok": 1, "output_mtok": 1}}))
     tokens = usage(input_tokens=3, output_tokens=0)
 
     assert [prices.price(name, "mine", tokens, NOW).nano_usd for name in ("google", "gcp.gemini")] == [3_000, 3_000]
 
 
-def test_cached_tokens_have_their_own_price_only_where_one_is_given(tmp_path: Path) -> None:
+def test_cached_tokens_without_a_price_cost_as_much_as_input(tmp_path: Path) -> None:
     path = own(
         tmp_path,
         {"a:b": {"input_mtok": 1, "output_mtok": 1}, "a:c": {"input_mtok": 1, "output_mtok": 1, "cache_read_mtok": 0}},
@@ -136,11 +136,11 @@ def test_cached_tokens_have_their_own_price_only_where_one_is_given(tmp_path: Pa
         ([], "an object"),
     ],
 )
-def test_a_bad_file_of_prices_is_a_sentence_with_its_place(tmp_path: Path, document: object, reason: str) -> None:
+def test_the_error_for_an_invalid_price_file_names_the_place(tmp_path: Path, document: object, reason: str) -> None:
     with pytest.raises(InvalidPrices, match=reason):
         GenaiPrices(own(tmp_path, document))
 
 
-def test_a_missing_file_of_prices_is_a_sentence(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_price_file_names_the_reason(tmp_path: Path) -> None:
     with pytest.raises(InvalidPrices, match="No such file"):
         GenaiPrices(tmp_path / "none.json")

@@ -1,4 +1,4 @@
-"""Which model is called, what a provider's answer means, and what its errors become."""
+"""The model registry, and how each provider's responses and errors are read."""
 
 import asyncio
 import json
@@ -50,7 +50,7 @@ def test_a_default_without_provider_or_model_is_refused(default: str) -> None:
         LangChainModels({}, default)
 
 
-def test_a_server_of_ones_own_needs_no_key() -> None:
+def test_a_custom_server_needs_no_key() -> None:
     models = LangChainModels({"openai": ProviderSettings(base_url="http://localhost:11434/v1")})
 
     assert models.default() == ("openai", "gpt-4.1-mini")
@@ -64,8 +64,8 @@ def test_a_server_of_ones_own_needs_no_key() -> None:
         ("openai", "gpt-4.1-mini", "set OPENAI_API_KEY"),
         ("google", "gemini-2.5-flash", "set GOOGLE_API_KEY"),
         ("opnai", "gpt", "use one of openai, anthropic, google, offline"),
-        ("anthropic", "", "no model of anthropic is named"),
-        ("offline", "gpt", "has one model, extractive"),
+        ("anthropic", "", "the model of anthropic is not named"),
+        ("offline", "gpt", "has only the model extractive"),
     ],
 )
 def test_a_model_that_cannot_be_called_says_what_to_do(provider: str, model: str, sentence: str) -> None:
@@ -88,7 +88,7 @@ def test_a_missing_extra_names_the_command_that_installs_it(monkeypatch: pytest.
     assert models.default() == ("offline", "extractive")
 
 
-def test_models_are_made_once_and_only_so_many() -> None:
+def test_models_are_cached_up_to_a_limit() -> None:
     models = LangChainModels({"openai": SET})
     first = models.get("openai", "model-0")
     assert models.get("openai", "model-0") is first
@@ -105,7 +105,7 @@ def test_the_offline_model_needs_nothing() -> None:
     assert LangChainModels().get("offline", "extractive").provider == "offline"
 
 
-def test_keys_do_not_show() -> None:
+def test_keys_are_not_in_the_repr() -> None:
     assert KEY not in repr(SET)
 
 
@@ -114,7 +114,7 @@ def test_keys_do_not_show() -> None:
 
 @dataclass
 class Server:
-    """Answers every request with the same bytes and keeps what it was sent."""
+    """Answers every request with the same bytes and records the requests."""
 
     body: bytes
     status: int = 200
@@ -314,9 +314,7 @@ async def test_the_key_is_sent_where_the_provider_looks_for_it(provider: str) ->
 )
 @pytest.mark.parametrize("provider", list(PROVIDERS))
 @pytest.mark.parametrize("ask", [invoke, stream])
-async def test_no_answer_however_odd_is_anything_but_a_failure_of_the_provider(
-    provider: str, ask: Ask, body: bytes
-) -> None:
+async def test_malformed_responses_are_provider_failures(provider: str, ask: Ask, body: bytes) -> None:
     async with serving(provider, Server(body)) as model:
         with pytest.raises(ModelFailure) as caught:
             await ask(model, ModelRequest("", HI))
@@ -324,7 +322,7 @@ async def test_no_answer_however_odd_is_anything_but_a_failure_of_the_provider(
     assert caught.value.error_type in {"provider_error", "empty_response"}
 
 
-async def test_an_answer_that_thought_until_its_limit_says_so() -> None:
+async def test_an_answer_of_reasoning_alone_suggests_more_max_tokens() -> None:
     choice = {"index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": ""}}
     body = json.dumps(openai_chunk(object="chat.completion", choices=[choice], usage=OPENAI_USAGE)).encode()
 
@@ -349,7 +347,7 @@ async def test_a_tool_call_without_json_arguments_is_invalid_output() -> None:
 
 
 @pytest.mark.parametrize("provider", list(PROVIDERS))
-async def test_files_are_sent_in_the_providers_form(provider: str) -> None:
+async def test_files_are_sent_in_the_providers_format(provider: str) -> None:
     part: Message = {
         "id": "1",
         "role": "user",
@@ -398,7 +396,7 @@ async def test_retry_after_is_read_as_seconds_or_as_a_date(provider: str, header
     assert len(server.requests) == 1
 
 
-async def test_gemini_says_in_the_body_when_to_come_back() -> None:
+async def test_retry_after_is_read_from_geminis_response_body() -> None:
     info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34s"}
     body = json.dumps({"error": {"code": 429, "message": "quota", "details": [info]}}).encode()
 
@@ -421,7 +419,9 @@ async def test_gemini_says_in_the_body_when_to_come_back() -> None:
         ("openai", 418, "teapot", "provider_error"),
     ],
 )
-async def test_what_a_provider_says_decides_the_code(provider: str, status: int, message: str, code: str) -> None:
+async def test_the_providers_response_decides_the_error_code(
+    provider: str, status: int, message: str, code: str
+) -> None:
     body = json.dumps({"type": "error", "error": {"type": "x", "code": status, "message": message}}).encode()
 
     async with serving(provider, Server(body, status)) as model:
@@ -445,7 +445,7 @@ async def test_messages_are_short_and_hold_no_key(provider: str) -> None:
 
 
 @pytest.mark.parametrize("provider", list(PROVIDERS))
-async def test_a_server_that_is_not_there_is_a_lost_connection(provider: str) -> None:
+async def test_an_unreachable_server_is_a_connection_error(provider: str) -> None:
     models = LangChainModels({provider: ProviderSettings(KEY, "http://127.0.0.1:9")})
 
     with pytest.raises(ModelFailure) as caught:
@@ -455,16 +455,16 @@ async def test_a_server_that_is_not_there_is_a_lost_connection(provider: str) ->
     await models.aclose()
 
 
-async def test_a_setting_the_provider_does_not_have_is_refused_not_dropped() -> None:
+async def test_an_unsupported_setting_is_refused_not_dropped() -> None:
     models = LangChainModels({"anthropic": SET})
 
-    with pytest.raises(ModelFailure, match="no setting seed") as caught:
+    with pytest.raises(ModelFailure, match="does not support seed") as caught:
         await models.get("anthropic", "claude-haiku-4-5").invoke(ModelRequest("", HI, (), ModelSettings(seed=7)))
 
     assert caught.value.error_type == "bad_request"
 
 
-async def test_any_langchain_model_can_be_one_of_ours() -> None:
+async def test_any_langchain_model_can_be_wrapped() -> None:
     model = LangChainModel(GenericFakeChatModel(messages=iter([AIMessage("Hello you")])), provider="fake", model="one")
 
     items = [item async for item in model.stream(ModelRequest("Be brief.", HI))]
@@ -474,7 +474,7 @@ async def test_any_langchain_model_can_be_one_of_ours() -> None:
     await model.aclose()
 
 
-def test_the_estimate_grows_with_what_is_sent() -> None:
+def test_the_estimate_grows_with_the_request() -> None:
     model = LangChainModel(GenericFakeChatModel(messages=iter([])), provider="fake", model="one")
     small, large = ModelRequest("", HI), ModelRequest("system " * 100, HI)
 
