@@ -1,1 +1,1 @@
-"""Search over texts."""
+"""Document search: the retrievers over files, and their text processing."""

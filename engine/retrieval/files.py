@@ -1,8 +1,8 @@
 """The retriever `files`: full-text search over the text and Markdown files of a folder, or over one file.
 
-Each folder has an index in memory (SQLite FTS5), made when it is first asked for and renewed as files change. A passage
-is a piece of a section, its source the file's relative path and the heading above it. Its score is the BM25 of the
-passage relative to the best hit, times the share of the question's words that the passage holds: 0 to 1.
+Each folder has an index in memory (SQLite FTS5), which is built on the first query and updated when files change. A
+passage is a part of a section; its source is the file's relative path and the heading above it. The score, 0 to 1, is
+the passage's BM25 relative to the best hit, times the share of the question's words that the passage contains.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ MAX_INDEXES = 8
 MAX_QUERY_TERMS = 32
 
 SUFFIXES = frozenset({".md", ".markdown", ".txt", ".text", ".rst"})
-"""What is read of a folder; a file that is named itself may be called anything."""
+"""Suffixes of the files read from a folder. A file that is itself the path may have any suffix."""
 
 _MARKDOWN = frozenset({".md", ".markdown"})
 _SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__"})
@@ -42,10 +42,7 @@ _BINARY_PROBE_BYTES = 8_192
 _WORD = re.compile(r"[^\W_]+")
 _HEADING = re.compile(r"#{1,6}\s+(.*?)\s*#*\s*$")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
-_NOT_ALLOWED = (
-    "this path cannot be searched: only files in the folders of the server's setting SPANLOOM_FILES_ROOTS can, "
-    "and there must be something to read"
-)
+_NOT_ALLOWED = "the path cannot be searched: it must exist, in a folder of the server's setting SPANLOOM_FILES_ROOTS"
 _log = logging.getLogger(__name__)
 
 _SCHEMA = """
@@ -53,18 +50,20 @@ CREATE VIRTUAL TABLE passage USING fts5(
     heading, text, document UNINDEXED, tokenize = 'porter unicode61 remove_diacritics 2'
 )
 """
-_BEST = """
+_BEST_PASSAGES = """
 SELECT rowid, document, heading, text, -bm25(passage, 2.0, 1.0) AS weight FROM passage
 WHERE passage MATCH :query AND (:documents IS NULL OR document IN (SELECT value FROM json_each(:documents)))
 ORDER BY weight DESC, rowid LIMIT :limit
 """
-_HOLDING = "SELECT rowid FROM passage WHERE passage MATCH :term AND rowid IN (SELECT value FROM json_each(:rows))"
+_ROWS_CONTAINING = (
+    "SELECT rowid FROM passage WHERE passage MATCH :term AND rowid IN (SELECT value FROM json_each(:rows))"
+)
 
 
 class FilesRetriever:
-    """Searches files below `roots`; a query with `any_folder` (the command line's) may name any path.
+    """Searches files below `roots`. A query with `any_folder` (from the command line) may use any path.
 
-    Whether files changed is looked up at most every `check_seconds`.
+    Files are checked for changes at most every `check_seconds`.
     """
 
     options_schema: JsonObject = {
@@ -74,7 +73,7 @@ class FilesRetriever:
                 "type": "string",
                 "minLength": 1,
                 "maxLength": 4_096,
-                "description": "A folder or file below the allowed folders; on the command line any",
+                "description": "A folder or file below the allowed folders; on the command line, any path",
             }
         },
         "required": ["path"],
@@ -85,16 +84,18 @@ class FilesRetriever:
         self._roots = [Path(os.path.realpath(root)) for root in roots]
         self._check_seconds = check_seconds
         self._indexes: dict[Path, _Index] = {}
-        self._turn = anyio.CapacityLimiter(1)
+        self._one_at_a_time = anyio.CapacityLimiter(1)
 
     async def retrieve(self, query: RetrievalQuery) -> list[Passage]:
-        """Best first. Raises `ResourceMissing` for a path that may not or cannot be read."""
+        """The passages, best first. Raises `ResourceMissing` if the path is not allowed or cannot be read."""
         if query.filter:
-            raise ResourceMissing("the retriever files has no filter; choose files by `path` or `document_ids`")
-        return await anyio.to_thread.run_sync(self._retrieve, query, limiter=self._turn)
+            raise ResourceMissing(
+                "the retriever files does not support `filter`; choose files by `path` or `document_ids`"
+            )
+        return await anyio.to_thread.run_sync(self._retrieve, query, limiter=self._one_at_a_time)
 
     def close(self) -> None:
-        """Forget all indexes."""
+        """Discard all indexes."""
         while self._indexes:
             self._indexes.popitem()[1].close()
 
@@ -103,7 +104,7 @@ class FilesRetriever:
         return self._index(path).search(query)
 
     def _allowed(self, path: str, *, any_folder: bool) -> Path:
-        """The real path. What is not allowed and what is not there are refused alike: nobody can probe the disk."""
+        """The resolved path. Forbidden and missing paths get the same error, so that nobody can probe the disk."""
         try:
             if any_folder:
                 return Path(path).expanduser().resolve(strict=True)
@@ -112,11 +113,11 @@ class FilesRetriever:
                 if real.is_relative_to(root) and real.exists():
                     return real
         except (OSError, ValueError, RuntimeError) as error:
-            raise ResourceMissing("there is nothing to read at this path" if any_folder else _NOT_ALLOWED) from error
+            raise ResourceMissing("there is no such file or folder" if any_folder else _NOT_ALLOWED) from error
         raise ResourceMissing(_NOT_ALLOWED)
 
     def _index(self, path: Path) -> "_Index":
-        """The index of a path, up to date; the one that was used longest ago makes room for a new one."""
+        """The up-to-date index of a path. The least recently used index is dropped if there are too many."""
         index = self._indexes.pop(path, None) or _Index(path)
         now = time.monotonic()
         if now >= index.checked_at + self._check_seconds:
@@ -134,7 +135,7 @@ class FilesRetriever:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file as it was read, and the rows of its passages."""
+    """A file's state when it was read, and the range of its rows in the index."""
 
     modified_ns: int
     size_bytes: int
@@ -163,10 +164,10 @@ class _Index:
         self.database.close()
 
     def refresh(self) -> None:
-        """Read what is new or changed, forget what is gone."""
+        """Read new and changed files and remove deleted ones. Raises `ResourceMissing` if no file is left."""
         present = dict(_files(self.path))
         if not present:
-            raise ResourceMissing("there is no text or Markdown file to read at this path")
+            raise ResourceMissing("there is no text or Markdown file at this path")
         self.database.execute("BEGIN")
         for name in [
             name for name, file in self.files.items() if name not in present or not file.is_same(present[name])
@@ -195,7 +196,8 @@ class _Index:
             return []
         documents = None if query.document_ids is None else json.dumps(query.document_ids)
         found = self.database.execute(
-            _BEST, {"query": " OR ".join(terms), "documents": documents, "limit": max(_CANDIDATES, query.max_documents)}
+            _BEST_PASSAGES,
+            {"query": " OR ".join(terms), "documents": documents, "limit": max(_CANDIDATES, query.max_documents)},
         ).fetchall()
         shares = self._shares(terms, [row[0] for row in found])
         passages = [
@@ -212,45 +214,45 @@ class _Index:
         return [passage for passage in passages if passage.score >= threshold][: query.max_documents]
 
     def _shares(self, terms: Sequence[str], rows: Sequence[int]) -> dict[int, float]:
-        """For each row the share of the terms it holds, as the index's own tokenizer sees them."""
+        """The share of the terms that each row contains, according to the index's own tokenizer."""
         counts = dict.fromkeys(rows, 0)
         among = json.dumps(rows)
         for term in terms:
-            for (row,) in self.database.execute(_HOLDING, {"term": term, "rows": among}):
+            for (row,) in self.database.execute(_ROWS_CONTAINING, {"term": term, "rows": among}):
                 counts[row] += 1
         return {row: count / len(terms) for row, count in counts.items()}
 
 
 def _terms(question: str) -> list[str]:
-    """The question's words, each as a quoted FTS5 string; stop words only where there is nothing else."""
+    """The question's words as quoted FTS5 strings; stop words are kept only if there are no other words."""
     asked = list(dict.fromkeys(_WORD.findall(question.lower())))
-    telling = [word for word in asked if word not in STOP_WORDS] or asked
-    return [f'"{word}"' for word in telling[:MAX_QUERY_TERMS]]
+    meaningful = [word for word in asked if word not in STOP_WORDS] or asked
+    return [f'"{word}"' for word in meaningful[:MAX_QUERY_TERMS]]
 
 
 def _files(path: Path) -> Iterator[tuple[str, _File]]:
-    """The files to read, by their path relative to the folder. Raises `ResourceMissing` where there are too many."""
+    """The files to read, with paths relative to the folder. Raises `ResourceMissing` if there are too many."""
     if not path.is_dir():
-        yield path.name, _File(*_state(path))
+        yield path.name, _File(*_checked_stat(path))
         return
     count = size_bytes = 0
-    for name in sorted(_names(path)):
+    for name in sorted(_file_names(path)):
         try:
-            modified_ns, file_bytes = _state(path / name)
+            modified_ns, file_bytes = _checked_stat(path / name)
         except ResourceMissing as error:
-            _log.warning("a file is left out of the search: %s", error, extra={"file": name})
+            _log.warning("file left out of the search: %s", error, extra={"file": name})
             continue
         count, size_bytes = count + 1, size_bytes + file_bytes
         if count > MAX_FILES or size_bytes > MAX_FOLDER_BYTES:
             raise ResourceMissing(
-                f"the folder holds more than {MAX_FILES:,} text files or {MAX_FOLDER_BYTES >> 20} MiB of them; "
-                "name a smaller one"
+                f"the folder holds more than {MAX_FILES:,} text files or {MAX_FOLDER_BYTES >> 20} MiB of text; "
+                "choose a smaller folder"
             )
         yield name, _File(modified_ns, file_bytes)
 
 
-def _names(folder: Path) -> Iterator[str]:
-    """Text files below a folder. Hidden ones and linked folders are skipped, so is a link to a file outside."""
+def _file_names(folder: Path) -> Iterator[str]:
+    """Text files below a folder. Hidden files, linked folders and links to files outside are skipped."""
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".") and name not in _SKIPPED_FOLDERS]
         for name in files:
@@ -262,21 +264,21 @@ def _names(folder: Path) -> Iterator[str]:
             yield path.relative_to(folder).as_posix()
 
 
-def _state(path: Path) -> tuple[int, int]:
-    """Time of the last change (ns) and size. Raises `ResourceMissing` for what is no readable file."""
+def _checked_stat(path: Path) -> tuple[int, int]:
+    """Time of the last change (ns) and size (bytes). Raises `ResourceMissing` unless it is a readable file."""
     try:
         state = path.stat()
     except OSError as error:
         raise ResourceMissing("the file cannot be read") from error
     if not stat.S_ISREG(state.st_mode) or not os.access(path, os.R_OK):
-        raise ResourceMissing("it is no file that can be read")
+        raise ResourceMissing("it is not a readable file")
     if state.st_size > MAX_FILE_BYTES:
         raise ResourceMissing(f"the file is larger than {MAX_FILE_BYTES >> 20} MiB")
     return state.st_mtime_ns, state.st_size
 
 
 def _text(path: Path) -> str:
-    """The text of a file; nothing of one that is binary or has gone since."""
+    """The text of a file; empty if it is binary or can no longer be read."""
     try:
         descriptor = os.open(os.path.realpath(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
@@ -289,7 +291,7 @@ def _text(path: Path) -> str:
 
 
 def _passages(text: str, *, is_markdown: bool) -> Iterator[tuple[str, str]]:
-    """(heading, text) pairs: paragraphs of a section together, up to about 800 characters."""
+    """Passages as (heading, text): paragraphs of one section, joined up to about 800 characters."""
     for heading, section in _sections(text) if is_markdown else [("", text)]:
         kept = ""
         for paragraph in _paragraphs(section):
@@ -302,7 +304,7 @@ def _passages(text: str, *, is_markdown: bool) -> Iterator[tuple[str, str]]:
 
 
 def _sections(text: str) -> Iterator[tuple[str, str]]:
-    """The sections of a Markdown text under their headings; a # in a code block is no heading."""
+    """The sections of a Markdown text as (heading, text); a # in a code block does not start a heading."""
     heading, lines, in_code = "", list[str](), False
     for line in text.splitlines():
         if _FENCE.match(line):
@@ -317,17 +319,17 @@ def _sections(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _paragraphs(section: str) -> Iterator[str]:
-    """The paragraphs of a section; a long one falls apart into its lines, a long line into pieces."""
+    """The paragraphs of a section. Long paragraphs are split into list items and table rows, then into pieces."""
     for paragraph in re.split(r"\n\s*\n", section):
         if len(paragraph) <= _PASSAGE_CHARACTERS:
             pieces = [paragraph]
         else:
             pieces = re.split(r"\n(?=\s*(?:[-*+]|\d+[.)]|\|)\s)", paragraph)
         for piece in pieces:
-            yield from _cut(piece.strip("\n"))
+            yield from _pieces(piece.strip("\n"))
 
 
-def _cut(text: str) -> Iterator[str]:
+def _pieces(text: str) -> Iterator[str]:
     while len(text) > 2 * _PASSAGE_CHARACTERS:
         end = text.rfind(" ", 0, _PASSAGE_CHARACTERS) + 1 or _PASSAGE_CHARACTERS
         yield text[:end].strip()

@@ -1,4 +1,4 @@
-"""A retriever over several folders: the retriever `default` of a server whose settings name folders."""
+"""A retriever over several folders: the retriever `default` of a server with `SPANLOOM_FILES_ROOTS`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ class FoldersRetriever:
         self._roots = roots
 
     async def retrieve(self, query: RetrievalQuery) -> list[Passage]:
-        """Best first. Raises `ResourceMissing` if a folder cannot be read."""
+        """The passages, best first. Raises `ResourceMissing` if a folder cannot be read."""
         found: list[Passage] = []
         for root in self._roots:
             found += await self._files.retrieve(replace(query, options={"path": str(root)}))

@@ -1,4 +1,4 @@
-"""Words, sentences and BM25: how well a text fits a question, without any model."""
+"""Lexical text matching: words, terms, sentences and BM25 scores, without a model."""
 
 import math
 import re
@@ -17,7 +17,7 @@ ich ihr im in ist kann man mir mit nach nicht noch nur oder sie sind so über um
 wenn wer werden wie wird wir wird wo zu zum zur
 """
 STOP_WORDS = frozenset(_STOP_WORDS.split())
-"""English and German words that say nothing about what a question is about."""
+"""English and German words that are too common to be worth searching for."""
 
 MAX_SENTENCE_CHARACTERS = 400
 
@@ -32,17 +32,17 @@ _K1, _B = 1.2, 0.75
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, each with the space behind it; put together they are the text."""
+    """The words of a text with the whitespace around them; joined, they give the text again."""
     return re.findall(r"\s*\S+\s*|\s+", text)
 
 
 def terms(text: str) -> list[str]:
-    """What a text is about: its words in lower case, without stop words, cut to a stem."""
+    """The terms of a text: its words in lower case, without stop words, reduced to stems."""
     return [_stem(word) for word in _WORD.findall(text.lower()) if word not in STOP_WORDS]
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of plain text or Markdown, without markup; a row of a table is one, so is a line of code."""
+    """The sentences of plain text or Markdown, without markup. A table row or a line of code counts as one."""
     found: list[str] = []
     for position, part in enumerate(_FENCE.split(text)):
         found += _lines(part) if position % 2 else _prose(part)
@@ -50,7 +50,7 @@ def sentences(text: str) -> list[str]:
 
 
 def is_prose(sentence: str) -> bool:
-    """It ends as sentences do, unlike rows, headings and code."""
+    """Whether the text ends like a sentence; table rows, headings and code usually do not."""
     return sentence.rstrip('*_`"”)').endswith((".", "!", "?"))
 
 
@@ -71,7 +71,7 @@ def _prose(text: str) -> list[str]:
 
 
 def bm25(query: Sequence[str], documents: Sequence[Sequence[str]]) -> list[float]:
-    """The Okapi BM25 score of each document (a list of terms) for the query's terms; 0 where they share none."""
+    """The Okapi BM25 score of each document (a list of terms) for the query's terms; 0 if they share no term."""
     if not documents:
         return []
     average = sum(map(len, documents)) / len(documents) or 1.0
@@ -87,7 +87,7 @@ def _score(weight: dict[str, float], count: Counter[str], length: float) -> floa
 
 
 def _stem(word: str) -> str:
-    """Close enough for English: lives, lived, living and live become liv, stopped becomes stop."""
+    """A rough stem for English: lives, lived, living and live become liv, stopped becomes stop."""
     for suffix, replacement in _SUFFIXES:
         if word.endswith(suffix) and len(word) - len(suffix) >= 3:
             word = word[: -len(suffix)] + replacement

@@ -1,1 +1,1 @@
-"""Tools that models may call."""
+"""Tools for models: the built-in ones, and tools made of Python functions."""

@@ -1,4 +1,4 @@
-"""The built-in tools, and `function_tool`, which makes a tool of a Python function."""
+"""The built-in tools, and `function_tool`, which turns a Python function into a tool."""
 
 import functools
 import inspect
@@ -27,13 +27,13 @@ _LARGEST_EXACT = 2**53
 
 
 def builtin_tools(clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> dict[str, Tool]:
-    """The tools every engine has, by name."""
+    """The built-in tools by name."""
     tools: tuple[Tool, ...] = (SearchDocs(), Calculate(), CurrentTime(clock))
     return {tool.spec.name: tool for tool in tools}
 
 
 class SearchDocs:
-    """Asks the retriever that the workflow names."""
+    """The tool `search_docs`, which searches with the workflow's retriever."""
 
     spec = ToolSpec(
         name="search_docs",
@@ -66,16 +66,16 @@ class SearchDocs:
     effect: Effect = "read"
 
     async def call(self, arguments: JsonObject, context: ToolContext) -> Json:
-        """A list of `{source, text, score}`, best first. Raises `ResourceMissing` where there is no retriever."""
+        """A list of `{source, text, score}`, best first. Raises `ResourceMissing` without a retriever."""
         if context.search is None:
-            raise ResourceMissing("there are no documents to search: the workflow names no retriever")
+            raise ResourceMissing("there are no documents to search: the workflow uses no retriever")
         wanted = arguments.get("max_documents", 5)
         found = await context.search(str(arguments["query"]), wanted if isinstance(wanted, int) else 5)
         return [{"source": passage.source, "text": passage.text, "score": passage.score} for passage in found]
 
 
 class Calculate:
-    """Works out arithmetic, exactly as CEL does, but mixes whole numbers and decimals as people write them."""
+    """The tool `calculate`: arithmetic as in CEL, except that whole numbers and decimals may be mixed."""
 
     spec = ToolSpec(
         name="calculate",
@@ -101,29 +101,29 @@ class Calculate:
     effect: Effect = "read"
 
     async def call(self, arguments: JsonObject, context: ToolContext) -> Json:
-        """The number. Raises `ExpressionError` with what is wrong."""
+        """The result. Raises `ExpressionError` with the reason."""
         return calculate(str(arguments["expression"]))
 
 
 def calculate(text: str) -> Json:
     """The value of an arithmetic expression.
 
-    A `/` or a decimal point anywhere makes all numbers decimals, so `7 / 2` is 3.5 and `2 * 21.5` is 43; without either
-    whole numbers stay exact. Raises `ExpressionError`.
+    If the text contains `/` or a decimal point, all numbers become decimals, so `7 / 2` is 3.5 and `2 * 21.5` is 43.
+    Otherwise whole numbers stay exact. Raises `ExpressionError`.
     """
     if _DECIMAL.search(text) and not _TEXT.search(text):
         text = _LITERAL.sub(r"\1.0", text)
     try:
         value = evaluate(parse(text), {})
     except BadExpression as error:
-        raise ExpressionError(f"this is no expression that can be calculated: {error}") from error
+        raise ExpressionError(f"the expression cannot be calculated: {error}") from error
     if isinstance(value, float) and value.is_integer() and abs(value) < _LARGEST_EXACT:
         return int(value)
     return value
 
 
 class CurrentTime:
-    """Tells the time of the engine's clock."""
+    """The tool `current_time`, which reads the engine's clock."""
 
     spec = ToolSpec(
         name="current_time",
@@ -150,12 +150,12 @@ class CurrentTime:
         self._clock = clock
 
     async def call(self, arguments: JsonObject, context: ToolContext) -> Json:
-        """As `2026-11-24T02:20:00+01:00 (Tuesday, Europe/Berlin)`. Raises `ToolFailed` for a zone nobody knows."""
+        """The time as `2026-11-24T02:20:00+01:00 (Tuesday, Europe/Berlin)`. Raises `ToolFailed` for an unknown zone."""
         name = str(arguments.get("time_zone", "UTC"))
         try:
             zone = ZoneInfo(name)
         except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise ToolFailed("there is no such time zone; use an IANA name such as Europe/Berlin") from error
+            raise ToolFailed("unknown time zone; use an IANA name such as Europe/Berlin") from error
         now = self._clock().astimezone(zone)
         return f"{now.isoformat(timespec='seconds')} ({now:%A}, {name})"
 
@@ -165,32 +165,33 @@ _ANY: TypeAdapter[Any] = TypeAdapter(Any)
 
 @dataclass(frozen=True, slots=True)
 class FunctionTool:
-    """A Python function as a tool; made by `function_tool`."""
+    """A Python function as a tool. Use `function_tool` to create one."""
 
     spec: ToolSpec
     effect: Effect
     function: Callable[..., Any]
-    checked: Callable[..., Any]
-    """The function behind a check of its arguments, which takes longer to make than most calls."""
+    validating: Callable[..., Any]
+    """The function wrapped in argument validation. Kept, because wrapping takes longer than most calls."""
 
     async def call(self, arguments: JsonObject, context: ToolContext) -> Json:
-        """The function's result as JSON; a function that is not async runs in a thread."""
+        """The function's result as JSON. Synchronous functions run in a thread."""
         if inspect.iscoroutinefunction(self.function):
-            result = await self.checked(**arguments)
+            result = await self.validating(**arguments)
         else:
-            result = await anyio.to_thread.run_sync(functools.partial(self.checked, **arguments))
+            result = await anyio.to_thread.run_sync(functools.partial(self.validating, **arguments))
         value: Json = _ANY.dump_python(result, mode="json")
         return value
 
 
 def function_tool(function: Callable[..., Any], *, effect: Effect = "write", name: str | None = None) -> Tool:
-    """A tool of a function with type annotations; its docstring is the description. Raises `ValueError` without one.
+    """Make a tool of a function with type annotations. Raises `ValueError` if the function has no docstring.
 
-    `effect` write: it is never called twice for one call; say `read` or `idempotent` where that does no harm.
+    The docstring becomes the description. With the effect `write` the function never runs twice for one call; pass
+    `read` or `idempotent` if a second run does no harm.
     """
     description = inspect.getdoc(function)
     if not description:
-        raise ValueError(f"{function!r} needs a docstring: models choose tools by their description")
+        raise ValueError(f"{function!r} needs a docstring: models choose tools by description")
     adapter: TypeAdapter[Any] = TypeAdapter(cast("Any", function))
     parameters: JsonObject = adapter.json_schema()
     spec = ToolSpec(name or function.__name__, description, parameters)

@@ -1,4 +1,4 @@
-"""The `files` retriever finds what a question asks for, follows changes, and never leaves its folders."""
+"""The `files` retriever finds fitting passages, notices changed files and never leaves its folders."""
 
 import os
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ async def find(retriever: Retriever, text: str, path: str = ".", **options: obje
     return await retriever.retrieve(query)
 
 
-async def test_a_natural_question_finds_its_section(retriever: FilesRetriever) -> None:
+async def test_a_natural_question_finds_the_right_section(retriever: FilesRetriever) -> None:
     best, *others = await find(retriever, "How is cost kept exact?")
 
     assert (best.source, best.score) == ("guide.md > Money", 1.0)
@@ -69,7 +69,7 @@ async def test_word_forms_and_accents_do_not_matter(retriever: FilesRetriever) -
 
 
 @pytest.mark.parametrize("question", ["", "???", "bananas", "“”"])
-async def test_what_is_not_there_is_not_found(retriever: FilesRetriever, question: str) -> None:
+async def test_unrelated_questions_find_nothing(retriever: FilesRetriever, question: str) -> None:
     assert await find(retriever, question) == []
 
 
@@ -77,7 +77,7 @@ async def test_what_is_not_there_is_not_found(retriever: FilesRetriever, questio
     "question",
     ['cost" OR "parrot', "NEAR(cost, 2)", "heading: cost*", "cost AND NOT ^money", "'; DROP TABLE passage --", "-"],
 )
-async def test_the_language_of_the_index_is_out_of_reach(retriever: FilesRetriever, question: str) -> None:
+async def test_questions_cannot_use_the_query_syntax_of_the_index(retriever: FilesRetriever, question: str) -> None:
     await find(retriever, question)
 
     assert await find(retriever, "cost") != []
@@ -94,7 +94,7 @@ async def test_the_score_counts_the_share_of_words_found(retriever: FilesRetriev
     assert await find(retriever, "keas bananas", score_threshold=0.6) == []
 
 
-async def test_results_are_limited_and_chosen_by_document(retriever: FilesRetriever) -> None:
+async def test_results_can_be_limited_by_number_and_document(retriever: FilesRetriever) -> None:
     assert len(await find(retriever, "exact", max_documents=1)) == 1
     assert [p.source for p in await find(retriever, "exact", document_ids=("sub/notes.txt",))] == ["sub/notes.txt"]
     assert await find(retriever, "exact", document_ids=("none.md",)) == []
@@ -121,7 +121,7 @@ async def test_new_changed_and_deleted_files_are_seen(retriever: FilesRetriever,
     assert await find(retriever, "badgers") == []
 
 
-async def test_one_file_may_be_named_whatever_its_suffix(retriever: FilesRetriever, folder: Path) -> None:
+async def test_the_path_of_a_single_file_may_have_any_suffix(retriever: FilesRetriever, folder: Path) -> None:
     (folder / "app.log").write_text("The parrot escaped.")
 
     assert [p.source for p in await find(retriever, "parrot", "app.log")] == ["app.log"]
@@ -131,7 +131,7 @@ async def test_one_file_may_be_named_whatever_its_suffix(retriever: FilesRetriev
 @pytest.mark.parametrize(
     "path", ["..", "../secret.md", "/etc", "/etc/passwd", "nowhere", "a\0b", "~", "sub/../../secret.md"]
 )
-async def test_a_path_outside_is_refused_as_one_that_is_not_there(
+async def test_forbidden_and_missing_paths_get_the_same_error(
     retriever: FilesRetriever, folder: Path, path: str
 ) -> None:
     (folder.parent / "secret.md").write_text("a secret parrot")
@@ -149,7 +149,7 @@ async def _refusal(retriever: FilesRetriever, path: str) -> str:
     return caught.value.message
 
 
-async def test_links_do_not_lead_out(retriever: FilesRetriever, folder: Path) -> None:
+async def test_links_to_files_outside_are_not_followed(retriever: FilesRetriever, folder: Path) -> None:
     outside = folder.parent / "outside"
     outside.mkdir()
     (outside / "secret.md").write_text("a secret otter")
@@ -165,24 +165,24 @@ async def test_without_roots_nothing_can_be_searched(folder: Path) -> None:
     assert "SPANLOOM_FILES_ROOTS" in await _refusal(FilesRetriever(), str(folder))
 
 
-async def test_the_command_line_may_name_any_folder(folder: Path) -> None:
+async def test_the_command_line_may_search_any_folder(folder: Path) -> None:
     retriever = FilesRetriever(check_seconds=0)
 
     assert await find(retriever, "keas", str(folder), any_folder=True) != []
-    with pytest.raises(ResourceMissing, match="nothing to read"):
+    with pytest.raises(ResourceMissing, match="no such file"):
         await find(retriever, "keas", str(folder / "none"), any_folder=True)
     retriever.close()
 
 
-async def test_a_pipe_is_not_waited_for(retriever: FilesRetriever, folder: Path) -> None:
+async def test_a_pipe_does_not_block(retriever: FilesRetriever, folder: Path) -> None:
     os.mkfifo(folder / "pipe.md")
 
     assert await find(retriever, "keas") != []
-    with pytest.raises(ResourceMissing, match="no file"):
+    with pytest.raises(ResourceMissing, match="not a readable file"):
         await find(retriever, "keas", "pipe.md")
 
 
-async def test_a_binary_file_and_an_empty_folder_hold_no_text(retriever: FilesRetriever, folder: Path) -> None:
+async def test_binary_files_and_empty_folders_have_no_text(retriever: FilesRetriever, folder: Path) -> None:
     (folder / "binary.md").write_bytes(b"parrot\0parrot")
     (folder / "empty").mkdir()
 
@@ -191,7 +191,7 @@ async def test_a_binary_file_and_an_empty_folder_hold_no_text(retriever: FilesRe
         await find(retriever, "parrot", "empty")
 
 
-async def test_too_much_to_read_is_said(
+async def test_too_large_files_and_folders_are_refused(
     retriever: FilesRetriever, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "MAX_FILE_BYTES", 20)
@@ -200,16 +200,16 @@ async def test_too_much_to_read_is_said(
 
     monkeypatch.undo()
     monkeypatch.setattr(files, "MAX_FILES", 1)
-    with pytest.raises(ResourceMissing, match="smaller one"):
+    with pytest.raises(ResourceMissing, match="smaller folder"):
         await find(retriever, "keas")
 
 
 async def test_a_filter_is_refused_rather_than_ignored(retriever: FilesRetriever) -> None:
-    with pytest.raises(ResourceMissing, match="no filter"):
+    with pytest.raises(ResourceMissing, match="does not support `filter`"):
         await find(retriever, "keas", filter={"tag": "x"})
 
 
-async def test_only_so_many_indexes_are_kept(
+async def test_the_number_of_indexes_is_limited(
     folder: Path, retriever: FilesRetriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "MAX_INDEXES", 1)
@@ -219,7 +219,7 @@ async def test_only_so_many_indexes_are_kept(
         assert await find(retriever, "rains", "sub") != []
 
 
-async def test_long_texts_fall_into_passages(retriever: FilesRetriever, folder: Path) -> None:
+async def test_long_texts_are_split_into_passages(retriever: FilesRetriever, folder: Path) -> None:
     lines = "\n".join(f"- item {number} about topic{number} " + "and more " * 20 for number in range(50))
     (folder / "long.md").write_text(f"# Long\n\n{lines}\n\n{'word ' * 2_000}topic99")
 

@@ -6,11 +6,11 @@ from engine.retrieval.lexical import MAX_SENTENCE_CHARACTERS, bm25, is_prose, se
 
 
 @pytest.mark.parametrize("text", ["", " ", "one", "one two\n three ", "\n\na"])
-def test_words_put_together_are_the_text(text: str) -> None:
+def test_words_joined_give_the_text(text: str) -> None:
     assert "".join(words(text)) == text
 
 
-def test_terms_are_what_a_question_is_about() -> None:
+def test_terms_are_stems_without_stop_words() -> None:
     assert terms("How are the costs of a template kept?") == ["cost", "templat", "kept"]
     assert terms("Wie wird das Budget geprüft?") == ["budget", "geprüft"]
     assert terms("What is it?") == []
@@ -29,14 +29,14 @@ def test_markdown_becomes_sentences_without_markup() -> None:
     assert sentences(text) == found
 
 
-def test_code_is_read_line_by_line_and_is_no_prose() -> None:
+def test_code_is_split_into_lines_and_is_not_prose() -> None:
     found = sentences("Install it.\n```sh\npip install x\n# done\n```\nThen use it.")
 
     assert found == ["Install it.", "pip install x", "# done", "Then use it."]
     assert [is_prose(sentence) for sentence in found] == [True, False, False, True]
 
 
-def test_a_sentence_without_an_end_is_cut() -> None:
+def test_an_overlong_sentence_is_shortened() -> None:
     assert len(sentences("word " * 1_000)[0]) <= MAX_SENTENCE_CHARACTERS + 2
 
 

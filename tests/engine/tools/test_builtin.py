@@ -35,7 +35,7 @@ async def call(tool: Tool, **arguments: Json) -> Json:
         ("-3 + 5", 2),
     ],
 )
-def test_arithmetic_is_what_people_expect(expression: str, value: Json) -> None:
+def test_arithmetic_gives_the_expected_number(expression: str, value: Json) -> None:
     result = calculate(expression)
 
     assert result == value
@@ -45,7 +45,7 @@ def test_arithmetic_is_what_people_expect(expression: str, value: Json) -> None:
 @pytest.mark.parametrize(
     "expression", ["1 / 0", "2 ^ 3", "__import__('os')", "input.message", "1 +", "9007199254740991 + 1"]
 )
-def test_what_cannot_be_calculated_is_an_error_with_a_sentence(expression: str) -> None:
+def test_invalid_expressions_raise_an_error_with_a_reason(expression: str) -> None:
     with pytest.raises(ExpressionError) as caught:
         calculate(expression)
 
@@ -53,23 +53,23 @@ def test_what_cannot_be_calculated_is_an_error_with_a_sentence(expression: str) 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         ({}, "2026-11-24T01:20:00+00:00 (Tuesday, UTC)"),
         ({"time_zone": "America/New_York"}, "2026-11-23T20:20:00-05:00 (Monday, America/New_York)"),
     ],
 )
-async def test_the_time_is_told_in_the_zone_asked_for(arguments: JsonObject, said: str) -> None:
-    assert await call(TOOLS["current_time"], **arguments) == said
+async def test_the_time_is_given_in_the_requested_zone(arguments: JsonObject, expected: str) -> None:
+    assert await call(TOOLS["current_time"], **arguments) == expected
 
 
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "../../etc/passwd", "/etc/passwd", "", "a\0b", "Europe"])
-async def test_a_zone_nobody_knows_is_a_failed_call(zone: str) -> None:
+async def test_an_unknown_time_zone_fails_the_call(zone: str) -> None:
     with pytest.raises(ToolFailed, match="IANA"):
         await call(TOOLS["current_time"], time_zone=zone)
 
 
-async def test_a_search_asks_the_workflows_retriever() -> None:
+async def test_a_search_uses_the_workflows_retriever() -> None:
     asked = []
 
     async def search(query: str, max_documents: int) -> list[Passage]:
@@ -84,7 +84,7 @@ async def test_a_search_asks_the_workflows_retriever() -> None:
     assert asked == [("cost", 5), ("cost", 2)]
 
 
-async def test_a_search_without_a_retriever_says_so() -> None:
+async def test_a_search_without_a_retriever_is_an_error() -> None:
     with pytest.raises(ResourceMissing, match="no retriever"):
         await call(TOOLS["search_docs"], query="x")
 
@@ -100,7 +100,7 @@ async def test_a_search_without_a_retriever_says_so() -> None:
         ("current_time", {"zone": "UTC"}, False),
     ],
 )
-def test_schemas_take_what_the_tools_take(tool: str, arguments: JsonObject, fits: bool) -> None:
+def test_schemas_accept_exactly_the_tools_arguments(tool: str, arguments: JsonObject, fits: bool) -> None:
     assert jsonschema_rs.is_valid(TOOLS[tool].spec.parameters, arguments) is fits
 
 
@@ -124,6 +124,6 @@ async def test_a_function_becomes_a_tool() -> None:
     assert await call(other, name="Ada") == {"text": "Hello Ada"}
 
 
-def test_a_function_without_a_docstring_is_no_tool() -> None:
+def test_a_function_without_a_docstring_is_refused() -> None:
     with pytest.raises(ValueError, match="docstring"):
         function_tool(lambda: None)
