@@ -145,12 +145,17 @@ class TraceAnswer(Answer):
 
 
 class SumsAnswer(Answer):
-    """What was used. `failure_rate` is failed over completed and failed, null where nothing ended."""
+    """Sums over executions that have ended.
+
+    `failed_by_caller` counts failed executions whose document or input was at fault; `executions_failed` includes them.
+    `failure_rate` is (failed - failed by caller) / (completed + failed - failed by caller), null if the divisor is 0.
+    """
 
     executions: int
     executions_completed: int
     executions_failed: int
     executions_cancelled: int
+    failed_by_caller: int
     failure_rate: float | None
     model_calls: int
     input_tokens: int
@@ -266,9 +271,7 @@ def _cost_row(row: CostRow, group_by: tuple[str, ...]) -> CostRowAnswer:
 
 
 def _of_sums(sums: Sums) -> dict[str, object]:
-    ended = sums.executions_completed + sums.executions_failed
-    numbers = {name: getattr(sums, name) for name in SumsAnswer.model_fields if name != "failure_rate"}
-    return numbers | {"failure_rate": sums.executions_failed / ended if ended else None}
+    return {name: getattr(sums, name) for name in SumsAnswer.model_fields}
 
 
 _OF_SOURCE = ("workflow_name", "template_id", "template_version", "definition_id", "graph_hash")

@@ -51,6 +51,8 @@ class Sums:
     executions_completed: int = 0
     executions_failed: int = 0
     executions_cancelled: int = 0
+    failed_by_caller: int = 0
+    """Failed executions whose document or input was at fault; `executions_failed` includes them."""
     model_calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -65,6 +67,21 @@ class Sums:
     def cost_nano_usd(self) -> int | None:
         """The cost; null if there were model calls and none had a price."""
         return None if self.model_calls and self.unpriced_calls == self.model_calls else self.priced_nano_usd
+
+    @property
+    def counted_failures(self) -> int:
+        """Failed executions, without failures that the caller caused."""
+        return self.executions_failed - self.failed_by_caller
+
+    @property
+    def counted_executions(self) -> int:
+        """Completed executions and counted failures."""
+        return self.executions_completed + self.counted_failures
+
+    @property
+    def failure_rate(self) -> float | None:
+        """Counted failures over counted executions; null if there are none."""
+        return self.counted_failures / self.counted_executions if self.counted_executions else None
 
     def __add__(self, other: "Sums") -> "Sums":
         return Sums(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(Sums)))
@@ -140,6 +157,7 @@ def _hours(start: datetime, end: datetime) -> _Piece:
 _ENDED = ("executions_completed", "executions_failed", "executions_cancelled")
 _SUMMED = (
     *_ENDED,
+    "executions_failed_by_caller",
     "model_calls",
     *TOKEN_FIELDS,
     "cost_nano_usd",

@@ -205,12 +205,18 @@ _COST = "cost\nUSD"
 
 
 def _cost_columns(total: Sums, *, by_call: bool) -> dict[str, Callable[[Sums], str]]:
-    """Column heading to cell. Waste has a column only if there is any."""
-    columns: dict[str, Callable[[Sums], str]] = (
-        {"model\ncalls": lambda sums: count(sums.model_calls)}
-        if by_call
-        else {"executions": lambda sums: count(sums.executions), "failed": _failed}
-    )
+    """Column heading to cell. Failures that callers caused and waste have a column only if there are any."""
+    columns: dict[str, Callable[[Sums], str]]
+    if by_call:
+        columns = {"model\ncalls": lambda sums: count(sums.model_calls)}
+    elif total.failed_by_caller:
+        columns = {
+            "execu-\ntions": lambda sums: count(sums.executions),
+            "failed": _failed,
+            "caller\nerrors": lambda sums: count(sums.failed_by_caller),
+        }
+    else:
+        columns = {"executions": lambda sums: count(sums.executions), "failed": _failed}
     columns |= {
         "tokens\nin": lambda sums: count(sums.input_tokens),
         "tokens\nout": lambda sums: count(sums.output_tokens),
@@ -227,8 +233,9 @@ def _cells(columns: dict[str, Callable[[Sums], str]], sums: Sums, mark: str) -> 
 
 
 def _failed(sums: Sums) -> str:
-    failed = sums.executions_failed
-    return f"{count(failed)} ({percent(failed, sums.executions_completed + failed)})" if failed else "0"
+    """Failures and their rate, without failures that the caller caused."""
+    failed = sums.counted_failures
+    return f"{count(failed)} ({percent(failed, sums.counted_executions)})" if failed else "0"
 
 
 def _group_value(value: GroupValue) -> str:

@@ -238,7 +238,7 @@ async def test_an_invalid_graph_answers_with_its_whole_report(stored_service: Se
 
 
 async def test_faults_of_callers_are_told_from_others(migrated_url: str) -> None:
-    async with running(migrated_url, [Fail("auth")]) as service:
+    async with running(migrated_url, [Fail("auth"), Say("Hello")]) as service:
         broken = (await service.start(source=BROKEN)).json()
         refused = (await service.start()).json()
         assert (broken["error_class"], refused["error_class"]) == ("caller", "provider")
@@ -249,5 +249,9 @@ async def test_faults_of_callers_are_told_from_others(migrated_url: str) -> None
         assert 'spanloom_executions_total{status="failed",template="custom"} 1.0' in metrics
         assert 'workflow_error_class="caller"' in metrics
         assert await check_books(service.runtime.database) == []
+        await service.start()
+        total = (await service.client.get("/v1/analytics/cost")).json()["total"]
+        assert (total["executions_completed"], total["executions_failed"], total["failed_by_caller"]) == (1, 2, 1)
+        assert total["failure_rate"] == 0.5
         wrong = await service.client.get("/v1/executions?error_class=nobody")
         assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid_request")

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from engine.database.database import Database
+from engine.result import ErrorClass
 from telemetry.reads import cost as cost_module
 from telemetry.reads.cost import CostFilter, CostReport, Dimension, Sums, TooManyGroups, cost
 from telemetry.records.consumer import Records
@@ -62,6 +63,24 @@ async def test_days_and_hours_add_up_at_every_edge(
         found = await report(database, *dimensions, since=since, until=until)
         assert found.total.executions == expected
         assert found.total.priced_nano_usd == expected * PRICE
+
+
+async def test_failures_that_the_caller_caused_are_counted_apart_and_left_out_of_the_rate(database: Database) -> None:
+    await book(database, NOON, NOON + timedelta(days=40))
+    listener = Listener()
+    for error_class in (ErrorClass.CALLER, ErrorClass.CALLER, ErrorClass.PROVIDER):
+        story = listener.begin(execution_id=an_id(NOON, next(_NUMBERS)))
+        story.tracker.fail("broken", "It does not work.", error_class=error_class)
+    async with database.begin() as connection:
+        await Records().apply(connection, Batch.of(listener.signals()))
+    total = (await report(database)).total
+    assert (total.executions, total.executions_completed, total.executions_failed) == (5, 2, 3)
+    assert (total.failed_by_caller, total.failure_rate) == (2, 1 / 3)
+
+
+def test_the_failure_rate_is_unknown_where_only_callers_failed() -> None:
+    assert Sums(executions=2, executions_failed=2, failed_by_caller=2).failure_rate is None
+    assert Sums(executions=1, executions_cancelled=1).failure_rate is None
 
 
 async def test_cost_is_grouped_by_day(database: Database) -> None:

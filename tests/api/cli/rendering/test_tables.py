@@ -174,8 +174,11 @@ NO_DEMO = DemoShare(0, frozenset())
 
 def test_the_cost_table_is_exact_to_the_nano_dollar_and_totals() -> None:
     rows = [
-        CostRow(("rag_chat",), Sums(3, 2, 1, 0, 4, 1_000, 50, priced_nano_usd=1_234_567_891)),
-        CostRow(("document_qa",), Sums(1, 1, 0, 0, 1, 10, 5, priced_nano_usd=1)),
+        CostRow(
+            ("rag_chat",),
+            Sums(3, 2, 1, model_calls=4, input_tokens=1_000, output_tokens=50, priced_nano_usd=1_234_567_891),
+        ),
+        CostRow(("document_qa",), Sums(1, 1, model_calls=1, input_tokens=10, output_tokens=5, priced_nano_usd=1)),
     ]
     lines = drawn(cost_table(_report(["template"], *rows), NO_DEMO))
     assert lines[3].split() == ["rag_chat", "3", "1", "(33.3", "%)", "1,000", "50", "$1.234567891", "0"]
@@ -194,6 +197,18 @@ def test_demo_money_is_marked_and_said_to_be_no_real_money() -> None:
     lines = drawn(cost_table(_report(["template"], *rows), DemoShare(66_400, frozenset({("rag_chat",)}))))
     assert "$0.000066400*" in lines[3]
     assert lines[-1] == "* $0.0000664 of it is the offline model's demo price: no real money."
+
+
+def test_failures_that_callers_caused_are_left_out_of_the_rate_and_have_a_column_where_there_are_any() -> None:
+    rows = [
+        CostRow(("rag_chat",), Sums(6, 3, 3, failed_by_caller=2)),
+        CostRow(("document_qa",), Sums(1, 0, 1, failed_by_caller=1)),
+    ]
+    lines = drawn(cost_table(_report(["template"], *rows), NO_DEMO))
+    assert lines[1].split()[:4] == ["template", "tions", "failed", "errors"]
+    assert lines[3].split()[:6] == ["rag_chat", "6", "1", "(25", "%)", "2"]
+    assert lines[4].split()[:4] == ["document_qa", "1", "0", "1"]
+    assert lines[6].split()[:6] == ["total", "7", "1", "(25", "%)", "3"]
 
 
 def test_waste_has_a_column_where_there_is_any() -> None:
