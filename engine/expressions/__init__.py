@@ -1,1 +1,1 @@
-"""CEL expressions and prompt templates: what authors write inside a workflow."""
+"""CEL expressions and prompts, the two small languages inside a workflow."""

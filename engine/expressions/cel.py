@@ -1,10 +1,10 @@
-"""CEL expressions: parsed and guarded when saved, evaluated on the few values they name.
+"""CEL expressions, parsed and checked when a graph is saved, evaluated on the values they read.
 
     condition = parse("has(outputs.review) && outputs.review.data.score >= 8")
     holds(condition, names)
 
-The library has a budget of iterations but none of memory or time. So `parse` refuses what can blow up, and `evaluate`
-hands over only what the expression names and bounds its size and the work on it.
+The CEL library limits iterations, but neither memory nor time. So `parse` refuses constructs that can blow up, and
+`evaluate` gives CEL only the values that the expression reads, and limits their size and the estimated work.
 """
 
 import math
@@ -44,7 +44,7 @@ _MAX_SAFE_INTEGER = 2**53 - 1
 
 
 class Missing:
-    """There is no value, not even null."""
+    """The type of `MISSING`: no value, not even null."""
 
 
 MISSING: Final = Missing()
@@ -52,7 +52,7 @@ MISSING: Final = Missing()
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What to hand over of one value: all of it (`leaf` counts those), or some of its keys."""
+    """The part of a value that CEL needs: all of it (then `leaf` is its number), or only some keys (`children`)."""
 
     leaf: int | None
     children: tuple[tuple[str, "_Part"], ...]
@@ -60,7 +60,7 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """The operations that take time, by the leaf they read; without macros they are `flat`."""
+    """The operations that take time, by the leaf that they read."""
 
     uses: tuple[tuple[int, Use], ...]
     steps: tuple[Step, ...]
@@ -68,14 +68,15 @@ class _Work:
     joined: int
 
     @property
-    def flat(self) -> bool:
+    def is_cheap(self) -> bool:
+        """There are no macros, and at most half of the allowed time goes into steps of fixed cost."""
         fixed = sum(step.nanoseconds for step in self.steps)
         return fixed < MAX_WORK_NANOSECONDS // 2 and not any(step.loops for step in self.steps)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Expression:
-    """A parsed, guarded expression; `constant` is its value if it reads nothing."""
+    """A parsed and checked expression; `constant` is its value if it reads nothing."""
 
     text: str
     names: frozenset[str]
@@ -85,32 +86,32 @@ class Expression:
     program: cel.Expression
     roots: tuple[tuple[str, _Part], ...]
     work: _Work
-    flat: bool
+    is_cheap: bool
 
 
 def holds(expression: Expression, names: Mapping[str, Json]) -> bool:
-    """Whether the condition is true; raises ExpressionError, also if it gives anything but a boolean."""
+    """Whether the condition is true. Raises ExpressionError, also if the result is not a boolean."""
     result = evaluate(expression, names)
     if result is True or result is False:
         return result
-    raise ExpressionError("The condition does not give true or false.")
+    raise ExpressionError("The condition must result in true or false.")
 
 
 def evaluate(expression: Expression, names: Mapping[str, Json]) -> Json:
-    """The value of the expression; raises ExpressionError.
+    """The value of the expression. Raises ExpressionError.
 
-    Only the roots it names are taken from `names`, and of these only the paths it names are handed to CEL.
+    Only the roots that the expression reads are taken from `names`, and only the paths that it reads are passed to CEL.
     """
-    hand = _Hand()
+    collector = _Collector()
     data: dict[str, Json] = {}
     for name, part in expression.roots:
         try:
             value = names[name]
         except KeyError:
             continue
-        data[name] = hand.take(part, value)
-    if not expression.flat or hand.size > _CHEAP_BYTES:
-        _check_work(expression.work, hand)
+        data[name] = collector.take(part, value)
+    if not expression.is_cheap or collector.size > _CHEAP_BYTES:
+        _check_work(expression.work, collector)
     try:
         value = expression.program.eval(data=data)
         result = value.value()
@@ -118,15 +119,12 @@ def evaluate(expression: Expression, names: Mapping[str, Json]) -> Json:
         raise ExpressionError(_reason(str(error), expression.text)) from None
     if result is True or result is False:
         return bool(result)
-    return _plain(value, expression.text)
+    return _to_json(value, expression.text)
 
 
 @lru_cache(maxsize=4_096)
 def parse(text: str, extra_names: frozenset[str] = frozenset()) -> Expression:
-    """The expression of a text, shared by equal texts; `extra_names` are roots only this place has.
-
-    Raises BadExpression.
-    """
+    """Parse a text; equal texts share one expression. `extra_names` are additional roots. Raises BadExpression."""
     if len(text) > MAX_CHARACTERS:
         raise BadExpression(f"The expression is longer than {MAX_CHARACTERS:,} characters.")
     _refuse_literals(text)
@@ -134,14 +132,14 @@ def parse(text: str, extra_names: frozenset[str] = frozenset()) -> Expression:
     try:
         program = _environment(roots).compile(text)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise _bad(str(error), text) from None
+        raise _translated(str(error), text) from None
     found = find_reads(read_tree(program.serialize()), roots)
     return _expression(text, program, found)
 
 
 def _expression(text: str, program: cel.Expression, found: Reads) -> Expression:
     root, leaves = _parts(found)
-    uses = tuple((leaves[_covering(use.path, leaves)], use) for use in found.uses if use.nanoseconds_per_byte)
+    uses = tuple((leaves[_covering_path(use.path, leaves)], use) for use in found.uses if use.nanoseconds_per_byte)
     work = _Work(uses, tuple(found.steps), found.longest, found.joined)
     expression = Expression(
         text=text,
@@ -152,7 +150,7 @@ def _expression(text: str, program: cel.Expression, found: Reads) -> Expression:
         program=program,
         roots=root.children,
         work=work,
-        flat=work.flat,
+        is_cheap=work.is_cheap,
     )
     return expression if found.names else replace(expression, constant=_constant(expression))
 
@@ -164,8 +162,8 @@ def _constant(expression: Expression) -> Json | Missing:
         return MISSING
 
 
-class _Hand:
-    """Takes what an expression names out of `names`, and counts it."""
+class _Collector:
+    """Collects the values that an expression reads, and measures their size."""
 
     __slots__ = ("longest", "size", "sizes")
 
@@ -175,7 +173,7 @@ class _Hand:
         self.sizes: dict[int, int] = {}
 
     def take(self, part: _Part, value: Json) -> Json:
-        """The value without what the expression does not name; a value of another shape stays of its type."""
+        """Only the part of the value that the expression reads; a value of another shape becomes empty, same type."""
         if part.leaf is not None:
             before = self.size
             self.count(value)
@@ -188,77 +186,77 @@ class _Hand:
         return "" if isinstance(value, str) else value
 
     def count(self, value: Json) -> None:
-        """Add the size of a value, about its bytes as JSON; raises ExpressionError for one beyond the limits."""
+        """Add the size of a value, about its bytes as JSON. Raises ExpressionError if it is beyond the limits."""
         if isinstance(value, list | dict):
             self._count_deep(value)
         else:
             self._count_flat(value)
         if self.size > MAX_BYTES:
-            raise ExpressionError(f"The expression reads or gives more than {MAX_BYTES:,} bytes.")
+            raise ExpressionError(f"The expression reads or returns more than {MAX_BYTES:,} bytes.")
 
     def _count_deep(self, value: Json) -> None:
         level, depth = [value], 0
         while level:
             depth += 1
             if depth > MAX_DEPTH + 1:
-                raise ExpressionError(f"The expression reads or gives a value nested over {MAX_DEPTH} deep.")
+                raise ExpressionError(f"The expression reads or returns a value nested over {MAX_DEPTH} deep.")
             inner: list[Json] = []
             for item in level:
                 if isinstance(item, list | dict):
-                    inner += self._opened(item)
+                    inner += self._items_of(item)
                 else:
                     self._count_flat(item)
             if self.size > MAX_BYTES:
                 return
             level = inner
 
-    def _opened(self, value: list[Json] | dict[str, Json]) -> list[Json]:
+    def _items_of(self, value: list[Json] | dict[str, Json]) -> list[Json]:
         self.size += 2 + len(value)
         self.longest = max(self.longest, len(value))
         if len(value) > MAX_ITEMS:
-            raise ExpressionError(f"The expression reads or gives a list or map of more than {MAX_ITEMS:,} items.")
+            raise ExpressionError(f"The expression reads or returns a list or map of more than {MAX_ITEMS:,} items.")
         if isinstance(value, list):
             return value
         for key in value:
             if not isinstance(key, str):
-                raise ExpressionError("The expression gives a map with a key that is no text.")
+                raise ExpressionError("The expression returns a map with a key that is not text.")
             self._count_flat(key)
         return list(value.values())
 
     def _count_flat(self, value: object) -> None:
         if isinstance(value, str):
             self.size += 2 + (len(value) if value.isascii() else _utf8_length(value))
-            if "\0" in value:  # the library would read the text only up to it
+            if "\0" in value:  # the library would truncate the text here
                 raise ExpressionError("The expression reads a text with a NUL character.")
         elif value is None or isinstance(value, bool | int | float):
             self.size += _NUMBER_BYTES
             if isinstance(value, int) and not -_MAX_SAFE_INTEGER <= value <= _MAX_SAFE_INTEGER:
-                raise ExpressionError("The expression reads or gives an integer beyond 2^53 - 1.")
+                raise ExpressionError("The expression reads or returns an integer beyond 2^53 - 1.")
         else:
-            raise ExpressionError("The expression gives a value that JSON does not have.")
+            raise ExpressionError("The expression reads or returns a value that JSON cannot represent.")
 
 
-def _check_work(work: _Work, hand: _Hand) -> None:
-    """Refuse what could take over 100 ms: the library would hold the whole process up."""
-    widest = max(hand.longest, work.longest) * work.joined
+def _check_work(work: _Work, collector: _Collector) -> None:
+    """Refuse work that could take over 100 ms, because the library blocks the whole process meanwhile."""
+    widest = max(collector.longest, work.longest) * work.joined
     total = 0
     for step in work.steps:
         total += step.nanoseconds * min(_MAX_ROUNDS, widest**step.loops) * (widest if step.copies else 1)
     for leaf, use in work.uses:
-        total += use.nanoseconds_per_byte * hand.sizes.get(leaf, 0) * min(_MAX_ROUNDS, widest**use.loops)
+        total += use.nanoseconds_per_byte * collector.sizes.get(leaf, 0) * min(_MAX_ROUNDS, widest**use.loops)
     if total > MAX_WORK_NANOSECONDS:
         raise ExpressionError("The expression would take too long on values of this size.")
 
 
-def _plain(value: cel.Value, text: str) -> Json:
-    """A CEL value as JSON; raises ExpressionError for an error and for what JSON does not have."""
+def _to_json(value: cel.Value, text: str) -> Json:
+    """A CEL value as JSON. Raises ExpressionError for an error value and for values that JSON cannot represent."""
     kind = value.type().name()
     plain: Json = value.plain_value()
     if kind == "ERROR":
         raise ExpressionError(_reason(str(plain), text))
-    _Hand().count(plain)
+    _Collector().count(plain)
     if isinstance(plain, float) and not math.isfinite(plain):
-        raise ExpressionError("The expression gives a number that JSON does not have.")
+        raise ExpressionError("The expression returns a number that JSON cannot represent.")
     return plain
 
 
@@ -268,7 +266,7 @@ def _environment(roots: frozenset[str]) -> cel.Env:
 
 
 def _parts(found: Reads) -> tuple[_Part, dict[Path, int]]:
-    """The tree of what to hand over, and the number of each path that is handed over whole."""
+    """The tree of the values that CEL needs, and the number of each path that is passed completely."""
     whole: dict[Path, int] = {}
     for use in sorted(found.uses, key=lambda use: len(use.path)):
         keys = _keys(use.path)
@@ -286,12 +284,12 @@ def _part(prefix: Path, paths: set[Path], whole: Mapping[Path, int]) -> _Part:
     return _Part(None, tuple((key, _part((*prefix, key), paths, whole)) for key in keys))
 
 
-def _covering(path: Path, whole: Mapping[Path, int]) -> Path:
+def _covering_path(path: Path, whole: Mapping[Path, int]) -> Path:
     return next(path[:length] for length in range(1, len(path) + 1) if path[:length] in whole)
 
 
 def _keys(path: Path) -> Path:
-    """The path up to its first list index: lists are handed over whole."""
+    """The path up to its first list index, because lists are passed completely."""
     return tuple(takewhile(lambda step: isinstance(step, str), path))
 
 
@@ -313,19 +311,19 @@ _LEXEME = re.compile(
 def _refuse_literals(text: str) -> None:
     for lexeme in _LEXEME.finditer(text):
         if lexeme["more"]:
-            raise BadExpression("Texts in triple quotes are not part of the expression language.", lexeme.start())
+            raise BadExpression("Triple-quoted strings are not supported; use single or double quotes.", lexeme.start())
         if lexeme["word"] and lexeme["word"].lower() in {"r", "b", "rb", "br"}:
-            raise BadExpression("Raw texts and bytes are not part of the expression language.", lexeme.start())
+            raise BadExpression("Raw strings and byte strings are not supported; remove the prefix.", lexeme.start())
 
 
 _POSITION = re.compile(r"<input>:(\d+):(\d+): (.*)")
 
 
-def _bad(message: str, text: str) -> BadExpression:
-    """The library's message as ours, with the offset instead of line and column."""
+def _translated(message: str, text: str) -> BadExpression:
+    """Translate a message of the library: the offset replaces line and column."""
     found = _POSITION.search(message)
     if found is None:
-        return BadExpression("The expression nests too deep or cannot be read.")
+        return BadExpression("The expression nests too deeply or cannot be parsed.")
     line, column, reason = int(found[1]), int(found[2]), found[3]
     lines = text.split("\n")
     position = min(len(text), sum(len(before) + 1 for before in lines[: line - 1]) + max(0, column - 1))
@@ -333,7 +331,7 @@ def _bad(message: str, text: str) -> BadExpression:
 
 
 def _reason(message: str, text: str) -> str:
-    """A sentence about a failed evaluation, without any value."""
+    """The reason for a failed evaluation, as a sentence without any value."""
     for part, sentence in _REASONS.items():
         if part in message:
             key = re.search(r'"([^"]+)"$', message)
@@ -343,13 +341,13 @@ def _reason(message: str, text: str) -> str:
 
 
 _REASONS = {
-    "Key not found": "The expression reads a key{} that is not there.",
+    "Key not found": "The expression reads a key{} that does not exist; check it with `has()` first.",
     "No value with name": "The expression reads a name that has no value here.",
-    "ndex": "The expression reads a list index that is not there.",
+    "ndex": "The expression reads a list index that does not exist.",
     "by zero": "The expression divides by zero.",
     "odulus": "The expression divides by zero.",
-    "overload": "The expression puts a value of the wrong type into an operator or function.",
-    "Iteration budget": "The expression goes through too many items.",
+    "overload": "The expression passes a value of the wrong type to an operator or function.",
+    "Iteration budget": "The expression iterates over too many items.",
 }
 _RESULT_TYPES: dict[str, ResultType] = {
     "BOOL": "bool",

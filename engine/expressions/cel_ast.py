@@ -1,8 +1,8 @@
 """The syntax tree of a checked CEL expression, read from its serialized form.
 
-cel-expr-python shows no tree, but `serialize()` gives a `cel.expr.CheckedExpr` in an `Any`. Read here are the few
-fields we need, by their public numbers (google/cel-spec, proto/cel/expr/syntax.proto and checked.proto).
-CEL's parser lets nothing nest deeper than 32, so recursion over a tree is bounded.
+cel-expr-python does not expose the tree, but `serialize()` returns a `cel.expr.CheckedExpr` in an `Any`. This module
+reads the few fields that spanloom needs, by their public numbers (google/cel-spec, proto/cel/expr/syntax.proto and
+checked.proto). CEL's parser limits nesting to 32 levels, so recursion over a tree is bounded.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ Scalar: TypeAlias = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Const:
-    """A literal; numbers that are no integers are not told apart, their value is 0.0."""
+    """A literal. All numbers that are not integers have the value 0.0 here."""
 
     value: Scalar
 
@@ -45,7 +45,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A list literal, or a map literal with keys and values in turn."""
+    """A list literal, or a map literal with alternating keys and values."""
 
     elements: tuple["Node", ...]
 
@@ -59,7 +59,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Comprehension:
-    """A macro over a list or map, expanded; `accumulator` is a name that users cannot write."""
+    """An expanded macro over a list or map; `accumulator` is an internal name that users cannot write."""
 
     variable: str
     range: "Node"
@@ -79,7 +79,7 @@ _BITS_64 = 1 << 64
 
 
 def read_tree(serialized: bytes) -> Node:
-    """The tree of what `cel.Expression.serialize()` gave."""
+    """The tree in the result of `cel.Expression.serialize()`."""
     return _node(_part(_part(serialized, _ANY_VALUE), _CHECKED_EXPR))
 
 

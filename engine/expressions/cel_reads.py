@@ -1,7 +1,7 @@
-"""What a CEL expression reads and what its operations cost, found in its tree when it is saved.
+"""Static analysis of a CEL expression: the paths it reads and the cost of its operations.
 
-The library bounds iterations (10,000 per evaluation) but neither time nor memory, so each operation on handed-over data
-is noted as a `Use`: nanoseconds per byte of one read, times the rounds of the macros around it.
+The CEL library limits iterations (10,000 per evaluation), but neither time nor memory. So each operation on data is
+recorded as a `Use`: nanoseconds per byte of one read, times the rounds of the macros around it.
 """
 
 import re
@@ -16,7 +16,7 @@ Facts: TypeAlias = frozenset[Path]
 
 
 class BadExpression(ValueError):
-    """The text is no expression spanloom takes; `position` is the offset in characters, if known."""
+    """The text is not a supported expression; `position` is the offset in characters, if known."""
 
     def __init__(self, message: str, position: int | None = None) -> None:
         super().__init__(message)
@@ -26,7 +26,7 @@ class BadExpression(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A path the expression reads; `guarded` if a `has()` makes sure that its first two steps are there."""
+    """A path the expression reads; `guarded` if a `has()` makes sure that its first two steps exist."""
 
     path: Path
     guarded: bool
@@ -34,7 +34,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """An operation over all of one read, repeated for every round of `loops` macros."""
+    """An operation on the complete value of one read, repeated in every round of `loops` nested macros."""
 
     path: Path
     nanoseconds_per_byte: int
@@ -43,7 +43,7 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An operation of fixed cost, repeated for every round of `loops` macros; per item of a list if it `copies` one."""
+    """An operation of fixed cost (per list item if it `copies` a list), repeated per round of `loops` nested macros."""
 
     nanoseconds: int
     loops: int
@@ -52,7 +52,7 @@ class Step:
 
 @dataclass(slots=True)
 class Reads:
-    """All that `find_reads` found; `longest` and `joined` bound the rounds of a macro over literal or added lists."""
+    """The result of `find_reads`; `longest` and `joined` bound the rounds of a macro over literal or added lists."""
 
     names: set[str] = field(default_factory=set)
     reads: dict[Read, None] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Reads:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where a value's bytes come from; `level` macros together pass over the read once."""
+    """The origin of a value's bytes; `level` nested macros together iterate over the read once."""
 
     path: Path
     level: int
@@ -96,7 +96,7 @@ _PATTERN_TOKEN = re.compile(
 
 
 def find_reads(tree: Node, roots: frozenset[str]) -> Reads:
-    """Walk the tree once; raises BadExpression for what the guard refuses."""
+    """Walk the tree once. Raises BadExpression for unsupported or too expensive operations."""
     walk = _Walk(roots)
     walk.visit(tree, {}, 0, _NO_FACTS)
     return walk.found
@@ -108,7 +108,7 @@ class _Walk:
         self.found = Reads()
 
     def visit(self, node: Node, scope: Mapping[str, _Sources], depth: int, known: Facts) -> _Sources:
-        """Note what the node reads; `scope` are the macros' variables, `known` the paths that are surely there."""
+        """Record the reads of a node; `scope` has the macros' variables, `known` the paths that certainly exist."""
         path = static_path(node, scope)
         if path is not None:
             return self._read(path, isinstance(node, Select) and node.tests, known)
@@ -127,7 +127,7 @@ class _Walk:
             case Comprehension():
                 return self._comprehension(node, scope, depth, known)
             case Message():
-                raise BadExpression("Message literals are not part of the expression language.")
+                raise BadExpression("Message literals are not supported.")
             case Const():
                 return _NOTHING
 
@@ -156,7 +156,7 @@ class _Walk:
         if name == "_+_":
             self.found.joined += 1
             if depth:
-                raise BadExpression("`+` may not stand inside a macro.")
+                raise BadExpression("`+` is not allowed inside a macro.")
         sources = [
             self.visit(argument, scope, depth, known | extra)
             for argument, extra in zip(arguments, _facts_for_arguments(node, scope), strict=True)
@@ -188,7 +188,7 @@ class _Walk:
 
 
 def static_path(node: Node, scope: Mapping[str, _Sources]) -> Path | None:
-    """The path if the node is a chain of literal steps from a root, else None."""
+    """The path if the node is a chain of literal steps from a root, else null."""
     steps: list[str | int] = []
     while True:
         match node:
@@ -205,9 +205,9 @@ def static_path(node: Node, scope: Mapping[str, _Sources]) -> Path | None:
 
 
 def _without_append(macro: Comprehension) -> Node:
-    """The step of a macro without what the macro itself adds to its result; refuses `map()`.
+    """The step of a macro without the macro's own append to its result. Raises BadExpression for `map()`.
 
-    `filter` and `exists_one` are `condition ? @result + [x] : @result`; what else appends is `map`.
+    `filter` and `exists_one` are `condition ? @result + [x] : @result`; any other append comes from `map`.
     """
     accumulator = Ident(macro.accumulator)
     match macro.step:
@@ -221,7 +221,7 @@ def _without_append(macro: Comprehension) -> Node:
 
 
 def _facts_for_arguments(node: Call, scope: Mapping[str, _Sources]) -> list[Facts]:
-    """What each argument may take as known, because the call needs it only then."""
+    """For each argument, the paths that exist whenever that argument matters to the result."""
     match node:
         case Call("_&&_", (left, right)):
             return [_facts(right, True, scope), _facts(left, True, scope)]
@@ -233,7 +233,7 @@ def _facts_for_arguments(node: Call, scope: Mapping[str, _Sources]) -> list[Fact
 
 
 def _facts(node: Node, truth: bool, scope: Mapping[str, _Sources]) -> Facts:
-    """The paths that are there if the node gives `truth`."""
+    """The paths that exist if the node evaluates to `truth`."""
     match node:
         case Select(tests=True) if truth:
             path = static_path(node, scope)
@@ -250,12 +250,12 @@ def _facts(node: Node, truth: bool, scope: Mapping[str, _Sources]) -> Facts:
 
 
 def _pattern_nanoseconds(pattern: Node) -> int:
-    """An upper estimate of compiling a pattern, which the library does on every call.
+    """An upper estimate of the time to compile a pattern, which the library does on every call.
 
-    Raises BadExpression for a pattern that is computed, too long or takes over 10 ms.
+    Raises BadExpression if the pattern is computed, too long or takes over 10 ms.
     """
     if not isinstance(pattern, Const) or not isinstance(pattern.value, str):
-        raise BadExpression("The pattern of `matches()` must be written as text.")
+        raise BadExpression("The pattern of `matches()` must be a string literal.")
     nanoseconds = _instructions(pattern.value) * _NANOSECONDS_PER_INSTRUCTION
     if len(pattern.value) > _MAX_PATTERN_CHARACTERS or nanoseconds > _MAX_PATTERN_NANOSECONDS:
         raise BadExpression("The pattern of `matches()` is too large.")
@@ -263,7 +263,7 @@ def _pattern_nanoseconds(pattern: Node) -> int:
 
 
 def _instructions(pattern: str) -> int:
-    """About how large an RE2 program is; a counted repeat multiplies what stands before it."""
+    """The approximate size of the RE2 program; a counted repeat multiplies the preceding token."""
     groups, last = [0], 0
     for token in _PATTERN_TOKEN.finditer(pattern):
         if token["open"] or token[0].endswith(":"):

@@ -1,11 +1,10 @@
-r"""Prompts: text with `{{ path | filter }}`, filled in one pass.
+r"""Prompts: texts with insertions `{{ path | filter }}`, rendered in one pass.
 
     parse("Notes: {{ outputs.review.data.notes | default('none') }}").render(names)
 
 A path is a root with steps `.name`, `[0]`, `['key']`; the filters are `json`, `truncate(n)` and `default(literal)`,
-each at most once (`json` of `json` doubles the text with every step).
-Strings go in as they are, other values as compact JSON, null as `""`. What was put in is never read again. `\{{` is a
-literal `{{`.
+each at most once per insertion (repeated `json` would double the text every time). Strings are inserted unchanged,
+other values as compact JSON, null as `""`. Inserted text is never parsed again. `\{{` is a literal `{{`.
 """
 
 import re
@@ -25,16 +24,16 @@ MAX_JSON_DEPTH = 64
 FILTERS = {
     "json": "The value as compact JSON.",
     "truncate(n)": "The first `n` characters of the text.",
-    "default(literal)": "The literal where the path has no value.",
+    "default(literal)": "The literal if the path has no value.",
 }
-"""What each filter gives, for the reference."""
+"""The result of each filter, for the generated reference."""
 
 Path: TypeAlias = tuple[str | int, ...]
 Scalar: TypeAlias = str | int | float | bool | None
 
 
 class BadPrompt(ValueError):
-    """The text is no prompt; `position` is the offset of the insertion in characters."""
+    """The text is not a valid prompt; `position` is the offset of the insertion in characters."""
 
     def __init__(self, message: str, position: int | None = None) -> None:
         super().__init__(message)
@@ -44,7 +43,7 @@ class BadPrompt(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class PromptRead:
-    """A path that a prompt reads; `has_default` if it may be missing."""
+    """A path that a prompt reads; with `has_default` the value may be missing."""
 
     path: Path
     has_default: bool
@@ -66,13 +65,13 @@ class Prompt:
         return all(isinstance(part, str) for part in self.parts)
 
     def render(self, names: Mapping[str, Json]) -> str:
-        """The text with its values; raises TemplateError for a missing path and a text over 256 KiB."""
-        return _fill(self, names, _Room())
+        """The text with its values. Raises TemplateError for a missing value and a text over 256 KiB."""
+        return _render(self, names, _SizeLimit())
 
 
 @dataclass(frozen=True, slots=True)
 class JsonPrompt:
-    """A JSON value whose strings are prompts; `render` gives a new value each time."""
+    """A JSON value whose strings are prompts. `render` returns a new value each time."""
 
     shape: "_Shape"
     prompts: tuple[Prompt, ...]
@@ -89,16 +88,16 @@ class JsonPrompt:
         return iter(self.prompts)
 
     def render(self, names: Mapping[str, Json]) -> Json:
-        """The value with its prompts filled; raises TemplateError, also for what is over 256 KiB in all.
+        """The value with its prompts rendered. Raises TemplateError as `Prompt.render`; the limit holds in total.
 
-        A string that is exactly one insertion, with at most a `default`, becomes the value with its type.
+        A string that is exactly one insertion, with at most a `default`, becomes the inserted value with its type.
         """
-        return _fill_shape(self.shape, names, _Room())
+        return _render_shape(self.shape, names, _SizeLimit())
 
 
 @lru_cache(maxsize=4_096)
 def parse(text: str) -> Prompt:
-    """The prompt of a text, shared by equal texts; raises BadPrompt."""
+    """Parse a text; equal texts share one prompt. Raises BadPrompt."""
     parts: list[str | _Insertion] = []
     position = 0
     while (opening := _OPENING.search(text, position)) is not None:
@@ -114,23 +113,23 @@ def parse(text: str) -> Prompt:
 
 
 def parse_json(value: Json) -> JsonPrompt:
-    """A JSON value with every string in it (keys are none) parsed as a prompt; raises BadPrompt."""
+    """Parse every string in a JSON value (but no keys) as a prompt. Raises BadPrompt."""
     prompts: list[Prompt] = []
     return JsonPrompt(_shape(value, prompts, MAX_JSON_DEPTH), tuple(prompts))
 
 
 def render_json(value: Json, names: Mapping[str, Json]) -> Json:
-    """A JSON value with its prompts filled; raises BadPrompt and TemplateError."""
+    """Parse and render a JSON value. Raises BadPrompt and TemplateError."""
     return parse_json(value).render(names)
 
 
 def escape(text: str) -> str:
-    """The prompt that renders as exactly this text."""
+    """The prompt that renders to exactly this text."""
     return text.replace("{{", r"\{{")
 
 
 class _Missing:
-    """No value at a path, not even null."""
+    """The type of `_MISSING`: no value at a path, not even null."""
 
 
 _MISSING: Final = _Missing()
@@ -176,8 +175,8 @@ class _Constant:
 _Shape: TypeAlias = Prompt | _List | _Map | _Constant
 
 
-class _Room:
-    """How much one rendering may still give."""
+class _SizeLimit:
+    """The bytes that one rendering may still produce."""
 
     __slots__ = ("_left",)
 
@@ -195,31 +194,31 @@ class _Room:
             raise TemplateError(f"The rendered text is over {MAX_RENDERED_BYTES // 1024} KiB.")
 
 
-def _fill(prompt: Prompt, names: Mapping[str, Json], room: _Room) -> str:
+def _render(prompt: Prompt, names: Mapping[str, Json], limit: _SizeLimit) -> str:
     return "".join(
-        [room.take(part if isinstance(part, str) else _as_text(_value(part, names))) for part in prompt.parts]
+        [limit.take(part if isinstance(part, str) else _as_text(_value(part, names))) for part in prompt.parts]
     )
 
 
-def _fill_shape(shape: _Shape, names: Mapping[str, Json], room: _Room) -> Json:
+def _render_shape(shape: _Shape, names: Mapping[str, Json], limit: _SizeLimit) -> Json:
     match shape:
         case Prompt(parts=(_Insertion() as insertion,)) if insertion.keeps_type:
             value = _value(insertion, names)
-            room.use(len(_as_json(value)))
+            limit.use(len(_as_json(value)))
             return value
         case Prompt():
-            return _fill(shape, names, room)
+            return _render(shape, names, limit)
         case _List(items):
-            return [_fill_shape(item, names, room) for item in items]
+            return [_render_shape(item, names, limit) for item in items]
         case _Map(pairs):
-            return {key: _fill_shape(item, names, room) for key, item in pairs}
+            return {key: _render_shape(item, names, limit) for key, item in pairs}
         case _Constant(constant):
             return constant
 
 
 def _shape(value: Json, prompts: list[Prompt], depth_left: int) -> _Shape:
     if depth_left < 0:
-        raise BadPrompt(f"The value nests over {MAX_JSON_DEPTH} deep.")
+        raise BadPrompt(f"The value is nested over {MAX_JSON_DEPTH} levels deep.")
     if isinstance(value, str):
         prompts.append(parse(value))
         return prompts[-1]
@@ -235,7 +234,9 @@ def _value(insertion: _Insertion, names: Mapping[str, Json]) -> Json:
     for item in insertion.filters:
         value = _filtered(item, value)
     if isinstance(value, _Missing):
-        raise TemplateError(f"`{_spelled(insertion.path)}` has no value here; add `| default('…')` if that is fine.")
+        raise TemplateError(
+            f"`{_path_text(insertion.path)}` has no value here; add `| default('…')` if it may be missing."
+        )
     return value
 
 
@@ -277,7 +278,7 @@ def _as_json(value: Json) -> bytes:
         raise TemplateError("A value in the prompt cannot be written as JSON.") from None
 
 
-def _spelled(path: Path) -> str:
+def _path_text(path: Path) -> str:
     return str(path[0]) + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path[1:])
 
 
@@ -296,10 +297,10 @@ _ESCAPES = {"n": "\n", "t": "\t"}
 
 
 def _insertion(text: str, start: int) -> tuple[_Insertion, int]:
-    """The insertion whose `{{` is at `start`, and where it ends."""
+    """Parse the insertion at `start`; returns it and its end position."""
     root = _NAME.match(text, start + 2)
     if root is None:
-        raise BadPrompt("After `{{` comes a path, such as `input.message`; write `\\{{` for the braces.", start)
+        raise BadPrompt("`{{` needs a path, such as `input.message`; write `\\{{` for literal braces.", start)
     filters, position = [], root.end()
     steps: list[str | int] = [root[1]]
     while (step := _STEP.match(text, position)) is not None:
@@ -309,11 +310,11 @@ def _insertion(text: str, start: int) -> tuple[_Insertion, int]:
         filters.append(_filter(found))
         position = found.end()
     if len({item.name for item in filters}) < len(filters):
-        raise BadPrompt("A filter may stand only once in an insertion.", start)
+        raise BadPrompt("An insertion may use each filter only once.", start)
     closing = _CLOSING.match(text, position)
     if closing is None:
         raise BadPrompt(
-            "`{{` takes a path and the filters `json`, `truncate(n)`, `default(literal)`, then `}}`.", start
+            "An insertion is `{{`, a path, the filters `json`, `truncate(n)` or `default(literal)`, and `}}`.", start
         )
     return _Insertion(tuple(steps), tuple(filters)), closing.end()
 

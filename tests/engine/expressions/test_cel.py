@@ -1,4 +1,4 @@
-"""Expressions: what they read, what they give, and what they refuse."""
+"""CEL expressions: results, errors, static reads and limits."""
 
 import json
 import subprocess
@@ -143,7 +143,7 @@ def _deep(levels: int) -> Json:
 
 
 class Lazy(Mapping[str, Json]):
-    """A names that remembers which roots were asked for."""
+    """A mapping of names that records the requested roots."""
 
     def __init__(self, values: dict[str, Json]) -> None:
         self.values_by_name = values
@@ -187,7 +187,7 @@ class Lazy(Mapping[str, Json]):
         ("input.a in ['timeout', 'overloaded']", {"a": "timeout"}, True),
     ],
 )
-def test_an_expression_gives_a_plain_json_value(text: str, values: dict[str, Json], expected: Json) -> None:
+def test_an_expression_returns_a_json_value(text: str, values: dict[str, Json], expected: Json) -> None:
     result = evaluate(parse(text), {"input": values})
 
     assert (result, type(result)) == (expected, type(expected))
@@ -212,7 +212,7 @@ def test_an_expression_gives_a_plain_json_value(text: str, values: dict[str, Jso
         ("loops.x.iteration > 1", {}),
     ],
 )
-def test_a_condition_that_goes_wrong_is_an_error_and_never_false(text: str, values: dict[str, Json]) -> None:
+def test_a_failing_condition_is_an_error_and_never_false(text: str, values: dict[str, Json]) -> None:
     with pytest.raises(ExpressionError):
         holds(parse(text), {"input": values})
 
@@ -229,30 +229,30 @@ def test_a_condition_that_goes_wrong_is_an_error_and_never_false(text: str, valu
         ("has(outputs.l[0].n)", True),
     ],
 )
-def test_and_and_or_forgive_an_error_when_the_other_side_decides(text: str, expected: bool) -> None:
+def test_and_and_or_ignore_an_error_if_the_other_side_decides(text: str, expected: bool) -> None:
     assert holds(parse(text), {"outputs": {"b": {"n": None}, "l": [{"n": 1}]}}) is expected
 
 
 @pytest.mark.parametrize("value", ["a\0b", ["a\0b"], {"a\0": 1}, "\ud800", 2**53, [2**63], 2**70])
-def test_values_that_the_library_would_misread_are_errors(value: Json) -> None:
+def test_values_misread_by_the_library_are_errors(value: Json) -> None:
     with pytest.raises(ExpressionError):
         evaluate(parse("input.a != 'a'"), {"input": {"a": value}})
 
 
 @pytest.mark.parametrize("text", ["9007199254740992", "1.0 / 0.0", "{1: 2}", "type(1)", "duration('1s')", "bytes('a')"])
-def test_a_result_that_json_does_not_have_is_an_error(text: str) -> None:
+def test_a_result_that_json_cannot_represent_is_an_error(text: str) -> None:
     with pytest.raises(ExpressionError):
         evaluate(parse(text), {})
 
 
-def test_only_the_roots_that_are_named_are_asked_for() -> None:
+def test_only_the_roots_in_the_expression_are_requested() -> None:
     names = Lazy({"input": {"a": 1}, "usage": {"total_tokens": 1}, "outputs": {}})
 
     assert holds(parse("input.a == 1 && !has(outputs.x)"), names)
     assert sorted(names.asked) == ["input", "outputs"]
 
 
-def test_only_the_paths_that_are_named_are_handed_over() -> None:
+def test_only_the_paths_in_the_expression_are_passed_to_cel() -> None:
     names: dict[str, Json] = {
         "outputs": {"review": {"text": "x" * 200_000, "data": {"score": 9}}, "big": ["x"] * 5_000}
     }
@@ -275,7 +275,7 @@ def test_only_the_paths_that_are_named_are_handed_over() -> None:
         (_deep(17), False),
     ],
 )
-def test_what_is_handed_over_has_limits(value: Json, fits: bool) -> None:
+def test_the_values_passed_to_cel_are_limited(value: Json, fits: bool) -> None:
     expression = parse("input.a != null")
     if fits:
         assert holds(expression, {"input": {"a": value}})
@@ -303,7 +303,7 @@ def test_what_is_handed_over_has_limits(value: Json, fits: bool) -> None:
         ("[1].all(input, input > 0)", []),
     ],
 )
-def test_an_expression_says_what_it_reads(text: str, reads: list[Read]) -> None:
+def test_an_expression_knows_its_reads(text: str, reads: list[Read]) -> None:
     expression = parse(text)
 
     assert sorted(expression.reads, key=repr) == sorted(reads, key=repr)
@@ -325,7 +325,7 @@ def test_an_expression_says_what_it_reads(text: str, reads: list[Read]) -> None:
         ("input.a ? 1 : 2", "int"),
     ],
 )
-def test_the_type_of_the_result_is_known_as_far_as_cel_knows(text: str, expected: str) -> None:
+def test_an_expression_knows_the_type_of_its_result(text: str, expected: str) -> None:
     assert parse(text).result_type == expected
 
 
@@ -340,14 +340,14 @@ def test_equal_texts_share_one_expression() -> None:
     assert parse("input.shared > 1") is parse("input.shared > 1")
 
 
-def test_a_place_may_have_names_of_its_own() -> None:
+def test_additional_names_can_be_allowed() -> None:
     expression = parse("params.memory && input.a == 1", frozenset({"params"}))
 
     assert expression.names == {"params", "input"}
     assert holds(expression, {"params": {"memory": True}, "input": {"a": 1}})
 
 
-def test_a_refusal_says_where() -> None:
+def test_a_bad_expression_has_a_position() -> None:
     with pytest.raises(BadExpression) as refused:
         parse("input.a &&\n nothing == 1")
 
@@ -355,29 +355,29 @@ def test_a_refusal_says_where() -> None:
     assert refused.value.message == "undeclared reference to 'nothing'"
 
 
-def test_an_error_names_a_key_of_the_text_but_never_a_value() -> None:
-    with pytest.raises(ExpressionError, match="reads a key `a` that is not there"):
+def test_an_error_names_a_key_in_the_text_but_never_a_value() -> None:
+    with pytest.raises(ExpressionError, match="reads a key `a` that does not exist"):
         evaluate(parse("input.a"), {"input": {}})
-    with pytest.raises(ExpressionError, match="reads a key that is not there") as failed:
+    with pytest.raises(ExpressionError, match="reads a key that does not exist") as failed:
         evaluate(parse("input[input.k]"), {"input": {"k": "canary"}})
     assert "canary" not in failed.value.message
 
 
-def test_texts_that_look_like_raw_ones_are_taken() -> None:
+def test_strings_that_resemble_raw_strings_are_accepted() -> None:
     assert evaluate(parse("input.r == \"r'a'\" // b'c'"), {"input": {"r": "r'a'"}}) is True
     assert evaluate(parse("'' == \"\" && 'a\\'' != ''"), {}) is True
 
 
 @pytest.mark.parametrize("text", REFUSED_WHEN_SAVED)
-def test_the_guard_refuses_when_saved(text: str) -> None:
+def test_unsafe_expressions_are_refused_when_saved(text: str) -> None:
     started = time.perf_counter()
     with pytest.raises(BadExpression):
         parse(text)
     assert time.perf_counter() - started < 0.25
 
 
-def test_hostile_expressions_end_soon_and_in_little_memory() -> None:
-    """Each in 0.25 s and 100 MiB above the start, in a process that would die of more than 1 GiB."""
+def test_hostile_expressions_are_bounded_in_time_and_memory() -> None:
+    """Each ends within 0.25 s and 100 MiB above the start, in a process that would be killed beyond 1 GiB."""
     program = (
         "import json, resource, sys, time\n"
         "from engine.errors import ExpressionError\n"
@@ -417,5 +417,5 @@ def test_hostile_expressions_end_soon_and_in_little_memory() -> None:
         ("input.s.contains('refund') || input.s.matches('(?i)money back')", {"s": LONG}),
     ],
 )
-def test_honest_expressions_on_large_values_are_not_refused(text: str, values: dict[str, Json]) -> None:
+def test_ordinary_expressions_on_large_values_are_accepted(text: str, values: dict[str, Json]) -> None:
     evaluate(parse(text), {"input": values})

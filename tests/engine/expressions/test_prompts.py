@@ -125,7 +125,7 @@ def test_a_prompt_renders(text: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize("text", BAD)
-def test_a_bad_prompt_is_refused_at_once(text: str) -> None:
+def test_a_bad_prompt_is_refused_when_parsed(text: str) -> None:
     started = time.perf_counter()
     with pytest.raises(BadPrompt) as refused:
         parse("ab" + text)
@@ -141,11 +141,11 @@ def test_a_missing_path_is_an_error(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["{{ input.x | default('') }}", "{{ x[0]['a'].b | json | default('') }}"])
-def test_a_default_forgives_a_missing_path(text: str) -> None:
+def test_a_default_replaces_a_missing_path(text: str) -> None:
     assert parse(text).render(VIEW) == ""
 
 
-def test_a_prompt_says_what_it_reads() -> None:
+def test_a_prompt_knows_its_reads() -> None:
     prompt = parse("{{ input.a[0]['b c'] }} {{ x | default(1) | json }}")
 
     assert prompt.reads == (PromptRead(("input", "a", 0, "b c"), False), PromptRead(("x",), True))
@@ -158,7 +158,7 @@ def test_equal_texts_share_one_prompt() -> None:
 
 
 @given(st.text(), st.text())
-def test_inserted_text_is_never_read_again(before: str, inserted: str) -> None:
+def test_inserted_text_is_never_parsed_again(before: str, inserted: str) -> None:
     names: dict[str, Json] = {"input": {"x": inserted + "{{ secret }}"}, "secret": "canary"}
 
     rendered = parse(escape(before) + " {{ input.x }}").render(names)
@@ -167,7 +167,7 @@ def test_inserted_text_is_never_read_again(before: str, inserted: str) -> None:
 
 
 @given(st.text(alphabet="{}\\ a'|") | st.text())
-def test_escaped_text_renders_as_itself(text: str) -> None:
+def test_escaped_text_renders_unchanged(text: str) -> None:
     prompt = parse(escape(text))
 
     assert prompt.render({}) == text
@@ -176,7 +176,7 @@ def test_escaped_text_renders_as_itself(text: str) -> None:
 
 
 @given(st.text(alphabet="{}\\|()[]'\". ainput.default0,json") | st.text())
-def test_any_text_is_a_prompt_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         prompt = parse(text)
     except BadPrompt:
@@ -227,7 +227,7 @@ def test_a_json_value_of_prompts_renders(value: Json, expected: Json) -> None:
     assert (rendered, type(rendered)) == (expected, type(expected))
 
 
-def test_a_json_value_says_what_it_reads_and_is_new_each_time() -> None:
+def test_a_json_prompt_knows_its_reads_and_renders_a_new_value_each_time() -> None:
     value = parse_json({"a": ["{{ input.a }}", {"b": "x"}], "c": "{{ d | default(1) }}"})
 
     assert value.reads == (PromptRead(("input", "a"), False), PromptRead(("d",), True))
@@ -251,13 +251,13 @@ def test_a_rendered_text_has_a_limit() -> None:
     assert parse("{{ input.e | truncate(2) }}").render(names) == "éé"
 
 
-def test_values_that_json_does_not_have_are_errors() -> None:
+def test_values_that_json_cannot_represent_are_errors() -> None:
     for value in (2**70, ["\ud800"]):
         with pytest.raises(TemplateError):
             parse("{{ input }}").render({"input": value})  # type: ignore[dict-item]  # a list of texts is JSON
 
 
-def test_a_value_that_nests_too_deep_is_refused() -> None:
+def test_a_too_deeply_nested_value_is_refused() -> None:
     value: Json = "x"
     for _ in range(5_000):
         value = [value]
@@ -266,7 +266,7 @@ def test_a_value_that_nests_too_deep_is_refused() -> None:
         parse_json(value)
 
 
-def test_hostile_prompts_end_soon_and_in_little_memory() -> None:
+def test_hostile_prompts_are_bounded_in_time_and_memory() -> None:
     program = (
         "import json, resource, sys, time\n"
         "from engine.errors import TemplateError\n"
