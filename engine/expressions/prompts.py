@@ -118,11 +118,6 @@ def parse_json(value: Json) -> JsonPrompt:
     return JsonPrompt(_shape(value, prompts, MAX_JSON_DEPTH), tuple(prompts))
 
 
-def render_json(value: Json, names: Mapping[str, Json]) -> Json:
-    """Parse and render a JSON value. Raises BadPrompt and TemplateError."""
-    return parse_json(value).render(names)
-
-
 def escape(text: str) -> str:
     """The prompt that renders to exactly this text."""
     return text.replace("{{", r"\{{")

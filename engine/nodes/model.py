@@ -225,7 +225,7 @@ def _output(message: Message, reply: ModelReply, model: ChatModel) -> JsonObject
         "data": reply.data,
         "message_id": message["id"],
         "finish_reason": reply.finish_reason,
-        "truncated": reply.finish_reason in ("length", "max_tokens", "MAX_TOKENS"),
+        "truncated": reply.finish_reason == "length",
         "provider": model.provider,
         "model": reply.model or model.model,
         "tool_calls": [as_json(call) for call in message["tool_calls"]],

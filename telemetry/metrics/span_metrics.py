@@ -34,7 +34,6 @@ _SPAN_LABELS = (
 TOKEN_TYPES = {semconv.CALL_TOKENS[kind.field]: kind.label for kind in TOKEN_KINDS}
 """Attribute to the value of the label `gen_ai_token_type`."""
 
-_CLIENT_KINDS = frozenset({Kind.MODEL, Kind.RETRIEVAL})
 _ERROR_STATUS = frozenset({"failed", "retrying"})
 
 
@@ -115,7 +114,7 @@ class SpanMetrics:
         is_root = span.kind is Kind.WORKFLOW
         return (
             SERVICE,
-            "SPAN_KIND_CLIENT" if span.kind in _CLIENT_KINDS else "SPAN_KIND_INTERNAL",
+            "SPAN_KIND_CLIENT" if span.kind.is_client else "SPAN_KIND_INTERNAL",
             "STATUS_CODE_ERROR" if span.status in _ERROR_STATUS else "STATUS_CODE_UNSET",
             _string(attributes, semconv.OPERATION),
             self._cap("workflow", span.identity.workflow_name),

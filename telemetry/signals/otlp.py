@@ -35,7 +35,6 @@ CONTENT_TYPE = "application/x-protobuf"
 
 _SAMPLED = 1
 _ERROR_STATUS = frozenset({"failed", "retrying"})
-_CLIENT_KINDS = frozenset({Kind.MODEL, Kind.RETRIEVAL})
 _ENGINE_KINDS = frozenset({Kind.WORKFLOW, Kind.NODE})
 _SHORT = 128
 
@@ -140,7 +139,7 @@ def _encode_span(span: SpanRecord) -> bytes:
         trace_id=bytes.fromhex(span.trace_id),
         span_id=bytes.fromhex(span.span_id),
         name=span.name,
-        kind=Span.SPAN_KIND_CLIENT if span.kind in _CLIENT_KINDS else Span.SPAN_KIND_INTERNAL,
+        kind=Span.SPAN_KIND_CLIENT if span.kind.is_client else Span.SPAN_KIND_INTERNAL,
         start_time_unix_nano=span.start_ns,
         end_time_unix_nano=span.end_ns,
         flags=_SAMPLED,

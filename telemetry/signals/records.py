@@ -28,6 +28,14 @@ class Kind(StrEnum):
     TOOL = "tool"
     RETRIEVAL = "retrieval"
 
+    @property
+    def is_client(self) -> bool:
+        """Whether the span is of OTLP kind CLIENT, a request to another system; the others are INTERNAL."""
+        return self in _CLIENT_KINDS
+
+
+_CLIENT_KINDS = frozenset({Kind.MODEL, Kind.RETRIEVAL})
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:

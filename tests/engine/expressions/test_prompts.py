@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import TemplateError
-from engine.expressions.prompts import BadPrompt, PromptRead, escape, parse, parse_json, render_json
+from engine.expressions.prompts import BadPrompt, PromptRead, escape, parse, parse_json
 from engine.graph import Json
 
 VIEW: dict[str, Json] = {
@@ -172,7 +172,7 @@ def test_escaped_text_renders_unchanged(text: str) -> None:
 
     assert prompt.render({}) == text
     assert prompt.is_static
-    assert render_json(escape(text), {}) == text
+    assert parse_json(escape(text)).render({}) == text
 
 
 @given(st.text(alphabet="{}\\|()[]'\". ainput.default0,json") | st.text())
@@ -200,7 +200,7 @@ json_values = st.recursive(
 
 @given(json_values)
 def test_a_lone_insertion_keeps_the_value_and_its_type(value: Json) -> None:
-    rendered = render_json({"a": ["{{ input.x }}"]}, {"input": {"x": value}})
+    rendered = parse_json({"a": ["{{ input.x }}"]}).render({"input": {"x": value}})
 
     assert rendered == {"a": [value]}
     assert type(rendered["a"][0]) is type(value)  # type: ignore[index]  # its shape was just compared
@@ -245,9 +245,9 @@ def test_a_rendered_text_has_a_limit() -> None:
         with pytest.raises(TemplateError, match="256 KiB"):
             parse(text).render(names)
     with pytest.raises(TemplateError, match="256 KiB"):
-        render_json(["-{{ input.x }}"] * 3, names)
+        parse_json(["-{{ input.x }}"] * 3).render(names)
     with pytest.raises(TemplateError, match="256 KiB"):
-        render_json(["{{ input.x }}"] * 3, names)
+        parse_json(["{{ input.x }}"] * 3).render(names)
     assert parse("{{ input.e | truncate(2) }}").render(names) == "éé"
 
 
@@ -270,14 +270,14 @@ def test_hostile_prompts_are_bounded_in_time_and_memory() -> None:
     program = (
         "import json, resource, sys, time\n"
         "from engine.errors import TemplateError\n"
-        "from engine.expressions.prompts import BadPrompt, render_json\n"
+        "from engine.expressions.prompts import BadPrompt, parse_json\n"
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
         "names = {'input': {'x': 'a' * 262_144, 'l': list(range(40_000))}}\n"
         "for value in json.load(sys.stdin):\n"
         "    before, started = peak(), time.process_time()\n"
         "    try:\n"
-        "        outcome = type(render_json(value, names)).__name__\n"
+        "        outcome = type(parse_json(value).render(names)).__name__\n"
         "    except (BadPrompt, TemplateError) as error:\n"
         "        outcome = type(error).__name__\n"
         "    print(json.dumps([outcome, time.process_time() - started, peak() - before]))\n"
