@@ -1,8 +1,8 @@
 """The workflow document: nodes, edges, limits; its canonical form and content hash.
 
-Everything a caller may say about a workflow is a `WorkflowGraph`. The same document is stored, sent, validated and
-executed. Node configs stay plain JSON here; `engine.nodes` knows their types and `engine.validation` fills their
-defaults in.
+A `WorkflowGraph` holds everything a caller can specify about a workflow. The same document is stored, sent, validated
+and executed. Node configs are plain JSON here; `engine.nodes` defines their types and `engine.validation` fills in
+their defaults.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ RecordLevel = Literal["summary", "nodes", "full"]
 
 
 class Document(BaseModel):
-    """A strict, closed, immutable piece of a document: no coercion, no unknown field."""
+    """An immutable part of a document, parsed strictly: no coercion, no unknown fields."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -40,17 +40,17 @@ class FailPolicy(Document):
 
 
 class ContinuePolicy(Document):
-    """The node's failure is stored and the run goes on, with `output` and `label` in place of the node's own."""
+    """The node's failure is stored and the run continues with `output` and `label` in place of the node's own."""
 
     policy: Literal["continue"]
     output: Json = Field(default_factory=dict)
     """Stored as the node's output."""
     label: Id | None = None
-    """Followed where the edges are labelled."""
+    """Label of the edge to follow, where the edges have labels."""
 
 
 class RoutePolicy(Document):
-    """The node's failure follows the edge `when: "error"`."""
+    """After a failure the run follows the edge `when: "error"`."""
 
     policy: Literal["route"]
 
@@ -59,22 +59,22 @@ ErrorPolicy = Annotated[FailPolicy | ContinuePolicy | RoutePolicy, Field(discrim
 
 
 class Retry(Document):
-    """How often and after what wait a failed attempt of a node is repeated; delays in seconds."""
+    """How often, and after which delays, a failed attempt of a node is retried; delays in seconds."""
 
     max_attempts: int = Field(ge=1, le=10)
-    """Attempts in all, the first one included."""
+    """Total number of attempts, including the first."""
     initial_delay_seconds: float = Field(default=0.5, ge=0, le=3600)
-    """Wait before the second attempt."""
+    """Delay before the second attempt."""
     multiplier: float = Field(default=2, ge=1, le=10)
-    """Factor by which each wait grows."""
+    """Factor by which each delay grows."""
     max_delay_seconds: float = Field(default=30, ge=0, le=3600)
-    """Longest wait."""
+    """Longest delay."""
     retry_on: list[str] | None = None
     """Error types that are retried; null means the node type's own list."""
 
 
 class Node(Document):
-    """One step of a workflow. `retry` and `timeout_seconds` null mean the defaults of the node's type."""
+    """One step of a workflow."""
 
     id: Id
     """Unique in the graph."""
@@ -85,26 +85,26 @@ class Node(Document):
     name: str | None = Field(default=None, max_length=120)
     """Title for people; null means the id."""
     on_error: ErrorPolicy = FailPolicy()
-    """What a failure does: `fail`, `continue` or `route`."""
+    """How a failure is handled: `fail`, `continue` or `route`."""
     retry: Retry | None = None
-    """Null means the type's own retries."""
+    """Null means the retries of the node's type."""
     timeout_seconds: float | None = Field(default=None, gt=0, le=86_400)
-    """Longest time of one attempt; null means the type's own limit."""
+    """Longest duration of one attempt; null means the limit of the node's type."""
     stream: bool = False
-    """Show the text to the caller while it is written."""
+    """Stream the text to the caller while the model writes it."""
     metadata: JsonObject = Field(default_factory=dict)
     """For editors; the engine never reads it."""
 
 
 class Edge(Document):
-    """A way from one node to another: plain, taken on a label (`when`), or on a CEL condition."""
+    """A connection from one node to another: plain, taken on a label (`when`), or taken on a CEL condition."""
 
     source: str
     """Id of a node."""
     target: str
     """Id of a node."""
     id: str | None = None
-    """Null means `e` and the position in the list."""
+    """Null means `e` followed by the position in the list."""
     when: Id | None = None
     """The label on which the edge is taken."""
     condition: str | None = Field(default=None, min_length=1)
@@ -114,27 +114,27 @@ class Edge(Document):
 
     @property
     def is_plain(self) -> bool:
-        """Neither a label nor a condition."""
+        """Whether the edge has neither a label nor a condition."""
         return self.when is None and self.condition is None
 
 
 class Limits(Document):
-    """What an execution may use at most. Budgets: tokens, nano-USD; null is no budget."""
+    """The most that an execution may use."""
 
     max_node_executions: int = Field(default=1_000, ge=1, le=10_000)
-    """Node visits."""
+    """Most node visits."""
     max_tool_calls: int = Field(default=50, ge=0, le=500)
-    """Tool calls."""
+    """Most tool calls."""
     max_model_calls: int = Field(default=100, ge=0, le=1_000)
-    """Attempts to call a model."""
+    """Most attempts to call a model."""
     max_state_bytes: int = Field(default=1 << 20, ge=1_024, le=8 << 20)
-    """Size of the state."""
+    """Largest size of the state, in bytes."""
     run_seconds: float = Field(default=900, gt=0, le=86_400)
-    """Run time, pauses not counted."""
+    """Longest run time in seconds, not counting pauses."""
     budget_tokens: int | None = Field(default=None, ge=0)
-    """Tokens; null is no budget."""
+    """Most tokens; null means no budget."""
     budget_nano_usd: int | None = Field(default=None, ge=0)
-    """Cost in nano-USD; null is no budget."""
+    """Highest cost in nano-USD; null means no budget."""
 
 
 class ModelDefaults(Document):
@@ -160,7 +160,7 @@ DEFAULT_INPUT_SCHEMA: JsonObject = {
 
 
 class WorkflowGraph(Document):
-    """A workflow: what it is called, what it takes, its nodes and edges, and the limits it runs under."""
+    """A workflow: its name, its input, its nodes and edges, and its limits."""
 
     schema_: Literal["spanloom/1"] = Field(alias="schema")
     """Version of the document."""
@@ -173,29 +173,29 @@ class WorkflowGraph(Document):
     nodes: list[Node]
     """The steps."""
     edges: list[Edge] = Field(default_factory=list)
-    """The ways between them; their order has meaning."""
+    """The connections between nodes. Their order counts: conditions are tried one after the other."""
     limits: Limits = Limits()
-    """What an execution may use."""
+    """The most that an execution may use."""
     variables: JsonObject = Field(default_factory=dict)
     """Initial variables."""
     model_defaults: ModelDefaults = ModelDefaults()
     """Model settings for nodes that leave them unset."""
     durability: Durability | None = None
-    """Which checkpoints are kept; null means `step` where the graph can pause, else `none`."""
+    """Which checkpoints are stored; null means `step` if the graph can pause, else `none`."""
     on_lost: OnLost | None = None
     """What happens if the process dies; null means `resume` with `step`, else `fail`."""
     record_level: RecordLevel = "full"
-    """Which span rows are kept; those of model calls always are."""
+    """Which spans are stored as rows; those of model calls always are."""
     metadata: JsonObject = Field(default_factory=dict)
     """For editors; the engine never reads it."""
 
     def document(self) -> JsonObject:
-        """The graph as plain JSON, by the names of the document."""
+        """The graph as plain JSON, with the field names of the document."""
         return self.model_dump(mode="json", by_alias=True)
 
 
 def canonical(graph: WorkflowGraph) -> bytes:
-    """RFC 8785 JSON of a validated graph, defaults written in and `metadata` left out."""
+    """RFC 8785 JSON of a validated graph, with defaults filled in and without `metadata`."""
     metadata = {"metadata": True}
     document = graph.model_dump(
         mode="json",
@@ -206,10 +206,10 @@ def canonical(graph: WorkflowGraph) -> bytes:
 
 
 def content_hash(canonical_form: bytes) -> str:
-    """`sha256:` and the hex digest of a canonical form."""
+    """`sha256:` followed by the hex digest of a canonical form."""
     return "sha256:" + hashlib.sha256(canonical_form).hexdigest()
 
 
 def read_canonical(canonical_form: bytes) -> WorkflowGraph:
-    """The graph that runs: always read back from its canonical form, so that `2.0` is the integer 2."""
+    """Read a graph back from its canonical form. Only such graphs run, so `2.0` in a document is the integer 2."""
     return WorkflowGraph.model_validate(orjson.loads(canonical_form))

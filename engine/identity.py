@@ -1,4 +1,4 @@
-"""The identity of an execution: everything known about it when an attempt begins."""
+"""The identity of an execution: its ids, its workflow and its caller, known when an attempt begins."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,7 +10,7 @@ Trigger = Literal["api", "chat", "cli", "resume", "retry", "parent", "schedule"]
 
 @dataclass(frozen=True, slots=True)
 class ExecutionIdentity:
-    """Stored with the execution's control row, so that its record can be completed if its process dies."""
+    """The identity, stored with the execution so that another process can complete its record after a crash."""
 
     execution_id: str
     attempt: int
@@ -20,9 +20,9 @@ class ExecutionIdentity:
     trigger: Trigger
     streaming: bool
     queued_ns: int
-    """When it was accepted, ns since the epoch."""
+    """When the execution was accepted, ns since the epoch."""
     started_ns: int
-    """When its first attempt began; the same unless it was queued."""
+    """When its first attempt began, ns since the epoch; equals `queued_ns` unless the execution was queued."""
     correlation_id: str | None = None
     template_id: str | None = None
     template_version: int | None = None
@@ -30,15 +30,15 @@ class ExecutionIdentity:
     graph_hash: str | None = None
     conversation_id: str | None = None
     retry_of: str | None = None
-    """The finished execution that this one runs again."""
+    """Id of the finished execution that this one runs again."""
     record_level: RecordLevel = "full"
     tags: JsonObject = field(default_factory=dict)
     params: JsonObject = field(default_factory=dict)
     any_folder: bool = False
-    """The `files` retriever may read any folder for it: a caller with a shell started it."""
+    """The `files` retriever may read any folder: the execution was started from the command line."""
 
     def told(self, trace_id: str | None) -> JsonObject:
-        """Data of the event `started` or `resumed`."""
+        """The data of the event `started` or `resumed`."""
         return {
             "source": self.source,
             "workflow_name": self.workflow_name,

@@ -1,10 +1,10 @@
 """The durable decisions of an execution, as the engine sees them.
 
-The bookkeeper implements `Ledger` with its journal; `NullLedger` keeps nothing and is for library use. Spans and events
-that the tracker ended before a call become durable in the same commit as the decision.
+`telemetry` implements `Ledger` with its journal; `NullLedger` stores nothing and is for library use. Spans and events
+that ended before a call become durable in the same commit as the decision.
 
 A decision of an attempt counts only while this process owns the attempt: it holds the lease, and no newer attempt has
-begun. Any other is *fenced off*, and nothing of it is kept.
+begun. Otherwise the attempt is *fenced off*, and its decisions are discarded.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from engine.usage import Carried
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """The root span of an attempt, kept so that it can be written by others should the process die; ids in hex."""
+    """The root span of an attempt, stored so that another process can write it if this one dies; ids in hex."""
 
     trace_id: str
     span_id: str
@@ -30,7 +30,7 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """The key that makes a repeated request the same execution, and the digest of what it asks to run."""
+    """An idempotency key and the digest of its request: a repeated request gets the same execution."""
 
     key: str
     digest: str
@@ -38,16 +38,16 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """What is fixed when an execution is accepted; times are UTC."""
+    """The facts that are fixed when an execution is accepted; times are UTC."""
 
     identity: ExecutionIdentity
     status: Status
-    """`running`: this process runs it and holds its lease. `queued`: whoever claims it."""
+    """`running`: this process runs it and holds its lease. `queued`: any process may claim it."""
     request: JsonObject
     graph: bytes | None
-    """Canonical form of the effective graph; null if it could not be resolved or validated."""
+    """Canonical form of the effective graph; null if the graph could not be resolved or is not valid."""
     user_message: JsonObject | None
-    """The user's message, saved with a chat's conversation at acceptance."""
+    """The user's message of a chat, added to the conversation at acceptance."""
     root: Root | None
     """Null for a queued execution, and where nothing is recorded."""
     on_lost: OnLost
@@ -58,7 +58,7 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True)
 class CallReservation:
-    """A model call that is about to be made, and what it may use at most; money is integer nano-USD."""
+    """A model call that is about to be made, with upper limits of its usage; money is integer nano-USD."""
 
     call_id: str
     """Hex id of its span."""
@@ -66,41 +66,41 @@ class CallReservation:
     model: str
     upper_tokens: int
     upper_nano_usd: int | None
-    """Null where the price is not known."""
+    """Null if the model has no known price."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What an attempt makes durable while it runs: its signals, and the model call that begins.
+    """Makes an attempt's signals so far durable, and reserves the model call that begins.
 
-    A reservation is dropped by itself with the commit that makes the call's span durable.
+    The commit that makes the call's span durable also drops its reservation.
     """
 
     execution_id: str
     attempt: int
     root: Root | None = None
-    """With the first checkpoint of a claimed attempt."""
+    """Set in the first checkpoint of a claimed attempt."""
     identity: ExecutionIdentity | None = None
-    """Together with `root`."""
+    """Set together with `root`."""
     begins: CallReservation | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """An attempt that ends because it waits: for answers, or for a time."""
+    """The end of an attempt that waits for answers or for a time."""
 
     execution_id: str
     attempt: int
     result: JsonObject
     approvals: Sequence[Approval] = ()
     due_at: datetime | None = None
-    """When it goes on without an answer, UTC."""
+    """When the execution continues without an answer, UTC."""
     last_seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """An attempt that ends because its process stops; what becomes of the execution, its policy `on_lost` says."""
+    """The end of an attempt whose process stops. The policy `on_lost` decides what happens to the execution."""
 
     execution_id: str
     attempt: int
@@ -108,7 +108,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The end of an attempt: its status, its result and what the conversation learns from it."""
+    """The end of an attempt: its status, its result and the changes to its conversation."""
 
     execution_id: str
     attempt: int
@@ -120,7 +120,7 @@ class Finish:
     summary: JsonObject | None = None
     """The conversation's new summary `{text, covers}`, or null for no change."""
     last_seq: int = 0
-    """Number of the closing event, so that a reader who comes back is not told twice."""
+    """Number of the closing event, so that a reader who reconnects does not get the event twice."""
 
 
 ClaimReason = Literal["queued", "answer", "timer", "crash", "shutdown"]
@@ -138,60 +138,60 @@ class GivenAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An execution that this process has taken on: a new attempt, or the first one of a queued execution."""
+    """An execution that this process has claimed, to run its first attempt or a new one."""
 
     identity: ExecutionIdentity
-    """With the number of the new attempt."""
+    """Its `attempt` is the number of the new attempt."""
     reason: ClaimReason
     request: JsonObject
     graph: bytes | None
     age_seconds: float
-    """Since acceptance, by the database's clock."""
+    """Seconds since acceptance, by the database's clock."""
     previous_root: Root | None
-    """Of the attempt before, which the new root span links to."""
+    """Root span of the previous attempt; the new root span links to it."""
     carried: Carried
     on_lost: OnLost
     caller_trace: str | None = None
     answers: Sequence[GivenAnswer] = ()
-    """To the questions of earlier attempts, the newest last."""
+    """Answers to the questions of earlier attempts, the newest last."""
     paused_seconds: float = 0.0
-    """In all pauses together."""
+    """Total duration of all pauses."""
 
 
 class Ledger(Protocol):
-    """Where an execution's fate is decided."""
+    """Decides and stores how executions begin, pause and end."""
 
     is_durable: bool
-    """Whether what is said survives this process."""
+    """Whether decisions survive this process."""
 
     async def accept(self, acceptance: Acceptance) -> None:
         """Make the execution durable with its signals so far.
 
-        Raises `Unavailable`, `ConversationBusy`, `QueueFull`, `IdempotencyMismatch` or `Replayed`; then nothing was
-        accepted.
+        Raises `Unavailable`, `ConversationBusy`, `QueueFull`, `IdempotencyMismatch` or `Replayed`; in each case nothing
+        was accepted.
         """
 
     def abandon(self, execution_id: str, attempt: int = 1) -> None:
-        """Forget the buffered signals of an attempt that was not accepted, or is fenced off."""
+        """Discard the buffered signals of an attempt that was not accepted or is fenced off."""
 
     async def claim(self, limit: int) -> list[Claim]:
-        """Take on at most `limit` executions that wait for a process: queued, answered, due, or left by another."""
+        """Claim at most `limit` executions that are queued, answered, due, or lost by another process."""
 
     async def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Make the signals since the last commit durable. Raises `Fenced` or, after a bounded wait, `Unavailable`."""
 
     async def pause(self, pause: Pause) -> bool:
-        """As `finish`, but to `paused`; a due time or an answer makes it claimable again."""
+        """Like `finish`, with the status `paused`; its due time or an answer makes the execution claimable again."""
 
     async def release(self, release: Release) -> bool:
-        """Give the lease back with all remaining signals, so that another process goes on; false if fenced off."""
+        """Write the remaining signals and release the lease for another process; false if fenced off."""
 
     async def finish(self, finish: Finish) -> bool:
-        """Compare-and-set to a terminal status, with all remaining signals; false if another attempt owns it."""
+        """Set a terminal status and write the remaining signals; false if another attempt owns the execution."""
 
 
 class NullLedger:
-    """Keeps nothing: for library use without a database. Results are the same."""
+    """Stores nothing: for library use without a database. Results are the same."""
 
     is_durable = False
 
@@ -199,23 +199,23 @@ class NullLedger:
         """Accept everything."""
 
     def abandon(self, execution_id: str, attempt: int = 1) -> None:
-        """Nothing was kept."""
+        """Do nothing: nothing is buffered."""
 
     async def claim(self, limit: int) -> list[Claim]:
-        """Nothing waits."""
+        """Return an empty list: there is no queue."""
         return []
 
     async def checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Nothing to keep."""
+        """Do nothing: nothing is stored."""
 
     async def pause(self, pause: Pause) -> bool:
-        """The only attempt there is."""
+        """Return true: there is no other attempt."""
         return True
 
     async def release(self, release: Release) -> bool:
-        """Nobody would go on."""
+        """Return true: there is no other process to continue."""
         return True
 
     async def finish(self, finish: Finish) -> bool:
-        """The only attempt there is."""
+        """Return true: there is no other attempt."""
         return True

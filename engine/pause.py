@@ -1,4 +1,4 @@
-"""A run that waits without a worker: what it waits for, the answer that ends the wait, and where it goes on from."""
+"""Pauses of an execution: the wait for an answer or a time, the answer, and the resumption."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from engine.result import Approval
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was answered to an approval; `data` fits its `response_schema`."""
+    """An answer to an approval; `data` is valid against its `response_schema`."""
 
     choice: str
     data: Json = None
     answered_by: str | None = None
     approval_id: str | None = None
-    """The question it answers: no other is ever answered by it. Null: the one at which the run stands."""
+    """The question it answers, and the only one. Null means the question at which the run is paused."""
 
 
 def answer_problem(approval: Approval, choice: str, data: Json) -> str | None:
-    """Why this cannot be the answer, as a sentence that holds no value of it; null if it can."""
+    """Why this answer is refused, as a sentence that quotes none of its values; null if it is accepted."""
     if choice not in approval.choices:
         return f"The choices are: {', '.join(approval.choices)}."
     if approval.response_schema is None:
@@ -35,7 +35,7 @@ def answer_problem(approval: Approval, choice: str, data: Json) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """How a run stopped that goes on later: the open approvals (none: a delay), and when it goes on by itself."""
+    """A paused run: its open approvals (none for a delay), and the time at which it continues by itself."""
 
     approvals: Sequence[Approval]
     due_at: datetime
@@ -44,11 +44,11 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Where an attempt goes on: at the newest checkpoint of these earlier attempts, else from the input."""
+    """Where an attempt continues: at the newest checkpoint of earlier attempts, or from the input if there is none."""
 
     from_attempts: Sequence[int]
     """Newest first."""
     answers: Sequence[Answer] = ()
-    """To the execution's questions so far: each ends the wait for its own, however often the run comes to it."""
+    """Answers to the execution's questions so far. Each answers its own question whenever the run reaches it."""
     is_due: bool = False
-    """The time of the pause is up, by the clock of whoever resumes; else the worker looks at its own."""
+    """The time of the pause is up by the resuming caller's clock; if false, the worker checks its own clock."""

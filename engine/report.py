@@ -10,7 +10,7 @@ MAX_ISSUES = 100
 
 
 class Severity(StrEnum):
-    """An error stops writing and running; warnings and infos stop nothing."""
+    """A graph with an error can be neither stored nor run; warnings and infos prevent nothing."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -18,7 +18,7 @@ class Severity(StrEnum):
 
 
 class Layer(StrEnum):
-    """The kind of knowledge a rule needs; `internal` marks a rule that crashed."""
+    """The part of validation that a rule belongs to; `internal` marks a rule that crashed."""
 
     SCHEMA = "schema"
     STRUCTURE = "structure"
@@ -28,24 +28,24 @@ class Layer(StrEnum):
 
 
 class Issue(Document):
-    """One thing that is wrong or worth knowing. No text of it quotes a value: that may be content or a secret."""
+    """One finding of a rule. Its texts never quote a value, which could be content or a secret."""
 
     code: str
     severity: Severity
     layer: Layer
     pointer: str
-    """RFC 6901, into the document as sent."""
+    """JSON Pointer (RFC 6901) into the document as sent."""
     node_id: str | None = None
     edge_id: str | None = None
     message: str
     hint: str
-    """What to do."""
+    """The next step."""
     data: JsonObject = Field(default_factory=dict)
-    """Numbers and names."""
+    """Numbers and names from the message, for programs."""
 
 
 class Counts(Document):
-    """How many issues there are of each severity, also of those left out of the list; of one rule at most 1,000."""
+    """Issues by severity, including those left out of the list; at most 1,000 are counted per rule."""
 
     error: int = 0
     warning: int = 0
@@ -56,7 +56,7 @@ class ValidationReport(Document):
     """All findings about one document."""
 
     valid: bool
-    """There is no error."""
+    """The document has no errors."""
     content_hash: str | None
     """Null after a schema error."""
     layers: list[Layer]
@@ -65,10 +65,10 @@ class ValidationReport(Document):
     """Errors first, then by layer and place; at most 100."""
     counts: Counts
     truncated: bool = False
-    """There are more issues than are listed."""
+    """The list leaves some issues out."""
 
     def summary(self) -> str:
-        """One sentence for the message of an exception."""
+        """The errors in one sentence, for the message of an exception."""
         found = [issue for issue in self.issues if issue.severity == Severity.ERROR]
         if not found:
             return "no errors"

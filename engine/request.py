@@ -1,4 +1,4 @@
-"""The request for an execution, whose source is one of four kinds, and the caller who sends it."""
+"""The request for an execution, with one of four kinds of source, and its caller."""
 
 import hashlib
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Version = Annotated[int, Field(ge=1)]
 
 
 class TemplateSource(Document):
-    """A template by key or id, with parameters; `version` null is the latest."""
+    """A template by key or id, with parameters; `version` null means the latest."""
 
     kind: Literal["template"]
     template: Key
@@ -25,7 +25,7 @@ class TemplateSource(Document):
 
 
 class DefinitionSource(Document):
-    """A stored definition by slug or id; `version` null is the latest."""
+    """A stored definition by slug or id; `version` null means the latest."""
 
     kind: Literal["definition"]
     definition: Key
@@ -33,14 +33,14 @@ class DefinitionSource(Document):
 
 
 class GraphSource(Document):
-    """A graph sent along; no definition is stored."""
+    """A graph inside the request; no definition is stored."""
 
     kind: Literal["graph"]
     graph: JsonObject
 
 
 class ChatSource(Document):
-    """A turn of a conversation on a template (default universal_chat) or definition; a null conversation makes one."""
+    """A turn of a conversation, new if null, on a template (default `universal_chat`) or on a definition."""
 
     kind: Literal["chat"]
     conversation_id: Key | None = None
@@ -54,7 +54,7 @@ Source = Annotated[TemplateSource | DefinitionSource | GraphSource | ChatSource,
 
 
 class Overrides(Document):
-    """Changes to the graph for one execution; the graph after overrides is what is validated, hashed and run."""
+    """Changes to the graph for one execution. They are applied before the graph is validated, hashed and run."""
 
     model_defaults: JsonObject = Field(default_factory=dict)
     nodes: dict[str, JsonObject] = Field(default_factory=dict)
@@ -69,21 +69,21 @@ Disconnect = Literal["cancel", "continue"]
 
 
 class ExecutionRequest(Document):
-    """One execution to run: which workflow, on what input, with what changes."""
+    """A request to run one execution: its workflow, input and overrides."""
 
     source: Source
     input: JsonObject = Field(default_factory=dict)
     overrides: Overrides = Overrides()
     mode: Literal["wait", "stream", "async"] = "wait"
-    """How an answer over HTTP is given; the library has `execute()` and `stream()`."""
+    """How HTTP responds; the library has `execute()` and `stream()` instead."""
     on_disconnect: Disconnect | None = None
     tags: dict[Tag, Tag] = Field(default_factory=dict, max_length=16)
 
 
 def digest(request: ExecutionRequest, *, retry_of: str | None = None) -> str:
-    """What a request asks to run, in 64 hex digits: source, input and overrides; how it is answered does not count.
+    """The SHA-256 of a request's source, input and overrides in 64 hex digits; the kind of response is not part of it.
 
-    To run a finished execution again is to ask for something else than to run the same anew.
+    With `retry_of` the digest differs: a retry is not the same request as a new execution.
     """
     asked = request.model_dump(mode="json", include={"source", "input", "overrides"})
     if retry_of is not None:
@@ -101,9 +101,9 @@ class Caller:
     trace_context: Context | None = None
     """The caller's trace, which the execution's root span joins."""
     trace_link: Context | None = None
-    """The trace of a caller that is not trusted to be joined: the root span links to it."""
+    """The trace of an untrusted caller: the root span links to it instead of joining it."""
     idempotency_key: str | None = None
-    """A request repeated under the same key starts nothing again, for `SPANLOOM_IDEMPOTENCY_HOURS`, per owner."""
+    """The same owner's requests with this key start one execution only, for `SPANLOOM_IDEMPOTENCY_HOURS`."""
     any_folder: bool = False
     """The `files` retriever may read any folder for this caller. Set by the command line, never by an HTTP request."""
 

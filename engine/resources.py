@@ -1,6 +1,6 @@
-"""What nodes reach the world through: models, tools, retrievers, prices, and the stored workflows and conversations.
+"""The outside services of nodes: models, tools, retrievers, prices, and stored workflows and conversations.
 
-Protocols for what users plug in, and the plain records that pass through them.
+Each is a Protocol that users can implement; the records beside them are their arguments and results.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from engine.usage import Usage
 
 
 class ToolCall(TypedDict):
-    """A call the model asked for."""
+    """A tool call that the model asked for."""
 
     id: str
     name: str
@@ -34,13 +34,13 @@ class Message(TypedDict, total=False):
 
 
 def as_json(record: Mapping[str, object]) -> JsonObject:
-    """A message or call as plain JSON, which it is."""
+    """A message or call, typed as plain JSON."""
     return cast("JsonObject", dict(record))
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """The settings of one call, exactly as the node gives them."""
+    """The settings of one model call, exactly as the node sets them."""
 
     max_tokens: int = 1024
     temperature: float | None = None
@@ -54,7 +54,7 @@ class ModelSettings:
 
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
-    """What a model is told about a tool; `parameters` is a JSON Schema object."""
+    """The description of a tool for a model; `parameters` is a JSON Schema object."""
 
     name: str
     description: str
@@ -63,7 +63,7 @@ class ToolSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One provider call: a system text, the messages behind it, and the tools that are bound."""
+    """The request of one provider call: system text, messages, available tools and settings."""
 
     system: str
     messages: Sequence[Message]
@@ -73,13 +73,14 @@ class ModelRequest:
 
 @dataclass(frozen=True, slots=True)
 class ModelReply:
-    """A provider's whole answer. `usage` null: the provider did not report it (never 0 in its place)."""
+    """A provider's complete response. `usage` is null, never 0, if the provider did not report it."""
 
     text: str
     tool_calls: tuple[ToolCall, ...] = ()
     data: Json = None
-    """The parsed answer where a `response_schema` was asked for."""
+    """The parsed response, if the request has a `response_schema`."""
     finish_reason: str | None = None
+    """In OpenAI's terms: `stop`, `length`, `tool_calls`; otherwise the provider's own word, in lower case."""
     model: str | None = None
     response_id: str | None = None
     usage: Usage | None = None
@@ -90,41 +91,41 @@ class ChatModel(Protocol):
 
     @property
     def provider(self) -> str:
-        """`gen_ai.provider.name` as the conventions write it: openai, anthropic, gcp.gemini, offline."""
+        """Value of `gen_ai.provider.name`: openai, anthropic, gcp.gemini (as OpenTelemetry names them) or offline."""
 
     @property
     def model(self) -> str:
-        """The model's name as the provider knows it."""
+        """The provider's name of the model."""
 
     @property
     def server_address(self) -> str | None:
         """Host of the provider's endpoint; null if there is none."""
 
     async def invoke(self, request: ModelRequest) -> ModelReply:
-        """The answer in one piece. One provider call; no retries inside."""
+        """Make one provider call, without retries, and return the whole response."""
 
     def stream(self, request: ModelRequest) -> AsyncIterator[str | ModelReply]:
-        """Text as it arrives, then the whole reply as the last item."""
+        """Yield text as it arrives, then the whole reply as the last item."""
 
     def estimate_input_tokens(self, request: ModelRequest) -> int:
-        """An upper estimate, for budgets."""
+        """An upper estimate of the input tokens, for budgets."""
 
 
 class Models(Protocol):
-    """The models that can be called here."""
+    """The models that this process can call."""
 
     def default(self) -> tuple[str, str] | None:
-        """Provider and model for nodes that name none; null if there is none."""
+        """Provider and model for nodes without their own; null if there is no default."""
 
     def get(self, provider: str, model: str) -> ChatModel:
-        """Raises `MissingExtra` (with the install command) or `ResourceMissing`. Cheap: clients are shared."""
+        """The model; cheap, since clients are shared. Raises `MissingExtra` or `ResourceMissing`."""
 
     def problem(self, provider: str, model: str) -> str | None:
-        """Why the model cannot be called here, as a sentence with what to do; null if it can."""
+        """Why this process cannot call the model, with the next step, as a sentence; null if it can."""
 
 
 class CostSource(StrEnum):
-    """Values of `workflow.cost.source`: where a call's price came from."""
+    """Values of `workflow.cost.source`: the source of a call's price."""
 
     PRICE_TABLE = "price_table"
     OVERRIDE = "override"
@@ -134,7 +135,7 @@ class CostSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """The cost of one call in nano-USD; null with source `none` where no price or no usage is known."""
+    """The cost of one call in nano-USD; null with source `none` if its price or usage is unknown."""
 
     nano_usd: int | None
     source: CostSource
@@ -142,10 +143,10 @@ class Price:
 
 
 class Prices(Protocol):
-    """What a model call costs."""
+    """Prices of model calls."""
 
     def price(self, provider: str, model: str, usage: Usage | None, at: datetime) -> Price:
-        """The cost of a call that was made at `at`."""
+        """The cost of a call that was made at the time `at`."""
 
     def upper_nano_usd(self, provider: str, model: str, input_tokens: int, output_tokens: int) -> int | None:
         """The most a call of this size can cost; null if the model has no price."""
@@ -156,18 +157,18 @@ Effect = Literal["read", "idempotent", "write"]
 
 @dataclass(frozen=True, slots=True)
 class ToolContext:
-    """What a tool is told beside its arguments. The key is the same on every attempt and after every crash."""
+    """The context of a tool call. `idempotency_key` is the same on every attempt and after every crash."""
 
     execution_id: str
     owner: str
     idempotency_key: str
     deadline_seconds: float
     search: "Search | None" = None
-    """Asks the retriever that the execution's graph names, with its options; null if the graph has none."""
+    """Searches with the retriever and options of the execution's graph; null if the graph has no retriever."""
 
 
 class Tool(Protocol):
-    """Something a model may call."""
+    """A tool that models can call."""
 
     @property
     def spec(self) -> ToolSpec:
@@ -175,15 +176,15 @@ class Tool(Protocol):
 
     @property
     def effect(self) -> Effect:
-        """`read` and `idempotent` tools may be retried, `write` tools are called once."""
+        """`read` and `idempotent` tools may be retried; `write` tools are called once."""
 
     async def call(self, arguments: JsonObject, context: ToolContext) -> Json:
-        """Run with arguments that fit the schema. Any exception is a failed call."""
+        """Run the tool; the arguments are valid against its schema. Any exception is a failed call."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetrievalQuery:
-    """One question to a retriever. `document_ids` null means all."""
+    """One query to a retriever. `document_ids` null means all documents."""
 
     text: str
     owner: str
@@ -197,7 +198,7 @@ class RetrievalQuery:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A piece of text a retriever found; `score` 0..1, best first."""
+    """A piece of text that a retriever found; `score` is between 0 and 1, higher is better."""
 
     id: str
     source: str
@@ -210,17 +211,17 @@ class Retriever(Protocol):
 
     @property
     def options_schema(self) -> JsonObject:
-        """JSON Schema of `options`."""
+        """JSON Schema of `RetrievalQuery.options`."""
 
     async def retrieve(self, query: RetrievalQuery) -> list[Passage]:
-        """Best first. Raises `ResourceMissing` if the source cannot be read; an outage is never an empty list."""
+        """The passages, best first. An unreadable source raises `ResourceMissing` and never gives an empty list."""
 
 
 class Search(Protocol):
-    """A bound search: what the tool `search_docs` asks."""
+    """A search with its retriever and options bound, for the tool `search_docs`."""
 
     async def __call__(self, query: str, max_documents: int) -> list[Passage]:
-        """Best first."""
+        """The passages, best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +256,7 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a conversation brings into an execution: the summary and the newest messages it does not cover."""
+    """The part of a conversation that an execution reads: its summary and the newest messages after it."""
 
     conversation_id: str
     summary: JsonObject | None
@@ -266,14 +267,14 @@ class Templates(Protocol):
     """Stored templates."""
 
     async def find(self, key_or_id: str, version: int | None, owner: str) -> Template | None:
-        """A version, or the latest; null if there is none that this owner may see."""
+        """This version, or the latest if `version` is null; null if this owner can see none."""
 
 
 class Definitions(Protocol):
     """Stored definitions."""
 
     async def find(self, slug_or_id: str, version: int | None, owner: str) -> Definition | None:
-        """A version, or the latest; null if there is none that this owner may see."""
+        """This version, or the latest if `version` is null; null if this owner can see none."""
 
 
 class Conversations(Protocol):
@@ -282,7 +283,7 @@ class Conversations(Protocol):
     async def history(
         self, conversation_id: str, owner: str, limit: int, *, before: str | None = None
     ) -> History | None:
-        """At most `limit` messages; null if there is no such conversation of this owner.
+        """The history with at most `limit` messages; null if this owner has no such conversation.
 
         `before`: an execution whose own messages are left out.
         """
@@ -290,7 +291,7 @@ class Conversations(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Everything an execution may use; built once, when the engine is wired."""
+    """All services that executions use; built once, at startup."""
 
     models: Models
     prices: Prices
@@ -300,4 +301,4 @@ class Resources:
     definitions: Definitions
     conversations: Conversations
     no_checkpoints: str | None = None
-    """Why no checkpoints can be kept here, as a sentence with what to do; null if they can."""
+    """Why this process cannot store checkpoints, with the next step, as a sentence; null if it can."""

@@ -1,4 +1,4 @@
-"""The result of an execution: its output, usage and errors, made in one place for every status."""
+"""The result of an execution: its output, usage and errors, built in one place for every status."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -13,7 +13,7 @@ from engine.usage import Totals, Unfinished, Usage
 
 
 class Status(StrEnum):
-    """The six values an execution's status can have. Cancelled is no failure."""
+    """The status of an execution. Cancelled is not a failure."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -24,7 +24,7 @@ class Status(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """Decided once and final."""
+        """Whether the execution has ended for good."""
         return self in _TERMINAL
 
 
@@ -35,11 +35,11 @@ class ErrorClass(StrEnum):
     """Who has to act on a failed execution."""
 
     CALLER = "caller"
-    """The caller's own document, parameters or input do not fit."""
+    """The caller's document, parameters or input are not valid."""
     WORKFLOW = "workflow"
-    """The workflow ran and failed as it is written: a limit, a route, an expression, an end node."""
+    """The workflow failed by its own design: a limit, a route, an expression, an end node."""
     PROVIDER = "provider"
-    """A model provider answered with an error or not at all."""
+    """A model provider returned an error or did not respond."""
     TOOL = "tool"
     """A tool failed."""
     ENGINE = "engine"
@@ -47,7 +47,7 @@ class ErrorClass(StrEnum):
 
 
 class ErrorInfo(Document):
-    """One failed node: where, why, after how many attempts, and whether the graph handled it."""
+    """The failure of one node: its place, its cause, the attempts made, and whether the graph handled it."""
 
     node_id: str
     path: str
@@ -58,10 +58,10 @@ class ErrorInfo(Document):
 
 
 class Approval(Document):
-    """An open question of a paused execution: what is asked, what may be answered, and until when."""
+    """An open question of a paused execution, with its choices and its deadline."""
 
     approval_id: str
-    """The same however often a run comes back to the question."""
+    """Stable: an attempt that reaches the question again gets the same id."""
     node_id: str
     path: str
     prompt: str
@@ -72,7 +72,7 @@ class Approval(Document):
 
 
 class ResultMetadata(Document):
-    """Where the result came from and what to look it up by."""
+    """The source of a result, and the ids to look it up by."""
 
     source: str
     workflow_name: str
@@ -88,7 +88,7 @@ class ResultMetadata(Document):
 
 
 class ExecutionResult(Document):
-    """How an execution ended and what it used. Money: integer nano-USD, null if no call had a price."""
+    """How an execution ended and what it used. Costs are integer nano-USD; null if no call had a price."""
 
     execution_id: str
     status: Status
@@ -97,7 +97,7 @@ class ExecutionResult(Document):
     error_class: ErrorClass | None = None
     """Who has to act on the failure; null unless the execution failed."""
     report: ValidationReport | None = None
-    """All findings about the document, where the failure is `invalid_workflow`; 100 at most, with their total."""
+    """The findings about the document, if the failure is `invalid_workflow`; at most 100, with their total."""
     response: str = ""
     output: Json = None
     messages: list[JsonObject] = Field(default_factory=list)
@@ -112,14 +112,14 @@ class ExecutionResult(Document):
     unfinished_calls: int = 0
     """Model calls that were in flight when an attempt's process died."""
     cost_upper_nano_usd: int | None = None
-    """The cost, and what those calls may have cost at most; null if that is not known."""
+    """Upper limit of the cost, including those calls; null if it is unknown."""
     errors: list[ErrorInfo] = Field(default_factory=list)
     approvals: list[Approval] = Field(default_factory=list)
     metadata: ResultMetadata
 
 
 class ResultParts(TypedDict, total=False):
-    """What a result has besides identity and usage; fields as in `ExecutionResult`."""
+    """The fields of `ExecutionResult` besides identity and usage."""
 
     error_type: str | None
     error_message: str | None
@@ -144,7 +144,7 @@ def result_of(
     degraded: Sequence[str] = (),
     **parts: Unpack[ResultParts],
 ) -> ExecutionResult:
-    """The result of an attempt that has ended, whoever ends it: its own process, or another after its loss."""
+    """Build the result of an attempt that its own process ended, or another process after its loss."""
     return ExecutionResult(
         execution_id=identity.execution_id,
         status=status,

@@ -1,4 +1,4 @@
-"""Tokens and what an execution used: the kinds of tokens, the usage of one call, the totals over all attempts."""
+"""Usage: the kinds of tokens, the usage of one call, and the totals of an execution over all its attempts."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,19 +9,19 @@ from engine.graph import Document, JsonObject
 
 @dataclass(frozen=True, slots=True)
 class TokenKind:
-    """A kind of tokens that providers count. Attribute keys, columns, sums and metric labels are derived from it."""
+    """A kind of token that providers count. Attribute keys, columns, sums and metric labels are derived from it."""
 
     field: str
     """Field of `Usage`, column of records, spans and roll-ups, and last part of the key of its sum on the root."""
     label: str
     """Value of the metric labels `type` and `gen_ai_token_type`."""
     genai_key: str
-    """Key on the model call's span, behind `gen_ai.usage.`; the GenAI conventions fix it."""
+    """Key on the model call's span, after `gen_ai.usage.`; fixed by the GenAI conventions."""
     meaning: str
     includes: str = ""
-    """What is counted in it too."""
+    """Tokens that this count includes."""
     part: str = ""
-    """As part of the tokens read or written, in words behind a number; empty for these two themselves."""
+    """Words after a number that name this part of the input or output tokens; empty for those two kinds."""
 
 
 TOKEN_KINDS = (
@@ -43,13 +43,13 @@ TOKEN_KINDS = (
     ),
     TokenKind("reasoning_tokens", "reasoning", "reasoning.output_tokens", "reasoning tokens", part="of reasoning"),
 )
-"""The one list of token kinds. A kind more is an entry here, a field of the documents, and a migration."""
+"""All token kinds. Another kind needs an entry here, a field of `Usage`, and a migration."""
 
 TOKEN_FIELDS = tuple(kind.field for kind in TOKEN_KINDS)
 
 
 class Usage(Document):
-    """Tokens. `input_tokens` includes cached ones, `output_tokens` includes reasoning; null: no provider reported."""
+    """Token counts; null means not reported. Input tokens include cached tokens, output tokens include reasoning."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -60,7 +60,7 @@ class Usage(Document):
 
     @classmethod
     def of_counts(cls, counts: Mapping[str, int | None]) -> "Usage":
-        """From the count of each kind, by field; the total is what was read and written, as far as it is known."""
+        """Usage from the counts by field; the total is input plus output, as far as they are known."""
         total = _add(counts["input_tokens"], counts["output_tokens"])
         return cls(**{name: counts[name] for name in TOKEN_FIELDS}, total_tokens=total)
 
@@ -76,7 +76,7 @@ _NANO = 1_000_000_000
 
 
 def dollars(nano_usd: int, *, every_digit: bool = False) -> str:
-    """An exact amount for people, as in $0.0016528; without `every_digit`, zeros after the cents are dropped."""
+    """An exact amount for people, such as $0.0016528, without trailing zeros after the cents unless `every_digit`."""
     whole, rest = divmod(nano_usd, _NANO)
     digits = f"{rest:09d}"
     return f"${whole:,}.{digits if every_digit else digits.rstrip('0').ljust(2, '0')}"
@@ -84,7 +84,7 @@ def dollars(nano_usd: int, *, every_digit: bool = False) -> str:
 
 @dataclass(slots=True)
 class Totals:
-    """Tokens, money (integer nano-USD) and counts; the sum of the execution's spans."""
+    """Tokens, costs (integer nano-USD) and counts, summed over the execution's spans."""
 
     usage: Usage = field(default_factory=Usage)
     priced_nano_usd: int = 0
@@ -97,13 +97,13 @@ class Totals:
     nodes_failed: int = 0
     nodes_retried: int = 0
     model_seconds: float = 0.0
-    """Of ended attempts; those of the running one are in its time ledger."""
+    """Only of attempts that have ended; the running attempt has a time ledger."""
     tool_seconds: float = 0.0
     first_token_seconds: float | None = None
 
     @property
     def cost_nano_usd(self) -> int | None:
-        """Null if calls were made and none was priced: 0 would be a claim."""
+        """The cost of priced calls; null, not 0, if there were calls and none had a price."""
         return None if self.unpriced_calls and not self.priced_calls else self.priced_nano_usd
 
     def __add__(self, other: "Totals") -> "Totals":
@@ -112,12 +112,12 @@ class Totals:
         return Totals(usage=self.usage + other.usage, first_token_seconds=first, **sums)
 
     def as_json(self) -> JsonObject:
-        """To be read back by `from_json`."""
+        """The totals as JSON for `from_json`."""
         return {**asdict(self), "usage": self.usage.model_dump()}
 
     @classmethod
     def from_json(cls, document: JsonObject) -> "Totals":
-        """What `as_json` gave."""
+        """The totals from the JSON of `as_json`."""
         fields: dict[str, Any] = {**document, "usage": Usage.model_validate(document["usage"])}
         return cls(**fields)
 
@@ -127,20 +127,20 @@ _SUMS = tuple(name for name in Totals.__dataclass_fields__ if name not in ("usag
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """Model calls that were in flight when an attempt's process died: what they used is not known, only bounded."""
+    """Model calls in flight when an attempt's process died: their usage is unknown, but has an upper limit."""
 
     calls: int = 0
     upper_nano_usd: int | None = 0
-    """What they may have cost at most; null if a price was not known."""
+    """Upper limit of their cost; null if a price was unknown."""
 
     def plus(self, upper_nano_usd: int | None) -> "Unfinished":
-        """One call more."""
+        """The same with one more call."""
         known = self.upper_nano_usd is not None and upper_nano_usd is not None
         upper = (self.upper_nano_usd or 0) + (upper_nano_usd or 0) if known else None
         return Unfinished(self.calls + 1, upper)
 
     def upper_cost_nano_usd(self, cost_nano_usd: int | None) -> int | None:
-        """What the execution may have cost at most, given the cost that is known."""
+        """Upper limit of the execution's cost, given its known cost."""
         if self.calls == 0:
             return cost_nano_usd
         if self.upper_nano_usd is None:
@@ -150,9 +150,9 @@ class Unfinished:
 
 @dataclass(slots=True)
 class Carried:
-    """Totals, span ids and unfinished model calls of the attempts before this one."""
+    """Totals, span ids and unfinished model calls carried over from earlier attempts."""
 
     totals: Totals = field(default_factory=Totals)
     span_ids: list[int] = field(default_factory=list)
-    """Of the spans that the record level keeps; they count in the seal."""
+    """Ids of the spans that the record level stores; the seal covers them."""
     unfinished: Unfinished = Unfinished()
