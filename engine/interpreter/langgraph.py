@@ -79,12 +79,12 @@ class CompiledWorkflow:
         return True
 
     async def _run(self, context: ExecutionContext, checkpoints: Checkpoints | None) -> None:
-        if context.standing.at is None:
+        if context.current_position.at is None:
             return
         limit = context.limits.max_node_executions + 1
         if checkpoints is None or self.plan.durability == "exit":
             await self.app.ainvoke(context.state, config={"recursion_limit": limit}, context=context)
-            if checkpoints is not None and context.standing.parked is not None:
+            if checkpoints is not None and context.current_position.parked is not None:
                 await checkpoints.keep(context.execution_id, context.attempt, snapshot.take(context))
             return
         await checkpoints.setup()
@@ -98,7 +98,7 @@ class CompiledWorkflow:
 
 
 def _paused(context: ExecutionContext) -> Paused | None:
-    parked = context.standing.parked
+    parked = context.current_position.parked
     if parked is None:
         return None
     asked = parked["approval"]
@@ -134,7 +134,7 @@ def _by_step(plan: Plan) -> App:
         context = get_runtime(ExecutionContext).context
         await Walker(plan, context).step()
         await _drop_older(context)
-        goes_on = context.standing.at is not None and context.standing.parked is None
+        goes_on = context.current_position.at is not None and context.current_position.parked is None
         return _Segment(snapshot.take(context), goes_on)
 
     written = (

@@ -37,7 +37,7 @@ class Snapshot(TypedDict):
 
 def take(context: ExecutionContext) -> bytes:
     """The current state of the run as JSON, independent of later changes."""
-    position = context.standing
+    position = context.current_position
     error = position.arrival.error
     return orjson.dumps(
         Snapshot(

@@ -63,7 +63,7 @@ class Walker:
     async def run(self) -> None:
         """Walk to an end, or until a visit parks. Raises `Stopped`, or an `ExecutionFailure` of the whole execution."""
         scope = self._scope()
-        position = self._context.standing
+        position = self._context.current_position
         while position.at is not None:
             position = await self._advance(scope, position)
             if position.parked is not None:
@@ -73,7 +73,7 @@ class Walker:
     async def step(self) -> None:
         """Walk one node, or a fork with its branches to the join. Raises as `run` does."""
         scope = self._scope()
-        self._stand(scope, await self._advance(scope, self._context.standing))
+        self._stand(scope, await self._advance(scope, self._context.current_position))
 
     def _scope(self) -> Scope:
         return Scope(self._context.state, at_most_bytes=self._context.state_bytes)

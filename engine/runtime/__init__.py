@@ -1,1 +1,1 @@
-"""What a running node is given: context, state, limits, and its calls to the world."""
+"""The runtime of a node: execution context, state, limits, and calls to models, tools and retrievers."""

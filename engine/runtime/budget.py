@@ -1,4 +1,4 @@
-"""The limits of model calls: number, tokens and cost. Reserved before a call, settled after it."""
+"""Limits the number, tokens and cost of model calls: reserved before each call, settled after it."""
 
 from dataclasses import dataclass
 
@@ -14,18 +14,18 @@ WARNING_SHARE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What a call may use at most; nano-USD 0 without a cost budget."""
+    """The most that a call may use; `nano_usd` is 0 without a cost budget."""
 
     tokens: int
     nano_usd: int
 
     def plus(self, other: "Reservation") -> "Reservation":
-        """Both together."""
+        """Return the sum of both."""
         return Reservation(self.tokens + other.tokens, self.nano_usd + other.nano_usd)
 
 
 class Budget:
-    """The budget of an execution, shared by all branches; it includes the spending of earlier attempts."""
+    """The budget of one execution, shared by all of its branches. It includes the use of earlier attempts."""
 
     def __init__(self, limits: Limits, prices: Prices, tracker: WorkflowTracker) -> None:
         self._limits = limits
@@ -37,13 +37,16 @@ class Budget:
             used.usage.total_tokens or 0, used.priced_nano_usd + (tracker.unfinished.upper_nano_usd or 0)
         )
         self._reserved = Reservation(0, 0)
-        """The upper bound of the calls in flight."""
+        """The upper bound of the calls in flight: not spent yet, but not available to other calls."""
         self._warned: set[str] = set()
 
     def reserve(self, model: ChatModel, request: ModelRequest) -> Reservation:
-        """Raises `LimitExceeded`, `BudgetExceeded` or `UnpricedModel`, before anything is sent."""
+        """Reserve the most that a call may use, before it is sent.
+
+        Raises `LimitExceeded`, `BudgetExceeded` or `UnpricedModel`.
+        """
         if self._calls >= self._limits.max_model_calls:
-            raise LimitExceeded(f"more than {self._limits.max_model_calls} model calls")
+            raise LimitExceeded(f"the execution has reached its limit of {self._limits.max_model_calls} model calls")
         reservation = self._estimate(model, request)
         reserved = self._reserved.plus(reservation)
         self._check("tokens", reserved.tokens, self._spent.tokens, self._limits.budget_tokens)
@@ -53,9 +56,9 @@ class Budget:
         return reservation
 
     def settle(self, reservation: Reservation, usage: Usage | None, price: Price) -> None:
-        """Replace a reservation by the actual usage; if the usage is unknown, the reservation counts as used.
+        """Replace the reservation by the actual use. If that is unknown, the whole reservation counts as used.
 
-        A refused call has no usage and a price of 0: it used nothing.
+        A call that was refused has no usage and a price of 0, so it counts as no use.
         """
         tokens = usage.total_tokens if usage is not None else 0 if price.nano_usd == 0 else None
         self._reserved = self._reserved.plus(Reservation(-reservation.tokens, -reservation.nano_usd))
@@ -69,7 +72,7 @@ class Budget:
         self._warn("nano_usd", self._spent.nano_usd, self._limits.budget_nano_usd)
 
     def upper(self, model: ChatModel, request: ModelRequest) -> tuple[int, int | None]:
-        """What a call may use at most: tokens, and nano-USD or null where the price is not known."""
+        """Return the most that a call may use, in tokens and in nano-USD; the latter is null for an unknown price."""
         inputs, outputs = model.estimate_input_tokens(request), request.settings.max_tokens
         return inputs + outputs, self._prices.upper_nano_usd(model.provider, model.model, inputs, outputs)
 

@@ -1,4 +1,4 @@
-"""Calls of nodes to models, tools and retrievers: each has a span and counts towards the limits."""
+"""Calls that nodes make to models, tools and retrievers. Each call has one span and counts towards the limits."""
 
 import asyncio
 from copy import deepcopy
@@ -30,19 +30,19 @@ from engine.tracing.semconv import Waste
 from engine.tracing.spans import ModelCall
 
 UNKNOWN_TOOL = "unknown"
-"""The tool name on spans if the model invented a tool."""
-MISFIT = "the arguments do not fit the tool's schema"
+"""The name on the span if the model called a tool that does not exist."""
+INVALID_ARGUMENTS = "the arguments do not fit the tool's schema"
 
 
 async def call_model(visit: Visit, model: ChatModel, request: ModelRequest, *, stream_as: str | None) -> ModelReply:
-    """One provider call. With `stream_as` the tokens go to the readers as parts of the message of that id.
+    """Make one call to a provider. With `stream_as`, emit the tokens as parts of the message with that id.
 
     Raises `ModelFailure`, or `BudgetExceeded` and `LimitExceeded` before anything is sent.
     """
     reservation = visit.context.budget.reserve(model, request)
     call = visit.span.model_call(model, request)
     try:
-        await _write_down(visit, call, model, request)
+        await _store_reservation(visit, call, model, request)
     except BaseException:
         visit.settle(reservation, None, call.withdraw())
         raise
@@ -55,22 +55,22 @@ async def call_model(visit: Visit, model: ChatModel, request: ModelRequest, *, s
         await visit.context.checkpoint()
         raise
     except (Exception, asyncio.CancelledError) as error:
-        visit.settle(reservation, None, _broken_off(visit, call, error))
+        visit.settle(reservation, None, _close_broken_call(visit, call, error))
         raise
     visit.settle(reservation, reply.usage, call.complete(reply))
     await visit.context.checkpoint()
     return reply
 
 
-async def _write_down(visit: Visit, call: ModelCall, model: ChatModel, request: ModelRequest) -> None:
-    """Make the upper bound of a call's cost durable before the call, so that a crash loses no spending."""
+async def _store_reservation(visit: Visit, call: ModelCall, model: ChatModel, request: ModelRequest) -> None:
+    """Store the most that a call may cost before it is made, so that its cost survives a crash."""
     context = visit.context
     if context.ledger.is_durable:
         tokens, nano_usd = context.budget.upper(model, request)
         await context.checkpoint(CallReservation(call.id, model.provider, model.model, tokens, nano_usd))
 
 
-def _broken_off(visit: Visit, call: ModelCall, error: BaseException) -> Price:
+def _close_broken_call(visit: Visit, call: ModelCall, error: BaseException) -> Price:
     """End the span of a call that was cut off, or whose adapter failed."""
     if not is_cut_off(error):
         return call.fail(type(error).__name__, "the model's adapter failed", None, Waste.FAILED)
@@ -97,20 +97,20 @@ async def _stream(
         visit.emit(EventType.TOKEN, {"message_id": message_id, "text": piece})
         await events.breathe()
     if reply is None:
-        raise ModelFailure("connection", "the answer broke off")
+        raise ModelFailure("connection", "the stream ended before the answer was complete")
     return reply
 
 
 @dataclass(frozen=True, slots=True)
 class ToolOutcome:
-    """How a tool call ended. `attempts` counts towards the limits."""
+    """The outcome of a tool call. `attempts` counts towards the limits."""
 
     ok: bool
     text: str
-    """The text that the model gets as the tool's result."""
+    """The result or error message that is sent to the model."""
     error_type: str | None = None
     problem: str = ""
-    """The error for the span, without arguments, results or other content."""
+    """The error message for the span, without content such as arguments and results."""
     attempts: int = 1
 
 
@@ -134,7 +134,7 @@ async def call_tool(
             else:
                 span.cancel()
             raise
-        outcome = _broken(error)
+        outcome = _failed_outcome(error)
     if outcome.ok:
         span.complete()
     else:
@@ -155,8 +155,8 @@ async def _run_tool(
     visit: Visit, tool: Tool | None, call: ToolCall, timeout_seconds: float, max_result_bytes: int
 ) -> ToolOutcome:
     if tool is None:
-        text = f"there is no tool {call['name']} here"
-        return ToolOutcome(False, text, "resource_missing", "there is no tool of this name here")
+        text = f"there is no tool {call['name']}"
+        return ToolOutcome(False, text, "resource_missing", "there is no tool with this name")
     context = ToolContext(
         execution_id=visit.context.execution_id,
         owner=visit.context.owner,
@@ -166,9 +166,9 @@ async def _run_tool(
     )
     timeout = asyncio.timeout(timeout_seconds)
     try:
-        misfit = _arguments_problem(tool.spec.parameters, call["arguments"])
-        if misfit is not None:
-            return ToolOutcome(False, f"{MISFIT}: {misfit}", "invalid_arguments", MISFIT)
+        problem = _arguments_problem(tool.spec.parameters, call["arguments"])
+        if problem is not None:
+            return ToolOutcome(False, f"{INVALID_ARGUMENTS}: {problem}", "invalid_arguments", INVALID_ARGUMENTS)
         async with timeout:
             result = await tool.call(deepcopy(call["arguments"]), context)
         return ToolOutcome(True, _result_text(result, max_result_bytes))
@@ -177,12 +177,12 @@ async def _run_tool(
         return ToolOutcome(False, text, failure.error_type, text)
     except Exception as error:
         if not timeout.expired():
-            return _broken(error)
+            return _failed_outcome(error)
         text = f"{tool.spec.name} took longer than {timeout_seconds:g} s"
         return ToolOutcome(False, text, "timeout", text)
 
 
-def _broken(error: BaseException) -> ToolOutcome:
+def _failed_outcome(error: BaseException) -> ToolOutcome:
     name = type(error).__name__
     return ToolOutcome(False, error_text(str(error)) or name, name, "the tool failed")
 
@@ -191,7 +191,7 @@ def _result_text(result: Json, max_bytes: int) -> str:
     try:
         text = result if isinstance(result, str) else orjson.dumps(result).decode()
     except TypeError as error:
-        raise OutputInvalid("the tool's result is no JSON") from error
+        raise OutputInvalid("the tool's result cannot be converted to JSON") from error
     data = text.encode("utf-8", "replace")
     return text if len(data) <= max_bytes else data[:max_bytes].decode("utf-8", "ignore") + " [cut]"
 
@@ -202,10 +202,10 @@ def _arguments_problem(schema: JsonObject, arguments: JsonObject) -> str | None:
 
 
 async def retrieve(visit: Visit, name: str, query: RetrievalQuery) -> list[Passage]:
-    """Ask a retriever. Raises `ResourceMissing` if there is none of this name, or the retriever's own failure."""
+    """Query a retriever. Raises `ResourceMissing` if no retriever has this name, or the retriever's own failure."""
     retriever = visit.context.resources.retrievers.get(name)
     if retriever is None:
-        raise ResourceMissing(f"there is no retriever {name} here")
+        raise ResourceMissing(f"there is no retriever {name}")
     span = visit.span.retrieval(name)
     try:
         passages = await retriever.retrieve(query)
@@ -230,7 +230,10 @@ async def retrieve(visit: Visit, name: str, query: RetrievalQuery) -> list[Passa
 
 
 def bound_search(visit: Visit) -> Search | None:
-    """The search of the graph's retrieval node, else of the server's retriever; null if there is no such retriever."""
+    """Return the search of the tool `search_docs` for this node; null if its retriever does not exist.
+
+    The graph's retrieval node chooses the retriever; without such a node the server's default applies.
+    """
     source, context = visit.node.search_source, visit.context
     retriever = context.resources.retrievers.get(source.retriever)
     if retriever is None:

@@ -1,4 +1,4 @@
-"""ExecutionContext: everything that belongs to a running attempt. Rebuilt for every attempt, never stored."""
+"""ExecutionContext holds everything a running execution uses. It is rebuilt for every attempt and never stored."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class ExecutionContext:
-    """The identity, graph, resources, limits and state of an attempt. Nodes reach the outside only through it."""
+    """The identity, graph, resources, limits and progress of one attempt. Nodes reach the outside only through it."""
 
     execution_id: str
     attempt: int
@@ -35,7 +35,7 @@ class ExecutionContext:
     graph: WorkflowGraph
     limits: Limits
     deadline: float
-    """By `time.monotonic()`."""
+    """When the run times out, in seconds of `time.monotonic()`."""
     resources: Resources
     tracker: WorkflowTracker
     events: EventRing
@@ -43,54 +43,56 @@ class ExecutionContext:
     state: WorkflowState
     ledger: Ledger = field(default_factory=NullLedger)
     on_fenced: Callable[[], None] = lambda: None
-    """Called when the attempt no longer owns the execution; it cancels the run."""
+    """Cancels the run; called when the ledger reports that this attempt no longer owns the execution."""
     state_bytes: int = 0
     """An upper bound of the state's size: the last measurement plus everything added since."""
     position: WalkPosition | None = None
-    """Where the walk stands between two nodes; null before it begins."""
+    """The position of the walk between two nodes; null before it begins."""
     checkpoints: "Checkpoints | None" = None
-    """Where the run is stored after every step; null if it is not."""
+    """Where the run is saved after every step; null if it is not saved."""
     steps: int = 0
-    """Steps of the graph runtime that this attempt has made."""
+    """The number of steps of the graph runtime in this attempt."""
     resume: Resume | None = None
-    """How the attempt resumes the run; null if it begins the run."""
+    """Why and how the attempt continues an earlier one; null for the first attempt."""
     errors: list[ErrorInfo] = field(default_factory=list)
     degraded: list[str] = field(default_factory=list)
     node_visits: int = 0
     tool_calls: dict[str, int] = field(default_factory=dict)
-    """Tool calls so far by tools node, in all branches, including those of failed nodes."""
+    """Tool calls made so far, by tools node: in all branches, even if the node failed."""
 
     @property
     def seconds_left(self) -> float:
-        """Until the run's own timeout."""
+        """The seconds until the run's timeout."""
         return max(0.0, self.deadline - time.monotonic())
 
     @property
-    def standing(self) -> WalkPosition:
-        """Where the walk stands, once it has begun."""
+    def current_position(self) -> WalkPosition:
+        """The position of the walk. It must have begun."""
         assert self.position is not None
         return self.position
 
     @property
     def may_park(self) -> bool:
-        """A visit may wait without a worker, since the run is stored."""
+        """Whether a visit may wait without a worker, which needs a saved run."""
         return self.graph.durability != "none"
 
     @property
     def elapsed_seconds(self) -> float:
-        """The run's time so far, of all attempts together, pauses not counted."""
+        """The run's time so far in seconds: all attempts together, without pauses."""
         return self.limits.run_seconds - (self.deadline - time.monotonic())
 
     def count_visit(self) -> None:
-        """Raises `LimitExceeded` for one visit more than `max_node_executions`."""
+        """Count one visit. Raises `LimitExceeded` beyond `max_node_executions`."""
         self.node_visits += 1
         if self.node_visits > self.limits.max_node_executions:
-            raise LimitExceeded(f"more than {self.limits.max_node_executions} node executions")
+            raise LimitExceeded(
+                f"the execution has reached its limit of {self.limits.max_node_executions} node executions"
+            )
 
     async def checkpoint(self, begins: CallReservation | None = None) -> None:
-        """Make all signals so far durable, and the reservation of the call that begins. Raises `BooksClosed`.
+        """Commit all signals so far and the model call that begins. Raises `BooksClosed` if the ledger is unavailable.
 
-        An attempt that is fenced off waits here for its end.
+        An attempt that is fenced off waits here until it is cancelled.
         """
         try:
             await self.ledger.checkpoint(Checkpoint(self.execution_id, self.attempt, begins=begins))
@@ -101,12 +103,12 @@ class ExecutionContext:
             await asyncio.get_running_loop().create_future()
 
     def tool_calls_left(self, node_id: str, most: int) -> int:
-        """How many calls a tools node that may make `most` of them can still take up in this execution."""
+        """Return how many more calls a tools node with the limit `most` can make in this execution."""
         here = most - self.tool_calls.get(node_id, 0)
         return max(0, min(here, self.limits.max_tool_calls - sum(self.tool_calls.values())))
 
     def take_tool_calls(self, node_id: str, wanted: int, most: int) -> int:
-        """Count as many of the wanted calls as the limits allow; returns their number."""
+        """Count as many of the wanted calls as the limits allow, and return that number."""
         taken = min(wanted, self.tool_calls_left(node_id, most))
         self.tool_calls[node_id] = self.tool_calls.get(node_id, 0) + taken
         return taken

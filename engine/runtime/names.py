@@ -1,4 +1,4 @@
-"""The names that expressions and prompts see (docs/reference/expressions.md), computed only when they are read."""
+"""The names that expressions and prompts can read (docs/reference/expressions.md), computed only on access."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ class Names(Mapping[str, Json]):
         self._loops = loops
 
     def with_loop(self, loop_id: str, counted: LoopState) -> "Names":
-        """The same names, with one loop's counts as they are for the round that is being decided."""
+        """Return the same names with other counts for one loop, which is deciding about its next round."""
         return Names(self._state, self._context, self._error, {**self._state["loop_state"], loop_id: counted})
 
     def __getitem__(self, name: str) -> Json:
@@ -107,7 +107,7 @@ _NAMES: dict[str, Callable[[Names], Json]] = {
 }
 
 NAMES = frozenset(_NAMES)
-"""Every root name there is."""
+"""All root names."""
 
 MEANINGS: dict[str, tuple[str, str]] = {
     "input": ("map", "The checked input."),
@@ -126,4 +126,4 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "retrieval_context": ("string", "The retrieved passages; in prompts only."),
     "conversation_summary": ("string", "Summary of older messages; in prompts only."),
 }
-"""Type and content of each name, for the reference."""
+"""The type and description of each name, for the reference."""

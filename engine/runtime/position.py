@@ -1,4 +1,4 @@
-"""The position of a run between two nodes: the next node, how the run arrived there, and whether it is parked."""
+"""The position of a run between two nodes: the next node, how the run came there, and whether it is parked there."""
 
 from dataclasses import dataclass
 from typing import TypedDict
@@ -9,14 +9,14 @@ from engine.result import ErrorInfo
 
 @dataclass(slots=True)
 class Arrival:
-    """How a run arrived at a node: the previous node, and the error if an error edge led here."""
+    """How a run came to a node: from which node, and with which error if an error edge led here."""
 
     source: str | None = None
     error: ErrorInfo | None = None
 
 
 class Parked(TypedDict):
-    """A visit that waits without a worker. Times in seconds since the epoch, by the clock of the worker that parked."""
+    """A visit that waits without a worker. Times are seconds since the epoch, by the clock of the parking worker."""
 
     visit: int
     attempt: int
@@ -24,12 +24,15 @@ class Parked(TypedDict):
     since: float
     due_at: float
     approval: JsonObject | None
-    """The question, as an `Approval`; null for a delay."""
+    """The question as an `Approval` document; null for a delay."""
 
 
 @dataclass(slots=True)
 class WalkPosition:
-    """Where a walk continues. `at` null: it reached an end. `parked`: the visit of that node has begun and waits."""
+    """The node where a walk continues.
+
+    `at` is null once an end node was reached. `parked` is set if the visit of that node has started and waits.
+    """
 
     at: str | None
     arrival: Arrival

@@ -1,7 +1,7 @@
 """The state of a running workflow: the JSON that nodes read and write.
 
-A node returns a `Change`; `merge` applies it by each field's rule. Values inside are never changed in place, so the
-branch of a fork copies the top level only.
+A node returns a `Change`, and `merge` applies it by the rule of each field. Values inside the state are never changed
+in place, so the branch of a fork copies the top level only.
 """
 
 import math
@@ -15,7 +15,7 @@ from engine.resources import Message
 
 
 class RetrievalContext(TypedDict):
-    """What one retrieval node found."""
+    """The result of one retrieval node."""
 
     query: str
     text: str
@@ -23,14 +23,14 @@ class RetrievalContext(TypedDict):
 
 
 class LoopState(TypedDict):
-    """`iteration` of the current entry, `total` over all."""
+    """The rounds of a loop: `iteration` since it was last entered, `total` over all entries."""
 
     iteration: int
     total: int
 
 
 class SentBack(TypedDict):
-    """How often in a row an error handler sent a failed node back, and the error that began the row."""
+    """How often in a row an error handler retried a failed node, and the first error of that row."""
 
     count: int
     error_type: str
@@ -38,7 +38,7 @@ class SentBack(TypedDict):
 
 
 class EndState(TypedDict):
-    """The result of the end node that the run reached."""
+    """The result of the end node that was reached."""
 
     node_id: str
     response: str | None
@@ -46,7 +46,7 @@ class EndState(TypedDict):
 
 
 class WorkflowState(TypedDict):
-    """All fields of the state. Nodes write them through `Change`; each field has its own rule in `merge`."""
+    """All fields of the state. A node changes them only through the `Change` that it returns."""
 
     input: JsonObject
     messages: list[Message]
@@ -63,7 +63,7 @@ class WorkflowState(TypedDict):
     """By the failed node, then by the handler; deleted when the node succeeds."""
     new_message_ids: list[str]
     removed_new_messages: dict[str, Message]
-    """Messages written and removed in this execution: hidden from models, but kept in the conversation."""
+    """Messages added and removed in this execution: models no longer see them, but the conversation keeps them."""
     end: EndState | None
 
 
@@ -78,7 +78,7 @@ class VariableOperation:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What an error handler does about a failed node; `node_id` null: it handles no node."""
+    """The effect of an error handler on a failed node; `node_id` null means on no node."""
 
     node_id: str | None
     sent_back: SentBack | None = None
@@ -89,9 +89,9 @@ class Recovery:
 
 @dataclass(slots=True, eq=False)
 class Change:
-    """What a visit of a node changes. Null fields change nothing.
+    """The changes that a visit of a node makes to the state. Null fields change nothing.
 
-    Never changed once made; not frozen, since that would take longer than the work of a small node.
+    Treat it as immutable. It is not frozen because creating a frozen instance takes longer than a small node's work.
     """
 
     messages: tuple[Message, ...] = ()
@@ -112,7 +112,7 @@ NO_CHANGE = Change()
 def initial_state(
     *, input: JsonObject, variables: JsonObject, messages: Iterable[Message], summary: JsonObject | None
 ) -> WorkflowState:
-    """The state before the start node."""
+    """Return the state before the start node."""
     return WorkflowState(
         input=input,
         messages=list(messages),
@@ -133,7 +133,7 @@ def initial_state(
 
 
 def branch(state: WorkflowState) -> WorkflowState:
-    """The copy of the state for a branch. Only `visits` is shared, so that each visit number is unique."""
+    """Copy the state for a branch of a fork. Branches share only `visits`, so that each visit number is unique."""
     return WorkflowState(
         input=state["input"],
         messages=list(state["messages"]),
@@ -154,7 +154,7 @@ def branch(state: WorkflowState) -> WorkflowState:
 
 
 def merge(state: WorkflowState, node_id: str, output: Json, change: Change) -> None:
-    """Apply what a visit changed. Raises `TypeMismatch` for an operation on a variable of the wrong type."""
+    """Apply the output and changes of a visit. Raises `TypeMismatch` for an operation on a variable of another type."""
     state["outputs"][node_id] = output
     if change is NO_CHANGE:
         return
@@ -180,7 +180,7 @@ def merge(state: WorkflowState, node_id: str, output: Json, change: Change) -> N
 
 
 def note_success(state: WorkflowState, node_id: str) -> None:
-    """The node succeeded: delete its earlier error and reset the counts of its handlers."""
+    """Record that a node succeeded: clear its earlier error and reset the retry counts of its handlers."""
     if state["error_state"]:
         state["error_state"].pop(node_id, None)
     if state["sent_back"]:
@@ -188,7 +188,7 @@ def note_success(state: WorkflowState, node_id: str) -> None:
 
 
 def note_error(state: WorkflowState, node_id: str, error: JsonObject) -> None:
-    """The node failed; its error is the newest."""
+    """Record the error of a node as the newest one."""
     state["error_state"].pop(node_id, None)
     state["error_state"][node_id] = error
 
@@ -225,9 +225,9 @@ def _merge_variable(variables: JsonObject, operation: VariableOperation) -> None
 
 
 def variable_after(variables: JsonObject, name: str, operation: VariableOperation | None) -> Json:
-    """The variable's value once the operation is applied; without one, its value now.
+    """Return the variable's value after the operation; without an operation, its current value.
 
-    Raises `TypeMismatch` where the variable does not have the type the operation needs.
+    Raises `TypeMismatch` if the variable does not have the type that the operation needs.
     """
     if operation is None:
         return variables.get(name)
@@ -236,22 +236,24 @@ def variable_after(variables: JsonObject, name: str, operation: VariableOperatio
     if operation.operation == "append":
         present = variables.get(name, [])
         if not isinstance(present, list):
-            raise TypeMismatch(f"variable {name} is no list, so nothing can be appended to it")
+            raise TypeMismatch(f"variable {name} is not a list, so append is not possible")
         return [*present, operation.value]
     total = _number(name, variables.get(name, 0)) + _number(name, operation.value)
     if not math.isfinite(total):
-        raise TypeMismatch(f"variable {name} would become larger than any number")
+        raise TypeMismatch(f"variable {name} would exceed the largest number that can be represented")
     return total
 
 
 def _number(name: str, value: Json) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeMismatch(f"variable {name} is no number, so it cannot be counted")
+        raise TypeMismatch(
+            f"increment of variable {name} needs numbers: the variable or the value to add is not a number"
+        )
     return value
 
 
 def last_user_message(messages: Iterable[Mapping[str, object]]) -> str:
-    """Text of the newest user message, or an empty string."""
+    """Return the text of the newest user message, or an empty string if there is none."""
     for message in reversed(list(messages)):
         if message["role"] == "user":
             return text_of(message)
@@ -259,7 +261,7 @@ def last_user_message(messages: Iterable[Mapping[str, object]]) -> str:
 
 
 def text_of(message: Mapping[str, object]) -> str:
-    """The text of a message, its parts joined."""
+    """Return the text of a message with its text parts joined."""
     content = message.get("content", "")
     if isinstance(content, str):
         return content

@@ -1,4 +1,4 @@
-"""A visit of a node: the context, span, names and time limits that the node gets."""
+"""The visit of a node: its context, span, names, attempts, retries and timeout."""
 
 import asyncio
 import random
@@ -19,12 +19,12 @@ from engine.tracing.time_ledger import Phase
 from engine.usage import Usage
 
 LONGEST_RETRY_AFTER_SECONDS = 60
-"""If a provider asks for a longer delay, the node fails at once."""
+"""If a provider asks for a longer wait, the node fails at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchSource:
-    """Where the tool `search_docs` looks: a retriever and its options."""
+    """The retriever that the tool `search_docs` uses, and its options."""
 
     retriever: str
     options: JsonObject = field(default_factory=dict)
@@ -32,7 +32,7 @@ class SearchSource:
 
 @dataclass(frozen=True, slots=True)
 class VisitedNode:
-    """The facts about a node that its visits need."""
+    """The properties of a node that its visits need."""
 
     id: str
     type: str
@@ -40,13 +40,13 @@ class VisitedNode:
     retry_on: frozenset[str]
     retries_calls: bool
     inside: frozenset[str]
-    """The nodes that this node dominates if it is a loop: an arrival from them continues the count."""
+    """The nodes that a loop dominates: an arrival from them continues the loop's count. Empty for other nodes."""
     search_source: SearchSource
 
 
 @dataclass(slots=True)
 class Visit:
-    """One visit of one node; `span`, `attempt` and `timeout` are of the attempt that runs now."""
+    """One visit of one node; `span`, `attempt` and `timeout` belong to the current attempt."""
 
     context: ExecutionContext
     node: VisitedNode
@@ -56,35 +56,35 @@ class Visit:
     span: NodeSpan
     attempt: int = 1
     parked: Parked | None = None
-    """The visit has begun in an earlier attempt of the execution, and waited; null for one that begins now."""
+    """Set if the visit started in an earlier attempt of the execution and was parked; null for a new visit."""
     timeout: asyncio.Timeout | None = None
     usage: Usage | None = None
-    """What the visit's model calls used, all attempts together; null without a call that reported it."""
+    """The usage of the visit's model calls in all attempts; null if no call has reported any."""
     cost_nano_usd: int | None = None
-    """What they cost; null without a call of known cost."""
+    """The cost of these calls; null if no call has a known cost."""
 
     @property
     def retry(self) -> Retry:
-        """The node's retry policy, or its type's."""
+        """The node's retry policy, or the default of its type."""
         return self.node.retry
 
     @property
     def path(self) -> str:
-        """The node's id behind those of the nodes around it."""
+        """The path of the node: its id, preceded by the ids of enclosing nodes."""
         return self.node.id
 
     @property
     def from_inside(self) -> bool:
-        """The arrival came from a node that this one dominates: a loop goes on counting."""
+        """Whether the run arrived from a node inside this loop, which continues its count."""
         return self.arrival.source is not None and self.arrival.source in self.node.inside
 
     @property
     def idempotency_key(self) -> str:
-        """The same on every attempt and after every crash."""
+        """Identifies the visit to tools and providers; the same in every attempt and after every crash."""
         return f"{self.context.execution_id}:{self.path}:{self.number}"
 
     def answer_to(self, approval_id: str) -> Answer | None:
-        """What was answered to this question; null if nothing was."""
+        """Return the answer to this question; null if it has not been answered."""
         for answer in self.context.resume.answers if self.context.resume else ():
             if answer.approval_id == approval_id or (answer.approval_id is None and self.parked is not None):
                 return answer
@@ -92,19 +92,19 @@ class Visit:
 
     @property
     def is_due(self) -> bool:
-        """The time for which the visit parked is up."""
+        """Whether the waiting time of the parked visit is over."""
         if self.parked is None:
             return False
-        told = self.context.resume is not None and self.context.resume.is_due
-        return told or self.parked["due_at"] <= time.time()
+        resumed_as_due = self.context.resume is not None and self.context.resume.is_due
+        return resumed_as_due or self.parked["due_at"] <= time.time()
 
     @property
     def is_out_of_time(self) -> bool:
-        """The attempt is being cut off by its own timeout or the run's, not by a cancellation."""
+        """Whether the attempt's timeout or the run's has expired, as opposed to a cancellation."""
         return (self.timeout is not None and self.timeout.expired()) or self.context.seconds_left <= 0
 
     def emit(self, event_type: EventType, data: JsonObject) -> int:
-        """Emit an event of this visit; returns its number."""
+        """Emit an event about this visit and return its sequence number."""
         context, node = self.context, self.node
         ring = context.events
         seq = ring.next_seq()
@@ -126,7 +126,7 @@ class Visit:
         return seq
 
     def settle(self, reservation: Reservation, usage: Usage | None, price: Price) -> None:
-        """A model call has ended: settle it with the budget and add it up for the visit."""
+        """Settle an ended model call with the budget, and add it to the visit's usage and cost."""
         self.context.budget.settle(reservation, usage, price)
         if usage is not None:
             self.usage = usage if self.usage is None else self.usage + usage
@@ -134,13 +134,13 @@ class Visit:
             self.cost_nano_usd = (self.cost_nano_usd or 0) + price.nano_usd
 
     def can_retry(self, failure: NodeFailure) -> bool:
-        """The whole attempt may be repeated, not only its calls."""
+        """Whether the visit may be retried as a whole after this failure; false if the node retries single calls."""
         return not self.node.retries_calls and self.may_repeat(
             self.attempt, failure.error_type, failure.retry_after_seconds
         )
 
     def may_repeat(self, attempt: int, error_type: str | None, asked: float | None = None) -> bool:
-        """An attempt is left, the error is one that passes, and there is time for the wait."""
+        """Whether an attempt is left, the error is temporary, and the wait (`asked`: Retry-After) fits the timeout."""
         if attempt >= self.retry.max_attempts or error_type not in self.node.retry_on:
             return False
         if asked is not None and asked > LONGEST_RETRY_AFTER_SECONDS:
@@ -148,7 +148,7 @@ class Visit:
         return max(self._longest_delay_seconds(attempt) / 2, asked or 0.0) < self.context.seconds_left
 
     def delay_seconds(self, attempt: int, asked: float | None) -> float:
-        """The wait behind a failed attempt: exponential with jitter of 50 to 100 %, or what the provider asks for."""
+        """Return the wait after a failed attempt: exponential with 50 to 100 % jitter, but at least `asked` seconds."""
         return max(self._longest_delay_seconds(attempt) * random.uniform(0.5, 1.0), asked or 0.0)
 
     def _longest_delay_seconds(self, attempt: int) -> float:
@@ -158,11 +158,11 @@ class Visit:
     async def wait_before_retry(
         self, attempt: int, error_type: str, asked: float | None, *, discard: bool = False
     ) -> None:
-        """Emit `node_retrying` and wait; `discard`: readers must drop the tokens of this attempt."""
+        """Emit `node_retrying` and wait; with `discard`, readers must drop the tokens of the failed attempt."""
         await self.wait(self.delay_seconds(attempt, asked), error_type, discard=discard)
 
     async def wait(self, delay_seconds: float, error_type: str, *, discard: bool) -> None:
-        """Emit `node_retrying` and wait for this delay."""
+        """Emit `node_retrying` with this delay, and wait."""
         self.emit(
             EventType.NODE_RETRYING,
             {"error_type": error_type, "delay_ms": round(delay_seconds * 1000), "discard_tokens": discard},
@@ -175,11 +175,11 @@ class Visit:
 
 
 def is_being_cancelled() -> bool:
-    """This task is being cancelled. Any other `CancelledError` is a failure of the code that the node calls."""
+    """Return whether this task is being cancelled. Otherwise a `CancelledError` is a failure of the called code."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def is_cut_off(error: BaseException) -> bool:
-    """The error is the cancellation of this task, for example by a timeout."""
+    """Return whether the error is this task's own cancellation, including one by a timeout."""
     return isinstance(error, asyncio.CancelledError) and is_being_cancelled()
