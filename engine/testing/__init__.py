@@ -1,1 +1,1 @@
-"""Models and prices for tests of workflows."""
+"""Scripted models and fixed prices for tests of workflows."""

@@ -1,4 +1,4 @@
-"""Models and prices for tests: they answer what a script says, count what they were asked, and never touch a network.
+"""Models and prices for tests: the models answer from a script, record their requests, and use no network.
 
 models = ScriptedModels(ScriptedModel([Call("calculate", {"expression": "6 * 7"}), Say("It is 42.")]))
 """
@@ -15,12 +15,12 @@ from engine.retrieval.lexical import words
 from engine.usage import Usage
 
 USAGE = Usage(input_tokens=12, output_tokens=7, total_tokens=19)
-"""What a scripted answer reports unless its step says otherwise."""
+"""The usage that a scripted answer reports by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    """Answer with a text, streamed word by word; `usage` null stands for a provider that reports none."""
+    """Answer with a text, streamed word by word; `usage` null imitates a provider that reports no usage."""
 
     text: str = ""
     usage: Usage | None = USAGE
@@ -41,17 +41,17 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """Fail as a provider does; when streamed, `after` arrives first."""
+    """Fail as a provider does; when streamed, the text `after` arrives first."""
 
     error_type: str
-    message: str = "the script says so"
+    message: str = "scripted failure"
     retry_after_seconds: float | None = None
     after: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Stop until the model's `release` is set, then do `then`; when streamed, `after` arrives first."""
+    """Wait until the model's `release` is set, then run `then`; when streamed, the text `after` arrives first."""
 
     then: Say | Call | Fail = field(default_factory=Say)
     after: str = ""
@@ -64,8 +64,8 @@ Script = Iterable[Step] | Callable[[ModelRequest], Step]
 class ScriptedModel:
     """A chat model that follows a script: steps in order, or a function of the request.
 
-    `requests` holds what it was asked; `entered` is set by every call, `release` lets those under `Hold` go on. A
-    script that has run out is an `AssertionError`, which no error policy of a workflow expects.
+    `requests` holds the requests it has received. Every call sets `entered`; setting `release` lets calls under `Hold`
+    continue. A script that has run out raises `AssertionError`, which no error policy of a workflow handles.
     """
 
     def __init__(self, script: Script, *, provider: str = "scripted", model: str = "scripted-1") -> None:
@@ -78,28 +78,28 @@ class ScriptedModel:
 
     @property
     def provider(self) -> str:
-        """What the span calls the provider."""
+        """The provider's name, as on the span."""
         return self._provider
 
     @property
     def model(self) -> str:
-        """The name it was made with."""
+        """The model's name, as given to the constructor."""
         return self._model
 
     @property
     def server_address(self) -> str | None:
-        """None: it runs here."""
+        """None, because the model runs in this process."""
         return None
 
     async def invoke(self, request: ModelRequest) -> ModelReply:
-        """The next step of the script."""
+        """Run the next step of the script."""
         step = self._next(request)
         if isinstance(step, Hold):
             await self.release.wait()
         return self._reply(step)
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[str | ModelReply]:
-        """The next step of the script, word by word."""
+        """Run the next step of the script and yield its text word by word."""
         step = self._next(request)
         already = step.after if isinstance(step, Hold | Fail) else ""
         for word in words(already):
@@ -112,7 +112,7 @@ class ScriptedModel:
         yield reply
 
     def estimate_input_tokens(self, request: ModelRequest) -> int:
-        """The input tokens a scripted answer reports by default, whatever is asked."""
+        """Return the input tokens that a scripted answer reports by default, for any request."""
         return USAGE.input_tokens or 0
 
     def _next(self, request: ModelRequest) -> Step:
@@ -141,24 +141,24 @@ class ScriptedModel:
 
 
 class ScriptedModels:
-    """Models for tests. The first one given is the default; each is found by its provider and name."""
+    """Scripted models, found by provider and name. The first one is the default."""
 
     def __init__(self, *models: ScriptedModel) -> None:
         self._models: Mapping[tuple[str, str], ScriptedModel] = {(m.provider, m.model): m for m in models}
 
     def default(self) -> tuple[str, str] | None:
-        """The first model, if there is one."""
+        """Return provider and name of the first model; null without models."""
         return next(iter(self._models), None)
 
     def get(self, provider: str, model: str) -> ScriptedModel:
-        """Raises `ResourceMissing` for a model that is not here."""
+        """Return a model. Raises `ResourceMissing` if it does not exist."""
         if problem := self.problem(provider, model):
             raise ResourceMissing(problem)
         return self._models[provider, model]
 
     def problem(self, provider: str, model: str) -> str | None:
-        """A sentence for a model that is not here."""
-        return None if (provider, model) in self._models else f"no script was given for {provider}:{model}"
+        """Explain that a model does not exist; null if it does."""
+        return None if (provider, model) in self._models else f"there is no scripted model {provider}:{model}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,14 +169,14 @@ class PerTokenPrices:
     output_nano_usd: int = 2_000
 
     def price(self, provider: str, model: str, usage: Usage | None, at: datetime) -> Price:
-        """Input and output tokens times their price; unknown usage has none."""
+        """Return input and output tokens times their prices; unknown usage has no price."""
         if usage is None or usage.input_tokens is None or usage.output_tokens is None:
             return Price(None, CostSource.NONE)
         cost = usage.input_tokens * self.input_nano_usd + usage.output_tokens * self.output_nano_usd
         return Price(cost, CostSource.PRICE_TABLE, "per-token-prices")
 
     def upper_nano_usd(self, provider: str, model: str, input_tokens: int, output_tokens: int) -> int | None:
-        """The same sum."""
+        """Return the price of the most tokens that a call may use."""
         return input_tokens * self.input_nano_usd + output_tokens * self.output_nano_usd
 
 
@@ -185,7 +185,7 @@ def _in_order(script: Iterable[Step]) -> Callable[[ModelRequest], Step]:
 
     def step_for(request: ModelRequest) -> Step:
         step = next(steps, None)
-        assert step is not None, "the script has run out: the model was called more often than it has steps"
+        assert step is not None, "the script has run out: the model was called more often than its script has steps"
         return step
 
     return step_for

@@ -1,6 +1,6 @@
-"""A LangChain chat model that follows a script, for tests of what sits on LangChain.
+"""A LangChain chat model that follows a script, for tests of code that uses LangChain.
 
-Unlike LangChain's own fake models it reports usage when streaming, takes tools, and can fail midway.
+Unlike LangChain's own fake models it reports usage when streaming, accepts tools, and can fail midway.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ _CALL_ID = "call-1"
 
 
 class ScriptedChat(BaseChatModel):
-    """Answers every call with `text`, then with a call of `tool` if one is named; `failure` comes behind the text."""
+    """Answers every call with `text`, then with a call of `tool` if it is set; `failure` is raised after the text."""
 
     text: str = "Hello"
     tool: str | None = None
@@ -43,7 +43,7 @@ class ScriptedChat(BaseChatModel):
     def bind_tools(
         self, tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool], **kwargs: Any
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """The tools are kept with the call, as a provider would send them."""
+        """Bind the tools to each call in the format in which a provider would receive them."""
         return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
 
     def _generate(
@@ -97,7 +97,7 @@ class ScriptedChat(BaseChatModel):
         )
 
     def _call_pieces(self) -> list[ToolCallChunk]:
-        """Name first, then the arguments in two pieces, as providers do."""
+        """Return the tool call as providers stream it: the name first, then the arguments in two pieces."""
         if self.tool is None:
             return []
         arguments = orjson.dumps(self.arguments).decode()
