@@ -51,4 +51,4 @@ async def open_questions(connection: AsyncConnection, row: ControlRow | None) ->
     """What an execution asks while it is paused."""
     if row is None or row.status is not Status.PAUSED:
         return []
-    return await approvals.open_of(connection, row.execution_id)
+    return await approvals.list_open(connection, row.execution_id)

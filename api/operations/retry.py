@@ -31,7 +31,7 @@ async def read_original(connection: AsyncConnection, execution_id: str, owner: s
         raise NotFinished
     graph = None
     if row.graph_hash is not None:
-        graph = await control.kept_graph(connection, row.graph_hash)
+        graph = await control.get_graph(connection, row.graph_hash)
         if graph is None:
             raise InputGone
     return OriginalRequest(row.identity, row.request, graph)

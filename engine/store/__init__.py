@@ -1,1 +1,1 @@
-"""What is run and what was decided about it: one database, SQLite or PostgreSQL."""
+"""The engine's tables in SQLite or PostgreSQL: templates, definitions, conversations, executions and their state."""

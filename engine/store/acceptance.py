@@ -1,7 +1,7 @@
-"""Acceptance of executions: makes them durable, or refuses them. Works in the caller's transaction.
+"""Accepts executions, which makes them durable, or refuses them. Works in the caller's transaction.
 
-The journal commits many executions at once, so `accept_many` takes a group and returns which executions were refused.
-A refusal never spoils the transaction for the others.
+The journal commits many executions at once, so `accept_many` takes a group and returns the refused executions.
+A refusal does not affect the other executions of the transaction.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -16,7 +16,7 @@ from engine.errors import ConversationBusy, IdempotencyMismatch, QueueFull, Refu
 from engine.ledger import Acceptance
 from engine.result import Status
 from engine.store.control import TERMINAL
-from engine.store.conversations import NewMessages, append, make_missing
+from engine.store.conversations import NewMessages, append, create_missing
 from engine.store.leases import Lease
 from engine.store.tables import execution_control, graphs
 
@@ -37,35 +37,36 @@ async def accept_many(
 ) -> dict[str, Refusal]:
     """Store executions with their graphs, and append the users' messages to their conversations.
 
-    Returns the refusals by execution id; nothing of a refused execution is stored. An execution that is stored already
-    (an earlier commit only seemed to fail) counts as accepted and is not written again.
+    Returns the refusals by execution id; a refused execution leaves no rows. An execution that is already stored
+    (after a commit that only seemed to fail) counts as accepted and is not written again.
     """
-    refused = await _queue_full(connection, acceptances, admission.max_queued)
+    refused = await _queue_refusals(connection, acceptances, admission.max_queued)
     for item in acceptances:
-        if item.identity.execution_id in refused and (replayed := await _replay(connection, item)) is not None:
+        if item.identity.execution_id in refused and (replayed := await _find_replay(connection, item)) is not None:
             refused[item.identity.execution_id] = replayed
     wanted = [item for item in acceptances if item.identity.execution_id not in refused]
     if not wanted:
         return refused
     await _free_old_keys(connection, wanted, admission.idempotency_hours)
-    await _keep_graphs(connection, wanted)
+    await _store_graphs(connection, wanted)
     accepted = await _insert(connection, wanted, lease)
-    await _keep_user_messages(connection, [item for item in wanted if item.identity.execution_id in accepted])
+    await _append_user_messages(connection, [item for item in wanted if item.identity.execution_id in accepted])
     missed = [item for item in wanted if item.identity.execution_id not in accepted]
-    return refused | await _why_missed(connection, missed)
+    return refused | await _find_refusals(connection, missed)
 
 
 async def accept(connection: AsyncConnection, acceptance: Acceptance, lease: Lease) -> None:
-    """Accept one execution, as `accept_many` does. Raises the `Refusal`."""
+    """Accept one execution. Raises `Refusal` if it is refused."""
     for refusal in (await accept_many(connection, [acceptance], lease)).values():
         raise refusal
 
 
-async def _queue_full(
+async def _queue_refusals(
     connection: AsyncConnection, acceptances: Sequence[Acceptance], max_queued: int
 ) -> dict[str, Refusal]:
-    """The refusals for lack of room. The count is part of the accepting transaction; on PostgreSQL a lock lets one
-    transaction per owner count at a time.
+    """Refuse executions beyond their owner's limit of queued executions.
+
+    The count is part of the accepting transaction. On PostgreSQL a lock serializes the transactions of one owner.
     """
     by_owner: dict[str, list[str]] = {}
     for item in acceptances:
@@ -84,7 +85,7 @@ async def _queue_full(
 
 
 async def _free_old_keys(connection: AsyncConnection, acceptances: Iterable[Acceptance], hours: float) -> None:
-    """Release idempotency keys older than so many hours: they may start another execution."""
+    """Release the idempotency keys of ended executions older than `hours`, so that they can be used again."""
     keys = sorted({(item.identity.owner, item.idempotency.key) for item in acceptances if item.idempotency})
     for owner, key in keys:
         await connection.execute(
@@ -95,22 +96,22 @@ async def _free_old_keys(connection: AsyncConnection, acceptances: Iterable[Acce
         )
 
 
-async def _keep_graphs(connection: AsyncConnection, acceptances: Sequence[Acceptance]) -> None:
-    """Store graphs, sorted by hash: two groups that store the same graphs then cannot deadlock."""
-    kept = {
+async def _store_graphs(connection: AsyncConnection, acceptances: Sequence[Acceptance]) -> None:
+    """Store graphs in the order of their hashes, so that two groups with the same graphs cannot deadlock."""
+    found = {
         item.identity.graph_hash: item.graph
         for item in acceptances
         if item.identity.graph_hash and item.graph is not None
     }
-    if not kept:
+    if not found:
         return
     statement = insert(connection.dialect, graphs).values(created_at=now_sql()).on_conflict_do_nothing()
-    values = [{"content_hash": hash_, "graph": graph.decode()} for hash_, graph in sorted(kept.items())]
+    values = [{"content_hash": hash_, "graph": graph.decode()} for hash_, graph in sorted(found.items())]
     await connection.execute(statement, values)
 
 
 async def _insert(connection: AsyncConnection, acceptances: Sequence[Acceptance], lease: Lease) -> set[str]:
-    """Insert the control rows and return the ids that were inserted. Running executions are leased from now on."""
+    """Insert the control rows and return the inserted ids. Running executions get their lease here."""
     written: set[str] = set()
     for status, leased in ((Status.RUNNING, lease), (Status.QUEUED, None)):
         values = [_control_values(item) for item in acceptances if item.status is status]
@@ -154,11 +155,11 @@ def _control_values(item: Acceptance) -> dict[str, object]:
     }
 
 
-async def _keep_user_messages(connection: AsyncConnection, acceptances: Sequence[Acceptance]) -> None:
+async def _append_user_messages(connection: AsyncConnection, acceptances: Sequence[Acceptance]) -> None:
     chats = [(item.identity.conversation_id, item) for item in acceptances if item.identity.conversation_id is not None]
     if not chats:
         return
-    await make_missing(connection, {conversation_id: item.identity.owner for conversation_id, item in chats})
+    await create_missing(connection, {conversation_id: item.identity.owner for conversation_id, item in chats})
     await append(
         connection,
         [
@@ -169,20 +170,20 @@ async def _keep_user_messages(connection: AsyncConnection, acceptances: Sequence
     )
 
 
-async def _why_missed(connection: AsyncConnection, missed: Sequence[Acceptance]) -> dict[str, Refusal]:
-    """Why executions were not inserted. Executions that had been stored before are left out."""
+async def _find_refusals(connection: AsyncConnection, missed: Sequence[Acceptance]) -> dict[str, Refusal]:
+    """Return why executions were not inserted. Executions that were already stored count as accepted."""
     if not missed:
         return {}
-    known = await _known(connection, {item.identity.execution_id for item in missed})
+    stored = await _stored_ids(connection, {item.identity.execution_id for item in missed})
     refused: dict[str, Refusal] = {}
     for item in missed:
-        if item.identity.execution_id not in known:
-            refused[item.identity.execution_id] = await _replay(connection, item) or ConversationBusy()
+        if item.identity.execution_id not in stored:
+            refused[item.identity.execution_id] = await _find_replay(connection, item) or ConversationBusy()
     return refused
 
 
-async def _replay(connection: AsyncConnection, item: Acceptance) -> Refusal | None:
-    """The refusal that the idempotency key causes; null if the key has started no execution."""
+async def _find_replay(connection: AsyncConnection, item: Acceptance) -> Refusal | None:
+    """Return the refusal for an idempotency key that has already started an execution; null for an unused key."""
     if item.idempotency is None:
         return None
     rows = await connection.execute(
@@ -196,7 +197,7 @@ async def _replay(connection: AsyncConnection, item: Acceptance) -> Refusal | No
     return Replayed(row.execution_id) if row.idempotency_digest == item.idempotency.digest else IdempotencyMismatch()
 
 
-async def _known(connection: AsyncConnection, execution_ids: Collection[str]) -> set[str]:
+async def _stored_ids(connection: AsyncConnection, execution_ids: Collection[str]) -> set[str]:
     if not execution_ids:
         return set()
     column = execution_control.c.execution_id

@@ -1,4 +1,4 @@
-"""The questions of paused executions, and the first answer to each. Works in the caller's transaction."""
+"""Stores the questions of paused executions and the first answer to each. Works in the caller's transaction."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ _QUESTION = ("approval_id", "node_id", "path", "prompt", "payload", "choices", "
 
 
 async def ask(connection: AsyncConnection, questions: Sequence[tuple[str, Approval]]) -> None:
-    """Store questions, each with its execution id; a question that is stored already is not changed."""
+    """Store questions, each with its execution id. A question that is already stored is not changed."""
     if not questions:
         return
     statement = insert(connection.dialect, approvals).values(created_at=now_sql()).on_conflict_do_nothing()
@@ -30,8 +30,8 @@ async def ask(connection: AsyncConnection, questions: Sequence[tuple[str, Approv
     )
 
 
-async def open_of(connection: AsyncConnection, execution_id: str) -> list[Approval]:
-    """The questions of an execution that nobody has answered."""
+async def list_open(connection: AsyncConnection, execution_id: str) -> list[Approval]:
+    """Return the unanswered questions of an execution, oldest first."""
     rows = await connection.execute(
         select(approvals)
         .where(approvals.c.execution_id == execution_id, approvals.c.answered_at.is_(None))
@@ -41,7 +41,7 @@ async def open_of(connection: AsyncConnection, execution_id: str) -> list[Approv
 
 
 async def find(connection: AsyncConnection, execution_id: str, approval_id: str) -> tuple[Approval, bool] | None:
-    """A question, and whether it is answered; null if the execution asks no such question."""
+    """Return a question and whether it is answered; null if the execution has no question with this id."""
     rows = await connection.execute(
         select(approvals).where(approvals.c.execution_id == execution_id, approvals.c.approval_id == approval_id)
     )
@@ -50,7 +50,7 @@ async def find(connection: AsyncConnection, execution_id: str, approval_id: str)
 
 
 async def answer(connection: AsyncConnection, given: GivenAnswer) -> bool:
-    """Store the first answer; false if the question is answered already."""
+    """Store the answer; returns false if the question has already been answered."""
     rows = await connection.execute(
         update(approvals)
         .where(approvals.c.approval_id == given.approval_id, approvals.c.answered_at.is_(None))
@@ -65,7 +65,7 @@ async def answer(connection: AsyncConnection, given: GivenAnswer) -> bool:
 
 
 async def answers(connection: AsyncConnection, execution_ids: Collection[str]) -> dict[str, list[GivenAnswer]]:
-    """The answers of each execution, the newest last."""
+    """Return the answers of each execution, the newest last."""
     found: dict[str, list[GivenAnswer]] = {execution_id: [] for execution_id in execution_ids}
     rows = await connection.execute(
         select(approvals)
@@ -79,7 +79,7 @@ async def answers(connection: AsyncConnection, execution_ids: Collection[str]) -
 
 
 async def forget_expired(connection: AsyncConnection, execution_ids: Collection[str]) -> None:
-    """Delete unanswered questions that have expired."""
+    """Delete the unanswered questions whose time has expired."""
     if execution_ids:
         await connection.execute(
             delete(approvals)

@@ -1,8 +1,8 @@
-"""Checkpoints of runs, kept by LangGraph's official savers: one thread for each attempt of an execution.
+"""Stores checkpoints of runs with LangGraph's official savers: one thread for each attempt of an execution.
 
 The savers commit by themselves, so each attempt has its own thread: an attempt that no longer owns its execution may
-still write, but nothing reads it. A checkpoint holds one channel, the snapshot as JSON bytes. Only the newest
-checkpoints of a thread are kept.
+still write checkpoints, but no other attempt reads them. A checkpoint holds one channel, the snapshot as JSON bytes.
+Only the newest checkpoints of a thread are kept.
 """
 
 import importlib.util
@@ -64,7 +64,7 @@ class Checkpoints:
             self._is_set_up = True
 
     async def newest(self, execution_id: str, attempts: Sequence[int]) -> bytes | None:
-        """The last snapshot of the first of these attempts that has one; null if none has."""
+        """Return the last snapshot of the first attempt in this list that has a snapshot; null if none has."""
         await self.setup()
         for attempt in attempts:
             found = await self.saver.aget_tuple(thread(execution_id, attempt))
@@ -102,24 +102,24 @@ class Checkpoints:
 
 
 def thread_id(execution_id: str, attempt: int) -> str:
-    """The thread of one attempt."""
+    """Return LangGraph's thread id for one attempt."""
     return f"{execution_id}:{attempt}"
 
 
 def thread(execution_id: str, attempt: int) -> RunnableConfig:
-    """The thread of one attempt as a LangGraph configuration."""
+    """Return the LangGraph configuration that selects the thread of one attempt."""
     return {"configurable": {"thread_id": thread_id(execution_id, attempt), "checkpoint_ns": ""}}
 
 
 def problem(database_url: str) -> str | None:
-    """Why no checkpoints can be stored in this database, and what to do; null if they can."""
+    """Explain why checkpoints cannot be stored in this database and how to fix it; null if they can."""
     if dialect_name(parse_url(database_url)) == "sqlite" or _has_postgres_saver():
         return None
-    return f"checkpoints in PostgreSQL need an extra: {INSTALL}"
+    return f"checkpoints in PostgreSQL need an optional dependency: {INSTALL}"
 
 
 def in_memory() -> Checkpoints:
-    """Checkpoints in the memory of this process, for library use without a database."""
+    """Keep checkpoints in the memory of this process, for library use without a database."""
     saver = _InMemorySaver(serde=_serializer())
 
     async def nothing() -> None:
@@ -133,7 +133,7 @@ def in_memory() -> Checkpoints:
 
 @asynccontextmanager
 async def open_checkpoints(database_url: str) -> AsyncIterator[Checkpoints]:
-    """Checkpoints in the database at this URL; it is not connected to before the first use.
+    """Open checkpoints in the database at this URL. On PostgreSQL it connects on first use.
 
     Raises `MissingExtra` with the install command, or `LenientCheckpoints`.
     """
@@ -151,12 +151,12 @@ async def open_checkpoints(database_url: str) -> AsyncIterator[Checkpoints]:
 
 
 def _serializer() -> JsonPlusSerializer:
-    """A serializer that is strict whatever the environment says: it restores LangGraph's safe types only."""
+    """Return a serializer that restores LangGraph's safe types only, whatever the environment sets."""
     return JsonPlusSerializer(allowed_msgpack_modules=None)
 
 
-class _OneTask:
-    """Savers for steps with one task: it has a checkpoint or runs again, so its pending writes are not stored."""
+class _WithoutPendingWrites:
+    """Savers that skip pending writes. A step has one task, which either has its checkpoint or runs again."""
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
@@ -164,17 +164,17 @@ class _OneTask:
         """Store nothing."""
 
 
-class _InMemorySaver(_OneTask, InMemorySaver):
+class _InMemorySaver(_WithoutPendingWrites, InMemorySaver):
     """The saver without a database."""
 
 
-class _SqliteSaver(_OneTask, AsyncSqliteSaver):
+class _SqliteSaver(_WithoutPendingWrites, AsyncSqliteSaver):
     """The saver of one SQLite connection."""
 
 
 @asynccontextmanager
 async def _sqlite(file: str) -> AsyncIterator[Checkpoints]:
-    """A second connection to the ledger's file, with the same lock timeout."""
+    """Open a second connection to the ledger's file, with the same lock timeout."""
     async with aiosqlite.connect(file, timeout=_BUSY_SECONDS) as connection:
         await connection.execute("PRAGMA synchronous = NORMAL")
         saver = _SqliteSaver(connection, serde=_serializer())
@@ -194,13 +194,13 @@ def _has_postgres_saver() -> bool:
 
 @asynccontextmanager
 async def _postgres(url: str) -> AsyncIterator[Checkpoints]:
-    """A separate pool: this saver uses psycopg, the ledger asyncpg."""
+    """Open a separate connection pool: this saver uses psycopg, the ledger uses asyncpg."""
     from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
     from psycopg import AsyncConnection, Error, errors
     from psycopg.rows import DictRow, dict_row
     from psycopg_pool import AsyncConnectionPool
 
-    class PostgresSaver(_OneTask, AsyncPostgresSaver):
+    class PostgresSaver(_WithoutPendingWrites, AsyncPostgresSaver):
         """The saver of one pool."""
 
     settings = {

@@ -1,6 +1,6 @@
-"""Claims: how a process takes over an execution that no process runs, and how an execution becomes claimable.
+"""Claims: a process takes over executions that no process runs, and executions become claimable.
 
-All functions work in the caller's transaction. Due times are compared with the database's clock alone.
+All functions work in the caller's transaction. Only the database's clock decides whether an execution is due.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from engine.store.leases import Lease
 from engine.store.tables import execution_control, graphs
 
 MAX_CRASHES = 3
-"""After this number of crashed attempts an execution fails."""
+"""An execution fails after this number of crashed attempts."""
 
 _control = execution_control.c
 
@@ -30,11 +30,11 @@ _CLAIMABLE = {
     "lease_until": None,
     "not_before": None,
 }
-"""The values of an execution that a process may claim."""
+"""The column values that make an execution claimable."""
 
 
 async def claim_many(connection: AsyncConnection, lease: Lease, limit: int) -> list[Claim]:
-    """Claim executions, oldest first: each gets a new attempt under this lease."""
+    """Claim at most `limit` executions, oldest first. Each starts a new attempt under this lease."""
     rows = (
         await connection.execute(
             select(execution_control, graphs.c.graph, now_sql().label("now"))
@@ -73,24 +73,24 @@ async def claim_many(connection: AsyncConnection, lease: Lease, limit: int) -> l
 
 
 async def begin_roots(connection: AsyncConnection, begun: Sequence[tuple[ExecutionIdentity, Root]]) -> None:
-    """Store the root spans of claimed attempts that begin now. The caller owns them."""
+    """Store the root spans of claimed attempts that begin now. The caller must own the executions."""
     if begun:
         await connection.execute(_BEGIN, [_root_values(identity, root) for identity, root in begun])
 
 
 async def release_many(connection: AsyncConnection, releases: Sequence[Release]) -> None:
-    """Give executions up, so that another process may claim them. The caller owns them."""
+    """Release executions so that another process can claim them. The caller must own them."""
     if releases:
         await _make_claimable(connection, [item.execution_id for item in releases], "shutdown", crashes=0)
 
 
 async def lose(connection: AsyncConnection, execution_ids: Sequence[str]) -> None:
-    """Count a crash for each execution and make it claimable. The caller has locked their rows."""
+    """Count a crash for each execution and make it claimable. The caller must have locked their rows."""
     await _make_claimable(connection, execution_ids, "crash", crashes=1)
 
 
 async def make_answered(connection: AsyncConnection, execution_id: str) -> bool:
-    """Make a paused execution claimable, since its question is answered; false if it is not paused."""
+    """Make a paused execution claimable because its question was answered; returns false if it is not paused."""
     rows = await connection.execute(
         update(execution_control)
         .where(_control.execution_id == execution_id, _control.status == Status.PAUSED)
@@ -142,13 +142,13 @@ def _claim_values(row: Row[Any], waited_seconds: float) -> dict[str, object]:
 
 
 def _next_attempt(row: Row[Any]) -> int:
-    """The attempt that a claim begins; a queued execution has not begun its first."""
+    """Return the attempt that a claim starts: a queued execution has not started its first one yet."""
     attempt: int = row.attempt
     return attempt if row.status == Status.QUEUED else attempt + 1
 
 
 def _seconds_paused(row: Row[Any]) -> float:
-    """The seconds since the pause began; 0 if the execution is not paused."""
+    """Return the seconds since the pause began; 0 if the execution is not paused."""
     return 0.0 if row.paused_at is None else max(0.0, (row.now - row.paused_at).total_seconds())
 
 
@@ -158,7 +158,7 @@ _BEGIN = (
     .values(
         trace_id=bindparam("of_trace"),
         root_span_id=bindparam("as_root"),
-        root_parent_span_id=bindparam("below"),
+        root_parent_span_id=bindparam("parent_span"),
         root_started_at=bindparam("begun_at"),
         subject=bindparam("as_subject"),
     )
@@ -170,7 +170,7 @@ def _root_values(identity: ExecutionIdentity, root: Root) -> dict[str, object]:
         "of_execution": identity.execution_id,
         "of_trace": root.trace_id,
         "as_root": root.span_id,
-        "below": root.parent_span_id,
+        "parent_span": root.parent_span_id,
         "begun_at": root.started_at,
         "as_subject": asdict(identity),
     }

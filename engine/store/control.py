@@ -1,6 +1,6 @@
-"""The control row of an execution: what has been decided about it, and requests to cancel it.
+"""Reads the control row of an execution, which holds all decisions about it, and stores cancel requests.
 
-All functions work in the caller's transaction. Other decisions are in `acceptance`, `leases`, `claims` and `endings`.
+All functions work in the caller's transaction. `acceptance`, `leases`, `claims` and `endings` make the other decisions.
 """
 
 from collections.abc import Collection
@@ -36,7 +36,7 @@ class ControlRow:
     trace_id: str | None
     """The trace of the current attempt, or of the last one."""
     root: Root | None
-    """The root span of the same attempt; null while the attempt has not begun."""
+    """The root span of the same attempt; null before the attempt has started."""
     identity: ExecutionIdentity
     source: str
     workflow_name: str
@@ -58,7 +58,7 @@ class ControlRow:
 
 
 async def get(connection: AsyncConnection, execution_id: str, owner: str) -> ControlRow | None:
-    """The row of an execution; null if this owner has no execution with this id."""
+    """Return the row of an execution; null if this owner has no execution with this id."""
     rows = await connection.execute(
         select(execution_control).where(_control.execution_id == execution_id, _control.owner_id == owner)
     )
@@ -66,8 +66,8 @@ async def get(connection: AsyncConnection, execution_id: str, owner: str) -> Con
     return None if row is None else read_row(row)
 
 
-async def kept_graph(connection: AsyncConnection, graph_hash: str) -> bytes | None:
-    """The canonical graph with this hash; null if it is not stored."""
+async def get_graph(connection: AsyncConnection, graph_hash: str) -> bytes | None:
+    """Return the canonical JSON of the graph with this hash; null if it is not stored."""
     found = (await connection.execute(select(graphs.c.graph).where(graphs.c.content_hash == graph_hash))).scalar()
     return None if found is None else found.encode()
 
@@ -75,7 +75,10 @@ async def kept_graph(connection: AsyncConnection, graph_hash: str) -> bytes | No
 async def request_cancel(
     connection: AsyncConnection, execution_id: str, owner: str, reason: str | None
 ) -> ControlRow | None:
-    """Request that an execution stops; the first reason is kept. Returns its row; an ended execution is not changed."""
+    """Request that an execution stops, and return its row. Only the first reason is kept.
+
+    An execution that has already ended is not changed.
+    """
     await connection.execute(
         update(execution_control)
         .where(_control.execution_id == execution_id, _control.owner_id == owner)
@@ -86,7 +89,7 @@ async def request_cancel(
 
 
 async def cancel_requests(connection: AsyncConnection, execution_ids: Collection[str]) -> dict[str, str | None]:
-    """The cancel reasons of those of these executions that are unfinished and requested to stop."""
+    """Return the cancel reason of each of these executions that is unfinished and has a cancel request."""
     rows = await connection.execute(
         select(_control.execution_id, _control.cancel_reason)
         .where(_control.execution_id.in_(execution_ids))
@@ -134,6 +137,6 @@ def read_root(row: Row[Any]) -> Root | None:
 
 
 def read_identity(row: Row[Any], *, attempt: int) -> ExecutionIdentity:
-    """The stored identity. Unknown fields are skipped: a newer version may have written them."""
+    """Read the stored identity. Unknown fields are skipped because a newer version may have written them."""
     known = {name: value for name, value in row.subject.items() if name in ExecutionIdentity.__dataclass_fields__}
     return ExecutionIdentity(**known | {"attempt": attempt})

@@ -1,6 +1,6 @@
-"""Reads of `execution_control` for the bookkeeper: owners, decisions, unfinished executions, leftovers.
+"""Reads `execution_control` for the bookkeeper: owners, decisions, unfinished executions, leftover rows.
 
-They select the columns that their callers need and nothing more; the engine itself reads whole rows through `control`.
+Each query selects only the columns that its callers need. The engine itself reads whole rows through `control`.
 """
 
 from collections.abc import Collection, Sequence
@@ -21,7 +21,7 @@ _control = execution_control.c
 
 @dataclass(frozen=True, slots=True)
 class ControlSummary:
-    """What control knows of an execution whose record is missing or behind, by the columns of `execution_control`."""
+    """The control columns of an execution whose record is missing or out of date; named as in `execution_control`."""
 
     execution_id: str
     owner_id: str
@@ -43,7 +43,7 @@ class ControlSummary:
 
 
 class DecidedState(NamedTuple):
-    """The last decision about an execution: its attempt, what it came to, and why it can be claimed again."""
+    """The last decision about an execution: its attempt, status and result, and why it can be claimed again."""
 
     execution_id: str
     attempt: int
@@ -53,7 +53,7 @@ class DecidedState(NamedTuple):
 
 
 class UnfinishedCount(NamedTuple):
-    """How many unfinished executions have one status, and when the oldest of them was accepted."""
+    """The number of unfinished executions with one status, and when the oldest of them was accepted."""
 
     status: str
     executions: int
@@ -68,7 +68,7 @@ class Leftover(NamedTuple):
 
 
 async def get_summary(connection: AsyncConnection, execution_id: str, owner: str | None) -> ControlSummary | None:
-    """One execution; `owner` null means any owner. Null if there is no such execution."""
+    """Return one execution, or null if it does not exist; `owner` null means any owner."""
     statement: Select[tuple[object, ...]] = select(*_SUMMARY_COLUMNS).where(_control.execution_id == execution_id)
     if owner is not None:
         statement = statement.where(_control.owner_id == owner)
@@ -80,21 +80,21 @@ _SUMMARY_COLUMNS = [_control[item.name] for item in fields(ControlSummary)]
 
 
 async def get_owners(connection: AsyncConnection, execution_ids: Collection[str]) -> dict[str, str]:
-    """The owner of each of these executions; unknown ids are missing."""
+    """Return the owner of each of these executions; unknown ids are missing."""
     id_ = _control.execution_id
     known = select(id_, _control.owner_id).where(among(connection.dialect, id_, sorted(execution_ids)))
     return {row.execution_id: row.owner_id for row in await connection.execute(known)}
 
 
 async def find_ids(connection: AsyncConnection, prefix: str, owner: str | None, *, limit: int) -> list[str]:
-    """Executions whose id starts with `prefix`, newest first; `owner` null means any owner."""
+    """Return the execution ids that start with `prefix`, newest first; `owner` null means any owner."""
     mine = [_control.owner_id == owner] if owner is not None else []
     statement = select(_control.execution_id).where(_control.execution_id.startswith(prefix, autoescape=True), *mine)
     return list((await connection.execute(statement.order_by(_control.execution_id.desc()).limit(limit))).scalars())
 
 
 async def get_decided_states(connection: AsyncConnection, execution_ids: Sequence[str]) -> list[DecidedState]:
-    """What has been decided about each of these executions; unknown ids are missing."""
+    """Return the last decision about each of these executions; unknown ids are missing."""
     rows = await connection.execute(
         select(_control.execution_id, _control.attempt, _control.status, _control.result, _control.claim_reason).where(
             _control.execution_id.in_(execution_ids)
@@ -104,7 +104,7 @@ async def get_decided_states(connection: AsyncConnection, execution_ids: Sequenc
 
 
 async def count_unfinished(connection: AsyncConnection, statuses: Collection[Status]) -> list[UnfinishedCount]:
-    """Unfinished executions by status; a status without any is missing."""
+    """Count the unfinished executions by status; statuses without executions are missing."""
     rows = await connection.execute(
         select(_control.status, func.count(), func.min(_control.accepted_at))
         .where(_control.finished_at.is_(None), _control.status.in_(statuses))
@@ -114,7 +114,7 @@ async def count_unfinished(connection: AsyncConnection, statuses: Collection[Sta
 
 
 async def leased_after_end(connection: AsyncConnection) -> list[str]:
-    """Executions that have ended and still hold a lease, by id."""
+    """Return the ids of executions that have ended but still hold a lease."""
     leased = await connection.execute(
         select(_control.execution_id).where(_control.finished_at.is_not(None), _control.lease_owner.is_not(None))
     )
@@ -122,7 +122,7 @@ async def leased_after_end(connection: AsyncConnection) -> list[str]:
 
 
 async def leftovers(connection: AsyncConnection) -> list[Leftover]:
-    """Rows that only an unfinished execution may have: buffered signals, calls in flight, approvals."""
+    """Find rows of ended executions in tables that only unfinished ones use: parts, calls in flight, approvals."""
     found: list[Leftover] = []
     for table in (journalled, call_reservations, approvals):
         unfinished = select(_control.execution_id).where(_control.finished_at.is_(None))

@@ -1,4 +1,4 @@
-"""Conversations: their messages in order, and the summary that stands for the older ones."""
+"""Stores conversations: their messages in order, and the summary that replaces older messages."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _FIELDS = ("role", "content", "tool_calls", "tool_call_id", "is_error", "node_id
 
 @dataclass(frozen=True, slots=True)
 class NewMessages:
-    """What one execution adds to a conversation, in order."""
+    """The messages that one execution adds to a conversation, in order."""
 
     conversation_id: str
     execution_id: str
@@ -34,7 +34,7 @@ class StoredConversations:
     async def history(
         self, conversation_id: str, owner: str, limit: int, *, before: str | None = None
     ) -> History | None:
-        """The summary and the newest messages behind it; null if this owner has no such conversation."""
+        """Return the summary and the newest messages after it; null if this owner has no such conversation."""
         async with self._database.read() as connection:
             return await history(connection, conversation_id, owner, limit, before)
 
@@ -42,9 +42,10 @@ class StoredConversations:
 async def history(
     connection: AsyncConnection, conversation_id: str, owner: str, limit: int, before: str | None = None
 ) -> History | None:
-    """At most `limit` messages, oldest first; they never begin with a tool's answer whose call is cut off.
+    """Return the summary and at most `limit` messages, oldest first; null if this owner has no such conversation.
 
-    `before`: an execution whose own messages are left out.
+    The messages never begin with a tool result whose call is beyond the limit. Messages of the execution `before` are
+    left out.
     """
     found = await connection.execute(
         select(conversations.c.summary).where(
@@ -59,8 +60,8 @@ async def history(
     return History(conversation_id, row.summary, messages)
 
 
-async def make_missing(connection: AsyncConnection, owners: Mapping[str, str]) -> None:
-    """Make each conversation (id to owner) that does not exist yet."""
+async def create_missing(connection: AsyncConnection, owners: Mapping[str, str]) -> None:
+    """Create the conversations that do not exist yet; `owners` maps conversation id to owner."""
     statement = (
         insert(connection.dialect, conversations)
         .values(created_at=now_sql(), updated_at=now_sql())
@@ -71,7 +72,7 @@ async def make_missing(connection: AsyncConnection, owners: Mapping[str, str]) -
 
 
 async def append(connection: AsyncConnection, additions: Sequence[NewMessages]) -> None:
-    """Put messages behind those that are there; a message id the conversation knows is not added again."""
+    """Append messages to conversations. A message id that the conversation already has is skipped."""
     if not additions:
         return
     last = await _last_positions(connection, {item.conversation_id for item in additions})
@@ -90,7 +91,7 @@ async def append(connection: AsyncConnection, additions: Sequence[NewMessages]) 
 
 
 async def set_summaries(connection: AsyncConnection, summaries: Mapping[str, JsonObject]) -> None:
-    """Replace summaries, by conversation id."""
+    """Replace the summaries of these conversations; `summaries` maps conversation id to summary."""
     if summaries:
         values = [{"of_conversation": id_, "new_summary": text} for id_, text in sorted(summaries.items())]
         await connection.execute(_SUMMARIZE, values)

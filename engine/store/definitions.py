@@ -1,4 +1,4 @@
-"""Stored definitions: graphs under a slug, versioned by content."""
+"""Stores definitions: graphs under a slug, with a new version whenever the content changes."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ class StoredDefinitions:
         self._database = database
 
     async def find(self, slug_or_id: str, version: int | None, owner: str) -> Definition | None:
-        """By slug the owner's own; by id also what another owner made public."""
+        """Find a definition of this owner by slug or id, or a public definition of another owner by id."""
         async with self._database.read() as connection:
             return await find_definition(connection, slug_or_id, version, owner)
 
@@ -28,7 +28,7 @@ class StoredDefinitions:
 async def find_definition(
     connection: AsyncConnection, slug_or_id: str, version: int | None, owner: str
 ) -> Definition | None:
-    """A version, or the latest. A slug goes before an equal id."""
+    """Return a version of a definition, or its latest. A matching slug takes precedence over a matching id."""
     table = workflow_definitions
     own = table.c.owner_id == owner
     query = select(table).where(
@@ -46,7 +46,7 @@ async def find_definition(
 async def save_definition(
     connection: AsyncConnection, owner: str, slug: str, name: str, graph_document: JsonObject, content_hash: str
 ) -> Definition:
-    """The latest version if its content is equal, else a next one with this content."""
+    """Return the latest version if its content is the same; otherwise store the content as the next version."""
     while True:
         latest = await _latest(connection, owner, slug)
         if latest is not None and latest.content_hash == content_hash:
@@ -65,7 +65,7 @@ async def save_definition(
             metadata={},
             created_at=now_sql(),
         )
-        # Nothing comes back if another writer made this version meanwhile: look again.
+        # No row is returned if another writer has stored this version in the meantime: read the latest again.
         rows = await connection.execute(statement.on_conflict_do_nothing().returning(*workflow_definitions.c))
         if (row := rows.one_or_none()) is not None:
             return _read(row)

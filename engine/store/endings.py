@@ -1,4 +1,4 @@
-"""How a run of an execution ends: with a terminal status, or in a pause. Works in the caller's transaction."""
+"""Ends the run of an execution with a terminal status or a pause. Works in the caller's transaction."""
 
 from collections.abc import Collection, Sequence
 
@@ -18,18 +18,18 @@ async def finish_many(
 ) -> None:
     """Set the terminal status of executions, with result, conversation messages and summary.
 
-    The caller owns them (`leases.owned`). `with_unfinished_rows` are the executions with rows that exist only until
-    the end (journalled parts, reservations, questions); these rows are deleted.
+    The caller must own them (`leases.owned`). `with_unfinished_rows` names the executions that have rows which exist
+    only until the end (journalled parts, reservations, questions); these rows are deleted.
     """
     if not finishes:
         return
     await connection.execute(_FINISH, [_finish_values(item) for item in finishes])
-    await _keep_answers(connection, finishes)
-    await _forget(connection, with_unfinished_rows)
+    await _append_messages(connection, finishes)
+    await _delete_unfinished_rows(connection, with_unfinished_rows)
 
 
 async def pause_many(connection: AsyncConnection, pauses: Sequence[Pause]) -> None:
-    """Pause executions and store the questions they ask. The caller owns them."""
+    """Pause executions and store the questions they ask. The caller must own them."""
     if not pauses:
         return
     await connection.execute(_PAUSE, [_pause_values(item) for item in pauses])
@@ -37,11 +37,11 @@ async def pause_many(connection: AsyncConnection, pauses: Sequence[Pause]) -> No
 
 
 async def conclude(connection: AsyncConnection, finishes: Sequence[Finish]) -> None:
-    """Set the terminal status of executions that no process owns. The caller has locked their rows."""
+    """Set the terminal status of executions that no process owns. The caller must have locked their rows."""
     await finish_many(connection, finishes, with_unfinished_rows=[item.execution_id for item in finishes])
 
 
-async def _forget(connection: AsyncConnection, execution_ids: Collection[str]) -> None:
+async def _delete_unfinished_rows(connection: AsyncConnection, execution_ids: Collection[str]) -> None:
     """Delete the rows that exist only until an execution ends."""
     if execution_ids:
         await unfinished.forget(connection, execution_ids)
@@ -54,7 +54,7 @@ _FINISH = (
     .values(
         status=bindparam("ended_as"),
         result=bindparam("with_result"),
-        last_seq=bindparam("told_by"),
+        last_seq=bindparam("closing_seq"),
         finished_at=now_sql(),
         lease_owner=None,
         lease_until=None,
@@ -69,7 +69,7 @@ def _finish_values(item: Finish) -> dict[str, object]:
         "of_execution": item.execution_id,
         "ended_as": item.status,
         "with_result": item.result,
-        "told_by": item.last_seq,
+        "closing_seq": item.last_seq,
     }
 
 
@@ -79,7 +79,7 @@ _PAUSE = (
     .values(
         status=Status.PAUSED,
         result=bindparam("with_result"),
-        last_seq=bindparam("told_by"),
+        last_seq=bindparam("closing_seq"),
         not_before=bindparam("due_at"),
         paused_at=now_sql(),
         lease_owner=None,
@@ -92,12 +92,12 @@ def _pause_values(item: Pause) -> dict[str, object]:
     return {
         "of_execution": item.execution_id,
         "with_result": item.result,
-        "told_by": item.last_seq,
+        "closing_seq": item.last_seq,
         "due_at": item.due_at,
     }
 
 
-async def _keep_answers(connection: AsyncConnection, finishes: Sequence[Finish]) -> None:
+async def _append_messages(connection: AsyncConnection, finishes: Sequence[Finish]) -> None:
     chats = [item for item in finishes if item.conversation_id is not None]
     await append(
         connection,

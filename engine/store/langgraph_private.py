@@ -1,7 +1,7 @@
-"""Everything that spanloom uses of LangGraph's private or undocumented names.
+"""The private and undocumented names of LangGraph that spanloom uses; no other module uses any.
 
 pyproject.toml caps the minor versions, and `tests/engine/store/test_langgraph_private.py` lists the names, so that an
-upgrade which changes one fails there first.
+upgrade that changes one of them fails there first.
 """
 
 from collections.abc import Callable
@@ -19,27 +19,27 @@ App = TypeVar("App", bound=Pregel[Any, Any, Any, Any])
 
 
 def write_to(channel: str, value_of: Callable[[Any], object]) -> ChannelWriteEntry:
-    """Write what a node returned to a channel, as `value_of` gives it; null writes nothing."""
+    """Return a write of `value_of(node output)` to a channel; a null value is not written."""
     return ChannelWriteEntry(channel, skip_none=True, mapper=value_of)
 
 
 def reads_strictly() -> bool:
-    """LangGraph refuses to restore unknown types from checkpoints; it has read the setting when it was imported."""
+    """Return whether LangGraph refuses to restore unknown types from checkpoints. It reads the setting on import."""
     return bool(_msgpack.STRICT_MSGPACK_ENABLED)
 
 
 def leave_calling_graph() -> None:
-    """Forget the configuration of a LangGraph around this task, with its checkpointer and callbacks."""
+    """Clear the configuration (checkpointer, callbacks) that a LangGraph application around this task has set."""
     var_child_runnable_config.set(None)
 
 
 def with_checkpointer(app: App, saver: BaseCheckpointSaver[str]) -> App:
-    """A copy of the application that writes checkpoints with this saver."""
+    """Return a copy of the application that writes checkpoints with this saver."""
     return app.copy({"checkpointer": saver})
 
 
 def delete_older_in_memory(saver: InMemorySaver, thread_id: str) -> None:
-    """Delete all checkpoints of a thread but the newest, and the channel values that only they need."""
+    """Delete all checkpoints of a thread but the newest, and the channel values that only those used."""
     checkpoints = saver.storage[thread_id][""]
     for older in sorted(checkpoints)[:-1]:
         del checkpoints[older]

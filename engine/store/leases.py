@@ -1,6 +1,6 @@
-"""Leases: which process runs an execution, until when, and which executions no process runs.
+"""Leases say which process runs an execution and until when; this module also finds unowned executions.
 
-All functions work in the caller's transaction. Leases are compared with the database's clock alone.
+All functions work in the caller's transaction. Only the database's clock decides whether a lease has expired.
 """
 
 from collections.abc import Collection
@@ -19,16 +19,16 @@ _control = execution_control.c
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The process that owns executions, and how long it keeps them without renewing."""
+    """The process that owns executions, and the seconds until its lease expires unless it is renewed."""
 
     owner: str
     seconds: float = 30.0
 
 
 async def owned(connection: AsyncConnection, execution_ids: Collection[str], lease_owner: str) -> dict[str, int]:
-    """The attempts that run under this lease, by execution id. Their rows stay locked until the transaction ends.
+    """Return the attempts that run under this lease, by execution id; locks their rows until the transaction ends.
 
-    An execution that is missing is fenced off: a newer attempt has begun, it has ended, or its lease was taken away.
+    A missing execution is fenced off: a newer attempt has started, it has ended, or its lease was taken away.
     """
     if not execution_ids:
         return {}
@@ -43,7 +43,7 @@ async def owned(connection: AsyncConnection, execution_ids: Collection[str], lea
 
 
 async def renew(connection: AsyncConnection, lease: Lease, execution_ids: Collection[str]) -> frozenset[str]:
-    """Renew the lease of these executions and return the ids of those that still had it."""
+    """Renew the lease of these executions and return the ids that this process still owned."""
     leased = sorted(await owned(connection, execution_ids, lease.owner))
     if leased:
         prolonged = update(execution_control).where(_control.execution_id.in_(leased))
@@ -52,7 +52,7 @@ async def renew(connection: AsyncConnection, lease: Lease, execution_ids: Collec
 
 
 async def expired(connection: AsyncConnection, limit: int) -> list[ControlRow]:
-    """Running executions whose lease has expired, oldest first. Their rows stay locked until the transaction ends."""
+    """Return running executions with an expired lease, oldest first; locks their rows until the transaction ends."""
     rows = await connection.execute(
         select(execution_control)
         .where(_control.status == Status.RUNNING, _control.lease_until < now_sql())
@@ -64,7 +64,7 @@ async def expired(connection: AsyncConnection, limit: int) -> list[ControlRow]:
 
 
 async def unowned(connection: AsyncConnection, execution_id: str, owner: str | None) -> ControlRow | None:
-    """An unfinished execution that no process owns (queued, paused or claimable). Its row stays locked."""
+    """Return an unfinished execution if no process owns it (queued, paused or claimable); locks its row."""
     mine = [_control.owner_id == owner] if owner is not None else []
     rows = await connection.execute(
         select(execution_control)
@@ -76,8 +76,8 @@ async def unowned(connection: AsyncConnection, execution_id: str, owner: str | N
     return None if row is None else read_row(row)
 
 
-async def unowned_asked_to_stop(connection: AsyncConnection, limit: int) -> list[ControlRow]:
-    """Unowned executions with a cancel request. Their rows stay locked."""
+async def unowned_with_cancel_request(connection: AsyncConnection, limit: int) -> list[ControlRow]:
+    """Return unfinished, unowned executions with a cancel request; locks their rows."""
     rows = await connection.execute(
         select(execution_control)
         .where(_control.lease_owner.is_(None), _control.status.not_in(TERMINAL))

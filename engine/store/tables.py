@@ -1,4 +1,4 @@
-"""The engine's tables: what is run, and the one place where an execution's fate is decided."""
+"""The engine's tables: workflows, conversations, and the control row that decides the fate of each execution."""
 
 from sqlalchemy import (
     BigInteger,
@@ -19,7 +19,7 @@ from engine.database.base import JsonColumn, UtcTime, metadata, one_of
 from engine.result import Status
 
 BUILTIN_OWNER = ""
-"""Whom a built-in template belongs to: everybody."""
+"""The owner id of built-in templates, which every owner can use."""
 
 _UNFINISHED = "status IN ('queued', 'running', 'paused')"
 _CLAIMABLE = f"lease_owner IS NULL AND {_UNFINISHED}"
@@ -91,7 +91,7 @@ conversations = Table(
     Column("updated_at", UtcTime, nullable=False),
     Index(None, "owner_id", "updated_at"),
 )
-"""`summary` is `{text, covers: message id}`: what the messages up to and with that one said."""
+"""One conversation per row; `summary` is `{text, covers}` and replaces the messages up to the message id `covers`."""
 
 conversation_messages = Table(
     "conversation_messages",
@@ -110,7 +110,7 @@ conversation_messages = Table(
     Unique("conversation_id", "message_id"),
     one_of("role", ("user", "assistant", "tool")),
 )
-"""The chat's messages; a position may be missing but never doubled."""
+"""One message of a conversation per row; positions are unique but may have gaps."""
 
 execution_control = Table(
     "execution_control",
@@ -119,26 +119,26 @@ execution_control = Table(
     Column("owner_id", Text, nullable=False),
     Column("status", Text, nullable=False),
     Column("attempt", Integer, nullable=False),
-    # Whoever runs it, and until when nobody may take it away; null while it waits for a process.
+    # The process that runs the execution, and when its lease expires; null while no process owns it.
     Column("lease_owner", Text),
     Column("lease_until", UtcTime),
-    # When a paused execution goes on without an answer.
+    # When a paused execution continues without an answer.
     Column("not_before", UtcTime),
-    # Attempts that ended because their process died: three, and it is given up.
+    # Attempts that ended because their process died; the execution fails after three.
     Column("crashes", Integer, nullable=False, server_default=text("0")),
-    # Why the next attempt begins; null while one runs.
+    # Why the next attempt starts; null while an attempt runs.
     Column("claim_reason", Text),
     Column("idempotency_key", Text),
     Column("idempotency_digest", Text),
     Column("conversation_id", Text),
     Column("correlation_id", Text, nullable=False),
     Column("trace_id", Text),
-    # The root span of the attempt that runs, or ran last; null before it has begun.
+    # The root span of the current or last attempt; null before the attempt has started.
     Column("root_span_id", Text),
     Column("root_parent_span_id", Text),
-    # When that began; of a queued execution, when it was accepted.
+    # When that attempt started; for a queued execution, when it was accepted.
     Column("root_started_at", UtcTime, nullable=False),
-    # `engine.identity.Subject`: what can be said of it without its process.
+    # The fields of `engine.identity.ExecutionIdentity`, so that its record can be written without its process.
     Column("subject", JsonColumn),
     Column("caller_trace", Text),
     Column("workflow_name", Text, nullable=False),
@@ -147,7 +147,7 @@ execution_control = Table(
     Column("on_lost", Text, nullable=False),
     Column("request", JsonColumn, nullable=False),
     Column("result", JsonColumn),
-    # Number of the closing event that told the result.
+    # Sequence number of the closing event, which carries the result.
     Column("last_seq", Integer),
     Column("cancel_requested_at", UtcTime),
     Column("cancel_reason", Text),
@@ -191,7 +191,7 @@ execution_control = Table(
     ),
     Index(None, "finished_at"),
 )
-"""The only place where an execution's fate is decided. Leases and due times are on the database's clock."""
+"""One row per execution, which alone decides its fate. Leases and due times use the database's clock."""
 
 graphs = Table(
     "graphs",
@@ -200,7 +200,7 @@ graphs = Table(
     Column("graph", Text, nullable=False),
     Column("created_at", UtcTime, nullable=False),
 )
-"""Each graph that ever ran, once: its canonical JSON as text, byte for byte what was hashed."""
+"""Each graph that has ever run, stored once: its canonical JSON, byte for byte as it was hashed."""
 
 journalled = Table(
     "journalled",
@@ -208,13 +208,13 @@ journalled = Table(
     Column("execution_id", Text, primary_key=True),
     Column("attempt", Integer, primary_key=True, autoincrement=False),
     Column("number", Integer, primary_key=True, autoincrement=False),
-    # Ids of spans that the record level keeps, 16 hex digits each, without a separator.
+    # Ids of the spans that the record level keeps: 16 hex digits each, without separators.
     Column("span_ids", Text, nullable=False),
-    # `engine.usage.Totals` of the same signals.
+    # The `engine.usage.Totals` of the same signals.
     Column("totals", JsonColumn, nullable=False),
 )
-"""What an unfinished execution has made durable so far, a row a commit: what a later attempt goes on from, and what
-can be said of one whose process died. The rows go when the execution ends."""
+"""The committed totals and spans of an unfinished execution, one row per commit. A later attempt continues from them;
+if the process died, they are all that is known of its run. Deleted when the execution ends."""
 
 call_reservations = Table(
     "call_reservations",
@@ -225,12 +225,13 @@ call_reservations = Table(
     Column("provider", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("upper_tokens", BigInteger, nullable=False),
-    # Null where the price is not known.
+    # Null if the price is unknown.
     Column("upper_nano_usd", BigInteger),
     Column("at", UtcTime, nullable=False),
     CheckConstraint("upper_nano_usd >= 0", name="upper_nano_usd"),
 )
-"""Model calls in flight: written before the call, deleted with its span. What a dead attempt leaves is unfinished."""
+"""Model calls in flight: written before the call, deleted when its span is stored. Rows of a dead attempt are counted
+as unfinished calls."""
 
 approvals = Table(
     "approvals",
@@ -252,4 +253,4 @@ approvals = Table(
     CheckConstraint("(answer IS NULL) = (answered_at IS NULL)", name="answered"),
     Index(None, "execution_id"),
 )
-"""What people are asked; the first answer, `{choice, data}`, resumes the execution."""
+"""One approval question per row; the first answer, `{choice, data}`, resumes the execution."""

@@ -1,4 +1,4 @@
-"""Stored templates: which version a caller means, and how the built-in ones come in."""
+"""Stores templates: finds the version that a caller names, and stores the built-in templates."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from engine.resources import Template
 from engine.store.tables import BUILTIN_OWNER, workflow_templates
 
 _SYNC_LOCK = 0x5350_4C54
-"""Any fixed number: two processes that start together bring the built-ins in one after the other."""
+"""Any fixed number. This advisory lock makes processes that start together store the built-ins in turn."""
 
 
 class StoredTemplates:
@@ -25,7 +25,7 @@ class StoredTemplates:
         self._database = database
 
     async def find(self, key_or_id: str, version: int | None, owner: str) -> Template | None:
-        """By key the owner's own before the built-in one; by id also what another owner made public."""
+        """Find a template by key or id; see `find_template`."""
         async with self._database.read() as connection:
             return await find_template(connection, key_or_id, version, owner)
 
@@ -33,15 +33,19 @@ class StoredTemplates:
 async def find_template(
     connection: AsyncConnection, key_or_id: str, version: int | None, owner: str
 ) -> Template | None:
-    """A version of the template that the key or id means to this owner, or its latest."""
+    """Return a version of a template, or its latest; null if this owner cannot see any.
+
+    The owner's own template takes precedence over the built-in one with the same key. Public templates of other owners
+    are found by id only.
+    """
     table = workflow_templates
     visible = table.c.owner_id.in_([owner, BUILTIN_OWNER])
-    meant = or_(
+    matches = or_(
         (table.c.key == key_or_id) & visible,
         (table.c.template_id == key_or_id) & (visible | table.c.is_public),
     )
     wanted = table.c.is_latest if version is None else table.c.is_latest | (table.c.version == version)
-    rows = (await connection.execute(select(table).where(meant, wanted))).all()
+    rows = (await connection.execute(select(table).where(matches, wanted))).all()
     latest = [row for row in rows if row.is_latest]
     if not latest:
         return None
@@ -51,9 +55,9 @@ async def find_template(
 
 
 async def sync_builtin(connection: AsyncConnection, templates: Sequence[Template]) -> list[Template]:
-    """Bring the built-in templates in; one whose content has changed becomes its next version. Gives what was written.
+    """Store the built-in templates and return the versions that were written.
 
-    Harmless when repeated, and safe when two processes start together.
+    A template whose content has changed gets a new version. Safe to repeat and to run in two processes at once.
     """
     if connection.dialect.name == "postgresql":
         await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SYNC_LOCK})
@@ -73,7 +77,7 @@ async def sync_builtin(connection: AsyncConnection, templates: Sequence[Template
 
 
 def template_hash(template: Template) -> str:
-    """`sha256:` and the hex digest of everything a version says, its number excepted."""
+    """Return `sha256:` and the hex digest of a version's content, without its id and number."""
     content = {name: value for name, value in asdict(template).items() if name not in ("id", "version", "is_builtin")}
     return "sha256:" + hashlib.sha256(rfc8785.dumps(content)).hexdigest()
 

@@ -1,7 +1,7 @@
-"""Rows of unfinished executions: the durable parts of their attempts, and the model calls in flight.
+"""Stores the totals and spans that unfinished executions have committed, and their model calls in flight.
 
-Works in the caller's transaction. A later attempt continues from them, and the sweeper uses them to end executions of
-dead processes. All are deleted when the execution ends.
+Works in the caller's transaction. A later attempt continues from these rows; if the process died, they are all that is
+known of its run. They are deleted when the execution ends.
 """
 
 from collections.abc import Collection, Sequence
@@ -20,7 +20,7 @@ _ID_DIGITS = 16
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one commit of an attempt added; `number` rises within the attempt."""
+    """The spans and totals that one commit of an attempt added; `number` increases within the attempt."""
 
     execution_id: str
     attempt: int
@@ -31,7 +31,7 @@ class Part:
 
 
 async def keep(connection: AsyncConnection, parts: Sequence[Part]) -> None:
-    """Store parts. A part that is stored already (its commit seemed to fail) is replaced: it can only have grown."""
+    """Store parts. A part that is already stored (after a commit that seemed to fail) is replaced by the larger one."""
     if not parts:
         return
     statement = insert(connection.dialect, journalled)
@@ -54,7 +54,7 @@ async def keep(connection: AsyncConnection, parts: Sequence[Part]) -> None:
 
 
 async def reserve(connection: AsyncConnection, calls: Sequence[tuple[str, int, CallReservation]]) -> None:
-    """Store the upper bounds of calls that are about to begin, each with its execution and attempt."""
+    """Store the upper bounds of model calls that are about to start, each with its execution id and attempt."""
     if calls:
         await connection.execute(
             insert(connection.dialect, call_reservations).values(at=now_sql()).on_conflict_do_nothing(),
@@ -74,7 +74,7 @@ async def reserve(connection: AsyncConnection, calls: Sequence[tuple[str, int, C
 
 
 async def settle(connection: AsyncConnection, calls: Collection[tuple[str, str]]) -> None:
-    """Delete the reservations of calls (execution and call id) whose spans have become durable."""
+    """Delete the reservations of calls, given as execution and call id, whose spans are now durable."""
     if calls:
         await connection.execute(
             delete(call_reservations).where(
@@ -86,7 +86,7 @@ async def settle(connection: AsyncConnection, calls: Collection[tuple[str, str]]
 
 
 async def carried(connection: AsyncConnection, execution_ids: Collection[str]) -> dict[str, Carried]:
-    """The durable totals and spans of each execution over all attempts, and the open calls of dead attempts."""
+    """Return the committed totals and spans of all attempts of each execution, and their calls that did not end."""
     found = {execution_id: Carried() for execution_id in execution_ids}
     rows = await connection.execute(
         select(journalled)
@@ -109,7 +109,7 @@ async def carried(connection: AsyncConnection, execution_ids: Collection[str]) -
 
 
 async def forget(connection: AsyncConnection, execution_ids: Collection[str]) -> None:
-    """Delete all rows of ended executions."""
+    """Delete the parts and reservations of ended executions."""
     for table in (journalled, call_reservations):
         await connection.execute(delete(table).where(table.c.execution_id.in_(execution_ids)))
 

@@ -189,7 +189,7 @@ class Sweeper:
 
 async def _find_lost(connection: AsyncConnection) -> list[_Found]:
     lost = await leases.expired(connection, PAGE)
-    stopped = await leases.unowned_asked_to_stop(connection, PAGE - len(lost)) if len(lost) < PAGE else []
+    stopped = await leases.unowned_with_cancel_request(connection, PAGE - len(lost)) if len(lost) < PAGE else []
     return [
         *(_Found(row, _fate(row), is_lost=True) for row in lost),
         *(_Found(row, _cancelled(row)) for row in stopped),

@@ -153,7 +153,7 @@ async def waiting(runner: WorkflowRunner) -> None:
     execution_id = await engine.enqueue(request({"kind": "graph", "graph": ASKED}))
     await go_on(runner, engine)
     async with runner.runtime.database.begin() as connection:
-        [question] = await approvals.open_of(connection, execution_id)
+        [question] = await approvals.list_open(connection, execution_id)
         given = ResumeBody(approval_id=question.approval_id, choice="approved")
         await answer(connection, execution_id, OWNER, given, OWNER)
     assert (await go_on(runner, engine)).status is Status.PAUSED

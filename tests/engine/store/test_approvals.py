@@ -17,12 +17,12 @@ async def test_a_paused_execution_waits_for_the_first_answer(database: Database)
     assert await claim_all(database) == []
     given = GivenAnswer("a1", "yes", {"limit": 5}, "ann")
     async with database.begin() as connection:
-        assert await approvals.open_of(connection, "e1") == [question()]
+        assert await approvals.list_open(connection, "e1") == [question()]
         assert await approvals.answer(connection, given)
         assert not await approvals.answer(connection, replace(given, choice="no"))
         assert await make_answered(connection, "e1")
         assert not await make_answered(connection, "e1")
-        assert await approvals.open_of(connection, "e1") == []
+        assert await approvals.list_open(connection, "e1") == []
     [claim] = await claim_all(database)
     assert (claim.identity.attempt, claim.reason, claim.answers) == (2, "answer", [given])
     assert (await row_of(database, "e1")).crashes == 0

@@ -5,7 +5,7 @@ import pytest
 from engine.database.database import Database
 from engine.graph import JsonObject
 from engine.resources import History
-from engine.store.conversations import NewMessages, StoredConversations, append, make_missing, set_summaries
+from engine.store.conversations import NewMessages, StoredConversations, append, create_missing, set_summaries
 
 
 def said(number: int, role: str = "user") -> JsonObject:
@@ -14,7 +14,7 @@ def said(number: int, role: str = "user") -> JsonObject:
 
 async def write(database: Database, *messages: JsonObject, summary: JsonObject | None = None) -> None:
     async with database.begin() as connection:
-        await make_missing(connection, {"c1": "ann"})
+        await create_missing(connection, {"c1": "ann"})
         await append(connection, [NewMessages("c1", "e1", messages)])
         if summary is not None:
             await set_summaries(connection, {"c1": summary})
@@ -74,6 +74,6 @@ async def test_a_foreign_conversation_does_not_exist(database: Database, owner: 
 async def test_making_a_conversation_again_keeps_its_owner(database: Database) -> None:
     await write(database, said(1))
     async with database.begin() as connection:
-        await make_missing(connection, {"c1": "bob"})
+        await create_missing(connection, {"c1": "bob"})
     assert await read(database, owner="bob") is None
     assert await ids(database) == ["m1"]
