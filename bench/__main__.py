@@ -1,4 +1,4 @@
-"""`python -m bench [P1 …] [--full | --smoke]`: runs the groups, each prints a table and a JSON line."""
+"""`python -m bench [P1 …] [--full | --smoke]` runs benchmark groups; each prints a table and a JSON line."""
 
 import argparse
 import asyncio
@@ -19,11 +19,15 @@ GROUPS = {
 
 
 def main() -> None:
-    """Run the groups that are named, or all."""
+    """Run the named groups, or all."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"{', '.join(GROUPS)} (default: all)")
-    parser.add_argument("--full", action="store_const", const="full", dest="effort", help="as the goals are measured")
-    parser.add_argument("--smoke", action="store_const", const="smoke", dest="effort", help="only see that it runs")
+    parser.add_argument(
+        "--full", action="store_const", const="full", dest="effort", help="run as many rounds as the goals require"
+    )
+    parser.add_argument(
+        "--smoke", action="store_const", const="smoke", dest="effort", help="only check that the benchmarks run"
+    )
     parser.add_argument("--worker", nargs=2, metavar=("MODULE", "VARIANT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -31,7 +35,7 @@ def main() -> None:
         return
     unknown = set(arguments.groups) - GROUPS.keys()
     if unknown:
-        parser.error(f"there is no group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
+        parser.error(f"unknown group {', '.join(sorted(unknown))}; choose from {', '.join(GROUPS)}")
     effort: Effort = arguments.effort or "short"
     for name in arguments.groups or GROUPS:
         show(importlib.import_module(f"bench.{GROUPS[name]}").measure(effort), effort)

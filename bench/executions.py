@@ -1,7 +1,7 @@
-"""Real executions of 11 spans and two events each, as the Collector is sent them: what P6 and P7 store.
+"""Runs the executions that P6 and P7 store, and exports them as the Collector receives them.
 
-Root, five nodes and the end, two model calls and two tool calls; accepted and finished in a database by the journal of
-the Collector mode, so that the receiver knows them.
+An execution has 11 spans (root, five nodes and the end, two model calls and two tool calls) and two events. The journal
+of the Collector mode accepts and finishes it in a database, so that the receiver knows it.
 """
 
 import asyncio
@@ -21,17 +21,17 @@ from telemetry.sdk.providers import build_telemetry
 from telemetry.signals.otlp import logs_request, traces_request
 
 EXECUTIONS = 100
-"""In a batch, so that it has 1,100 spans."""
+"""Executions per batch, which then has 1,100 spans."""
 
 SPANS = 11
-"""Of an execution."""
+"""Spans per execution."""
 
 _MAX_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """OTLP requests with all spans and all events of a batch of executions."""
+    """The OTLP requests with all spans and all events of a batch of executions."""
 
     traces: bytes
     logs: bytes
@@ -42,7 +42,10 @@ Exporting = Callable[[], Awaitable[Exported]]
 
 @asynccontextmanager
 async def exporting(url: str) -> AsyncIterator[Exporting]:
-    """Call it for a new batch. The database has the schema; it keeps control and outbox as the Collector mode does."""
+    """Yield a function that runs and exports a new batch.
+
+    The database must have the schema; it holds the control rows and the outbox, as in the Collector mode.
+    """
     telemetry = build_telemetry()
     async with Database(url) as database:
         sink = OutboxSink([RECORDS], health=Health(), on_commit=lambda: None)
@@ -66,7 +69,7 @@ async def exporting(url: str) -> AsyncIterator[Exporting]:
 
 
 def _graph() -> JsonObject:
-    """The chat of the other benchmarks without its retrieval."""
+    """Return the chat graph of the other benchmarks without its retrieval node."""
     graph = chat()
     nodes, edges = graph["nodes"], graph["edges"]
     assert isinstance(nodes, list)

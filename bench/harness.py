@@ -1,7 +1,7 @@
-"""Runs variants side by side and compares what they cost: one process each, all on one core, in turns.
+"""Compares the CPU and wall time of variants: each has a process of its own, all share one core and take turns.
 
-A variant is a context that gives a runner; a runner runs a number of executions and says what they did, so that nothing
-wins by doing less. CPU time is that of the whole process, background threads included.
+A variant is a context that yields a runner. A runner runs a number of executions and reports their answer and spans, so
+that no variant wins by doing less. CPU time is that of the whole process, including background threads.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ ROOT = Path(__file__).resolve().parent.parent
 SECONDS_PER_ROUND = 600
 
 Effort = Literal["smoke", "short", "full"]
-"""`smoke` only shows that it runs; `full` is what the goals are measured with."""
+"""`smoke` only checks that the benchmark runs; the goals are measured with `full`."""
 
 ROUNDS: dict[Effort, int] = {"smoke": 1, "short": 5, "full": 9}
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a runner did: the answer of its executions, the spans of each, and figures of its own."""
+    """The result of a runner: the answer of its executions, the spans of each, and additional figures."""
 
     answer: str
     spans: int = 0
@@ -46,7 +46,7 @@ Variant = Callable[[], AbstractAsyncContextManager[Runner]]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One repetition, per execution: CPU of the process and time on the clock, in µs."""
+    """One repetition: CPU time of the process and wall time, per execution, in µs."""
 
     cpu_us: float
     wall_us: float
@@ -61,25 +61,25 @@ class Measured:
 
     @property
     def cpu_us(self) -> float:
-        """Median CPU of an execution."""
+        """The median CPU time of an execution."""
         return median(sample.cpu_us for sample in self.samples)
 
     @property
     def wall_us(self) -> float:
-        """Median time of an execution; where several run at once, the time of all by their number."""
+        """The median wall time per execution; for concurrent executions, the total time divided by their number."""
         return median(sample.wall_us for sample in self.samples)
 
     @property
     def work(self) -> Work:
-        """What the last repetition did."""
+        """The result of the last repetition."""
         return self.samples[-1].work
 
     def figure(self, name: str) -> float:
-        """Median of a figure of its own."""
+        """Return the median of an additional figure."""
         return median(sample.work.figures[name] for sample in self.samples)
 
     def ratio(self, other: "Measured") -> float:
-        """Median of the ratios of CPU, round by round: a machine that gets slower slows both."""
+        """Return the median ratio of CPU time, round by round: a machine that slows down affects both variants."""
         return median(ours.cpu_us / its.cpu_us for ours, its in zip(self.samples, other.samples, strict=True))
 
 
@@ -94,7 +94,7 @@ class Goal:
 
     @property
     def reached(self) -> bool:
-        """The figure is within its bound."""
+        """Whether the figure is within its bound."""
         return self.figure >= self.bound if self.at_least else self.figure <= self.bound
 
 
@@ -103,7 +103,7 @@ Row = Mapping[str, str | float | int]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a group found: a table, the goals, and what the reader must know."""
+    """The results of a group: a table, the goals, and notes for the reader."""
 
     group: str
     title: str
@@ -115,7 +115,7 @@ class Report:
 def compare(
     module: str, variants: Iterable[str], *, executions: int | Mapping[str, int], effort: Effort
 ) -> dict[str, Measured]:
-    """Run the variants of `module` in turns; `executions` of each per repetition."""
+    """Run the variants of `module` in turns, each with `executions` executions per repetition."""
     names = list(variants)
     numbers = executions if isinstance(executions, Mapping) else dict.fromkeys(names, executions)
     measured = {name: Measured() for name in names}
@@ -130,7 +130,7 @@ def compare(
 
 
 def check_equal(measured: Mapping[str, Measured], *, spans: Mapping[str, int]) -> None:
-    """Raises `AssertionError` if the answers differ, or a variant did not make its spans."""
+    """Raise `AssertionError` if the answers differ, or a variant has not made the expected number of spans."""
     answers = {name: sample.work.answer for name, its in measured.items() for sample in its.samples}
     assert len(set(answers.values())) == 1, f"the answers differ: {answers}"
     for name, number in spans.items():
@@ -140,7 +140,7 @@ def check_equal(measured: Mapping[str, Measured], *, spans: Mapping[str, int]) -
 
 @contextmanager
 def _worker(module: str, variant: str) -> Iterator[Callable[[int], Sample]]:
-    """A process that has the variant open; called with a number of executions it runs them."""
+    """Start a process with the variant, and yield a function that runs a number of executions in it."""
     command = [sys.executable, "-m", "bench", "--worker", module, variant]
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -153,8 +153,8 @@ def _worker(module: str, variant: str) -> Iterator[Callable[[int], Sample]]:
         print(executions, file=stdin, flush=True)
         line = stdout.readline()
         assert line, f"the worker {module} {variant} has died"
-        told = json.loads(line)
-        return Sample(told["cpu_us"], told["wall_us"], Work(**told["work"]))
+        sample = json.loads(line)
+        return Sample(sample["cpu_us"], sample["wall_us"], Work(**sample["work"]))
 
     try:
         yield run
@@ -169,14 +169,14 @@ def _worker(module: str, variant: str) -> Iterator[Callable[[int], Sample]]:
 
 
 def environment() -> dict[str, str]:
-    """The environment without settings that change what is measured."""
+    """Return the environment without settings that would change the measurements."""
     names = ("OTEL_", "SPANLOOM_", "LANGCHAIN_", "LANGSMITH_", "LANGGRAPH_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(names)}
     return kept | {"LANGSMITH_TRACING": "false", "LANGGRAPH_STRICT_MSGPACK": "true", "PYTHONHASHSEED": "0"}
 
 
 async def serve(module: str, name: str) -> None:
-    """The worker's side: for each number on stdin run so many executions, and print what it took."""
+    """Serve as the worker process: for each number on stdin, run that many executions and print a sample as JSON."""
     if sys.platform == "linux":
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     variant: Variant = importlib.import_module(f"bench.{module}").VARIANTS[name]
@@ -194,7 +194,7 @@ async def _measure(run: Runner, executions: int) -> Sample:
 
 
 async def one_by_one(run: Callable[[], Awaitable[Work]], executions: int) -> Work:
-    """One execution after the other; all must do the same. Figures are medians."""
+    """Run executions one after the other. All must have the same result; figures are medians."""
     done = [await run() for _ in range(executions)]
     assert len({(work.answer, work.spans) for work in done}) == 1
     figures = {name: median(work.figures[name] for work in done) for name in done[0].figures}
@@ -202,7 +202,7 @@ async def one_by_one(run: Callable[[], Awaitable[Work]], executions: int) -> Wor
 
 
 async def side_by_side(run: Callable[[int], Awaitable[Work]], executions: int, concurrent: int) -> Work:
-    """Executions 0, 1, 2, …, at most `concurrent` at a time; all must do the same."""
+    """Run the executions 0, 1, 2, …, at most `concurrent` at a time. All must have the same result."""
     numbers = iter(range(executions))
     done: list[Work] = []
 
@@ -217,7 +217,7 @@ async def side_by_side(run: Callable[[int], Awaitable[Work]], executions: int, c
 
 
 def show(report: Report, effort: Effort) -> None:
-    """Print the table for people and one JSON line for programs."""
+    """Print a table for people and one JSON line for programs."""
     print(f"\n{report.group}  {report.title}  ({effort}, {ROUNDS[effort]} rounds)")
     for line in _table(report.rows):
         print(f"  {line}")
@@ -265,5 +265,5 @@ def _context(effort: Effort) -> Row:
 
 @contextlib.asynccontextmanager
 async def just(run: Callable[[], Awaitable[Work]]) -> AsyncIterator[Runner]:
-    """A variant that has nothing to open: runs one execution after the other."""
+    """A variant without resources, which runs one execution after the other."""
     yield lambda executions: one_by_one(run, executions)

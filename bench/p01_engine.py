@@ -1,4 +1,4 @@
-"""P1: the engine with its full span tree, usage and cost, and no journal, against raw LangGraph that traces nothing."""
+"""P1 compares the engine with full span tree, usage and cost, without journal, to raw LangGraph without tracing."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,7 +39,7 @@ VARIANTS: dict[str, Variant] = {
 
 
 def measure(effort: Effort) -> Report:
-    """CPU of one execution, graph by graph."""
+    """Measure the CPU time of one execution, graph by graph."""
     rows: list[Row] = []
     goals = []
     for name in NAMES:

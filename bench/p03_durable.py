@@ -1,4 +1,4 @@
-"""P3: durable executions, 64 at a time: our journal against LangGraph with its SQLite saver, both with FULL sync."""
+"""P3 compares durable executions, 64 at a time: our journal and LangGraph's SQLite saver, both with FULL sync."""
 
 import tempfile
 from collections.abc import AsyncIterator
@@ -72,7 +72,7 @@ async def _ours() -> AsyncIterator[Runner]:
 
 
 async def _stored(database: Database, first: str) -> int:
-    """How many spans are in the books, of executions from this id on."""
+    """Count the stored spans of executions after this id."""
     async with database.read() as connection:
         return int(await connection.scalar(select(func.count()).where(spans.c.execution_id > first)) or 0)
 
@@ -85,7 +85,7 @@ VARIANTS: dict[str, Variant] = {
 
 
 def measure(effort: Effort) -> Report:
-    """CPU of one execution and how many are done in a second."""
+    """Measure the CPU time of one execution and the executions per second."""
     found = compare("p03_durable", VARIANTS, executions=EXECUTIONS[effort], effort=effort)
     check_equal(found, spans={"ours": SPANS[GRAPH]})
     saver = found["LangGraph + AsyncSqliteSaver"]

@@ -1,4 +1,4 @@
-"""P4: what a token costs on its way from the model's own generator to the reader, and how long the first one takes."""
+"""P4 measures the CPU time per streamed token, and the time to the first token."""
 
 import time
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ from engine.resources import ModelReply, ModelRequest
 from engine.usage import Usage
 
 SHORT, LONG = 100, 2_100
-"""Tokens of a stream; the difference of both is free of what an execution costs at its start and end."""
+"""Tokens per stream. The difference between both streams excludes the cost of starting and ending an execution."""
 
 EXECUTIONS: dict[Effort, int] = {"smoke": 1, "short": 5, "full": 20}
 WORD = "word "
@@ -36,7 +36,7 @@ GRAPH: JsonObject = {
 
 
 class Words:
-    """A model of ours that says so many words."""
+    """A chat model of spanloom that answers with this number of words."""
 
     provider, model, server_address = PROVIDER, MODEL, None
 
@@ -44,23 +44,23 @@ class Words:
         self._words = words
 
     async def invoke(self, request: ModelRequest) -> ModelReply:
-        """The same in one piece."""
+        """Return all words at once."""
         usage = Usage(input_tokens=10, output_tokens=self._words, total_tokens=10 + self._words)
         return ModelReply(text=WORD * self._words, usage=usage)
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[str | ModelReply]:
-        """Word by word."""
+        """Yield the words one by one."""
         for _ in range(self._words):
             yield WORD
         yield await self.invoke(request)
 
     def estimate_input_tokens(self, request: ModelRequest) -> int:
-        """No budget asks."""
+        """Return any number: no budget uses it."""
         return 10
 
 
 class ChatWords(BaseChatModel):
-    """The same as a LangChain chat model."""
+    """A LangChain chat model that streams the same words."""
 
     words: int
 
@@ -69,7 +69,7 @@ class ChatWords(BaseChatModel):
         return "words"
 
     def _generate(self, *arguments: Any, **keywords: Any) -> ChatResult:
-        raise AssertionError("it is streamed")
+        raise AssertionError("this model is only streamed")
 
     async def _astream(self, *arguments: Any, **keywords: Any) -> AsyncIterator[ChatGenerationChunk]:
         for _ in range(self.words):
@@ -81,7 +81,7 @@ class _State(TypedDict):
 
 
 async def _timed(pieces: AsyncIterator[str]) -> Work:
-    """Read a stream to its end."""
+    """Read a stream to its end and measure the time to the first token."""
     began = time.perf_counter()
     first, words = 0.0, 0
     async for piece in pieces:
@@ -157,7 +157,7 @@ VARIANTS: dict[str, Variant] = {
 
 
 def measure(effort: Effort) -> Report:
-    """CPU that each way adds to a token, and to the time until the first."""
+    """Measure the CPU time that each engine adds per token, and the time to the first token."""
     found = compare("p04_stream", VARIANTS, executions=EXECUTIONS[effort], effort=effort)
     for name, its in found.items():
         assert its.work.answer == name.rpartition(" ")[2], f"{name} gave {its.work.answer} tokens"

@@ -1,7 +1,7 @@
-"""P6: OTLP over HTTP until it can be queried: our receiver, Arize Phoenix and MLflow on the same batches.
+"""P6 measures OTLP over HTTP until it can be queried: our receiver, Arize Phoenix and MLflow on the same batches.
 
-Each server is a process of its own over a database file of its own, on one core with the client that posts to it. Ours
-is told the events, too, and clears its outbox. A batch is answered before the next is sent.
+Each server is a process with its own database file and shares one core with the client. Only ours also receives the
+events and clears its outbox. The client waits for the response to a batch before it sends the next.
 """
 
 import asyncio
@@ -30,10 +30,10 @@ from tests.services.postgres import server as postgres
 from tests.services.process import free_port, running
 
 OURS: dict[Effort, int] = {"smoke": 1, "short": 10, "full": 20}
-"""Batches of a round; peers get one."""
+"""Batches per round; peers get one."""
 
 _POSTGRES = "BENCH_POSTGRES"
-"""How the worker learns of the server that `measure` has started."""
+"""The variable with the URL of the server that `measure` has started, for the worker."""
 
 _TOKEN = "bench"
 _WAIT_SECONDS = 300.0
@@ -64,7 +64,7 @@ async def _postgres() -> AsyncIterator[Runner]:
 
 @asynccontextmanager
 async def _ours(url: str, folder: Path) -> AsyncIterator[Runner]:
-    """The service in its role `ingest`, over executions that were accepted in the Collector mode."""
+    """Run the service in its role `ingest`; the executions are accepted in the Collector mode."""
     await migrations.upgrade(url)
     async with AsyncExitStack() as stack:
         export = await stack.enter_async_context(exporting(url))
@@ -105,7 +105,7 @@ def _receiver(url: str, folder: Path) -> Iterator[tuple[str, int]]:
 
 
 async def _in_books(database: Database) -> int:
-    """Spans of executions whose record is complete; none while anything is owed."""
+    """Count the stored spans once all records are complete and the outbox is empty; 0 before that."""
     async with database.read() as connection:
         if await connection.scalar(select(func.count()).select_from(outbox)):
             return 0
@@ -117,7 +117,7 @@ async def _in_books(database: Database) -> int:
 
 @asynccontextmanager
 async def _peer(peer: Peer) -> AsyncIterator[Runner]:
-    """A peer; our own executions are told of in a database that it does not see."""
+    """Run a peer. Control rows and outbox of the executions are in a separate database."""
     with tempfile.TemporaryDirectory() as ours, tempfile.TemporaryDirectory() as theirs:
         url = f"sqlite:///{Path(ours) / 'control.db'}"
         await migrations.upgrade(url)
@@ -151,13 +151,13 @@ async def _run(
     process_id: int,
     number: int,
 ) -> Work:
-    """Send the batches of so many executions and wait until all of their spans are there, within limits."""
+    """Send `number` executions in batches and wait until all their spans are stored or the time is up."""
     before, wanted = await stored(), number * SPANS
     batches = [await export() for _ in range(number // EXECUTIONS)]
     began = time.perf_counter()
     for batch in batches:
         await send(batch)
-    # Another process tells nobody when it has committed.
+    # The server is another process and does not signal its commits, so poll.
     there = await stored() - before
     while there < wanted and time.perf_counter() - began < _WAIT_SECONDS:
         await asyncio.sleep(_POLL_SECONDS)
@@ -171,7 +171,7 @@ async def _run(
 
 
 def _resident_mb(process_id: int) -> float:
-    """Memory of a process and its children; Linux tells."""
+    """Return the resident memory of a process and its children (Linux only)."""
     kilobytes, waiting = 0, [process_id]
     while waiting:
         folder = Path(f"/proc/{waiting.pop()}")
@@ -193,11 +193,11 @@ _TIMES_FASTER = {"Phoenix": 50.0, "MLflow": 10.0}
 
 
 def measure(effort: Effort) -> Report:
-    """Spans per second until they can be queried, and the memory of the server."""
-    notes = ["memory is that of the server's processes without PostgreSQL's; peers take no events, ours is sent them"]
+    """Measure the spans per second until they can be queried, and the memory of the server."""
+    notes = ["memory excludes PostgreSQL; only our server also receives events"]
     wanted = {_MINE: OURS[effort] * EXECUTIONS}
     if effort == "smoke":
-        notes.append("the smallest form leaves the peers out")
+        notes.append("peers are not measured with --smoke")
     else:
         wanted |= {name: EXECUTIONS for name in PEERS if _is_there(name, notes)}
     with ExitStack() as stack:
@@ -205,7 +205,7 @@ def measure(effort: Effort) -> Report:
             os.environ[_POSTGRES] = stack.enter_context(postgres.serve()).admin_url
             wanted[_MINE_ON_POSTGRES] = OURS[effort] * EXECUTIONS
         except ServiceMissing as missing:
-            notes.append(f"PostgreSQL left out: {missing}")
+            notes.append(f"PostgreSQL not measured: {missing}")
         found = compare("p06_ingest", wanted, executions=wanted, effort=effort)
     rows = [_row(name, its, found[_MINE], wanted[name]) for name, its in found.items()]
     return Report("P6", "OTLP until it is committed and can be queried", rows, list(_goals(found)), notes)

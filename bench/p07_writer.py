@@ -1,7 +1,7 @@
-"""P7: the record writer on PostgreSQL against raw COPY of the rows that it wrote.
+"""P7 compares the record writer on PostgreSQL to a raw COPY of the same rows.
 
-COPY gets ready rows and keeps nothing from being stored twice; the writer gets signals, makes rows, roll-ups and the
-seal's count of them, and may be given the same again. One transaction for each.
+COPY gets finished rows and does not detect duplicates. The writer gets signals, makes rows, roll-ups and the seal's
+count from them, and accepts the same signals again. Each runs in one transaction.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from telemetry.signals.records import Batch, Signal
 from tests.services.postgres import server as postgres
 
 BATCHES: dict[Effort, int] = {"smoke": 1, "short": 4, "full": 4}
-"""Of `EXECUTIONS` in a transaction; four are what the shipper puts into one request."""
+"""Batches of `EXECUTIONS` per transaction; the shipper puts four into one request."""
 
 _WRITER = "the record writer"
 _SAME = "the record writer, the same again"
@@ -39,14 +39,14 @@ _LIKE = {"plain": "", "indexed": "INCLUDING ALL"}
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """What the writer stored of one batch."""
+    """The rows that the writer has stored for one batch."""
 
     spans: list[asyncpg.Record]
     executions: list[asyncpg.Record]
 
 
 def measure(effort: Effort) -> Report:
-    """Time on the clock, in turns."""
+    """Measure the wall time of writer and COPY, in turns."""
     with postgres.serve() as server:
         url = server.create_database()
         try:
@@ -62,8 +62,8 @@ def measure(effort: Effort) -> Report:
         Goal(f"rows per second against {name}", _ratio(taken, name), 0.40, at_least=True) for name in (_INDEXED, _PLAIN)
     ]
     notes = (
-        "one transaction each, on a server that does not wait for the disk; the roll-ups are the writer's alone",
-        "the rows of COPY are read back from what the writer stored, and are ready before its clock starts",
+        "one transaction each, on a server that does not wait for the disk; only the writer makes roll-ups",
+        "COPY gets the rows that the writer stored; they are read before its measurement starts",
     )
     return Report("P7", "records into PostgreSQL", rows, goals, notes)
 
@@ -78,18 +78,18 @@ def _ratio(taken: dict[str, list[float]], copy: str) -> float:
 
 
 def _speed(its: list[float], other: list[float]) -> float:
-    """How fast one is in terms of the other, round by round."""
+    """Return the median speed of `its` relative to `other`, round by round."""
     return median(theirs / ours for ours, theirs in zip(its, other, strict=True))
 
 
 async def _compare(url: str, effort: Effort) -> dict[str, list[float]]:
     await migrations.upgrade(url)
     taken: dict[str, list[float]] = {name: [] for name in (_PLAIN, _INDEXED, _WRITER, _SAME)}
-    async with Database(url) as database, _connected(url) as connection, _telling() as export:
+    async with Database(url) as database, _connected(url) as connection, _exporting() as export:
         await _make_copies(connection)
         for turn in range(ROUNDS[effort] + 1):
             found = await _round(database, connection, await _signals(export, BATCHES[effort]))
-            if turn:  # the first is for warming up
+            if turn:  # the first round is a warm-up
                 for name, milliseconds in found.items():
                     taken[name].append(milliseconds)
         assert await check_books(database) == []
@@ -110,7 +110,7 @@ async def _round(database: Database, connection: asyncpg.Connection, signals: li
 
 
 async def _timed(run: Callable[[], Awaitable[None]]) -> float:
-    """Milliseconds."""
+    """Run it and return the milliseconds it took."""
     began = time.perf_counter()
     await run()
     return (time.perf_counter() - began) * 1e3
@@ -153,8 +153,8 @@ async def _signals(export: Exporting, batches: int) -> list[Signal]:
 
 
 @asynccontextmanager
-async def _telling() -> AsyncIterator[Exporting]:
-    """Executions whose control and outbox are in a database of their own."""
+async def _exporting() -> AsyncIterator[Exporting]:
+    """Export executions whose control rows and outbox are in a separate database."""
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{Path(folder) / 'control.db'}"
         await migrations.upgrade(url)

@@ -1,6 +1,6 @@
-"""P8: cost per template over 30 days: our roll-ups against the raw execution rows behind a covering index.
+"""P8 queries the cost per template over 30 days: our roll-ups against the execution rows with a covering index.
 
-Rows are written straight into the tables; the roll-ups come from the same values through the code that keeps them.
+Execution rows are inserted directly; the product's code computes the roll-ups from the same values.
 """
 
 import asyncio
@@ -80,19 +80,19 @@ _RAW = (
 )
 
 Answer = dict[str, tuple[int, ...]]
-"""Template to executions, calls, tokens in, tokens out, nano-USD."""
+"""For each template: executions, calls, input tokens, output tokens, nano-USD."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Timed:
-    """Median ms of a query, and its answer."""
+    """The median duration of a query in ms, and its answer."""
 
     ms: float
     answer: Answer
 
 
 def measure(effort: Effort) -> Report:
-    """Both queries on both databases."""
+    """Measure both queries on both databases."""
     rows: list[Row] = []
     goals: list[Goal] = []
     notes: list[str] = []
@@ -101,7 +101,7 @@ def measure(effort: Effort) -> Report:
             with open_url() as url:
                 rollups, raw = asyncio.run(_compare(url, effort))
         except ServiceMissing as missing:
-            notes.append(f"{name} left out: {missing}")
+            notes.append(f"{name} not measured: {missing}")
             continue
         assert rollups.answer == raw.answer, f"{name}: the sums differ"
         gain = raw.ms / rollups.ms
@@ -114,9 +114,9 @@ def measure(effort: Effort) -> Report:
         rows.append({**row, "times faster": gain})
         if name == "PostgreSQL":
             goals = [Goal("roll-ups, ms", rollups.ms, 5.0), Goal("times faster", gain, 100.0, at_least=True)]
-    notes.append("time on the clock; the sums of both queries are equal, template by template")
+    notes.append("wall time; both queries give equal sums for every template")
     if effort != "full":
-        notes.append("the goals are for 10 million executions; raw rows get dearer with their number, roll-ups do not")
+        notes.append("the goals are for 10 million executions; only the query of raw rows slows down with their number")
     return Report("P8", f"cost per template over 30 days ({TEMPLATES} templates)", rows, goals, notes)
 
 
@@ -171,7 +171,7 @@ async def _fill(database: Database, number: int) -> None:
 
 
 def _executions(number: int, deltas: Deltas) -> Iterator[tuple[object, ...]]:
-    """Rows spread over the days before `NEWEST`, and what they add to the roll-ups."""
+    """Yield rows spread over the days before `NEWEST`, and add them to the roll-ups in `deltas`."""
     chance = random.Random(1)
     step = timedelta(days=DAYS) / number
     for index in range(number):
@@ -183,18 +183,18 @@ def _executions(number: int, deltas: Deltas) -> Iterator[tuple[object, ...]]:
         model = f"model-{chance.randrange(MODELS)}"
         deltas.add_call(CallDelta(execution, "provider", model, [*tokens, None, None, None], nano_usd, False))
         deltas.add_end(EndDelta(execution, "completed", 1_200, at))
-        told = (id_, "default", "completed", 1, 2, 2, template, "template", template, 1, "full", at, at, 1_200)
-        yield (*told, *tokens, nano_usd, 0, 0, 0, 1, 0, 5, 0, 0, 7, {}, {})
+        first = (id_, "default", "completed", 1, 2, 2, template, "template", template, 1, "full", at, at, 1_200)
+        yield (*first, *tokens, nano_usd, 0, 0, 0, 1, 0, 5, 0, 0, 7, {}, {})
 
 
 def _id(at: datetime, index: int) -> str:
-    """A UUIDv7 of this time."""
+    """Return a UUIDv7 for this time."""
     digits = f"{(at - EPOCH) // timedelta(milliseconds=1):012x}7{index >> 32 & 0xFFF:03x}8{index & 0xFFFFFFFF:015x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 async def _analyse(url: str) -> None:
-    """Let the planner see the rows, and index-only scans find them: the raw query is to be at its best."""
+    """Update the planner's statistics and allow index-only scans, so that the raw query is as fast as possible."""
     if url.startswith("sqlite"):
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
             connection.execute("ANALYZE")

@@ -1,7 +1,7 @@
-"""P11: a burst of spans, made as fast as they can be: what arrives through the journal, and through BatchSpanProcessor.
+"""P11 makes a burst of spans at full speed and counts the losses: through the journal and through BatchSpanProcessor.
 
-Both get the same executions from the same tracker. The stock way exports OTLP over HTTP to a receiver that takes
-everything and counts.
+Both get the same executions from the same tracker. BatchSpanProcessor exports OTLP over HTTP to a receiver that accepts
+every export and counts its spans.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from telemetry.sdk.providers import Telemetry, build_telemetry
 from telemetry.store.tables import spans
 
 NODES = 99
-"""Of each execution; with the root 100 spans."""
+"""Nodes per execution; with the root it has 100 spans."""
 
 EXECUTIONS: dict[Effort, int] = {"smoke": 2, "short": 300, "full": 900}
 _STATIC: Attributes = {semconv.NODE_ID: "n", semconv.NODE_TYPE: "variable", semconv.NODE_PATH: "n"}
@@ -51,18 +51,18 @@ def _begin(telemetry: Telemetry) -> WorkflowTracker:
     return tracker
 
 
-def _tell(tracker: WorkflowTracker) -> None:
-    """All nodes and the end of one execution."""
+def _make_spans(tracker: WorkflowTracker) -> None:
+    """Make the spans of all nodes of one execution, and end it."""
     for visit in range(NODES):
         tracker.start_node("execute_node n", _STATIC, visit, 1).complete(label=None, edges="e1", degraded=False)
     tracker.complete()
 
 
 async def _burst(trackers: list[WorkflowTracker]) -> float:
-    """Tell of all executions without a pause; spans per second."""
+    """Make the spans of all executions without a pause, and return the spans per second."""
     began = time.perf_counter()
     for tracker in trackers:
-        _tell(tracker)
+        _make_spans(tracker)
         await asyncio.sleep(0)
     return len(trackers) * (NODES + 1) / (time.perf_counter() - began)
 
@@ -112,7 +112,7 @@ async def _stored(database: Database, first: str) -> int:
 
 
 class _Receiver(HTTPServer):
-    """Takes every export and counts its spans."""
+    """Accepts every export and counts its spans."""
 
     received = 0
 
@@ -125,7 +125,7 @@ class _Take(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        """One export."""
+        """Accept one export."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         message = ExportTraceServiceRequest.FromString(body)
         self.server.received += sum(len(s.spans) for r in message.resource_spans for s in r.scope_spans)
@@ -134,12 +134,12 @@ class _Take(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @asynccontextmanager
 async def _stock() -> AsyncIterator[Runner]:
-    """The receiver runs in this process, as the journal does: both have one core."""
+    """BatchSpanProcessor. The receiver runs in this process, as the journal does, so both have one core."""
     receiver = _Receiver()
     thread = threading.Thread(target=receiver.serve_forever, name="receiver")
     thread.start()
@@ -168,7 +168,7 @@ VARIANTS: dict[str, Variant] = {"journal": _journal, "BatchSpanProcessor": _stoc
 
 
 def measure(effort: Effort) -> Report:
-    """Share of the spans that did not arrive."""
+    """Measure the share of lost spans."""
     found = compare("p11_burst", VARIANTS, executions=EXECUTIONS[effort], effort=effort)
     rows: list[Row] = [
         {
@@ -184,5 +184,5 @@ def measure(effort: Effort) -> Report:
         Goal("share lost through the journal", float(rows[0]["lost"]), 0.0),
         Goal("spans made per second", float(rows[0]["made per second"]), 30_000, at_least=True),
     ]
-    notes = ("the worst burst of all rounds counts; a span is there when it is committed, or when the receiver has it",)
+    notes = ("the worst round counts; a span has arrived when it is committed, or when the receiver has counted it",)
     return Report("P11", "spans lost in a burst", rows, goals, notes)

@@ -1,4 +1,4 @@
-"""P12: the first run: how long until there is help, a service that is ready, and a demo that has ended."""
+"""P12 measures the first run: the time until `--help` answers, the service is ready, and the demo has ended."""
 
 import shutil
 import signal
@@ -22,7 +22,7 @@ DEMO_SECONDS = 900.0
 
 
 def measure(effort: Effort) -> Report:
-    """Seconds on the clock; the demo from a fresh clone only in the full form, as it builds an environment."""
+    """Measure wall times in seconds. The demo from a fresh clone runs only with --full, since it builds .venv."""
     rounds = ROUNDS[effort]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -47,14 +47,14 @@ def measure(effort: Effort) -> Report:
 
 
 def _command(command: list[str], folder: Path) -> float:
-    """Seconds until it has ended well."""
+    """Return the seconds until the command has succeeded."""
     began = time.perf_counter()
     subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True, timeout=DEMO_SECONDS)
     return time.perf_counter() - began
 
 
 def _serve(database: Path) -> float:
-    """Seconds until the service says that it is ready."""
+    """Return the seconds until the service is ready."""
     port = _free_port()
     settings = {"SPANLOOM_DATABASE_URL": f"sqlite:///{database}", "PORT": str(port)}
     began = time.perf_counter()
@@ -64,7 +64,7 @@ def _serve(database: Path) -> float:
     try:
         while not _is_ready(f"http://127.0.0.1:{port}/readyz"):
             assert process.poll() is None, "the service has ended"
-            assert time.perf_counter() - began < WAIT_SECONDS, "the service does not get ready"
+            assert time.perf_counter() - began < WAIT_SECONDS, f"the service was not ready within {WAIT_SECONDS:g} s"
             time.sleep(0.01)
         return time.perf_counter() - began
     finally:
@@ -87,7 +87,7 @@ def _free_port() -> int:
 
 
 def _fresh(clone: Path) -> float:
-    """From a clone without an environment; the cache of packages is as it is."""
+    """Return the seconds for the demo in a new clone without .venv, with the current package cache."""
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True, timeout=WAIT_SECONDS)
     try:
         return _command([str(clone / "dev"), "demo", "--once"], clone)

@@ -1,6 +1,6 @@
-"""The other trace stores: each in an environment of its own, its server, and how many spans it has stored.
+"""Installs and runs the trace stores that P6 compares with ours, each in its own virtual environment.
 
-Nothing of them is in the lock. Versions are pinned; another version is another folder of the cache.
+They are not in the lock. Their versions are pinned; each version has its own folder in the cache.
 """
 
 import os
@@ -22,12 +22,12 @@ _QUIET = {"PHOENIX_TELEMETRY_ENABLED": "false", "MLFLOW_DISABLE_TELEMETRY": "tru
 
 
 class PeerMissing(Exception):
-    """A peer could not be installed; the text says what the installer answered."""
+    """A peer could not be installed; the message holds the installer's output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One of them. `{port}`, `{other_port}` and `{folder}` in its command and settings are filled in."""
+    """A trace store. Its command and settings may use `{port}`, `{other_port}` and `{folder}`."""
 
     name: str
     package: str
@@ -40,12 +40,12 @@ class Peer:
 
     @property
     def environment(self) -> Path:
-        """Where it is installed."""
+        """The folder of its virtual environment."""
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         return Path(home) / "spanloom" / "bench" / f"{self.name}-{self.version}"
 
     def install(self) -> None:
-        """Install it, unless it is there. Raises `PeerMissing`."""
+        """Install it if it is missing. Raises `PeerMissing`."""
         done = self.environment / "installed"
         if done.exists():
             return
@@ -58,7 +58,7 @@ class Peer:
 
     @contextmanager
     def serve(self, folder: Path) -> Iterator[tuple[str, int]]:
-        """Its server over a new database in the folder: its URL on the loopback address, and its process id."""
+        """Run its server over a new database in the folder; yields its loopback URL and process id."""
         names = {"port": free_port(), "other_port": free_port(), "folder": folder}
         url = f"http://127.0.0.1:{names['port']}"
         with running(
@@ -74,7 +74,7 @@ class Peer:
             yield url, process.pid
 
     def stored(self, folder: Path) -> int:
-        """How many spans are committed, as another reader of its database sees it."""
+        """Count the committed spans with a separate connection to its database."""
         with closing(sqlite3.connect(f"file:{folder / self.database}?mode=ro", uri=True, timeout=30)) as connection:
             return int(connection.execute("SELECT count(*) FROM spans").fetchone()[0])
 

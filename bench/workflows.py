@@ -1,4 +1,4 @@
-"""The reference workflows twice: as users of LangGraph write them, and as our documents. The answers are the same."""
+"""The reference workflows, each as a LangGraph graph and as a spanloom document with the same answer."""
 
 import asyncio
 import itertools
@@ -37,14 +37,14 @@ USAGE = {"input_tokens": 120, "output_tokens": 20, "total_tokens": 140}
 
 
 class CountedChat(BaseChatModel):
-    """A chat model that calls two tools when it is asked and answers when it has their results; it reports usage."""
+    """A chat model that first calls two tools, then answers from their results. It reports usage."""
 
     @property
     def _llm_type(self) -> str:
         return "counted"
 
     def bind_tools(self, tools: Any, **keywords: Any) -> Any:
-        """The script knows which tools there are."""
+        """Bind the tools; the model ignores them because its calls are fixed."""
         return self.bind(tools=tools, **keywords)
 
     def _generate(
@@ -73,12 +73,12 @@ def _call(name: str, call_id: str) -> Any:
 
 
 async def distance(start: str, end: str) -> str:
-    """The distance between two cities in km."""
+    """Return the distance between two cities in km."""
     return f"{start} to {end}: 2006 km"
 
 
 async def duration(start: str, end: str) -> str:
-    """How long a train takes between two cities, in hours."""
+    """Return the duration of a train journey between two cities in hours."""
     return f"{start} to {end}: 30 h"
 
 
@@ -104,7 +104,7 @@ async def _nothing(state: Any) -> dict[str, Any]:
 
 
 def raw_chain(length: int) -> StateGraph[Any]:
-    """Async nodes one behind the other."""
+    """Build a chain of async nodes."""
     graph = StateGraph(_Counted)
     names = [f"n{index}" for index in range(length)]
     for name in names:
@@ -115,7 +115,7 @@ def raw_chain(length: int) -> StateGraph[Any]:
 
 
 def raw_loop(rounds: int) -> StateGraph[Any]:
-    """A head that decides and a body, `rounds` times."""
+    """Build a loop of a deciding head and a body that runs `rounds` times."""
     graph = StateGraph(_Counted)
     graph.add_node("head", _nothing)
     graph.add_node("body", _add_one)
@@ -126,7 +126,7 @@ def raw_loop(rounds: int) -> StateGraph[Any]:
 
 
 def raw_fan(width: int) -> StateGraph[Any]:
-    """A source, parallel nodes, a join."""
+    """Build a source, parallel nodes and a join."""
     graph = StateGraph(_Listed)
 
     async def add(state: _Listed) -> _Listed:
@@ -144,7 +144,7 @@ def raw_fan(width: int) -> StateGraph[Any]:
 
 
 def raw_chat() -> StateGraph[Any]:
-    """Memory, retrieval, model, two tools at once, model."""
+    """Build a chat: memory, retrieval, model, two parallel tools, model."""
     model = CountedChat()
     tools = {each.name: each for each in (tool(distance), tool(duration))}
     bound = model.bind_tools(list(tools.values()))
@@ -187,7 +187,7 @@ RAW = {
 
 
 def raw_answer(state: dict[str, Any]) -> str:
-    """What a raw graph found, as the answer of ours reads."""
+    """Return the answer of a raw graph in the format of our answers."""
     if "messages" in state:
         return str(state["messages"][-1].content)
     return str(state["n"] if "n" in state else sum(state["items"]))
@@ -211,14 +211,14 @@ def _end(response: str) -> JsonObject:
 
 
 def chain(length: int) -> JsonObject:
-    """As `raw_chain`."""
+    """Return the document equivalent to `raw_chain`."""
     ids = [f"n{index}" for index in range(length)]
     nodes = [*(_variable(id_, "increment") for id_ in ids), _end("{{ variables.n }}")]
     return _graph(nodes, _edges("start", *ids, "end"), variables={"n": 0})
 
 
 def loop(rounds: int) -> JsonObject:
-    """As `raw_loop`."""
+    """Return the document equivalent to `raw_loop`."""
     head: JsonObject = {
         "id": "head",
         "type": "loop",
@@ -235,7 +235,7 @@ def loop(rounds: int) -> JsonObject:
 
 
 def fan(width: int) -> JsonObject:
-    """As `raw_fan`."""
+    """Return the document equivalent to `raw_fan`."""
     ids = [f"n{index}" for index in range(width)]
     nodes = [
         _variable("source", "get"),
@@ -248,7 +248,7 @@ def fan(width: int) -> JsonObject:
 
 
 def chat() -> JsonObject:
-    """As `raw_chat`."""
+    """Return the document equivalent to `raw_chat`."""
     nodes: list[JsonObject] = [
         {"id": "memory", "type": "memory", "config": {"memory_window": 10, "strategy": "truncate"}},
         {"id": "retrieval", "type": "retrieval", "config": {"retriever": "fixed"}},
@@ -268,11 +268,11 @@ def chat() -> JsonObject:
 
 OURS = {"chain10": chain(10), "loop10": loop(10), "fan10": fan(10), "chat": chat()}
 SPANS = {"chain10": 13, "loop10": 24, "fan10": 15, "chat": 13}
-"""Root, nodes and calls of one execution."""
+"""The number of spans of one execution: root, nodes and calls."""
 
 
 class _Fixed:
-    """A retriever that always finds the same."""
+    """A retriever that always returns the same passages."""
 
     options_schema: JsonObject = {}
 
@@ -281,7 +281,7 @@ class _Fixed:
 
 
 class _OneModel:
-    """A server that has one model."""
+    """The models of a server with one model."""
 
     def __init__(self, model: ChatModel) -> None:
         self._model = model
@@ -297,7 +297,7 @@ class _OneModel:
 
 
 def resources(model: ChatModel | None = None) -> Resources:
-    """What our workflows use: the same chat model and the same tools, real prices."""
+    """Return the resources of our workflows: the same chat model and tools as the raw graphs, and real prices."""
     tools = (function_tool(distance, effect="read"), function_tool(duration, effect="read"))
     return Resources(
         models=_OneModel(model or LangChainModel(CountedChat(), provider=PROVIDER, model=MODEL)),
@@ -311,7 +311,7 @@ def resources(model: ChatModel | None = None) -> Resources:
 
 
 class Keep(SpanProcessor):
-    """Keeps the spans of one execution after the other, and counts them."""
+    """A span processor that keeps and counts the spans of consecutive executions."""
 
     def __init__(self) -> None:
         self.spans: list[ReadableSpan] = []
@@ -320,14 +320,14 @@ class Keep(SpanProcessor):
         self.spans.append(span)
 
     def take(self) -> int:
-        """How many spans ended since the last time."""
+        """Return the number of spans that have ended since the last call."""
         number = len(self.spans)
         self.spans.clear()
         return number
 
 
 def request(graph: JsonObject) -> ExecutionRequest:
-    """The request that runs a graph on the question."""
+    """Return the request that runs a graph on the question."""
     return ExecutionRequest.model_validate(
         {"source": {"kind": "graph", "graph": graph}, "input": {"message": QUESTION}}
     )
@@ -337,7 +337,7 @@ def request(graph: JsonObject) -> ExecutionRequest:
 async def engine(
     telemetry: Telemetry | None = None, ledger: Ledger | None = None, model: ChatModel | None = None
 ) -> AsyncIterator[ExecutionEngine]:
-    """Our engine over these resources, with the bookkeeper's providers."""
+    """Open our engine with these resources and the bookkeeper's OpenTelemetry providers."""
     telemetry = telemetry or build_telemetry()
     tracers: TracerProvider = telemetry.tracer_provider
     async with ExecutionEngine(
@@ -347,7 +347,7 @@ async def engine(
 
 
 async def run_ours(made: ExecutionEngine, wanted: ExecutionRequest, keep: Keep | None = None) -> Work:
-    """One execution of ours; spans are counted where they are kept."""
+    """Run one execution with our engine; its spans are counted only if `keep` is given."""
     result = await made.execute(wanted)
     assert result.status == "completed", result
     assert result.cost_nano_usd == result.model_calls * 30_000, result

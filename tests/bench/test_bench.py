@@ -37,7 +37,7 @@ def test_a_group_that_does_not_exist_is_refused() -> None:
         [sys.executable, "-m", "bench", "P99"], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "there is no group P99" in done.stderr
+    assert "unknown group P99" in done.stderr
 
 
 def _measured(answer: str, spans: int, *cpu_us: float) -> Measured:
