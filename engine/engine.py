@@ -1,7 +1,7 @@
-"""ExecutionEngine: `stream()` and `execute()` over one `_run()`. The only execution path.
+"""ExecutionEngine: accepts executions, runs each in its own task, and stops them. There is no other execution path.
 
-The execution is a task of its own; callers read its events or wait for its result. A caller that leaves is a reader
-that leaves: by policy the execution is cancelled or goes on.
+`stream()` reads the events of the task and `execute()` waits for its result. When the last caller leaves, the
+execution is cancelled or continues, as its request says in `on_disconnect`.
 """
 
 import asyncio
@@ -39,12 +39,12 @@ from engine.usage import Carried
 log = logging.getLogger(__name__)
 
 HAND_OVER_SECONDS = 3.0
-"""How long an execution may take to stop once it is handed over."""
+"""How long an execution may take to stop after it has been handed over."""
 _KEPT_RINGS = 128
 
 
 class ExecutionEngine:
-    """Runs workflows and says what happens. Without ledger and providers nothing is kept; the results are the same."""
+    """Runs workflows. Without a ledger and OpenTelemetry providers it records nothing; the results are the same."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class ExecutionEngine:
         self._disconnect_seconds = disconnect_seconds
         self._executions: dict[str, Execution] = {}
         self._ended: OrderedDict[str, EventRing] = OrderedDict()
-        """What happened in the executions that ended last: their readers may have lost the connection."""
+        """Events of the executions that ended last, for readers that lost the connection."""
         self._draining = False
         self._left_behind: set[str] = set()
 
@@ -78,9 +78,9 @@ class ExecutionEngine:
     async def stream(
         self, request: ExecutionRequest, caller: Caller | None = None
     ) -> AsyncGenerator[ExecutionEvent, None]:
-        """Run and give every event, closed by exactly one of completed, failed, cancelled, paused.
+        """Run a workflow and yield its events; the last is `completed`, `failed`, `cancelled` or `paused`.
 
-        Raises a `Refusal` before the first event if nothing was accepted.
+        Raises a `Refusal` before the first event if the execution is not accepted.
         """
         execution = await self.start(request, caller, streaming=True)
         execution.join()
@@ -92,7 +92,7 @@ class ExecutionEngine:
             execution.leave(self._disconnect_seconds)
 
     async def execute(self, request: ExecutionRequest, caller: Caller | None = None) -> ExecutionResult:
-        """Run and give the result, whatever the status. Raises a `Refusal` only if nothing was accepted."""
+        """Run a workflow and return its result, whatever its status. Raises a `Refusal` if it is not accepted."""
         execution = await self.start(request, caller, streaming=False)
         execution.join()
         try:
@@ -101,7 +101,7 @@ class ExecutionEngine:
             execution.leave(self._disconnect_seconds)
 
     async def start(self, request: ExecutionRequest, caller: Caller | None = None, *, streaming: bool) -> Execution:
-        """Accept an execution and let it run. Raises a `Refusal` if nothing was accepted."""
+        """Accept an execution and run it in a task. Raises a `Refusal` if it is not accepted."""
         caller = caller or Caller()
         queued_ns = time.time_ns()
         resolved = await self._resolve(request, caller)
@@ -116,7 +116,7 @@ class ExecutionEngine:
         return execution
 
     async def enqueue(self, request: ExecutionRequest, caller: Caller | None = None) -> str:
-        """Accept an execution for whichever process has room; gives its id. Raises a `Refusal`."""
+        """Queue an execution for any process; return its id. Raises a `Refusal` if it is not accepted."""
         caller = caller or Caller()
         queued_ns = time.time_ns()
         resolved = await self._resolve(request, caller)
@@ -126,7 +126,7 @@ class ExecutionEngine:
     async def enqueue_again(
         self, identity: ExecutionIdentity, request: JsonObject, graph: bytes | None, caller: Caller | None = None
     ) -> str:
-        """Run a finished execution anew: the same pinned graph and input, a new id. Raises a `Refusal`."""
+        """Queue a finished execution again with the same graph and input; return the new id. Raises a `Refusal`."""
         if self._draining:
             raise Draining
         caller = caller or Caller()
@@ -155,7 +155,7 @@ class ExecutionEngine:
         return execution.id
 
     async def take_on(self, claim: Claim) -> Execution:
-        """Run an attempt of an execution that this process has claimed."""
+        """Start an attempt of an execution that this process has claimed."""
         execution = await self._builder.restore(identity_at_start(claim), claim.request, claim.graph, claim.carried)
         execution.claim = claim
         self._begin(execution, Caller(owner=claim.identity.owner))
@@ -179,21 +179,21 @@ class ExecutionEngine:
         return resolved
 
     def running(self, execution_id: str) -> Execution | None:
-        """The execution of this id, if it runs in this process."""
+        """The execution with this id, if it runs in this process."""
         return self._executions.get(execution_id)
 
     def cancel(self, execution_id: str, reason: str) -> bool:
-        """Ask an execution that runs here to stop; false if there is none."""
+        """Cancel an execution; false if it does not run in this process."""
         execution = self._executions.get(execution_id)
         return execution is not None and execution.cancel(reason)
 
     def events_of(self, execution_id: str) -> EventRing | None:
-        """What happens in an execution that runs here, or ended here a short while ago."""
+        """Events of an execution that runs in this process, or ended in it a short while ago."""
         execution = self._executions.get(execution_id)
         return execution.context.events if execution else self._ended.get(execution_id)
 
     def fence_off(self, execution_id: str, attempt: int) -> None:
-        """Another process owns the execution now: stop this attempt of it."""
+        """Stop this attempt, because another attempt owns the execution now."""
         execution = self._executions.get(execution_id)
         if execution is not None and execution.context.attempt == attempt:
             execution.fence_off()
@@ -204,10 +204,10 @@ class ExecutionEngine:
         return len(self._executions)
 
     async def close(self, drain_seconds: float = 0) -> None:
-        """Take no more executions and let the running ones end; those that do not in time are handed over.
+        """Accept no more executions, let the running ones end, and hand over those still running after `drain_seconds`.
 
-        What does not let go then (a node that ignores its cancellation, a database that is gone) is left behind: with
-        its process the lease runs out, and the execution is found.
+        An execution that does not stop even then (its node ignores the cancellation, or the database is gone) is left
+        running. Its lease expires after the process has exited, and the sweeper of another process finds it.
         """
         self._draining = True
         if drain_seconds > 0:
@@ -219,7 +219,7 @@ class ExecutionEngine:
             self._left_behind.add(execution.id)
 
     async def _wait(self, seconds: float) -> list[Execution]:
-        """Those that are still running then."""
+        """Wait for the executions to end; return those still running after so many seconds."""
         waited = [execution for id_, execution in self._executions.items() if id_ not in self._left_behind]
         tasks = {execution.task: execution for execution in waited if execution.task}
         late = (await asyncio.wait(tasks, timeout=seconds))[1] if tasks else ()

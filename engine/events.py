@@ -1,6 +1,6 @@
 """Events of a running execution, kept in a bounded ring that readers follow.
 
-The execution never waits for a reader: a reader that falls out of the ring gets a `gap` event and continues behind it.
+The execution never waits for a reader: a reader that falls behind the ring gets a `gap` event and continues after it.
 """
 
 import asyncio
@@ -28,12 +28,12 @@ _FRAME_BYTES = 200
 
 
 class EventType(StrEnum):
-    """The types of `ExecutionEvent`; an attempt is started or resumed, nodes, then one closing event."""
+    """Event types. An attempt emits `started` or `resumed`, the events of its nodes, and one closing event."""
 
     STARTED = "started"
     """The execution began: source, versions, graph hash, conversation, correlation and trace id."""
     RESUMED = "resumed"
-    """A later attempt began: its number, the reason (answer, timer, crash, shutdown), and whether from the start."""
+    """A later attempt began: its number and the reason (answer, timer, crash, shutdown)."""
     NODE_STARTED = "node_started"
     """A visit of a node began: the node's name."""
     NODE_COMPLETED = "node_completed"
@@ -49,7 +49,7 @@ class EventType(StrEnum):
     TOOL_RESULT = "tool_result"
     """A tool call ended: `call_id`, `ok`, `error_type`, `duration_ms`."""
     APPROVAL_REQUESTED = "approval_requested"
-    """An approval asks: `approval_id`, prompt, payload, choices, `response_schema`, `expires_at`."""
+    """An approval node asks a question: `approval_id`, prompt, payload, choices, `response_schema`, `expires_at`."""
     GAP = "gap"
     """A slow reader missed events: the first and the last `seq`."""
     COMPLETED = "completed"
@@ -63,7 +63,7 @@ class EventType(StrEnum):
 
     @property
     def is_closing(self) -> bool:
-        """The last event of an attempt, sent after the commit that makes it true."""
+        """Whether this is the last event of an attempt; it is sent after the end has been committed."""
         return self in _CLOSING.values()
 
 
@@ -84,7 +84,7 @@ def closing_event(status: Status) -> EventType | None:
 
 @dataclass(slots=True)
 class ExecutionEvent:
-    """One thing that happened. `seq` rises by one within an attempt; node fields are null where there is no node."""
+    """One event. `seq` rises by one within an attempt; the node fields are null unless the event belongs to a node."""
 
     type: EventType
     seq: int
@@ -100,7 +100,7 @@ class ExecutionEvent:
     node_attempt: int | None = None
 
     def document(self) -> JsonObject:
-        """The event as JSON, as it goes over the wire; node fields only where there is a node."""
+        """The event as JSON for the wire; without the node fields if it belongs to no node."""
         document: JsonObject = {
             "type": self.type,
             "seq": self.seq,
@@ -133,17 +133,17 @@ class EventRing:
         self.closed = False
 
     def next_seq(self) -> int:
-        """The number of the event that is appended next."""
+        """Assign the number of the next event."""
         self._last += 1
         return self._last
 
     @property
     def last_seq(self) -> int:
-        """The number that was given out last."""
+        """The number that was assigned last."""
         return self._last
 
     def append(self, event: ExecutionEvent) -> None:
-        """Add an event; a closing one is the last."""
+        """Add an event; a closing event must be the last."""
         self._keep(event)
         self._appended_since_breath += 1
         if event.type.is_closing:
@@ -151,20 +151,20 @@ class EventRing:
         self._news.set()
 
     def close(self) -> None:
-        """End the ring without a closing event: the attempt broke off."""
+        """End the ring without a closing event, because the attempt broke off."""
         self.closed = True
         self._news.set()
 
     async def breathe(self) -> None:
-        """Yield now and then: a producer that never awaits would outrun the ring and could not be cancelled."""
+        """Yield to the event loop now and then, so that a producer that never awaits can be read and cancelled."""
         if self._appended_since_breath >= _YIELD_EVERY:
             self._appended_since_breath = 0
             await asyncio.sleep(0)
 
     async def read(self, after: int = 0) -> AsyncGenerator[ExecutionEvent, None]:
-        """Every event behind `after`, to the closing one; a `gap` where the ring has lost some.
+        """Yield the events after number `after` up to the closing one, and a `gap` for events that the ring has lost.
 
-        Where the reader lags, the tokens of a message come joined, under the number of the last.
+        A reader that lags gets the tokens of a message joined, under the number of the last token.
         """
         while True:
             behind = self._behind(after)
@@ -176,7 +176,7 @@ class EventRing:
             await self._wait_behind(after)
 
     def _keep(self, event: ExecutionEvent) -> None:
-        """The newest stays, however large it is."""
+        """Drop old events while the ring is over its size; the newest event stays, however large."""
         size = _size(event)
         self._events.append(event)
         self._bytes.append(size)
@@ -200,7 +200,7 @@ class EventRing:
 
 
 def joined(events: Iterable[ExecutionEvent]) -> Iterator[ExecutionEvent]:
-    """The events with neighbouring tokens of one message as one, numbered as the last of them."""
+    """Join neighbouring tokens of one message into one event with the number of the last."""
     waiting: list[ExecutionEvent] = []
     for event in events:
         if waiting and not _continues(waiting[0], event):
@@ -229,7 +229,7 @@ def _size(event: ExecutionEvent) -> int:
         return _FRAME_BYTES + len(str(event.data["text"]))
     try:
         return _FRAME_BYTES + len(orjson.dumps(event.data))
-    except TypeError:  # no JSON: a lone surrogate
+    except TypeError:  # a lone surrogate is not JSON
         return _FRAME_BYTES + len(repr(event.data))
 
 

@@ -37,7 +37,7 @@ class ExecutionIdentity:
     any_folder: bool = False
     """The `files` retriever may read any folder: the execution was started from the command line."""
 
-    def told(self, trace_id: str | None) -> JsonObject:
+    def started_data(self, trace_id: str | None) -> JsonObject:
         """The data of the event `started` or `resumed`."""
         return {
             "source": self.source,

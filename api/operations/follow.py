@@ -56,7 +56,7 @@ async def follow(
             if event.type.is_closing:
                 return
         if runtime.is_draining:
-            raise Draining("the service is stopping; the execution goes on in another process")
+            raise Draining("the service is stopping; the execution continues in another process")
         await _rest(runtime, execution_id, position)
 
 
@@ -81,7 +81,7 @@ def told(row: ControlRow, position: StreamPosition) -> Iterator[ExecutionEvent]:
             yield from _closing(row, closing, position)
     elif row.status is Status.RUNNING and row.root is not None and position.attempt < row.attempt:
         is_first = row.attempt == 1
-        data = row.identity.told(row.trace_id)
+        data = row.identity.started_data(row.trace_id)
         if not is_first:
             data |= {"attempt": row.attempt, "reason": None}
         type_ = EventType.STARTED if is_first else EventType.RESUMED

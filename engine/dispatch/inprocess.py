@@ -1,6 +1,6 @@
-"""Claims executions that wait for a process (queued, answered, due, left by another) and runs them in this one.
+"""The dispatcher: claims queued, answered, due and lost executions and runs them in this process.
 
-Requests in this process wake it; it finds work from other processes within a second.
+Requests in this process wake it; it finds executions from other processes by polling once per second.
 """
 
 import asyncio
@@ -39,11 +39,11 @@ class Dispatcher:
         return len(self._held)
 
     def wake(self) -> None:
-        """Look for executions now: one was queued, or a slot is free."""
+        """Poll now, because an execution was queued or a slot became free."""
         self._news.set()
 
     async def run(self) -> None:
-        """Claim and run until stopped. Database errors are logged and retried."""
+        """Claim and run executions until stopped. Database errors are logged and retried."""
         while not self.is_stopped:
             self._news.clear()
             if await self._claim_all():
@@ -55,13 +55,13 @@ class Dispatcher:
                 continue
 
     async def stop(self) -> None:
-        """Stop claiming, after a claim in progress has been taken on."""
+        """Stop claiming. Waits until a claim in progress has started its executions."""
         self.is_stopped = True
         self.wake()
         await self._idle.wait()
 
     async def _claim_all(self) -> bool:
-        """Fill the free slots; true if there may be more to claim. A claim that has begun is not interrupted."""
+        """Fill the free slots; true if there may be more to claim. A claim in progress cannot be cancelled."""
         free = self._slots - len(self._held)
         if free <= 0:
             return False

@@ -1,4 +1,4 @@
-"""From a request to what is accepted of it, and back from what was kept to the request."""
+"""Turns a request into the record that the ledger stores at acceptance, and reads the request back from it."""
 
 import orjson
 from uuid_utils.compat import uuid7
@@ -14,8 +14,8 @@ from engine.request import Caller, ExecutionRequest, digest
 from engine.resources import Message, as_json
 from engine.result import Status
 
-_KEPT_BY_HASH = {"source": {"graph"}}
-"""Part of a request that is not stored with it, since the graph that runs is kept by its hash."""
+_STORED_BY_HASH = {"source": {"graph"}}
+"""The part of a request that is not stored with it: graphs are stored separately, by their hash."""
 
 
 def identity_of(
@@ -27,7 +27,7 @@ def identity_of(
     *,
     streaming: bool,
 ) -> ExecutionIdentity:
-    """Who a new execution is; `compiled` is null if its graph is not valid."""
+    """The identity of a new execution; `compiled` is null if its graph is not valid."""
     template, definition = resolved.template, resolved.definition
     return ExecutionIdentity(
         execution_id=(execution_id := str(uuid7())),
@@ -53,7 +53,7 @@ def identity_of(
 
 
 def acceptance_of(execution: Execution, caller: Caller, status: Status) -> Acceptance:
-    """What the ledger is to make durable."""
+    """The record of the acceptance that the ledger makes durable."""
     identity, compiled, root = execution.identity, execution.compiled, None
     if status is Status.RUNNING:
         root = execution.context.tracker.root
@@ -61,7 +61,7 @@ def acceptance_of(execution: Execution, caller: Caller, status: Status) -> Accep
     return Acceptance(
         identity=identity,
         status=status,
-        request=execution.request.model_dump(mode="json", exclude=_KEPT_BY_HASH if compiled else None),
+        request=execution.request.model_dump(mode="json", exclude=_STORED_BY_HASH if compiled else None),
         graph=compiled.plan.canonical if compiled else None,
         user_message=as_json(execution.user_message) if is_chat and execution.user_message else None,
         root=root,
@@ -78,7 +78,7 @@ def _idempotency(caller: Caller, execution: Execution) -> Idempotency | None:
 
 
 def request_of(request: JsonObject, graph: bytes | None) -> ExecutionRequest:
-    """The request as it was kept: where its graph was sent along it stands apart."""
+    """The request from its stored form. `graph` is stored separately if the request contained one."""
     source = request["source"]
     if isinstance(source, dict) and source.get("kind") == "graph" and "graph" not in source:
         source = {**source, "graph": {} if graph is None else orjson.loads(graph)}
@@ -86,6 +86,6 @@ def request_of(request: JsonObject, graph: bytes | None) -> ExecutionRequest:
 
 
 def user_message_of(request: ExecutionRequest) -> Message | None:
-    """What the user says; null if that is nothing."""
+    """The user's message from `input.message`; null if it is missing or empty."""
     text = request.input.get("message")
     return Message(id=str(uuid7()), role="user", content=text) if isinstance(text, str) and text else None

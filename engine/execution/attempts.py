@@ -1,4 +1,4 @@
-"""How attempts begin: in which trace, linked to what, and where the run goes on."""
+"""How attempts begin: the trace they join, the spans they link to, and the checkpoint they continue from."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 
 def identity_at_start(claim: Claim) -> ExecutionIdentity:
-    """A queued execution begins now: it has waited for as long as the database's clock says."""
+    """The identity of the claimed attempt. A queued execution starts now, `age_seconds` after it was queued."""
     if claim.reason != "queued":
         return claim.identity
     waited_ns = max(1, round(claim.age_seconds * 1e9))
@@ -25,13 +25,13 @@ def identity_at_start(claim: Claim) -> ExecutionIdentity:
 
 
 def first_start(caller: Caller) -> AttemptStart:
-    """In the caller's trace, or linked to it."""
+    """Start a first attempt in the caller's trace, or with a link to it."""
     linked = get_current_span(caller.trace_link).get_span_context() if caller.trace_link is not None else None
     return AttemptStart(caller.trace_context, [linked] if linked is not None else [])
 
 
 def later_start(claim: Claim) -> AttemptStart:
-    """A queued execution joins the trace of its caller; a later attempt links to the one before."""
+    """Start a claimed attempt: in its caller's trace if it was queued, else with a link to the previous attempt."""
     if claim.identity.attempt == 1:
         return AttemptStart(_parent_of(claim.caller_trace), age_seconds=claim.age_seconds)
     previous = claim.previous_root
@@ -44,11 +44,11 @@ def later_start(claim: Claim) -> AttemptStart:
 
 
 def _resumption(claim: Claim) -> Attributes:
-    said: Attributes = {semconv.RESUME_REASON: claim.reason}
+    attributes: Attributes = {semconv.RESUME_REASON: claim.reason}
     if claim.reason == "answer" and claim.answers:
         newest = claim.answers[-1]
-        said |= {semconv.APPROVAL_ID: newest.approval_id, semconv.APPROVAL_CHOICE: newest.choice}
-    return said
+        attributes |= {semconv.APPROVAL_ID: newest.approval_id, semconv.APPROVAL_CHOICE: newest.choice}
+    return attributes
 
 
 def _span_context(root: Root) -> SpanContext:
@@ -56,7 +56,7 @@ def _span_context(root: Root) -> SpanContext:
 
 
 def traceparent(caller: Caller) -> str | None:
-    """The caller's trace as a `traceparent`, to be joined by whichever process runs the execution."""
+    """The caller's trace as a `traceparent`, which the process that runs the execution joins."""
     if caller.trace_context is None:
         return None
     span = get_current_span(caller.trace_context).get_span_context()
@@ -72,7 +72,7 @@ def _parent_of(traceparent: str | None) -> Context | None:
 
 
 def resume_of(claim: Claim | None) -> Resume | None:
-    """Where a later attempt goes on; one that is retried begins at the input, and asks nothing that was answered."""
+    """Where a later attempt continues. A retried one starts from the input, but keeps the answers given so far."""
     if claim is None or claim.identity.attempt == 1:
         return None
     answers = [Answer(each.choice, each.data, each.answered_by, each.approval_id) for each in claim.answers]

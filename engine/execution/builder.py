@@ -1,4 +1,4 @@
-"""Builds executions: new ones from a request, later attempts and queued ones from what was kept of them."""
+"""Builds executions: new ones from a request, queued ones and later attempts from their stored records."""
 
 import time
 
@@ -24,7 +24,7 @@ _NO_GRAPH = WorkflowGraph.model_validate({"schema": "spanloom/1", "name": "none"
 
 
 class ExecutionBuilder:
-    """Loads, validates and equips executions; it does not start them."""
+    """Loads and validates graphs and builds executions from them, without starting any."""
 
     def __init__(self, resources: Resources, tracing: Tracing, ledger: Ledger) -> None:
         self._resources = resources
@@ -35,9 +35,9 @@ class ExecutionBuilder:
     def build(
         self, request: ExecutionRequest, caller: Caller, resolved: Resolved, queued_ns: int, *, streaming: bool
     ) -> Execution:
-        """A new execution. An invalid graph gives one that fails when it runs.
+        """A new execution. If its graph is not valid, it fails when it runs.
 
-        Raises `MalformedWorkflow` if what was sent is not shaped like a graph at all.
+        Raises `MalformedWorkflow` if the document in the request does not have the shape of a graph.
         """
         compiled, failure = self._load(resolved, caller)
         identity = identity_of(request, caller, resolved, compiled, queued_ns, streaming=streaming)
@@ -46,11 +46,11 @@ class ExecutionBuilder:
     async def restore(
         self, identity: ExecutionIdentity, request: JsonObject, graph: bytes | None, carried: Carried
     ) -> Execution:
-        """An execution as it was accepted: it runs the graph that was kept, whatever its references name by now."""
+        """An execution as it was accepted. It runs the stored graph, even if its template or definition has changed."""
         asked = request_of(request, graph)
         history = await self._history(identity)
         if graph is not None:
-            return self._make(asked, identity, self._loader.load_kept(graph), None, history, carried)
+            return self._make(asked, identity, self._loader.load_accepted(graph), None, history, carried)
         caller = Caller(owner=identity.owner)
         try:
             compiled, failure = self._load(await resolve(asked, caller, self._resources), caller)
@@ -59,7 +59,7 @@ class ExecutionBuilder:
         return self._make(asked, identity, compiled, failure, history, carried)
 
     async def _history(self, identity: ExecutionIdentity) -> History | None:
-        """The conversation as it was before this execution; null if it is no turn of a conversation."""
+        """The conversation before this execution; null if the execution is not part of a conversation."""
         if identity.conversation_id is None:
             return None
         history = await self._resources.conversations.history(

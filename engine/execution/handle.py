@@ -22,7 +22,7 @@ SHUTDOWN = "the engine is shutting down"
 
 
 class Execution:
-    """One accepted execution that runs in this process, for one attempt."""
+    """One attempt of an execution in this process."""
 
     def __init__(
         self, request: ExecutionRequest, identity: ExecutionIdentity, context: ExecutionContext, history: History | None
@@ -49,7 +49,7 @@ class Execution:
         return self.context.execution_id
 
     async def events(self, after: int = 0) -> AsyncGenerator[ExecutionEvent, None]:
-        """Events after `after` up to the closing one. Raises if the end could not be committed."""
+        """Yield the events after number `after` up to the closing one. Raises if the end could not be committed."""
         async for event in self.context.events.read(after):
             yield event
         if self.task is not None:
@@ -61,7 +61,7 @@ class Execution:
         return await asyncio.shield(self.task)
 
     def cancel(self, reason: str) -> bool:
-        """Ask the execution to stop; false if it has already ended. Only the first reason is kept."""
+        """Cancel the execution; false if it has already ended. Only the first reason counts."""
         if self.ended:
             return False
         if self.cancel_reason is None:
@@ -83,7 +83,7 @@ class Execution:
 
     @property
     def stop(self) -> Stop | None:
-        """Why the walk is stopped before its end; the first reason counts, unless the attempt is fenced off."""
+        """Why the walk is stopped early. The first reason counts, but `fence off` replaces it."""
         return self._stop
 
     @property
@@ -100,13 +100,13 @@ class Execution:
                 self.task.cancel()
 
     def join(self) -> None:
-        """Count a reader of the call that started the execution."""
+        """Add a caller that waits for this execution."""
         self._readers += 1
         if self._leaving is not None:
             self._leaving.cancel()
 
     def leave(self, grace_seconds: float) -> None:
-        """Count a reader out; after the last one the execution is cancelled, unless `on_disconnect` is `continue`."""
+        """Remove a caller. After the last one the execution is cancelled, unless `on_disconnect` is `continue`."""
         self._readers -= 1
         if self._readers == 0 and not self.ended and self.request.on_disconnect != "continue":
             self._leaving = asyncio.get_running_loop().call_later(grace_seconds, self.cancel, CLIENT_LEFT)

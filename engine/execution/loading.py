@@ -1,4 +1,4 @@
-"""From a document to something that runs: validated every time, planned and compiled once per content hash."""
+"""Loads documents: validates them every time, and plans and compiles them once per content hash."""
 
 from collections import OrderedDict
 
@@ -13,7 +13,7 @@ CACHED_WORKFLOWS = 512
 
 
 class Loader:
-    """Validates documents and keeps the compiled workflows that were used last."""
+    """Validates documents and caches the compiled workflows."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
@@ -23,7 +23,7 @@ class Loader:
     def load(self, document: JsonObject, owner: str, *, refuse_shape: bool) -> CompiledWorkflow:
         """The compiled workflow of a valid document.
 
-        Raises `InvalidWorkflow`; with `refuse_shape` a document that is no graph at all raises `MalformedWorkflow`.
+        Raises `InvalidWorkflow`; or with `refuse_shape` `MalformedWorkflow`, if it does not have the shape of a graph.
         """
         validation = self._validator.validate(document, owner=owner, resources=self._resources)
         if not validation.report.valid:
@@ -34,7 +34,7 @@ class Loader:
         assert validation.content_hash is not None
         return self._compile(validation.canonical, validation.content_hash)
 
-    def load_kept(self, canonical: bytes) -> CompiledWorkflow:
+    def load_accepted(self, canonical: bytes) -> CompiledWorkflow:
         """The compiled workflow of a graph that was validated when its execution was accepted."""
         return self._compile(canonical, content_hash(canonical))
 

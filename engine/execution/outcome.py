@@ -1,4 +1,4 @@
-"""How a run ended, and the one place where the result is made from it, for every status."""
+"""The outcome of an attempt, and the result built from it, for every status."""
 
 from dataclasses import dataclass
 
@@ -24,19 +24,19 @@ class Outcome:
     error_node_id: str | None = None
     error_class: ErrorClass | None = None
     report: ValidationReport | None = None
-    """The findings about a document that is not valid."""
+    """The findings, if the graph is not valid."""
     cancel_reason: str | None = None
     paused: Paused | None = None
-    """What a paused execution waits for."""
+    """The pause, if the execution is paused."""
 
 
 COMPLETED = Outcome(Status.COMPLETED)
 HANDED_OVER = Outcome(Status.RUNNING)
-"""The process stops, and another one goes on with the execution."""
+"""This process stops, and another one continues the execution."""
 
 
 def failed(failure: Failure, node_id: str | None = None) -> Outcome:
-    """The outcome of an execution that failed; `node_id` names the node that failed it."""
+    """The outcome of a failed execution; `node_id` is the node that failed, if any."""
     return Outcome(
         Status.FAILED,
         error_type=failure.error_type,
@@ -73,14 +73,14 @@ def make_result(context: ExecutionContext, identity: ExecutionIdentity, outcome:
 
 
 def new_messages(context: ExecutionContext) -> list[Message]:
-    """The messages that this execution wrote, in order, also those that a memory node has removed."""
+    """The messages that this execution added, in order, including those that a memory node removed."""
     state = context.state
     messages = state["removed_new_messages"] | {message["id"]: message for message in state["messages"]}
     return [messages[id_] for id_ in state["new_message_ids"]]
 
 
 def new_summary(context: ExecutionContext, before: JsonObject | None) -> JsonObject | None:
-    """The conversation's summary if this execution made a new one."""
+    """The conversation's new summary; null if this execution did not change it."""
     summary = context.state["conversation_summary"]
     return summary if summary != before else None
 

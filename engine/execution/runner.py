@@ -59,7 +59,7 @@ class AttemptRunner:
         return result
 
     async def _open(self, execution: Execution, caller: Caller) -> None:
-        """Begin the trace and make it durable. A failure is raised here and from `Execution.accepted`."""
+        """Start the trace and make the acceptance durable. A failure is raised and set on `Execution.accepted`."""
         tracker, claim = execution.context.tracker, execution.claim
         try:
             if claim is None:
@@ -79,7 +79,7 @@ class AttemptRunner:
         execution.accepted.set_result(None)
 
     async def _outcome(self, execution: Execution) -> Outcome:
-        """How the walk ended. The home of broad catching for executions."""
+        """Run the walk and turn its exceptions into an outcome; the only broad `except` of an execution."""
         try:
             return await self._walk(execution)
         except Stopped as stopped:
@@ -145,10 +145,10 @@ class AttemptRunner:
             raise Fenced
 
     async def _release(self, execution: Execution) -> NoReturn:
-        """Give the lease back. Raises `Draining`, for the callers that wait for the result here."""
+        """Release the lease, then raise `Draining` for the callers that wait for the result."""
         execution.context.tracker.hand_over(SHUTDOWN)
         await self._ledger.release(Release(execution.id, execution.context.attempt))
-        raise Draining("the service is stopping; the execution goes on in another process")
+        raise Draining("the service is stopping; the execution continues in another process")
 
     async def _forget_checkpoints(self, execution: Execution, status: Status) -> None:
         compiled = execution.compiled
@@ -157,7 +157,7 @@ class AttemptRunner:
 
 
 def _stopped(execution: Execution) -> Outcome:
-    """What becomes of a walk that was stopped. Raises `Fenced`."""
+    """The outcome of a walk that was stopped. Raises `Fenced` if it was fenced off."""
     if execution.stop == "fence off":
         raise Fenced
     if execution.stop == "hand over":
@@ -166,7 +166,7 @@ def _stopped(execution: Execution) -> Outcome:
 
 
 def _swallow_cancellation() -> None:
-    """The cancellation was for the walk; closing the books must not be interrupted by it."""
+    """Clear the cancellation, which was meant for the walk, so that it does not interrupt the final commit."""
     task = asyncio.current_task()
     while task is not None and task.cancelling():
         task.uncancel()
@@ -192,7 +192,7 @@ def _close_trace(tracker: WorkflowTracker, outcome: Outcome) -> None:
 
 def _started_data(execution: Execution) -> JsonObject:
     identity, claim = execution.identity, execution.claim
-    data = identity.told(execution.context.tracker.trace_id)
+    data = identity.started_data(execution.context.tracker.trace_id)
     return (
         data if identity.attempt == 1 or claim is None else data | {"attempt": identity.attempt, "reason": claim.reason}
     )

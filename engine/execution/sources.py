@@ -1,4 +1,4 @@
-"""From a request's source to the graph that runs: the reference is resolved and pinned, params and overrides go in."""
+"""Resolves a request's source to a graph document: finds and pins its version, fills in params, applies overrides."""
 
 from dataclasses import dataclass, field
 
@@ -21,7 +21,7 @@ _DEFAULT_LIMITS: JsonObject = Limits().model_dump()
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a request names. `document` null: it could not be made, and `failure` says why."""
+    """The resolved source of a request. If `document` is null, `failure` says why it could not be built."""
 
     kind: str
     workflow_name: str
@@ -34,7 +34,7 @@ class Resolved:
 
 
 async def resolve(request: ExecutionRequest, caller: Caller, resources: Resources) -> Resolved:
-    """Find what the source names. Raises `NotFound` or `InvalidRequest`: nothing is accepted then."""
+    """Resolve the source. Raises `NotFound` or `InvalidRequest`; nothing is accepted then."""
     _check_message(request)
     _check_values(request)
     source = request.source
@@ -75,7 +75,7 @@ def _of_template(
     request: ExecutionRequest,
     history: History | None = None,
 ) -> Resolved:
-    """Bad params are a failed execution, not a refused one."""
+    """Resolve a template. Invalid params give a failed execution rather than a refused request."""
     try:
         document: JsonObject | None = _with_overrides(resolve_template(template, params), request)
         failure: Failure | None = None
@@ -121,7 +121,7 @@ def _check_values(request: ExecutionRequest) -> None:
 
 
 def _with_overrides(document: JsonObject, request: ExecutionRequest) -> JsonObject:
-    """The document with the request's overrides; limits are lowered only, the validator checks the rest."""
+    """Apply the request's overrides. They can only lower limits; validation checks the rest."""
     overrides = request.overrides
     if overrides == type(overrides)():
         return document
@@ -137,7 +137,7 @@ def _with_overrides(document: JsonObject, request: ExecutionRequest) -> JsonObje
 
 
 def _lowered(limits: JsonObject, wanted: JsonObject) -> JsonObject:
-    """The graph's limits, where a request wants less its own; a null would lift a limit, so it changes nothing."""
+    """The lower of the graph's and the request's limits. A null would remove a limit, so it is ignored."""
     lowered = dict(limits)
     for name, value in wanted.items():
         present = limits.get(name, _DEFAULT_LIMITS.get(name))

@@ -1,4 +1,4 @@
-"""Attributes of spans and events as sets: identity, usage, sums and seal, model request; and the ids of events."""
+"""Builds the attributes of spans and events: identity, usage, sums and seal, model request; and event ids."""
 
 import hashlib
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ SHUTDOWN_ERROR = "shutdown"
 """`error.type` of the root span of an attempt whose process stopped before the execution ended."""
 
 LOST_ERROR = "engine_lost"
-"""`error.type` of an attempt whose process died; also of the execution where no other process takes it over."""
+"""`error.type` of an attempt whose process died, and of its execution if no other process takes it over."""
 
 EVENT_NAMESPACE = uuid5(NAMESPACE_URL, "urn:spanloom:event")
 
 
 def sums(totals: Totals, unfinished: Unfinished, span_ids: list[int], duration_seconds: float) -> Attributes:
-    """Usage, cost, counts and seal as the root span and the terminal event carry them, without the time ledger."""
+    """Usage, cost, counts and seal for the root span and the terminal event; the time ledger is added elsewhere."""
     attributes: Attributes = {
         semconv.DURATION_MS: round(duration_seconds * 1000),
         semconv.UNPRICED_CALLS: totals.unpriced_calls,
@@ -54,7 +54,7 @@ def sums(totals: Totals, unfinished: Unfinished, span_ids: list[int], duration_s
 
 
 def event_id(execution_id: str, attempt: int, event: str, seq: int) -> str:
-    """The id of an event: stable, so that the same event exported twice is recognised."""
+    """The id of an event. It is stable, so that an event exported twice is recognised."""
     return str(uuid5(EVENT_NAMESPACE, f"{execution_id}/{attempt}/{event}/{seq}"))
 
 
@@ -88,7 +88,7 @@ def common_attributes(identity: ExecutionIdentity) -> Attributes:
 
 
 def identity_attributes(identity: ExecutionIdentity) -> Attributes:
-    """The attributes that the root span and the events of the execution carry from the start."""
+    """The attributes of the root span and of the execution's events, known from the start."""
     always: Attributes = {
         **common_attributes(identity),
         semconv.OPERATION: Operation.WORKFLOW.value,
@@ -113,7 +113,7 @@ def identity_attributes(identity: ExecutionIdentity) -> Attributes:
 
 
 def request_attributes(model: ChatModel, request: ModelRequest) -> Attributes:
-    """The attributes that a model call's span carries from the start."""
+    """The attributes of a model call's span, known from the start."""
     settings = request.settings
     attributes: Attributes = {
         semconv.OPERATION: Operation.CHAT.value,

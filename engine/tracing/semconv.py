@@ -1,7 +1,7 @@
-"""Every span name, attribute key and event name that we emit, once, with unit and meaning.
+"""All span names, attribute keys and event names that we emit, with units and meanings.
 
-`gen_ai.*`, `error.type` and `server.*` follow the OpenTelemetry GenAI conventions (1.41 to 1.44); own names use
-`workflow.`. Dashboards, queries and tests are checked against this file.
+`gen_ai.*`, `error.type` and `server.*` follow the OpenTelemetry GenAI conventions (1.41 to 1.44); our own keys start
+with `workflow.`. Dashboards, queries and tests are checked against this file.
 """
 
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ SPAN_NODE = "execute_node"
 SPAN_TOOL = "execute_tool"
 """An attempt of a tool call, named `execute_tool <tool>`."""
 SPAN_CHAT = "chat"
-"""A call of a model, named `chat <model>`."""
+"""A call to a model, named `chat <model>`."""
 SPAN_RETRIEVAL = "retrieval"
-"""A question to a retriever, named `retrieval <retriever>`."""
+"""A query to a retriever, named `retrieval <retriever>`."""
 
 
 class Event(StrEnum):
-    """Names of the log records we emit, in the context of their span."""
+    """Names of our events: log records in the context of their span."""
 
     QUEUED = "workflow.execution.queued"
     """The execution was accepted and waits for a worker."""
@@ -47,7 +47,7 @@ class Event(StrEnum):
     BUDGET_EXCEEDED = "workflow.budget.exceeded"
     """The next model call could exceed a budget."""
     NODE_RETRYING = "workflow.node.retrying"
-    """An attempt of a node failed and is repeated."""
+    """An attempt of a node failed and is retried."""
 
 
 class Operation(StrEnum):
@@ -70,7 +70,7 @@ class NodeStatus(StrEnum):
 
 
 class Waste(StrEnum):
-    """Values of `workflow.call.waste`: why a paid call bought nothing."""
+    """Values of `workflow.call.waste`: why a paid call was wasted."""
 
     RETRIED = "retried"
     FAILED = "failed"
@@ -79,7 +79,7 @@ class Waste(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """One attribute key: its OpenTelemetry type, its unit (empty if none) and what it says."""
+    """One attribute key with its OpenTelemetry type, its unit (empty if none) and its meaning."""
 
     key: str
     type: str
@@ -103,7 +103,7 @@ def _sum_of(kind: TokenKind) -> str:
     return "sum over model calls" + (f", {kind.includes} included" if kind.includes else "")
 
 
-# Who and what: on every span and event of ours.
+# Identity: on each of our spans and events.
 WORKFLOW_NAME = _key("workflow.name", "string", "template key, definition slug, `chat`, or `custom`")
 WORKFLOW_SOURCE = _key("workflow.source", "string", "template, definition, graph or chat")
 EXECUTION_ID = _key("workflow.execution.id", "string", "UUIDv7 of the execution")
@@ -111,7 +111,7 @@ EXECUTION_ATTEMPT = _key("workflow.execution.attempt", "int", "attempt of the ex
 OWNER_ID = _key("workflow.owner.id", "string", "tenant the execution belongs to")
 TEMPLATE_ID = _key("workflow.template.id", "string", "id of the template, if one was used")
 TEMPLATE_VERSION = _key("workflow.template.version", "int", "version of the template")
-RECORD_LEVEL = _key("workflow.record_level", "string", "which span rows are kept, where it is not `full`")
+RECORD_LEVEL = _key("workflow.record_level", "string", "which spans are stored as rows; absent if `full`")
 SANITIZED = _key("workflow.sanitized", "string[]", "attributes whose value was cut, repaired or redacted when stored")
 
 # Root, at start.
@@ -120,39 +120,39 @@ GENAI_WORKFLOW_NAME = _key("gen_ai.workflow.name", "string", "same as workflow.n
 CONVERSATION_ID = _key("gen_ai.conversation.id", "string", "conversation of the execution")
 DEFINITION_ID = _key("workflow.definition.id", "string", "id of the definition, if one was used")
 GRAPH_HASH = _key("workflow.graph.hash", "string", "content hash of the effective graph")
-STREAMING = _key("workflow.streaming", "boolean", "the starting caller reads events")
+STREAMING = _key("workflow.streaming", "boolean", "whether the caller that started the execution reads events")
 TRIGGER = _key("workflow.trigger", "string", "api, chat, cli, resume, retry, parent, schedule")
-CORRELATION_ID = _key("workflow.correlation.id", "string", "id the caller joins its own logs by")
-NESTED = _key("workflow.nested", "boolean", "a workflow inside another execution")
+CORRELATION_ID = _key("workflow.correlation.id", "string", "id by which callers find the execution in their own logs")
+NESTED = _key("workflow.nested", "boolean", "whether the workflow runs inside another execution")
 OPENINFERENCE_KIND = _key("openinference.span.kind", "string", "CHAIN on the root, for Langfuse and Phoenix")
-RETRY_OF = _key("workflow.execution.retry_of", "string", "finished execution that this one runs again")
-RESUME_REASON = _key("workflow.resume.reason", "string", "why an attempt goes on: answer, timer, crash, shutdown")
+RETRY_OF = _key("workflow.execution.retry_of", "string", "id of the finished execution that this one runs again")
+RESUME_REASON = _key("workflow.resume.reason", "string", "why a later attempt began: answer, timer, crash, shutdown")
 TAGS = _key("workflow.tags", "string", "the request's tags as JSON")
 PARAMS = _key("workflow.params", "string", "the template's parameters as JSON, secrets redacted")
 QUEUED_AT = _key("workflow.queued_at", "int", "when the execution was accepted", "ns since the epoch")
-STARTED_AT = _key("workflow.started_at", "int", "when the root span began", "ns since the epoch")
+STARTED_AT = _key("workflow.started_at", "int", "when the first attempt began", "ns since the epoch")
 
 # Root, at end, and the terminal event.
 EXECUTION_STATUS = _key("workflow.execution.status", "string", "completed, failed, cancelled, paused")
-ERROR_TYPE = _key("error.type", "string", "why it failed")
+ERROR_TYPE = _key("error.type", "string", "type of the error")
 ERROR_CLASS = _key("workflow.error.class", "string", "who has to act: caller, workflow, provider, tool, engine")
-ERROR_MESSAGE = _key("workflow.error.message", "string", "the redacted sentence of the failure")
-ERROR_NODE_ID = _key("workflow.error.node_id", "string", "node that failed")
-CANCEL_REASON = _key("workflow.cancel.reason", "string", "why it was cancelled")
-DURATION_MS = _key("workflow.duration_ms", "int", "how long the execution took", "ms")
+ERROR_MESSAGE = _key("workflow.error.message", "string", "message of the error, secrets redacted")
+ERROR_NODE_ID = _key("workflow.error.node_id", "string", "id of the node that failed")
+CANCEL_REASON = _key("workflow.cancel.reason", "string", "reason of the cancellation")
+DURATION_MS = _key("workflow.duration_ms", "int", "duration of the execution", "ms")
 SUM_TOKENS = {kind.field: _key(f"workflow.usage.{kind.field}", "int", _sum_of(kind), "{token}") for kind in TOKEN_KINDS}
 """Key of the sum over all model calls, by field of `Usage`."""
 
 COST_NANO_USD = _key("workflow.cost.nano_usd", "int", "cost of the call; on the root the sum of its calls", "nano-USD")
-UNFINISHED_CALLS = _key("workflow.unfinished_calls", "int", "model calls that a crash cut off: their cost is unknown")
-COST_UPPER_NANO_USD = _key("workflow.cost.upper_nano_usd", "int", "cost, and at most that of these calls", "nano-USD")
+UNFINISHED_CALLS = _key("workflow.unfinished_calls", "int", "model calls cut off by a crash, cost unknown")
+COST_UPPER_NANO_USD = _key("workflow.cost.upper_nano_usd", "int", "cost with an upper limit for those", "nano-USD")
 UNPRICED_CALLS = _key("workflow.cost.unpriced_calls", "int", "model calls whose cost is unknown")
-WASTE_NANO_USD = _key("workflow.cost.waste_nano_usd", "int", "cost of calls that bought nothing", "nano-USD")
-MODEL_CALLS = _key("workflow.model_calls", "int", "provider attempts")
-TOOL_CALLS = _key("workflow.tool_calls", "int", "tool calls taken up")
+WASTE_NANO_USD = _key("workflow.cost.waste_nano_usd", "int", "cost of wasted model calls", "nano-USD")
+MODEL_CALLS = _key("workflow.model_calls", "int", "calls to providers, retries included")
+TOOL_CALLS = _key("workflow.tool_calls", "int", "tool calls, retries included")
 NODES_TOTAL = _key("workflow.nodes.total", "int", "node visits")
 NODES_FAILED = _key("workflow.nodes.failed", "int", "node visits that failed, handled or not")
-NODES_RETRIED = _key("workflow.nodes.retried", "int", "node attempts that were repeated")
+NODES_RETRIED = _key("workflow.nodes.retried", "int", "node attempts that were retried")
 TIME_TO_FIRST_TOKEN = _key("workflow.time_to_first_token", "double", "from start to the first streamed token", "s")
 SPANS = _key("workflow.spans", "int", "seal: spans journalled at this record level, the root included")
 SPANS_HASH = _key("workflow.spans.hash", "string", "seal: SHA-256 over the sorted span ids")
@@ -169,11 +169,11 @@ NODE_TYPE = _key("workflow.node.type", "string", "type of the node")
 NODE_VISIT = _key("workflow.node.visit", "int", "visit of the node, from 1")
 NODE_ATTEMPT = _key("workflow.node.attempt", "int", "attempt within the visit, from 1")
 NODE_STATUS = _key("workflow.node.status", "string", "completed, failed, retrying, cancelled, paused")
-NODE_PATH = _key("workflow.node.path", "string", "id behind those of the nodes around it")
-NODE_LABEL = _key("workflow.node.label", "string", "label the node gave")
-NODE_DEGRADED = _key("workflow.node.degraded", "boolean", "the node went on after a failure")
-EDGE_TAKEN = _key("workflow.edge.taken", "string", "id of the edge taken; for a fork all of them, by comma")
-CONDITION_RESULT = _key("workflow.condition.result", "string", "label a conditional chose")
+NODE_PATH = _key("workflow.node.path", "string", "ids of the enclosing nodes and of the node")
+NODE_LABEL = _key("workflow.node.label", "string", "label that the node returned")
+NODE_DEGRADED = _key("workflow.node.degraded", "boolean", "whether the node continued after a failure")
+EDGE_TAKEN = _key("workflow.edge.taken", "string", "id of the edge taken; for a fork all ids, separated by commas")
+CONDITION_RESULT = _key("workflow.condition.result", "string", "label that a conditional node chose")
 LOOP_ITERATION = _key("workflow.loop.iteration", "int", "iterations of the loop so far")
 MEMORY_WINDOW = _key("workflow.memory.window", "int", "newest messages kept", "{message}")
 MEMORY_SUMMARIZED = _key("workflow.memory.summarized", "int", "messages put into the summary", "{message}")
@@ -183,18 +183,18 @@ RETRIEVAL_SIZE_BYTES = _key("workflow.retrieval.size_bytes", "int", "size of the
 RETRIEVAL_TOP_SCORE = _key("workflow.retrieval.top_score", "double", "score of the best hit, 0..1")
 MODEL_MESSAGES = _key("workflow.model.messages", "int", "messages sent", "{message}")
 MODEL_TOOLS = _key("workflow.model.tools", "int", "tools bound to the call")
-MODEL_CALLS_DROPPED = _key("workflow.model.calls_dropped", "int", "tool calls returned without a tool bound")
-TOOLS_CALLS = _key("workflow.tools.calls", "int", "tool calls taken up by the node")
-TOOLS_FAILED = _key("workflow.tools.failed", "int", "of those, failed")
-TOOLS_LIMIT_REACHED = _key("workflow.tools.limit_reached", "boolean", "some calls were not executed")
+MODEL_CALLS_DROPPED = _key("workflow.model.calls_dropped", "int", "tool calls ignored for lack of tools")
+TOOLS_CALLS = _key("workflow.tools.calls", "int", "tool calls that the node handled")
+TOOLS_FAILED = _key("workflow.tools.failed", "int", "tool calls of the node that failed")
+TOOLS_LIMIT_REACHED = _key("workflow.tools.limit_reached", "boolean", "whether calls were skipped because of the limit")
 HANDLER_SOURCE = _key("workflow.error_handler.source", "string", "node whose failure led to the handler")
-HANDLER_ERROR_TYPE = _key("workflow.error_handler.error_type", "string", "why that node failed")
-HANDLER_RETRY = _key("workflow.error_handler.retry", "int", "how often in a row it was sent back, this time included")
+HANDLER_ERROR_TYPE = _key("workflow.error_handler.error_type", "string", "error type of that failure")
+HANDLER_RETRY = _key("workflow.error_handler.retry", "int", "retries of that node in a row, with this one")
 HANDLER_ACTION = _key("workflow.error_handler.action", "string", "retry, continue, clear_errors, stop")
-DELAY_SECONDS = _key("workflow.delay.seconds", "double", "how long the node waits", "s")
-DELAY_PARKED = _key("workflow.delay.parked", "boolean", "the execution pauses meanwhile")
+DELAY_SECONDS = _key("workflow.delay.seconds", "double", "length of the delay", "s")
+DELAY_PARKED = _key("workflow.delay.parked", "boolean", "whether the execution pauses during the delay")
 APPROVAL_ID = _key("workflow.approval.id", "string", "UUIDv5 of execution id, node path and visit")
-APPROVAL_CHOICE = _key("workflow.approval.choice", "string", "what was answered, or the label of the timeout")
+APPROVAL_CHOICE = _key("workflow.approval.choice", "string", "the choice that was made, or the label of the timeout")
 APPROVAL_WAIT = _key("workflow.approval.wait_seconds", "double", "from the question to its answer", "s")
 VARIABLE_OPERATION = _key("workflow.variable.operation", "string", "set, get, append, increment, decrement")
 VARIABLE_NAME = _key("workflow.variable.name", "string", "name of the variable")
@@ -202,38 +202,38 @@ VARIABLE_TYPE = _key("workflow.variable.type", "string", "JSON type of the value
 
 # Leaf spans.
 PROVIDER = _key("gen_ai.provider.name", "string", "openai, anthropic, gcp.gemini, …")
-REQUEST_MODEL = _key("gen_ai.request.model", "string", "model asked for")
+REQUEST_MODEL = _key("gen_ai.request.model", "string", "model that was requested")
 REQUEST_TEMPERATURE = _key("gen_ai.request.temperature", "double", "sampling temperature")
 REQUEST_TOP_P = _key("gen_ai.request.top_p", "double", "nucleus sampling")
-REQUEST_MAX_TOKENS = _key("gen_ai.request.max_tokens", "int", "most output tokens asked for", "{token}")
+REQUEST_MAX_TOKENS = _key("gen_ai.request.max_tokens", "int", "largest number of output tokens allowed", "{token}")
 RESPONSE_MODEL = _key("gen_ai.response.model", "string", "model that answered")
-RESPONSE_ID = _key("gen_ai.response.id", "string", "the provider's id of the answer")
-FINISH_REASONS = _key("gen_ai.response.finish_reasons", "string[]", "why the model stopped")
+RESPONSE_ID = _key("gen_ai.response.id", "string", "the provider's id of the response")
+FINISH_REASONS = _key("gen_ai.response.finish_reasons", "string[]", "why the model stopped writing")
 TIME_TO_FIRST_CHUNK = _key("gen_ai.response.time_to_first_chunk", "double", "from the call to its first chunk", "s")
 CALL_TOKENS = {
     kind.field: _key(f"gen_ai.usage.{kind.genai_key}", "int", _count_of(kind), "{token}") for kind in TOKEN_KINDS
 }
 """Key on the span of a model call, by field of `Usage`."""
 
-GENAI_COST = _key("gen_ai.usage.cost", "double", "cost for other tools; ours is workflow.cost.nano_usd", "USD")
+GENAI_COST = _key("gen_ai.usage.cost", "double", "the cost for other tools; our own is workflow.cost.nano_usd", "USD")
 COST_SOURCE = _key("workflow.cost.source", "string", "price_table, override, demo (not real money) or none")
-PRICE_VERSION = _key("workflow.cost.price_version", "string", "which price list was used")
-CALL_WASTE = _key("workflow.call.waste", "string", "retried, failed or cancelled: the call bought nothing")
+PRICE_VERSION = _key("workflow.cost.price_version", "string", "version of the price list")
+CALL_WASTE = _key("workflow.call.waste", "string", "why the call was wasted: retried, failed, cancelled")
 SERVER_ADDRESS = _key("server.address", "string", "host of the provider")
 TOOL_NAME = _key("gen_ai.tool.name", "string", "name of the tool")
 TOOL_CALL_ID = _key("gen_ai.tool.call.id", "string", "the model's id of the call")
 TOOL_TYPE = _key("gen_ai.tool.type", "string", "function")
-DATA_SOURCE_ID = _key("gen_ai.data_source.id", "string", "retriever that was asked")
-INPUT_MESSAGES = _key("gen_ai.input.messages", "string", "content, only where the capture setting allows it")
-OUTPUT_MESSAGES = _key("gen_ai.output.messages", "string", "content, only where the capture setting allows it")
+DATA_SOURCE_ID = _key("gen_ai.data_source.id", "string", "name of the retriever")
+INPUT_MESSAGES = _key("gen_ai.input.messages", "string", "content, only if the capture setting allows it")
+OUTPUT_MESSAGES = _key("gen_ai.output.messages", "string", "content, only if the capture setting allows it")
 
 # Events.
-DUE_AT = _key("workflow.due_at", "int", "when a pause ends by itself", "ns since the epoch")
+DUE_AT = _key("workflow.due_at", "int", "when the pause ends without an answer", "ns since the epoch")
 EVENT_ID = _key("workflow.event.id", "string", "UUIDv5 of execution id, attempt, event name and sequence")
 EVENT_SEQ = _key("workflow.event.seq", "int", "order within the attempt, from 1")
-RETRY_DELAY_MS = _key("workflow.retry.delay_ms", "int", "wait before the next attempt", "ms")
-BUDGET_LIMIT = _key("workflow.budget.limit", "int", "the budget", "tokens or nano-USD")
-BUDGET_SPENT = _key("workflow.budget.spent", "int", "spent so far", "tokens or nano-USD")
+RETRY_DELAY_MS = _key("workflow.retry.delay_ms", "int", "delay before the next attempt", "ms")
+BUDGET_LIMIT = _key("workflow.budget.limit", "int", "size of the budget", "tokens or nano-USD")
+BUDGET_SPENT = _key("workflow.budget.spent", "int", "amount spent so far", "tokens or nano-USD")
 BUDGET_UNIT = _key("workflow.budget.unit", "string", "tokens or nano_usd")
 
 CONTENT_KEYS = frozenset({INPUT_MESSAGES, OUTPUT_MESSAGES})

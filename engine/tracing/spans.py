@@ -1,4 +1,4 @@
-"""The spans below the root: one of each node attempt, and below it those of model calls, tool calls and retrievals."""
+"""The spans below the root: one per attempt of a node, and below it one per model call, tool call and retrieval."""
 
 import time
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ _LEAF_KEYS = (semconv.NODE_ID, semconv.NODE_TYPE, semconv.NODE_ATTEMPT)
 
 
 class Recorder(Protocol):
-    """What the spans of an attempt need from its tracker."""
+    """The part of the tracker that its spans use."""
 
     totals: Totals
     time: TimeLedger
@@ -32,17 +32,17 @@ class Recorder(Protocol):
     identity_attributes: Attributes
 
     def start_leaf(self, node: "NodeSpan", name: str, kind: SpanKind, phase: Phase, attributes: Attributes) -> Span:
-        """Begin the span of a call below a node, and its time in the time ledger."""
+        """Start the span of a call below a node, and count its time in the time ledger."""
 
     def count_span(self, span: Span, *, always_kept: bool) -> None:
-        """Add an ended span to the seal, if the record level keeps it."""
+        """Add a span to the seal, if the record level stores it."""
 
     def emit_event(self, event: Event, attributes: Attributes, span: Span | None = None) -> None:
-        """Emit an event in the context of `span`; null: of the root."""
+        """Emit an event in the context of `span`; null means the root span."""
 
 
 class NodeSpan:
-    """The span of one attempt of one visit. Attributes set while it runs are written when it ends."""
+    """The span of one attempt of a node visit. Attributes that are set while it runs are written when it ends."""
 
     __slots__ = ("_extra", "_recorder", "_static", "span")
 
@@ -61,11 +61,11 @@ class NodeSpan:
 
     @property
     def leaf_attributes(self) -> Attributes:
-        """Attributes that the spans of calls carry about their node."""
+        """Attributes about the node for the spans of its calls."""
         return {key: self._static[key] for key in _LEAF_KEYS}
 
     def complete(self, *, label: str | None, edges: str | None, degraded: bool) -> None:
-        """The attempt completed."""
+        """End the span of a completed attempt."""
         if label is not None:
             self._extra[semconv.NODE_LABEL] = label
         if edges is not None:
@@ -83,7 +83,7 @@ class NodeSpan:
         edges: str | None = None,
         degraded: bool = False,
     ) -> None:
-        """The attempt failed for good. An unhandled exception is recorded here, once."""
+        """End the span of an attempt that failed for good. An unhandled exception is recorded here, once."""
         self._recorder.totals.nodes_failed += 1
         if edges is not None:
             self._extra[semconv.EDGE_TAKEN] = edges
@@ -98,7 +98,7 @@ class NodeSpan:
         self._end(NodeStatus.FAILED)
 
     def retrying(self, error_type: str, message: str, delay_seconds: float) -> None:
-        """The attempt failed and is repeated."""
+        """End the span of a failed attempt that is retried, and emit `retrying`."""
         self._recorder.totals.nodes_retried += 1
         self._error(error_type, message)
         self._recorder.emit_event(
@@ -114,19 +114,19 @@ class NodeSpan:
         self._end(NodeStatus.RETRYING)
 
     def cancel(self) -> None:
-        """The attempt was cancelled."""
+        """End the span of a cancelled attempt."""
         self._end(NodeStatus.CANCELLED)
 
     def pause(self) -> None:
-        """The node waits for an answer or a time; a later attempt of the execution continues the visit."""
+        """End the span of an attempt that pauses; a later attempt of the execution continues the visit."""
         self._end(NodeStatus.PAUSED)
 
     def model_call(self, model: ChatModel, request: ModelRequest) -> "ModelCall":
-        """Begin the span of one provider attempt."""
+        """Start the span of one provider call."""
         return ModelCall(self._recorder, self, model, request)
 
     def tool_call(self, name: str, call_id: str, attempt: int) -> "LeafCall":
-        """Begin the span of one attempt of a tool call."""
+        """Start the span of one attempt of a tool call."""
         self._recorder.totals.tool_calls += 1
         attributes: Attributes = {
             semconv.OPERATION: Operation.TOOL.value,
@@ -137,7 +137,7 @@ class NodeSpan:
         return LeafCall(self._recorder, self, f"{semconv.SPAN_TOOL} {name}", SpanKind.INTERNAL, attributes)
 
     def retrieval(self, source: str) -> "LeafCall":
-        """Begin the span of one query to a retriever."""
+        """Start the span of one query to a retriever."""
         attributes: Attributes = {semconv.OPERATION: Operation.RETRIEVAL.value, semconv.DATA_SOURCE_ID: source}
         return LeafCall(self._recorder, self, f"{semconv.SPAN_RETRIEVAL} {source}", SpanKind.CLIENT, attributes)
 
@@ -160,16 +160,16 @@ class LeafCall:
         self._span = recorder.start_leaf(node, name, kind, Phase.TOOL, attributes)
 
     def complete(self, attributes: Attributes | None = None) -> None:
-        """The call returned a result."""
+        """End the span of a call that returned a result."""
         self._end(attributes or {})
 
     def fail(self, error_type: str, message: str) -> None:
-        """The call failed, timed out or was refused."""
+        """End the span of a call that failed, timed out or was refused."""
         self._span.set_status(Status(StatusCode.ERROR, error_text(message)))
         self._end({semconv.ERROR_TYPE: error_type})
 
     def cancel(self) -> None:
-        """The call was cancelled together with the execution."""
+        """End the span of a call that was cancelled with the execution."""
         self._end({})
 
     def _end(self, attributes: Attributes) -> None:
@@ -180,7 +180,7 @@ class LeafCall:
 
 
 class ModelCall:
-    """The span of one provider attempt: usage and cost live here and nowhere else."""
+    """The span of one provider call, the only span with its own usage and cost."""
 
     def __init__(self, recorder: Recorder, node: NodeSpan, model: ChatModel, request: ModelRequest) -> None:
         self._recorder = recorder
@@ -203,11 +203,11 @@ class ModelCall:
         return format_span_id(self._span.get_span_context().span_id)
 
     def first_chunk(self) -> None:
-        """The first piece of a streamed answer arrived."""
+        """Note the time of the first piece of a streamed response."""
         self._extra[semconv.TIME_TO_FIRST_CHUNK] = time.perf_counter() - self._began
 
     def complete(self, reply: ModelReply) -> Price:
-        """The provider answered."""
+        """End the span of a call that the provider answered."""
         if reply.model:
             self._extra[semconv.RESPONSE_MODEL] = reply.model
         if reply.response_id:
@@ -217,7 +217,7 @@ class ModelCall:
         return self._end(reply.usage, self._price(reply.usage), None)
 
     def fail(self, error_type: str, message: str, usage: Usage | None, waste: Waste) -> Price:
-        """The call failed; `usage` is what the provider reported nevertheless. A refusal costs nothing."""
+        """End the span of a failed call; `usage` is the provider's report, if any. A refused call costs nothing."""
         self._span.set_status(Status(StatusCode.ERROR, error_text(message)))
         self._extra[semconv.ERROR_TYPE] = error_type
         refused = usage is None and error_type in FREE_REFUSALS

@@ -1,11 +1,11 @@
-"""Where the time of an execution went: every moment counts once, so the parts sum to the duration."""
+"""The time ledger: splits an execution's duration into phases. Each moment counts once, so the parts add up."""
 
 import time
 from enum import IntEnum
 
 
 class Phase(IntEnum):
-    """What an execution spends its time on; of several at once the lowest value counts."""
+    """The phases of an execution. When several are active at once, the one with the lowest value counts."""
 
     MODEL = 0
     TOOL = 1
@@ -14,7 +14,7 @@ class Phase(IntEnum):
 
 
 class TimeLedger:
-    """Adds the time since the last change to the phase that counted; all times in seconds."""
+    """Sums up the seconds of each phase of a running execution."""
 
     def __init__(self) -> None:
         self._active = [0, 0, 0, 1]
@@ -22,12 +22,12 @@ class TimeLedger:
         self._since = time.perf_counter()
 
     def enter(self, phase: Phase) -> None:
-        """An activity of this phase began."""
+        """Note that an activity of this phase began."""
         self._settle()
         self._active[phase] += 1
 
     def leave(self, phase: Phase) -> None:
-        """An activity of this phase ended."""
+        """Note that an activity of this phase ended."""
         self._settle()
         self._active[phase] -= 1
 

@@ -1,7 +1,7 @@
 """WorkflowTracker: records an execution through the OpenTelemetry API, from `start` to `complete`, `fail` or `cancel`.
 
-Below the root it makes the spans of nodes, model calls, tool calls and retrievals, and adds up what they used. Usage
-and cost are recorded once, on the span of the model call; everything above is a sum made here.
+Below the root it creates the spans of nodes, model calls, tool calls and retrievals, and sums up their usage and cost.
+These are recorded once, on the span of the model call; the root span carries their sums.
 """
 
 import time
@@ -51,7 +51,7 @@ from engine.usage import Carried
 
 @dataclass(frozen=True, slots=True)
 class Tracing:
-    """Tracers of our two scopes and the logger of our events."""
+    """The tracers of our two instrumentation scopes and the logger of our events."""
 
     engine: Tracer
     genai: Tracer
@@ -59,7 +59,7 @@ class Tracing:
 
     @classmethod
     def over(cls, tracers: TracerProvider | None, loggers: LoggerProvider | None) -> "Tracing":
-        """From the given providers, never the global ones; without them nothing is recorded."""
+        """Use these providers and never the global ones. Without providers nothing is recorded."""
         tracers = tracers or NoOpTracerProvider()
         loggers = loggers or NoOpLoggerProvider()
         return cls(
@@ -76,16 +76,16 @@ class AttemptStart:
     parent: Context | None = None
     """The caller's trace, which the root span joins."""
     links: Sequence[SpanContext] = ()
-    """Linked spans: a caller whose trace is not joined, or the root span of the attempt before."""
+    """Linked spans: of a caller whose trace is not joined, or the root of the previous attempt."""
     age_seconds: float | None = None
-    """Since acceptance, by the database's clock; null: computed by this machine's clock."""
+    """Seconds since acceptance by the database's clock; null means that this machine's clock is used."""
     paused_seconds: float = 0.0
     extra: Attributes = field(default_factory=dict)
-    """Attributes of `resumed` beside the identity."""
+    """Additional attributes of the event `resumed`."""
 
 
 class WorkflowTracker:
-    """Records the spans and events of one attempt of one execution, and sums up what it used."""
+    """Records the spans and events of one attempt of an execution, and sums up its usage."""
 
     def __init__(self, tracing: Tracing, prices: Prices, carried: Carried | None = None) -> None:
         """`carried`: usage and span ids of earlier attempts; totals and seal cover all attempts."""
@@ -107,7 +107,7 @@ class WorkflowTracker:
         self.emit_event(Event.QUEUED, identity_attributes(identity))
 
     def start(self, identity: ExecutionIdentity, start: AttemptStart | None = None) -> None:
-        """Begin the root span and emit `started`, or `resumed` for a later attempt."""
+        """Start the root span and emit `started`, or `resumed` for a later attempt."""
         start = start or AttemptStart()
         first, was_queued = identity.attempt == 1, identity.started_ns != identity.queued_ns
         self.identity = identity
@@ -131,7 +131,7 @@ class WorkflowTracker:
         self.emit_event(Event.STARTED if first else Event.RESUMED, self.identity_attributes | start.extra)
 
     def complete(self) -> None:
-        """The execution completed: end the root span and emit `completed`."""
+        """End the root span of a completed execution and emit `completed`."""
         self._close(ExecutionStatus.COMPLETED, Event.COMPLETED, {})
 
     def fail(
@@ -141,7 +141,7 @@ class WorkflowTracker:
         node_id: str | None = None,
         error_class: ErrorClass = ErrorClass.ENGINE,
     ) -> None:
-        """The execution failed: end the root span as an error and emit `failed`."""
+        """End the root span of a failed execution as an error and emit `failed`."""
         extra: Attributes = {
             semconv.ERROR_TYPE: error_type,
             semconv.ERROR_CLASS: error_class.value,
@@ -153,12 +153,12 @@ class WorkflowTracker:
         self._close(ExecutionStatus.FAILED, Event.FAILED, extra)
 
     def cancel(self, reason: str | None) -> None:
-        """The execution was cancelled, which is not a failure: end the root span and emit `cancelled`."""
+        """End the root span of a cancelled execution, which is not an error, and emit `cancelled`."""
         extra: Attributes = {} if reason is None else {semconv.CANCEL_REASON: error_text(reason)}
         self._close(ExecutionStatus.CANCELLED, Event.CANCELLED, extra)
 
     def pause(self, paused: Paused) -> None:
-        """The execution waits for an answer or a time without a worker: end the root span and emit `paused`."""
+        """End the root span of an execution that pauses for an answer or a time, and emit `paused`."""
         extra: Attributes = {semconv.DUE_AT: round(paused.due_at.timestamp() * 1e9)}
         if paused.approvals:
             approval = paused.approvals[0]
@@ -166,7 +166,7 @@ class WorkflowTracker:
         self._close(ExecutionStatus.PAUSED, Event.PAUSED, extra)
 
     def hand_over(self, reason: str) -> None:
-        """Another process takes over: end the root span as an error; the execution has not ended."""
+        """End the root span of this attempt as an error, because another process continues the execution."""
         self.count_span(self._root, always_kept=True)
         self._root.set_status(Status(StatusCode.ERROR, reason))
         self._root.set_attribute(semconv.ERROR_TYPE, SHUTDOWN_ERROR)
@@ -174,7 +174,7 @@ class WorkflowTracker:
 
     @property
     def root(self) -> Root | None:
-        """The root span of this attempt; null where nothing is recorded."""
+        """The root span of this attempt; null if nothing is recorded."""
         context = self._root.get_span_context()
         if not context.is_valid:
             return None
@@ -188,21 +188,21 @@ class WorkflowTracker:
 
     @property
     def trace_id(self) -> str | None:
-        """Hex, or null where nothing is recorded."""
+        """The trace id in hex; null if nothing is recorded."""
         context = self._root.get_span_context()
         return format_trace_id(context.trace_id) if context.is_valid else None
 
     @property
     def started_at(self) -> datetime:
-        """When the root span began, UTC."""
+        """When the root span started, UTC."""
         return datetime.fromtimestamp(self._root_ns / 1e9, UTC)
 
     def elapsed_seconds(self) -> float:
-        """Since the execution was accepted, by the monotonic clock."""
+        """Seconds since the execution was accepted, by the monotonic clock."""
         return max(0.0, time.perf_counter() - self._accepted)
 
     def start_node(self, name: str, static: Attributes, visit: int, attempt: int) -> NodeSpan:
-        """Begin the span of one attempt of a visit; `static` is what the plan knows of the node."""
+        """Start the span of one attempt of a node visit; `static` holds the attributes from the plan."""
         if attempt == 1:
             self.totals.nodes_total += 1
         attributes = {**self._common, **static, semconv.NODE_VISIT: visit, semconv.NODE_ATTEMPT: attempt}
@@ -210,12 +210,12 @@ class WorkflowTracker:
         return NodeSpan(self, span, attributes)
 
     def first_token(self) -> None:
-        """A token of a streaming node reached the caller."""
+        """Note the time of the first token that is streamed to the caller."""
         if self.totals.first_token_seconds is None:
             self.totals.first_token_seconds = self.elapsed_seconds()
 
     def budget(self, event: Event, *, limit: int, spent: int, unit: str) -> None:
-        """Emit that a budget is nearly or fully used up."""
+        """Emit the event that a budget is nearly or fully used up."""
         self.emit_event(
             event,
             {
@@ -227,7 +227,7 @@ class WorkflowTracker:
         )
 
     def start_leaf(self, node: NodeSpan, name: str, kind: SpanKind, phase: Phase, attributes: Attributes) -> Span:
-        """Begin the span of a call below a node, and its time in the time ledger."""
+        """Start the span of a call below a node, and count its time in the time ledger."""
         everything = {**self._common, **node.leaf_attributes, **attributes}
         context = set_span_in_context(node.span, Context())
         span = self._tracing.genai.start_span(name, context=context, kind=kind, attributes=everything)
@@ -235,12 +235,12 @@ class WorkflowTracker:
         return span
 
     def count_span(self, span: Span, *, always_kept: bool) -> None:
-        """Count a span for the seal, if the record level keeps it."""
+        """Add a span to the seal, if the record level stores it."""
         if always_kept or self.identity.record_level != "summary":
             self._span_ids.append(span.get_span_context().span_id)
 
     def emit_event(self, event: Event, attributes: Attributes, span: Span | None = None) -> None:
-        """Emit an event in the context of `span`; null: of the root."""
+        """Emit an event in the context of `span`; null means the root span."""
         self._event_seq += 1
         identity = self.identity
         self._tracing.events.emit(

@@ -58,7 +58,7 @@ async def test_an_execution_handed_over_while_it_is_accepted_does_not_run() -> N
     gate.set()
     execution = await starting
     await closing
-    with pytest.raises(Draining, match="goes on in another process"):
+    with pytest.raises(Draining, match="continues in another process"):
         await execution.result()
     assert harness.ledger.finished == []
 
