@@ -9,7 +9,7 @@ from engine.errors import Failure, InvalidRequest, NotFound
 from engine.graph import Json, JsonObject, Limits
 from engine.request import Caller, ChatSource, DefinitionSource, ExecutionRequest, GraphSource, TemplateSource
 from engine.resources import Definition, History, Resources, Template
-from engine.templates.template import resolve as resolve_template
+from engine.templates.resolve import resolve as resolve_template
 
 CHAT = "chat"
 CUSTOM = "custom"

@@ -15,9 +15,9 @@ from engine.nodes.base import NodeBase, NodeConfig, Place, placed_texts
 from engine.nodes.registry import NODE_TYPES
 from engine.report import Layer
 from engine.validation.config_faults import faults_of
+from engine.validation.guaranteed_outputs import outputs_written
 from engine.validation.rules import Finding, Near
 from engine.validation.secrets import Secrets, find_secrets
-from engine.validation.written import outputs_written
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from engine.expressions.cel import parse as parse_expression
 from engine.graph import Json, JsonObject
 from engine.report import Issue, Layer, Severity, ValidationReport
 from engine.resources import Resources, Template
-from engine.templates.template import PARAM, resolve
+from engine.templates.resolve import PARAM, resolve
 from engine.validation.rules import Finding, report_of
 from engine.validation.validator import WorkflowValidator
 

@@ -11,7 +11,7 @@ from engine.expressions.prompts import parse as parse_prompt
 from engine.graph import Json, JsonObject
 from engine.resources import Passage, Resources, RetrievalQuery, Template
 from engine.retrieval.files import FilesRetriever
-from engine.templates.template import load_builtin, resolve
+from engine.templates.resolve import load_builtin, resolve
 from engine.testing.models import PerTokenPrices, ScriptedModel, ScriptedModels
 from engine.tools.builtin import builtin_tools
 from engine.validation.validator import WorkflowValidator
