@@ -26,7 +26,7 @@ from engine.models.langchain import LangChainModel
 from engine.models.pricing import GenaiPrices
 from engine.request import ExecutionRequest
 from engine.resources import ChatModel, Passage, Resources, RetrievalQuery
-from engine.tools.builtin import function_tool
+from engine.tools.function import function_tool
 from telemetry.sdk.providers import Telemetry, build_telemetry
 
 QUESTION = "How far is it from Rome to Oslo, and how long does it take?"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from engine.request import ExecutionRequest
     from engine.resources import Resources
     from engine.result import ExecutionResult, Status
-    from engine.tools.builtin import function_tool
+    from engine.tools.function import function_tool
 
 _HOMES = {
     "EventType": "engine.events",
@@ -35,7 +35,7 @@ _HOMES = {
     "SpanloomError": "engine.errors",
     "Status": "engine.result",
     "WorkflowGraph": "engine.graph",
-    "function_tool": "engine.tools.builtin",
+    "function_tool": "engine.tools.function",
     "local_resources": "engine.execution.local_resources",
 }
 """The module that each public name is imported from."""

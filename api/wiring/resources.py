@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 async def store_builtin_templates(database: Database) -> None:
     """Write the built-in templates of this version into the database."""
     from engine.store.templates import sync_builtin
-    from engine.templates.resolve import load_builtin
+    from engine.templates.template import load_builtin
 
     async with database.begin() as connection:
         await sync_builtin(connection, load_builtin())

@@ -1,7 +1,7 @@
 """The stores of an engine without a database: the built-in templates, no definitions and no conversations."""
 
 from engine.resources import Definition, History, Template
-from engine.templates.resolve import load_builtin
+from engine.templates.template import load_builtin
 
 
 class BuiltinTemplates:

@@ -1,13 +1,9 @@
-"""Templates: graphs with parameters, the built-in ones, and how parameters make a graph document of them."""
+"""How a template and its parameters become a graph document."""
 
 import difflib
-import importlib.resources
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, cast, get_args
-from uuid import NAMESPACE_URL, uuid5
 
-import orjson
 from jsonschema_rs import ValidationError
 from pydantic import BaseModel
 
@@ -15,12 +11,13 @@ from engine.documents.json_schema import validator as schema_validator
 from engine.errors import ExpressionError, InvalidParams
 from engine.expressions.cel import BadExpression, holds, parse
 from engine.expressions.prompts import escape
-from engine.graph import Document, Json, JsonObject
+from engine.graph import Json, JsonObject
 from engine.nodes.base import Place
 from engine.nodes.registry import NODE_TYPES
 from engine.resources import Template
 
 PARAM = "$param"
+
 _PARAMS = frozenset({"params"})
 
 Path = tuple[str | int, ...]
@@ -52,53 +49,6 @@ def checked_params(template: Template, params: JsonObject) -> JsonObject:
     if problem is not None:
         raise InvalidParams(_sentence(template, problem, values))
     return values
-
-
-class TemplateDocument(Document):
-    """A template as a file; what the fields mean stands in `engine.resources.Template`."""
-
-    key: str
-    name: str
-    description: str
-    category: str
-    tags: list[str]
-    parameters: JsonObject
-    defaults: JsonObject
-    graph: JsonObject
-    required_tools: list[str]
-    required_retrievers: list[str]
-
-
-@cache
-def load_builtin() -> tuple[Template, ...]:
-    """The templates that come with the package, by key. Their version is 1 until a store counts them."""
-    folder = importlib.resources.files("engine.templates") / "builtin"
-    files = (file for file in folder.iterdir() if file.name.endswith(".json"))
-    templates = [_read(TemplateDocument.model_validate(orjson.loads(file.read_bytes()))) for file in files]
-    return tuple(sorted(templates, key=lambda template: template.key))
-
-
-def builtin_id(key: str) -> str:
-    """A built-in template's id: the same on every installation."""
-    return str(uuid5(NAMESPACE_URL, f"spanloom:template:{key}"))
-
-
-def _read(document: TemplateDocument) -> Template:
-    return Template(
-        id=builtin_id(document.key),
-        key=document.key,
-        version=1,
-        name=document.name,
-        description=document.description,
-        category=document.category,
-        tags=tuple(document.tags),
-        parameters=document.parameters,
-        defaults=document.defaults,
-        graph=document.graph,
-        required_tools=tuple(document.required_tools),
-        required_retrievers=tuple(document.required_retrievers),
-        is_builtin=True,
-    )
 
 
 def _sentence(template: Template, problem: ValidationError, values: JsonObject) -> str:

@@ -15,7 +15,7 @@ from engine.nodes.base import NodeBase, NodeConfig, Place, placed_texts
 from engine.nodes.registry import NODE_TYPES
 from engine.report import Layer
 from engine.validation.config_faults import faults_of
-from engine.validation.guaranteed_outputs import outputs_written
+from engine.validation.guaranteed_outputs import guaranteed_outputs
 from engine.validation.rules import Finding, Near
 from engine.validation.secrets import Secrets, find_secrets
 
@@ -119,9 +119,9 @@ class CheckedGraph:
         return find_secrets(self.document)
 
     @cached_property
-    def written(self) -> dict[str, frozenset[str]]:
+    def guaranteed(self) -> dict[str, frozenset[str]]:
         """For each node, the nodes whose outputs are guaranteed when it starts; empty without a topology."""
-        return outputs_written(self.topology) if self.topology else {}
+        return guaranteed_outputs(self.topology) if self.topology else {}
 
     @property
     def typed(self) -> Iterator[tuple[str, NodeConfig, type[NodeBase[Any]]]]:

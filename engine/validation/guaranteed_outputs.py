@@ -11,7 +11,7 @@ _Arrival = tuple[str, Edge | None, int]
 """Where it comes from (a node, or a fork whose branches were added up), by which edge, and what it brings."""
 
 
-def outputs_written(topology: Topology) -> dict[str, frozenset[str]]:
+def guaranteed_outputs(topology: Topology) -> dict[str, frozenset[str]]:
     """For each reachable node, the ids of the nodes whose outputs are there on every path."""
     bits = {node: 1 << index for index, node in enumerate(topology.types)}
     before = _Analysis(topology, bits).solve()

@@ -47,11 +47,11 @@ def unset_variable(checked: CheckedGraph) -> Iterator[Finding]:
 def maybe_missing(checked: CheckedGraph) -> Iterator[Finding]:
     """An output is read that not every path to here has written, and nothing provides for that."""
     for read in checked.reads:
-        name = read.second
-        if read.path[0] != "outputs" or read.safe or name not in checked.nodes or read.node_id not in checked.written:
+        name, guaranteed = read.second, checked.guaranteed.get(read.node_id)
+        if read.path[0] != "outputs" or read.safe or name not in checked.nodes or guaranteed is None:
             continue
         written_by_itself = read.edge_id is not None and name == read.node_id
-        if name not in checked.written[read.node_id] and not written_by_itself:
+        if name not in guaranteed and not written_by_itself:
             message = f"`{name}` has not run on every path that leads here."
             yield read.finding("structure.maybe_missing", message)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from engine.graph import Json, JsonObject
 from engine.testing.models import Call, Fail, Hold, Say, Step
-from engine.tools.builtin import function_tool
+from engine.tools.function import function_tool
 from tests.engine.harness import graph
 from tests.workflow_runner import WatchedEngine
 

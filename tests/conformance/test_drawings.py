@@ -266,6 +266,6 @@ invoke_workflow fork  failed  auth
 
 
 def test_no_built_in_template_is_left_out() -> None:
-    from engine.templates.resolve import load_builtin
+    from engine.templates.template import load_builtin
 
     assert {template.key for template in load_builtin()} == {drawn[0] for drawn in DRAWINGS.values()}

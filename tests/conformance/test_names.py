@@ -16,7 +16,7 @@ from engine.graph import JsonObject
 from engine.result import ExecutionResult, Status
 from engine.store import approvals
 from engine.testing.models import Call, Fail, Hold, Say, Step
-from engine.tools.builtin import function_tool
+from engine.tools.function import function_tool
 from engine.tracing import semconv
 from engine.usage import Usage
 from tests.engine.harness import graph

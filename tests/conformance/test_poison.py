@@ -4,7 +4,7 @@ import pytest
 
 from engine.graph import JsonObject
 from engine.testing.models import Call, Fail, Say, Step
-from engine.tools.builtin import function_tool
+from engine.tools.function import function_tool
 from tests.conformance.cases import KEY, chatter
 from tests.workflow_runner import request, workflow_runner
 

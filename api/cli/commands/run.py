@@ -21,7 +21,7 @@ from engine.graph import Json, JsonObject
 from engine.request import ExecutionRequest
 from engine.resources import Template
 from engine.result import Status
-from engine.templates.resolve import load_builtin
+from engine.templates.template import load_builtin
 
 
 def run_workflow(

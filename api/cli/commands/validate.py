@@ -13,7 +13,7 @@ from engine.execution.local_resources import resources_of
 from engine.graph import Json
 from engine.report import ValidationReport
 from engine.resources import Resources, Template
-from engine.templates.resolve import TemplateDocument
+from engine.templates.template import TemplateDocument
 from engine.validation.pydantic_findings import findings_of
 from engine.validation.rules import report_of
 from engine.validation.template import validate_template

@@ -10,7 +10,7 @@ from engine.execution.local_resources import local_resources
 from engine.graph import JsonObject
 from engine.request import ExecutionRequest
 from engine.result import Status
-from engine.tools.builtin import function_tool
+from engine.tools.function import function_tool
 from tests.engine.validation.graphs import document
 
 GRAPH = document("start>answer answer>end", {"answer": ("model", {"prompt": "{{ input.message }}"})})

@@ -12,7 +12,7 @@ from engine.resources import Template
 from engine.store.definitions import StoredDefinitions, save_definition
 from engine.store.tables import workflow_definitions, workflow_templates
 from engine.store.templates import StoredTemplates, sync_builtin
-from engine.templates.resolve import load_builtin
+from engine.templates.template import load_builtin
 
 
 async def sync(database: Database, *templates: Template) -> list[tuple[str, int]]:

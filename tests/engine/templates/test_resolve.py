@@ -1,4 +1,4 @@
-"""What parameters make of a template, and that every built-in template is a valid workflow."""
+"""What parameters make of a template."""
 
 import re
 from dataclasses import replace
@@ -6,15 +6,12 @@ from dataclasses import replace
 import pytest
 
 from engine.errors import ExpressionError, InvalidParams
-from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.expressions.prompts import parse as parse_prompt
 from engine.graph import Json, JsonObject
-from engine.resources import Passage, Resources, RetrievalQuery, Template
-from engine.retrieval.files import FilesRetriever
-from engine.templates.resolve import load_builtin, resolve
-from engine.testing.models import PerTokenPrices, ScriptedModel, ScriptedModels
-from engine.tools.builtin import builtin_tools
-from engine.validation.validator import WorkflowValidator
+from engine.resources import Template
+from engine.templates.resolve import resolve
+from engine.templates.template import load_builtin
+from tests.engine.templates.drawings import drawing
 
 BUILTIN = {template.key: template for template in load_builtin()}
 
@@ -45,13 +42,6 @@ def config_of(resolved: JsonObject, node_id: str) -> JsonObject:
     config = next(node["config"] for node in nodes if isinstance(node, dict) and node["id"] == node_id)
     assert isinstance(config, dict)
     return config
-
-
-def drawing(resolved: JsonObject) -> list[str]:
-    """The edges as text."""
-    edges = resolved["edges"]
-    assert isinstance(edges, list)
-    return [f"{e['source']} -{e.get('when', '')}-> {e['target']}" for e in edges if isinstance(e, dict)]
 
 
 def test_a_parameter_stands_for_a_whole_value_of_its_type() -> None:
@@ -221,117 +211,3 @@ def test_a_missing_parameter_is_named() -> None:
 def test_a_parameter_that_the_template_does_not_declare_is_said() -> None:
     with pytest.raises(InvalidParams, match="'typo' that it does not declare"):
         resolve(template(variables={"x": {"$param": "typo"}}), {})
-
-
-class Archive:
-    """A retriever that takes no options and finds nothing."""
-
-    options_schema: JsonObject = {"type": "object", "additionalProperties": False}
-
-    async def retrieve(self, query: RetrievalQuery) -> list[Passage]:
-        return []
-
-
-RESOURCES = Resources(
-    models=ScriptedModels(ScriptedModel([]), ScriptedModel([], model="other")),
-    prices=PerTokenPrices(),
-    tools=builtin_tools(),
-    retrievers={"files": FilesRetriever([]), "archive": Archive()},
-    templates=BuiltinTemplates(),
-    definitions=NoDefinitions(),
-    conversations=NoConversations(),
-)
-
-MODEL: JsonObject = {"provider": "scripted", "model": "other", "temperature": 0, "max_tokens": 99}
-VARIANTS: list[tuple[str, JsonObject, list[str]]] = [
-    ("universal_chat", {}, ["start --> memory", "memory --> answer", "answer --> end"]),
-    ("universal_chat", {"enable_memory": False, **MODEL}, ["start --> answer", "answer --> end"]),
-    (
-        "universal_chat",
-        {"enable_memory": False, "enable_retrieval": True, "enable_tools": True, "path": "docs", "document_ids": ["a"]},
-        [
-            "start --> retrieval",
-            "retrieval --> answer",
-            "answer -tool_calls-> tools",
-            "tools --> answer",
-            "answer --> end",
-        ],
-    ),
-    (
-        "rag_chat",
-        {"path": "docs", "score_threshold": 0.2, **MODEL},
-        ["start --> memory", "memory --> retrieval", "retrieval --> answer", "answer --> end"],
-    ),
-    (
-        "rag_chat",
-        {"retriever": "archive"},
-        ["start --> memory", "memory --> retrieval", "retrieval --> answer", "answer --> end"],
-    ),
-    (
-        "tool_agent",
-        {"allowed_tools": ["calculate"], **MODEL},
-        [
-            "start --> memory",
-            "memory --> answer",
-            "answer -tool_calls-> tools",
-            "tools --> answer",
-            "answer -final-> end",
-        ],
-    ),
-    (
-        "tool_agent",
-        {"path": "docs"},
-        [
-            "start --> memory",
-            "memory --> library",
-            "library --> answer",
-            "answer -tool_calls-> tools",
-            "tools --> answer",
-            "answer -final-> end",
-        ],
-    ),
-    (
-        "document_qa",
-        {"path": "docs", "not_found_message": "Nothing on {{ this }}.", **MODEL},
-        ["start --> retrieval", "retrieval -found-> answer", "retrieval -empty-> not_found", "answer --> end"],
-    ),
-]
-
-
-@pytest.mark.parametrize(("key", "params", "edges"), VARIANTS)
-def test_a_built_in_is_the_valid_workflow_that_its_parameters_ask_for(
-    key: str, params: JsonObject, edges: list[str]
-) -> None:
-    resolved = resolve(BUILTIN[key], params)
-    assert drawing(resolved) == edges
-    report = WorkflowValidator().validate(resolved, owner="ann", resources=RESOURCES).report
-    assert (report.valid, report.issues) == (True, [])
-
-
-@pytest.mark.parametrize("key", sorted(BUILTIN))
-def test_the_parameters_of_a_built_in_are_closed_described_and_used(key: str) -> None:
-    built_in = BUILTIN[key]
-    properties = built_in.parameters["properties"]
-    assert isinstance(properties, dict)
-    assert built_in.parameters["additionalProperties"] is False
-    assert set(properties) == set(built_in.defaults)
-    assert all(isinstance(each, dict) and each["description"] for each in properties.values())
-    graph = str(built_in.graph)
-    assert [name for name in properties if f"'$param': '{name}'" not in graph and f"params.{name}" not in graph] == []
-
-
-@pytest.mark.parametrize("key", sorted(BUILTIN))
-def test_the_answer_of_a_built_in_is_streamed(key: str) -> None:
-    nodes = BUILTIN[key].graph["nodes"]
-    assert isinstance(nodes, list)
-    models = [node for node in nodes if isinstance(node, dict) and node["type"] == "model"]
-    assert [node["stream"] for node in models] == [True]
-
-
-def test_the_ids_of_built_ins_are_the_same_everywhere() -> None:
-    assert {key: template.id for key, template in BUILTIN.items()} == {
-        "document_qa": "ac290379-a614-59f8-bf62-9328f5190265",
-        "rag_chat": "78270c42-9c0e-5788-894f-2a8257894cc7",
-        "tool_agent": "207caab7-8320-5fe9-8965-928fb037e4ce",
-        "universal_chat": "274d3428-45c5-58fc-8602-c634fe6fd6e8",
-    }

@@ -1,22 +1,17 @@
-"""The built-in tools, and tools made of functions."""
+"""The built-in tools."""
 
 from datetime import UTC, datetime
-from decimal import Decimal
 
 import jsonschema_rs
 import pytest
 
 from engine.errors import ExpressionError, ResourceMissing, ToolFailed
 from engine.graph import Json, JsonObject
-from engine.resources import Passage, Tool, ToolContext
-from engine.tools.builtin import builtin_tools, calculate, function_tool
+from engine.resources import Passage, ToolContext
+from engine.tools.builtin import builtin_tools, calculate
+from tests.engine.tools.calls import call
 
 TOOLS = builtin_tools(clock=lambda: datetime(2026, 11, 24, 1, 20, tzinfo=UTC))
-
-
-async def call(tool: Tool, **arguments: Json) -> Json:
-    context = ToolContext(execution_id="e", owner="local", idempotency_key="k", deadline_seconds=30)
-    return await tool.call(arguments, context)
 
 
 @pytest.mark.parametrize(
@@ -102,28 +97,3 @@ async def test_a_search_without_a_retriever_is_an_error() -> None:
 )
 def test_schemas_accept_exactly_the_tools_arguments(tool: str, arguments: JsonObject, fits: bool) -> None:
     assert jsonschema_rs.is_valid(TOOLS[tool].spec.parameters, arguments) is fits
-
-
-def area(width: Decimal, height: Decimal = Decimal(2)) -> Decimal:
-    """Work out the area of a rectangle."""
-    return width * height
-
-
-async def greet(name: str) -> dict[str, str]:
-    """Greet somebody by name."""
-    return {"text": f"Hello {name}"}
-
-
-async def test_a_function_becomes_a_tool() -> None:
-    tool, other = function_tool(area, effect="read"), function_tool(greet, name="hello")
-
-    assert (tool.spec.name, tool.spec.description) == ("area", "Work out the area of a rectangle.")
-    assert tool.spec.parameters["required"] == ["width"]
-    assert (tool.effect, other.effect, other.spec.name) == ("read", "write", "hello")
-    assert await call(tool, width="1.5") == "3.0"
-    assert await call(other, name="Ada") == {"text": "Hello Ada"}
-
-
-def test_a_function_without_a_docstring_is_refused() -> None:
-    with pytest.raises(ValueError, match="docstring"):
-        function_tool(lambda: None)

@@ -8,7 +8,7 @@ import pytest
 from engine.graph import Json, JsonObject
 from engine.report import ValidationReport
 from engine.resources import Resources, Template
-from engine.templates.resolve import load_builtin
+from engine.templates.template import load_builtin
 from engine.tools.builtin import builtin_tools
 from engine.validation.template import validate_template
 from tests.engine.validation.graphs import RESOURCES, VALIDATOR, Shelf, document, model, node, resources

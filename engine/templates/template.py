@@ -1,0 +1,57 @@
+"""The document of a template, and the built-in templates."""
+
+import importlib.resources
+from functools import cache
+from uuid import NAMESPACE_URL, uuid5
+
+import orjson
+
+from engine.graph import Document, JsonObject
+from engine.resources import Template
+
+
+class TemplateDocument(Document):
+    """A template as a file; what the fields mean stands in `engine.resources.Template`."""
+
+    key: str
+    name: str
+    description: str
+    category: str
+    tags: list[str]
+    parameters: JsonObject
+    defaults: JsonObject
+    graph: JsonObject
+    required_tools: list[str]
+    required_retrievers: list[str]
+
+
+@cache
+def load_builtin() -> tuple[Template, ...]:
+    """The templates that come with the package, by key. Their version is 1 until a store counts them."""
+    folder = importlib.resources.files("engine.templates") / "builtin"
+    files = (file for file in folder.iterdir() if file.name.endswith(".json"))
+    templates = [_read(TemplateDocument.model_validate(orjson.loads(file.read_bytes()))) for file in files]
+    return tuple(sorted(templates, key=lambda template: template.key))
+
+
+def builtin_id(key: str) -> str:
+    """A built-in template's id: the same on every installation."""
+    return str(uuid5(NAMESPACE_URL, f"spanloom:template:{key}"))
+
+
+def _read(document: TemplateDocument) -> Template:
+    return Template(
+        id=builtin_id(document.key),
+        key=document.key,
+        version=1,
+        name=document.name,
+        description=document.description,
+        category=document.category,
+        tags=tuple(document.tags),
+        parameters=document.parameters,
+        defaults=document.defaults,
+        graph=document.graph,
+        required_tools=tuple(document.required_tools),
+        required_retrievers=tuple(document.required_retrievers),
+        is_builtin=True,
+    )
