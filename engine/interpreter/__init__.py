@@ -1,1 +1,1 @@
-"""From a graph to steps: planned, walked, and kept between steps."""
+"""The interpreter: plans graphs, runs the plans on LangGraph, and saves snapshots between nodes."""

@@ -1,7 +1,7 @@
-"""The branches of a fork: the scope each walks in, and how they are awaited and cancelled.
+"""Branches of a fork: their scopes, and how the walker waits for them and cancels them.
 
-A branch works on its own copy of the state and keeps a log of its changes. At the join the logs are merged in the
-order of the fork's edges, so nothing depends on timing.
+A branch works on its own copy of the state and logs its changes. At the join the logs are merged in the order of the
+fork's edges, so the result does not depend on timing.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ CLEANUP_SECONDS = 5
 
 @dataclass(slots=True)
 class _Entry:
-    """A merge into the state of a branch, which is repeated on the outer state at the join."""
+    """A change of a branch's state, to be repeated on the outer state at the join."""
 
     node_id: str
     output: Json
@@ -29,19 +29,19 @@ class _Entry:
 
 @dataclass(slots=True)
 class Scope:
-    """The part of the graph that a walk may visit: all of it, or one branch up to its join."""
+    """The state of a walk, and the part of the graph it may visit: all of it, or one branch up to its join."""
 
     state: WorkflowState
     stop: str | None = None
     nodes: frozenset[str] | None = None
     log: list[_Entry] = field(default_factory=list)
     added_bytes: int = 0
-    """The bytes that visits added."""
+    """Bytes added by the visits of this walk."""
     at_most_bytes: int = 0
     """An upper bound of the state's size: the last measurement plus everything added since."""
 
     def holds(self, node_id: str) -> bool:
-        """The walk may visit this node, or stops there."""
+        """Whether the node is in the scope; the node where the walk stops is too."""
         return self.nodes is None or node_id in self.nodes or node_id == self.stop
 
     def apply(self, node_id: str, output: Json, change: Change, error: JsonObject | None) -> None:
@@ -55,7 +55,7 @@ class Scope:
             self.log.append(_Entry(node_id, output, change, error))
 
     def grow(self, added_bytes: int, limit: int) -> None:
-        """Count added bytes; the state is measured only if it may be too large. Raises `LimitExceeded`."""
+        """Count added bytes, and measure the state only if it may be too large. Raises `LimitExceeded`."""
         self.added_bytes += added_bytes
         self.at_most_bytes += added_bytes
         if self.at_most_bytes > limit:
@@ -64,7 +64,7 @@ class Scope:
                 raise LimitExceeded(f"the state is larger than {limit} bytes")
 
 
-class Leaves(Exception):
+class LeftFork(Exception):
     """An error edge leads out of a branch: the fork is abandoned and the run continues at the target."""
 
     def __init__(self, position: WalkPosition) -> None:
@@ -72,11 +72,11 @@ class Leaves(Exception):
         self.position = position
 
 
-async def all_or_first_error(tasks: list[asyncio.Task[None]]) -> tuple[int, Leaves] | None:
+async def all_or_first_error(tasks: list[asyncio.Task[None]]) -> tuple[int, LeftFork] | None:
     """Wait for all branches; the first failure cancels the others.
 
-    Returns the index and the `Leaves` of a branch that left the fork. If several fail at once, a failure that ends the
-    execution is raised instead.
+    Returns the index and the `LeftFork` of a branch that left the fork. If several branches fail at once, a failure
+    that ends the execution is raised instead.
     """
     try:
         done, running = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -86,9 +86,9 @@ async def all_or_first_error(tasks: list[asyncio.Task[None]]) -> tuple[int, Leav
     if running:
         await _cancel(list(running))
     errors = {index: task.exception() for index, task in enumerate(tasks) if task in done}
-    left: tuple[int, Leaves] | None = None
+    left: tuple[int, LeftFork] | None = None
     for index, error in errors.items():
-        if isinstance(error, Leaves):
+        if isinstance(error, LeftFork):
             left = left or (index, error)
         elif error is not None:
             raise error

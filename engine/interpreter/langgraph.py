@@ -1,10 +1,9 @@
-"""Runs plans on LangGraph: a plan becomes segments, and the walker runs each within one LangGraph step.
+"""Runs plans on LangGraph: a plan is split into segments, and the walker runs each in one LangGraph step.
 
-A segment ends where a checkpoint is needed. With `durability: none` (no checkpoints) and `exit` (one where the run
-pauses) the whole plan is one segment, since LangGraph costs about 180 µs per step and the walker a tenth of that per
-node. With `step` a segment is one node, or a fork with its branches, and its checkpoint is on disk before the next
-segment begins. Segments are wired to their channels directly (`Pregel`), since `StateGraph` adds a step of its own to
-pass on the input.
+A segment ends where a checkpoint is needed. With `durability: none` (no checkpoints) and `exit` (one checkpoint when
+the run pauses) the whole plan is one segment, because a LangGraph step costs about 180 µs and a node in the walker a
+tenth of that. With `step` a segment is one node, or a fork with its branches, and its checkpoint is saved before the
+next segment begins. Segments use `Pregel` channels directly, because `StateGraph` adds a step to pass on the input.
 """
 
 import asyncio
@@ -45,19 +44,19 @@ class CompiledWorkflow:
     async def run(
         self, context: ExecutionContext, *, checkpoints: Checkpoints | None, resume: Resume | None
     ) -> Paused | None:
-        """Run to an end (null) or to a pause; the final state is `context.state`. Raises as the walker does.
+        """Run to an end (null) or to a pause. The final state is in `context.state`.
 
-        With `resume` the run continues at the newest checkpoint of an earlier attempt, if there is one. Without
-        `checkpoints` they are kept in memory and no later attempt can continue. Raises `RunTimeout`. Call it in a task
-        of its own: it leaves the LangGraph that the caller may run in.
+        With `resume` the run continues from the newest checkpoint of an earlier attempt, if there is one. Without
+        `checkpoints` they are kept in memory, and no later attempt can continue. Raises `RunTimeout`, and as
+        `Walker.run`. Call it in a separate task: it leaves the LangGraph run that the caller may be part of.
         """
-        kept = None if self.plan.durability == "none" else checkpoints or in_memory()
-        await self.restore(context, kept, resume)
+        store = None if self.plan.durability == "none" else checkpoints or in_memory()
+        await self.restore(context, store, resume)
         langgraph_private.leave_calling_graph()
         try:
             async with asyncio.timeout(max(0.0, context.seconds_left)):
                 with tracing_context(enabled=False) if tracing_is_enabled() else nullcontext():
-                    await self._run(context, kept)
+                    await self._run(context, store)
         except TimeoutError as error:
             raise RunTimeout(f"the execution took longer than {context.limits.run_seconds:g} s") from error
         return _paused(context)
@@ -65,7 +64,7 @@ class CompiledWorkflow:
     async def restore(self, context: ExecutionContext, checkpoints: Checkpoints | None, resume: Resume | None) -> bool:
         """Restore the newest checkpoint of earlier attempts into the context; false if the run begins at the start.
 
-        `run` calls it unless it was called before.
+        `run` calls it, too; a second call changes nothing.
         """
         if context.position is not None:
             return context.resume is not None
@@ -112,7 +111,7 @@ def compile_plan(plan: Plan) -> CompiledWorkflow:
 
 
 def _whole(plan: Plan) -> App:
-    """The whole plan in one segment."""
+    """The application that runs the whole plan in one segment."""
 
     async def segment(state: Any) -> Any:
         await Walker(plan, get_runtime(ExecutionContext).context).run()
@@ -128,18 +127,18 @@ def _whole(plan: Plan) -> App:
 
 
 def _by_step(plan: Plan) -> App:
-    """One segment per node. The snapshot after each is the value of one channel while the run continues."""
+    """The application that runs one segment per node, and passes on the snapshot after each in a channel."""
 
     async def segment(state: bytes) -> "_Segment":
         context = get_runtime(ExecutionContext).context
         await Walker(plan, context).step()
         await _drop_older(context)
-        goes_on = context.current_position.at is not None and context.current_position.parked is None
-        return _Segment(snapshot.take(context), goes_on)
+        continues = context.current_position.at is not None and context.current_position.parked is None
+        return _Segment(snapshot.take(context), continues)
 
     written = (
-        langgraph_private.write_to(SNAPSHOT, lambda done: done.data if done.goes_on else None),
-        langgraph_private.write_to(STOPPED, lambda done: None if done.goes_on else done.data),
+        langgraph_private.write_to(SNAPSHOT, lambda done: done.data if done.continues else None),
+        langgraph_private.write_to(STOPPED, lambda done: None if done.continues else done.data),
     )
     return Pregel(
         nodes={"segment": NodeBuilder().subscribe_only(SNAPSHOT).do(segment).write_to(*written).build()},
@@ -155,7 +154,7 @@ class _Segment:
     """The result of a segment: a snapshot of the run, and whether another segment follows."""
 
     data: bytes
-    goes_on: bool
+    continues: bool
 
 
 async def _drop_older(context: ExecutionContext) -> None:

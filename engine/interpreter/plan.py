@@ -1,4 +1,4 @@
-"""The plan of a graph: nodes built, routes and forks worked out; made once per content hash, shared by all runs."""
+"""The plan of a graph, with its nodes built and its routes and forks resolved. All runs of a content hash share it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -35,8 +35,8 @@ NO_RETRY = Retry(max_attempts=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """Where a run goes on: the target, and the edge as it stands on the span."""
+class Route:
+    """A route to the next node: the target, and the edge id for the span."""
 
     target: str
     edge: str
@@ -44,20 +44,20 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """How a node chooses its way: by label, by conditions in order, else the default; or a single plain edge."""
+    """The routes from a node. A route is chosen by label, then by the first true condition, then by default."""
 
-    labelled: dict[str, Way]
-    conditions: tuple[tuple[Expression, Way], ...]
-    default: Way | None
-    error: Way | None
+    labelled: dict[str, Route]
+    conditions: tuple[tuple[Expression, Route], ...]
+    default: Route | None
+    error: Route | None
 
-    def choose(self, label: str | None, names: Names) -> Way:
-        """The way on. Raises `NoRoute` if nothing matches: a router that matches nothing fails closed."""
+    def choose(self, label: str | None, names: Names) -> Route:
+        """The chosen route. Raises `NoRoute` if none matches: a router fails closed."""
         if label is not None and label in self.labelled:
             return self.labelled[label]
-        for condition, way in self.conditions:
+        for condition, route in self.conditions:
             if holds(condition, names):
-                return way
+                return route
         if self.default is None:
             raise NoRoute
         return self.default
@@ -65,7 +65,7 @@ class Routing:
 
 @dataclass(frozen=True, slots=True)
 class PlannedNode(VisitedNode):
-    """A node as the walker uses it; static span attributes are prepared once."""
+    """A node prepared for the walker. `static` has the span attributes that are equal in all visits."""
 
     node: NodeBase[Any]
     timeout_seconds: float | None
@@ -77,14 +77,14 @@ class PlannedNode(VisitedNode):
 
     @property
     def continues(self) -> ContinuePolicy | None:
-        """The policy of a node whose failure does not end the run."""
+        """The node's policy to continue after a failure, if it has one."""
         policy = self.node.node.on_error
         return policy if isinstance(policy, ContinuePolicy) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A graph ready to run."""
+    """A graph prepared for running."""
 
     graph: WorkflowGraph
     canonical: bytes
@@ -93,23 +93,23 @@ class Plan:
     start: str
     span_names: dict[str, str]
     bounded_span_names: dict[str, str]
-    """For ad-hoc graphs, by node type: names of spans must be bounded by what is stored."""
+    """Span names for ad-hoc graphs, with node types instead of ids, which would make the number of names unbounded."""
     input_validator: jsonschema_rs.Draft202012Validator
 
     @property
     def durability(self) -> Durability:
-        """When the run is checkpointed; the validator has written it in."""
+        """When the run is checkpointed; the validator has filled in the default."""
         return self.graph.durability or "none"
 
     @property
     def on_lost(self) -> OnLost:
-        """What becomes of an execution whose worker is lost."""
+        """The policy for an execution whose worker is lost."""
         return self.graph.on_lost or ("resume" if self.durability == "step" else "fail")
 
     def check_input(self, value: JsonObject) -> None:
-        """Raises `InvalidInput` naming the place, never the value."""
+        """Check a run's input. Raises `InvalidInput`, which names the place but never the value."""
         if len(orjson.dumps(value)) > MAX_INPUT_BYTES:
-            raise InvalidInput(f"the input is larger than {MAX_INPUT_BYTES} bytes")
+            raise InvalidInput(f"the input is larger than {MAX_INPUT_BYTES:,} bytes")
         error = next(iter(self.input_validator.iter_errors(value)), None)
         if error is not None:
             raise InvalidInput(_input_problem(error))
@@ -124,7 +124,7 @@ def _input_problem(error: jsonschema_rs.ValidationError) -> str:
 
 
 def make_plan(graph: WorkflowGraph, canonical: bytes, content_hash: str) -> Plan:
-    """Build the nodes and work out the routes of a valid graph."""
+    """Build the nodes of a valid graph and resolve its routes and forks."""
     topology = Topology.of(graph)
     built = {node.id: _build(node) for node in graph.nodes}
     _connect_tools(built, topology)
@@ -179,7 +179,7 @@ def _plan_node(node: NodeBase[Any], topology: Topology, search_source: SearchSou
 
 
 def _search_source(built: dict[str, NodeBase[Any]]) -> SearchSource:
-    """Where tools search: as the graph's first node that asks a retriever, else in the server's default one."""
+    """The retriever that tools search: the first one used by a node of the graph, else the server's default."""
     for node in built.values():
         use = node.retriever_use(node.config)
         if use is not None:
@@ -194,18 +194,18 @@ def _inside(node: NodeBase[Any], topology: Topology) -> frozenset[str]:
 
 
 def _routing(edges: list[Edge], *, is_fork: bool) -> Routing:
-    labelled: dict[str, Way] = {}
-    conditions: list[tuple[Expression, Way]] = []
-    default: Way | None = None
-    error: Way | None = None
+    labelled: dict[str, Route] = {}
+    conditions: list[tuple[Expression, Route]] = []
+    default: Route | None = None
+    error: Route | None = None
     for edge in edges:
-        way = Way(edge.target, edge.id or "")
+        route = Route(edge.target, edge.id or "")
         if edge.when == ERROR_LABEL:
-            error = way
+            error = route
         elif edge.when is not None:
-            labelled[edge.when] = way
+            labelled[edge.when] = route
         elif edge.condition is not None:
-            conditions.append((parse_expression(edge.condition), way))
+            conditions.append((parse_expression(edge.condition), route))
         elif not is_fork:
-            default = way
+            default = route
     return Routing(labelled, tuple(conditions), default, error)

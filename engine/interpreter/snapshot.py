@@ -18,15 +18,15 @@ from engine.runtime.state import WorkflowState
 
 
 class Snapshot(TypedDict):
-    """A run between two nodes. `at` null: it has reached an end."""
+    """A run between two nodes. `at` is null when the run has reached an end."""
 
     state: WorkflowState
     state_bytes: int
     at: str | None
     source: str | None
-    """The node it came from."""
+    """The previous node."""
     error: JsonObject | None
-    """The error that routed it here."""
+    """The error that routed the run to this node."""
     parked: Parked | None
     node_visits: int
     tool_calls: dict[str, int]

@@ -1,8 +1,8 @@
-"""The shape of a graph: what reaches what, what dominates what, where paths fork and join, where they go round.
+"""The topology of a graph: reachability, dominators, forks with their joins, and cycles.
 
-Built from a graph whose node ids are unique, whose edges name existing nodes and which has one start node. Faults
-beyond that (a fork without join, branches that overlap) do not raise: the validator reports them from the result.
-Everything is iterative and at most O(nodes × edges); sets of nodes are bits of integers where that is faster.
+The graph must have unique node ids, edges between existing nodes, and one start node. Other faults (a fork without
+join, overlapping branches) do not raise: the validator finds them in the result. All algorithms are iterative and at
+most O(nodes × edges). Where it is faster, sets of nodes are integers used as bit sets.
 """
 
 from collections import deque
@@ -17,7 +17,7 @@ TOOL_CALLS_LABEL = "tool_calls"
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One way out of a fork: its edge, the node it starts with, and all nodes it may run before the join.
+    """A branch of a fork: its edge, its first node, and all nodes that it may run before the join.
 
     An edge straight to the join is an empty branch: `first` is the join and `nodes` is empty.
     """
@@ -31,8 +31,8 @@ class Branch:
 class Fork:
     """A node whose plain edges are all taken, in parallel.
 
-    `join` null: no node that every path passes (then the branches hold no nodes). `shared`: nodes that more than one
-    branch reaches before the join. Both are faults; in a valid graph neither occurs.
+    `join` is null if no node is on every path; then the branches have no nodes. `shared` are the nodes that several
+    branches reach before the join. Both are faults, which a valid graph does not have.
     """
 
     source: str
@@ -42,7 +42,7 @@ class Fork:
 
 
 class Topology:
-    """What can be said about the paths of a graph. A *normal* edge is any that is not `when: "error"`."""
+    """The topology of one graph. Every edge except `when: "error"` is a *normal* edge."""
 
     def __init__(self, types: dict[str, str], edges: Iterable[Edge], start: str) -> None:
         self.types = types
@@ -69,24 +69,24 @@ class Topology:
         self._dominators = _dominators([start], self.successors, self._bits)
         self._post_dominators = _dominators(self.ends, self.normal_predecessors, self._bits)
         self.cycles = cycles(self.successors)
-        """Maximal sets of nodes that paths go round in, error edges included."""
+        """Maximal sets of nodes that are connected in cycles, error edges included."""
         self.normal_cycles = cycles(self.normal_successors)
-        """The same over normal edges alone."""
+        """The cycles of normal edges only."""
         self.forks: dict[str, Fork] = {node: self._fork(node) for node in types if self._is_fork(node)}
 
     @classmethod
     def of(cls, graph: WorkflowGraph) -> "Topology":
-        """The topology of a graph with unique ids, existing edge ends and one start node."""
+        """The topology of a graph with unique node ids, edges between existing nodes, and one start node."""
         types = {node.id: node.type for node in graph.nodes}
         start = next(node.id for node in graph.nodes if node.type == "start")
         return cls(types, graph.edges, start)
 
     def dominates(self, above: str, node: str) -> bool:
-        """Every path from start to `node` passes `above`; a node dominates itself. False for unreachable nodes."""
+        """Whether every path from start to `node` passes `above`; true for itself, false for unreachable nodes."""
         return bool(self._dominators.get(node, 0) & self._bits[above])
 
     def tool_nodes_behind(self, model_id: str) -> tuple[str, ...]:
-        """The tools nodes behind the model's `tool_calls` edge, before the next model node, nearest first."""
+        """The tools nodes after the model's `tool_calls` edge and before the next model node, nearest first."""
         first = [edge.target for edge in self.outgoing[model_id] if edge.when == TOOL_CALLS_LABEL]
         found = reach(first, self.normal_successors, stop=lambda node: NODE_TYPES[self.types[node]].calls_tools)
         return tuple(node for node in found if NODE_TYPES[self.types[node]].runs_tool_calls)
@@ -106,14 +106,14 @@ class Topology:
         return Fork(source, join, branches, frozenset(section.shared))
 
     def _nearest_post_dominator(self, node: str) -> str | None:
-        """The post-dominators of a node are a chain: the nearest has the most post-dominators itself."""
+        """The nearest post-dominator: they form a chain, and the nearest one has the most post-dominators itself."""
         behind = self._post_dominators.get(node, 0) & ~self._bits[node]
         chain = [other for other, bit in self._bits.items() if behind & bit]
         return max(chain, key=lambda other: self._post_dominators[other].bit_count(), default=None)
 
 
 class _Section:
-    """What lies between a fork and its join, by branch. `owner` is the index of a node's branch."""
+    """The nodes between a fork and its join. `owner` is the index of each node's branch."""
 
     def __init__(self, topology: Topology, source: str, join: str, targets: list[str]) -> None:
         self._topology = topology
@@ -133,7 +133,7 @@ class _Section:
         return [frozenset(branch) for branch in nodes]
 
     def _spread(self, targets: list[str]) -> None:
-        """Follow normal edges up to the join or back to the fork; the branch that comes to a node first owns it."""
+        """Follow normal edges up to the join or back to the fork; the first branch to reach a node owns it."""
         queue = deque((target, index) for index, target in enumerate(targets))
         while queue:
             node, index = queue.popleft()
@@ -148,7 +148,7 @@ class _Section:
                 queue.extend((target, index) for target in self._topology.normal_successors[node])
 
     def _add_handlers(self) -> None:
-        """Give each branch the targets of its error edges that only it routes to and that lead only to the join."""
+        """Add error handlers to a branch if only that branch routes to them and they lead only to the join."""
         candidates = self._candidates()
         doubtful = deque(candidates)
         while doubtful:
@@ -161,7 +161,7 @@ class _Section:
         self.owner.update(candidates)
 
     def _candidates(self) -> dict[str, int]:
-        """What lies behind the branches' error edges before the join, by the branch that comes to it first."""
+        """The nodes after the branches' error edges and before the join, with the first branch that reaches each."""
         owner = dict(self.owner)
         frontier = deque(self.owner)
         while frontier:
@@ -190,14 +190,14 @@ class _Section:
 
 
 def is_normal(edge: Edge) -> bool:
-    """Any edge but those taken on a failure."""
+    """Whether the edge is not an error edge."""
     return edge.when != ERROR_LABEL
 
 
 def reach(
     first: Iterable[str], successors: Mapping[str, Iterable[str]], stop: Callable[[str], bool] = lambda node: False
 ) -> list[str]:
-    """The nodes that paths from `first` come to, themselves included, nearest first; paths end before a `stop` node."""
+    """All nodes reachable from `first`, including these, nearest first. Paths end before a `stop` node."""
     found: dict[str, None] = {}
     queue = deque(first)
     while queue:
@@ -209,7 +209,7 @@ def reach(
 
 
 def cycles(successors: Mapping[str, Iterable[str]]) -> tuple[frozenset[str], ...]:
-    """The strongly connected components with at least one edge inside (Kosaraju's algorithm)."""
+    """The strongly connected components that contain an edge (Kosaraju's algorithm)."""
     predecessors = _reversed(successors)
     assigned: set[str] = set()
     found: list[frozenset[str]] = []
@@ -234,9 +234,9 @@ def _reversed(successors: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
 def _dominators(
     roots: Iterable[str], successors: Mapping[str, Iterable[str]], bits: Mapping[str, int]
 ) -> dict[str, int]:
-    """For every node reached from the roots, the set (as bits) of the nodes on all paths to it; itself included.
+    """The dominators (as a bit set) of every node reachable from the roots; each node dominates itself.
 
-    The equations dom(n) = {n} ∪ ⋂ dom(p) over its predecessors p, solved in reverse postorder.
+    Solves dom(n) = {n} ∪ ⋂ dom(p) over the predecessors p of n, in reverse postorder.
     """
     known = {root: bits[root] for root in roots}
     inner = [node for node in _reverse_postorder(list(known), successors) if node not in known]
@@ -256,7 +256,7 @@ def _dominators(
 
 
 def _reverse_postorder(roots: Iterable[str], successors: Mapping[str, Iterable[str]]) -> list[str]:
-    """Depth first from the roots, each node after all that it leads to, then turned round."""
+    """The nodes reachable from the roots, in the reverse of the order in which a depth-first search leaves them."""
     seen: set[str] = set()
     postorder: list[str] = []
     for root in roots:

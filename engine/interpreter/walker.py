@@ -1,4 +1,4 @@
-"""The walker: runs a segment of a plan (nodes, routing, forks, loops) inside one step of the graph runtime."""
+"""The walker, which runs a segment of a plan (nodes, routing, forks, loops) inside one LangGraph step."""
 
 import asyncio
 from time import monotonic
@@ -16,8 +16,8 @@ from engine.errors import (
 )
 from engine.events import EventType
 from engine.graph import Json
-from engine.interpreter.branches import Leaves, Scope, all_or_first_error
-from engine.interpreter.plan import Plan, PlannedNode, Way
+from engine.interpreter.branches import LeftFork, Scope, all_or_first_error
+from engine.interpreter.plan import Plan, PlannedNode, Route
 from engine.nodes.base import NodeResult, Park
 from engine.result import ErrorInfo
 from engine.runtime.context import ExecutionContext
@@ -32,7 +32,7 @@ MAX_OUTPUT_BYTES = 262_144
 
 
 class Stopped(Exception):
-    """A node failed and nothing in the graph handles it: the execution ends with this failure."""
+    """A node's failure that nothing in the graph handles; it ends the execution."""
 
     def __init__(self, failure: Failure, info: ErrorInfo) -> None:
         super().__init__(failure.message)
@@ -41,7 +41,7 @@ class Stopped(Exception):
 
 
 class UnknownFailure(NodeFailure):
-    """An exception from foreign code; its class name is the error type."""
+    """An unexpected exception from a node; its class name is the error type."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(error_text(str(error)) or type(error).__name__)
@@ -68,29 +68,29 @@ class Walker:
             position = await self._advance(scope, position)
             if position.parked is not None:
                 break
-        self._stand(scope, position)
+        self._save_position(scope, position)
 
     async def step(self) -> None:
         """Walk one node, or a fork with its branches to the join. Raises as `run` does."""
         scope = self._scope()
-        self._stand(scope, await self._advance(scope, self._context.current_position))
+        self._save_position(scope, await self._advance(scope, self._context.current_position))
 
     def _scope(self) -> Scope:
         return Scope(self._context.state, at_most_bytes=self._context.state_bytes)
 
-    def _stand(self, scope: Scope, position: WalkPosition) -> None:
+    def _save_position(self, scope: Scope, position: WalkPosition) -> None:
         self._context.position = position
         self._context.state_bytes = scope.at_most_bytes
 
     async def _walk(self, scope: Scope, position: WalkPosition) -> None:
-        """Visit nodes until the scope's stop. Raises `Leaves` if an error edge leads out of the scope."""
+        """Visit nodes up to the end of the scope. Raises `LeftFork` if an error edge leads out of it."""
         while position.at is not None and position.at != scope.stop:
             position = await self._advance(scope, position)
             if position.at is not None and not scope.holds(position.at):
-                raise Leaves(position)
+                raise LeftFork(position)
 
     async def _advance(self, scope: Scope, position: WalkPosition) -> WalkPosition:
-        """Visit the node at this position and, if it forks, its branches up to the join."""
+        """Visit the node at this position and, if it is a fork, run its branches up to the join."""
         assert position.at is not None
         planned = self._plan.nodes[position.at]
         after = await self._visit(planned, scope, position)
@@ -99,7 +99,7 @@ class Walker:
         return after
 
     async def _fork(self, planned: PlannedNode, scope: Scope) -> WalkPosition:
-        """Run the branches side by side, then merge them in the order of their edges."""
+        """Run the branches in parallel, then merge their changes in the order of their edges."""
         fork = planned.fork
         assert fork is not None
         assert fork.join is not None
@@ -119,12 +119,12 @@ class Walker:
             for inner in scopes:
                 self._merge(inner, scope)
             return WalkPosition(fork.join, Arrival(planned.id))
-        index, leaves = left
+        index, departure = left
         self._merge(scopes[index], scope)
-        return leaves.position
+        return departure.position
 
     def _merge(self, inner: Scope, scope: Scope) -> None:
-        """Repeat the changes of a branch on the outer state; the next visit measures it if it may be too large."""
+        """Repeat a branch's changes on the outer state. The next visit measures the state if it may be too large."""
         for entry in inner.log:
             try:
                 scope.apply(entry.node_id, entry.output, entry.change, entry.error)
@@ -169,7 +169,7 @@ class Walker:
         return self._context.tracker.start_node(self._names[planned.id], planned.static, number, attempt)
 
     async def _attempt(self, visit: Visit, scope: Scope, began: float) -> WalkPosition | None:
-        """Make one attempt. Null means that it failed, that the delay is over, and that it must be repeated.
+        """Make one attempt. Null means that it failed, the retry delay is over, and the next attempt is due.
 
         One of the few places that catch every exception.
         """
@@ -179,7 +179,7 @@ class Walker:
                 return self._parked(visit, result.park)
             size = self._check_output(result)
         except NodeFailure as failure:
-            instead = self._instead(visit, scope.state, failure)
+            instead = self._fallback(visit, scope.state, failure)
             if instead is None:
                 return await self._failed(visit, scope, failure, may_continue=True)
             result, size = instead, self._check_output(instead)
@@ -192,7 +192,7 @@ class Walker:
         return await self._succeeded(visit, scope, result, size, began)
 
     async def _work(self, visit: Visit, state: WorkflowState) -> NodeResult:
-        """Run the node itself, under the attempt's timeout."""
+        """Run the node with the attempt's timeout. Raises `NodeTimeout`, and as the node does."""
         planned = self._planned(visit)
         seconds = planned.timeout_seconds
         if seconds is None:
@@ -206,13 +206,13 @@ class Walker:
                 raise
             raise NodeTimeout(f"the node took longer than {seconds:g} s") from error
 
-    def _instead(self, visit: Visit, state: WorkflowState, failure: NodeFailure) -> NodeResult | None:
+    def _fallback(self, visit: Visit, state: WorkflowState, failure: NodeFailure) -> NodeResult | None:
         if is_being_cancelled() or visit.can_retry(failure):
             return None
         return self._planned(visit).node.instead(failure, state, visit)
 
     def _check_output(self, result: NodeResult) -> int:
-        """The bytes of JSON that the visit adds to the state. Raises `OutputInvalid`."""
+        """The bytes of JSON that the visit adds to the state. Raises `OutputInvalid` if it is not JSON or too large."""
         try:
             output = len(orjson.dumps(result.output))
             change = 0 if result.change is NO_CHANGE else len(orjson.dumps(result.change))
@@ -228,13 +228,13 @@ class Walker:
         planned, context = self._planned(visit), self._context
         try:
             scope.apply(planned.id, result.output, result.change, None)
-            way = self._route(visit, result.label)
+            route = self._choose_route(visit, result.label)
             scope.grow(size, context.limits.max_state_bytes)
         except NodeFailure as failure:
             return await self._failed(visit, scope, failure, may_continue=False)
         except LimitExceeded as failure:
             raise self._stop(visit, failure) from failure
-        visit.span.complete(label=result.label, edges=way.edge if way else None, degraded=result.degraded)
+        visit.span.complete(label=result.label, edges=route.edge if route else None, degraded=result.degraded)
         if result.degraded:
             context.degraded.append(planned.id)
         visit.emit(
@@ -247,10 +247,10 @@ class Walker:
                 "cost_nano_usd": visit.cost_nano_usd,
             },
         )
-        return WalkPosition(way.target if way else None, Arrival(planned.id))
+        return WalkPosition(route.target if route else None, Arrival(planned.id))
 
     def _parked(self, visit: Visit, park: Park) -> WalkPosition:
-        """The position of a parked visit: the walk stays at its node."""
+        """Park the visit; the position stays at its node."""
         visit.span.pause()
         return WalkPosition(
             visit.node.id,
@@ -264,12 +264,12 @@ class Walker:
             ),
         )
 
-    def _route(self, visit: Visit, label: str | None) -> Way | None:
+    def _choose_route(self, visit: Visit, label: str | None) -> Route | None:
         planned = self._planned(visit)
         if planned.is_end:
             return None
         if planned.fork is not None:
-            return Way(planned.id, planned.fork_edges)
+            return Route(planned.id, planned.fork_edges)
         return planned.routing.choose(label, visit.names)
 
     async def _failed(
@@ -293,28 +293,28 @@ class Walker:
             return None
         planned = self._planned(visit)
         info = _info(planned.id, failure, visit.attempt)
-        way = planned.routing.error
+        route = planned.routing.error
         policy = planned.continues if may_continue else None
-        if way is None and policy is None:
+        if route is None and policy is None:
             raise self._stop(visit, failure, cause) from (cause or failure)
         handled = info.model_copy(update={"handled": True})
         output: Json = policy.output if policy is not None else {}
         scope.apply(planned.id, output, NO_CHANGE, handled.model_dump(mode="json"))
-        if way is None:
+        if route is None:
             assert policy is not None
             try:
-                way = self._route(visit, policy.label)
-            except NodeFailure as no_way:
-                raise self._stop(visit, no_way) from no_way
+                route = self._choose_route(visit, policy.label)
+            except NodeFailure as no_route:
+                raise self._stop(visit, no_route) from no_route
             self._context.degraded.append(planned.id)
             arrival = Arrival(planned.id)
         else:
             arrival = Arrival(planned.id, handled)
         self._context.errors.append(handled)
-        edges = way.edge if way else None
+        edges = route.edge if route else None
         visit.span.fail(info.error_type, info.message, unhandled=None, edges=edges, degraded=arrival.error is None)
         self._emit_failed(visit, handled)
-        return WalkPosition(way.target if way else None, arrival)
+        return WalkPosition(route.target if route else None, arrival)
 
     async def _retry(self, visit: Visit, failure: NodeFailure) -> None:
         delay = visit.delay_seconds(visit.attempt, failure.retry_after_seconds)

@@ -1,4 +1,4 @@
-"""An attempt that is lost is gone on with from its last checkpoint: nothing is lost, nothing counted anew."""
+"""Runs on LangGraph: a new attempt continues from the last checkpoint, with all counts."""
 
 import asyncio
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def visited(spans: Sequence[object]) -> list[object]:
 
 @pytest.mark.parametrize("after", [True, False])
 @pytest.mark.parametrize("write", [1, 2, 3, 4, 5])
-async def test_an_attempt_that_is_lost_is_gone_on_with(write: int, after: bool) -> None:
+async def test_a_new_attempt_continues_a_lost_one(write: int, after: bool) -> None:
     runs = Runs.of(chain())
     async with losing(runs.checkpoints, write, after=after):
         with pytest.raises(Lost):
@@ -74,7 +74,7 @@ async def test_a_checkpoint_is_written_before_the_next_node_starts() -> None:
     assert seen[1:] == [0] * 5
 
 
-async def test_what_a_lost_attempt_still_writes_is_not_read() -> None:
+async def test_late_checkpoints_of_a_lost_attempt_are_ignored() -> None:
     runs = Runs.of(chain())
     async with losing(runs.checkpoints, 3, after=True):
         with pytest.raises(Lost):
@@ -90,7 +90,7 @@ async def test_what_a_lost_attempt_still_writes_is_not_read() -> None:
     assert third.state["variables"]["log"] == ["a", "b", "c"]
 
 
-async def test_an_attempt_that_left_nothing_is_passed_over() -> None:
+async def test_an_attempt_without_checkpoints_is_skipped() -> None:
     runs = Runs.of(chain())
     async with losing(runs.checkpoints, 4, after=False):
         with pytest.raises(Lost):
@@ -99,12 +99,12 @@ async def test_an_attempt_that_left_nothing_is_passed_over() -> None:
     assert visited(third.spans) == ["b", "c", "end"]
 
 
-async def test_without_a_checkpoint_it_begins_at_the_input() -> None:
+async def test_without_a_checkpoint_the_run_begins_at_the_start() -> None:
     second = await Runs.of(chain()).attempt(2, RESUME)
     assert visited(second.spans) == ["start", "a", "b", "c", "end"]
 
 
-async def test_an_attempt_that_was_lost_at_its_end_has_nothing_left_to_do() -> None:
+async def test_after_an_attempt_lost_at_its_end_no_node_runs_again() -> None:
     runs = Runs.of(chain())
     await runs.attempt()
     second = await runs.attempt(2, RESUME)
@@ -113,7 +113,7 @@ async def test_an_attempt_that_was_lost_at_its_end_has_nothing_left_to_do() -> N
 
 
 class Noted:
-    """A tool that notes the keys it is called with."""
+    """A tool that records its idempotency keys."""
 
     spec = ToolSpec("noted", "notes", {"type": "object"})
     effect: Effect = "idempotent"
@@ -135,7 +135,7 @@ def agent(**more: Json) -> JsonObject:
     return graph(nodes, edges, durability="step", **more)
 
 
-async def test_a_tool_that_is_called_again_gets_the_same_key_and_counts_go_on() -> None:
+async def test_a_repeated_tool_call_has_the_same_key_and_counts_continue() -> None:
     tool = Noted()
     runs = Runs.of(agent(), [Call("noted"), Say("fine")], tools=[tool])
     async with losing(runs.checkpoints, 4, after=False):  # behind the tool call, which is not checkpointed
@@ -147,7 +147,7 @@ async def test_a_tool_that_is_called_again_gets_the_same_key_and_counts_go_on() 
     assert second.context.tool_calls == {"use": 1}
 
 
-async def test_an_error_handler_counts_on() -> None:
+async def test_an_error_handlers_count_continues() -> None:
     nodes: list[JsonObject] = [
         {"id": "ask", "type": "model", "retry": {"max_attempts": 1}, "on_error": {"policy": "route"}},
         {"id": "rescue", "type": "error_handler", "config": {"retry_count": 1}},
@@ -167,7 +167,7 @@ async def test_an_error_handler_counts_on() -> None:
     assert [error.error_type for error in second.context.errors] == ["auth", "overloaded"]
 
 
-async def test_an_error_at_hand_is_at_hand_after_a_crash() -> None:
+async def test_the_current_error_survives_a_crash() -> None:
     nodes: list[JsonObject] = [
         {"id": "ask", "type": "model", "retry": {"max_attempts": 1}, "on_error": {"policy": "route"}},
         append("note", "{{ error.error_type }}"),
@@ -182,7 +182,7 @@ async def test_an_error_at_hand_is_at_hand_after_a_crash() -> None:
 
 
 @pytest.mark.parametrize("write", [3, 4, 5, 6, 7])
-async def test_a_loop_counts_on(write: int) -> None:
+async def test_a_loops_count_continues(write: int) -> None:
     nodes: list[JsonObject] = [{"id": "again", "type": "loop", "config": {"max_iterations": 2}}, append("body", 1)]
     edges = ["start -> again", "again -continue-> body", "again -exit-> end", "body -> again"]
     runs = Runs.of(graph(nodes, edges, durability="step"))
@@ -194,7 +194,7 @@ async def test_a_loop_counts_on(write: int) -> None:
     assert second.state["loop_state"]["again"] == {"iteration": 2, "total": 2}
 
 
-async def test_run_time_goes_on_where_it_stood() -> None:
+async def test_run_time_continues() -> None:
     runs = Runs.of(chain(limits={"run_seconds": 100}))
     compiled = runs.compiled()
     context = runs.context(compiled, 1)
@@ -220,7 +220,7 @@ async def test_a_checkpoint_is_plain_json() -> None:
     assert set(orjson.loads(values["stopped"])["state"]["messages"][-1]) >= {"id", "role", "content"}
 
 
-async def test_a_thread_keeps_its_newest_checkpoints_only(
+async def test_a_thread_keeps_only_its_newest_checkpoints(
     monkeypatch: pytest.MonkeyPatch, any_saver: Checkpoints
 ) -> None:
     monkeypatch.setattr(langgraph, "PRUNE_EVERY", 2)
@@ -232,14 +232,14 @@ async def test_a_thread_keeps_its_newest_checkpoints_only(
     assert second.state["end"] is not None
 
 
-async def test_the_threads_of_an_execution_that_ended_are_deleted(any_saver: Checkpoints) -> None:
+async def test_the_threads_of_an_ended_execution_are_deleted(any_saver: Checkpoints) -> None:
     runs = Runs.of(chain(), checkpoints=any_saver)
     await runs.attempt()
     await any_saver.delete_thread(runs.execution_id, [1])
     assert await any_saver.newest(runs.execution_id, [1]) is None
 
 
-async def test_every_saver_goes_on_where_another_worker_stood(any_saver: Checkpoints) -> None:
+async def test_every_saver_continues_the_run_of_another_worker(any_saver: Checkpoints) -> None:
     runs = Runs.of(chain(), checkpoints=any_saver)
     async with losing(any_saver, 4, after=False):
         with pytest.raises(Lost):
@@ -248,7 +248,7 @@ async def test_every_saver_goes_on_where_another_worker_stood(any_saver: Checkpo
     assert visited(second.spans) == ["b", "c", "end"]
 
 
-async def test_a_file_is_read_by_the_next_process(tmp_path: Path) -> None:
+async def test_a_checkpoint_file_is_read_by_the_next_process(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'runs.db'}"
     async with open_checkpoints(url) as first:
         runs = Runs.of(chain(), checkpoints=first)
@@ -267,7 +267,7 @@ async def test_checkpoints_that_could_run_code_are_not_opened(monkeypatch: pytes
             raise AssertionError("it was opened")
 
 
-async def test_a_missing_extra_is_said_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_error_for_a_missing_extra_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert problem("sqlite:///x.db") is None
     with pytest.raises(MissingExtra, match=r"pip install 'spanloom\[postgres-checkpoints\]'"):
@@ -283,7 +283,7 @@ async def test_without_a_database_the_run_is_the_same() -> None:
     assert context.state["variables"]["log"] == ["a", "b", "c"]
 
 
-async def test_none_keeps_nothing() -> None:
+async def test_durability_none_keeps_no_checkpoint() -> None:
     runs = Runs.of(chain() | {"durability": "none"})
     await runs.attempt()
     assert await runs.checkpoints.newest(runs.execution_id, [1]) is None

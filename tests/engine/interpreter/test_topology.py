@@ -1,4 +1,4 @@
-"""Paths, forks, dominators and cycles of small drawn graphs, and of random ones against the definition."""
+"""Paths, forks, dominators and cycles in small drawn graphs, and in random graphs against the definitions."""
 
 from itertools import product
 
@@ -37,7 +37,7 @@ def test_a_fork_joins_at_the_first_node_that_every_path_passes() -> None:
     assert (found.join, branches(found), found.shared) == ("j", ["ac", "b"], frozenset())
 
 
-def test_branches_stand_in_the_order_of_the_edges() -> None:
+def test_branches_are_in_the_order_of_the_edges() -> None:
     assert [branch.first for branch in fork("s>c s>a s>b a>e b>e c>e").branches] == ["c", "a", "b"]
 
 
@@ -58,13 +58,13 @@ def test_an_edge_straight_to_the_join_is_an_empty_branch() -> None:
     assert (found.branches[1].first, found.branches[1].nodes) == ("e", frozenset())
 
 
-def test_an_error_edge_beside_plain_edges_leaves_a_fork_a_fork() -> None:
+def test_an_error_edge_beside_plain_edges_does_not_change_the_fork() -> None:
     found = topology("s>f f>a f>b f>h:error a>e b>e h>e").forks["f"]
     assert branches(found) == ["a", "b"]
 
 
 @pytest.mark.parametrize("drawing", ["s>a s>b:x a>e b>e", "s>a s>b?x a>e b>e", "s>a a>e", "s>a s>h:error a>e h>e"])
-def test_edges_of_another_kind_make_no_fork(drawing: str) -> None:
+def test_edges_of_other_kinds_do_not_fork(drawing: str) -> None:
     assert not topology(drawing).forks
 
 
@@ -76,7 +76,7 @@ def test_a_handler_that_goes_back_into_its_branch_belongs_to_it() -> None:
     assert branches(fork("s>a s>b a>j b>j a>h:error h>a:retry h>j:fallback j>e")) == ["ah", "b"]
 
 
-def test_a_handlers_way_of_several_nodes_belongs_to_the_branch() -> None:
+def test_a_handlers_path_of_several_nodes_belongs_to_the_branch() -> None:
     assert branches(fork("s>a s>b a>c c>j b>j a>h:error c>i:error h>k i>k k>j j>e")) == ["achik", "b"]
 
 
@@ -97,7 +97,7 @@ def test_a_handler_that_leads_back_before_the_fork_belongs_to_none() -> None:
     assert branches(fork("s>f f>a f>b a>j b>j a>h:error h>f j>e", "f")) == ["a", "b"]
 
 
-def test_a_handler_with_a_way_to_an_end_belongs_to_none() -> None:
+def test_a_handler_with_a_path_to_an_end_belongs_to_none() -> None:
     assert branches(fork("s>a s>b a>j b>j a>h:error h>j?x h>e j>e")) == ["a", "b"]
 
 
@@ -105,7 +105,7 @@ def test_branches_that_meet_before_the_join_share_nodes() -> None:
     assert fork("s>a s>b s>c a>m b>m m>j c>j j>e").shared == {"m"}
 
 
-def test_a_way_back_to_the_fork_puts_the_fork_into_its_branch() -> None:
+def test_a_path_back_to_the_fork_puts_the_fork_into_its_branch() -> None:
     found = topology("s>f f>a f>b a>f?x a>j b>j j>e").forks["f"]
     assert "f" in found.branches[0].nodes
 
@@ -132,7 +132,7 @@ def test_a_model_without_a_tool_calls_edge_has_no_tools() -> None:
     assert topology("s>m m>t t>e", m="model", t="tools").tool_nodes_behind("m") == ()
 
 
-def test_a_loop_dominates_its_body_but_not_what_is_entered_from_the_side() -> None:
+def test_a_loop_dominates_its_body_but_no_nodes_entered_from_outside() -> None:
     found = topology("s>x x>l:true x>b:false l>a:continue l>e:exit a>l b>a")
     assert found.dominates("l", "e")
     assert not found.dominates("l", "a")
@@ -144,11 +144,11 @@ def test_cycles_are_found_with_and_without_error_edges() -> None:
     assert found.normal_cycles == (frozenset("ab"),)
 
 
-def test_an_edge_to_its_own_node_is_a_cycle() -> None:
+def test_a_self_loop_is_a_cycle() -> None:
     assert topology("s>a a>a:x a>e:y").normal_cycles == (frozenset("a"),)
 
 
-def test_a_chain_of_the_largest_size_is_no_deep_call() -> None:
+def test_the_longest_chain_needs_no_deep_recursion() -> None:
     drawing = " ".join(f"n{index}>n{index + 1}" for index in range(2_000))
     found = topology(f"s>n0 {drawing} n2000>e")
     assert found.dominates("n1", "n1999")
@@ -195,7 +195,7 @@ def _around(found: Topology, source: str, avoided: str) -> set[str]:
 
 
 @given(RANDOM_EDGES)
-def test_nodes_are_in_a_cycle_if_they_come_back_to_themselves(edges: list[Edge]) -> None:
+def test_nodes_are_in_a_cycle_if_they_reach_themselves(edges: list[Edge]) -> None:
     found = Topology({node: TYPES.get(node, "variable") for node in NODES}, edges, "s")
     in_cycles = {node for cycle in found.cycles for node in cycle}
     assert in_cycles == {node for node in NODES if node in reach(found.successors[node], found.successors)}

@@ -1,4 +1,4 @@
-"""Routing, forks and joins, loops, and what happens when a node fails."""
+"""Routing, forks and joins, loops, and failing nodes."""
 
 import asyncio
 from contextlib import aclosing
@@ -116,7 +116,7 @@ class Wait:
         return "late"
 
 
-async def test_branches_merge_in_the_order_of_the_edges_whichever_ends_first() -> None:
+async def test_branches_merge_in_the_order_of_the_edges() -> None:
     def answer(request: ModelRequest) -> Step:
         if "slow" in str(request.messages[-1]["content"]):
             return Hold(then=Say("slow"))
@@ -145,7 +145,7 @@ async def test_parallel_increments_add_up() -> None:
     assert run.result.output == 4
 
 
-async def test_a_join_runs_once_though_a_branch_comes_by_another_path() -> None:
+async def test_a_join_runs_once_although_a_branch_reaches_it_by_another_path() -> None:
     nodes: list[JsonObject] = [
         {"id": "pick", "type": "conditional", "config": {"condition": "input.message == 'left'"}},
         append("left", "left"),
@@ -160,7 +160,7 @@ async def test_a_join_runs_once_though_a_branch_comes_by_another_path() -> None:
     assert run.result.output == ["right", "side", "join"]
 
 
-async def test_a_loop_goes_round_while_its_condition_holds() -> None:
+async def test_a_loop_repeats_while_its_condition_holds() -> None:
     nodes: list[JsonObject] = [
         {"id": "again", "type": "loop", "config": {"max_iterations": 5, "condition": "loops.again.iteration < 3"}},
         append("body", "{{ loops.again.iteration }}"),
@@ -172,7 +172,7 @@ async def test_a_loop_goes_round_while_its_condition_holds() -> None:
     assert run.result.output == [1, 2, 3]
 
 
-async def test_an_inner_loop_counts_anew_in_every_outer_round() -> None:
+async def test_an_inner_loop_restarts_its_count_in_every_outer_round() -> None:
     nodes: list[JsonObject] = [
         {"id": "outer", "type": "loop", "config": {"max_iterations": 2}},
         {"id": "inner", "type": "loop", "config": {"max_iterations": 3}},
@@ -185,7 +185,7 @@ async def test_an_inner_loop_counts_anew_in_every_outer_round() -> None:
     assert run.result.output == [1, 2, 3, 1, 2, 3]
 
 
-async def test_a_loop_that_may_not_reach_its_limit_fails_there() -> None:
+async def test_a_loop_that_must_not_reach_its_limit_fails_at_the_limit() -> None:
     nodes: list[JsonObject] = [
         {"id": "again", "type": "loop", "config": {"max_iterations": 2, "on_limit": "fail"}},
         append("body", 1),
@@ -196,7 +196,7 @@ async def test_a_loop_that_may_not_reach_its_limit_fails_there() -> None:
     assert (run.result.status, run.result.error_type) == ("failed", "limit_exceeded")
 
 
-async def test_a_failed_attempt_is_repeated_as_a_span_of_its_own() -> None:
+async def test_every_attempt_has_its_own_span() -> None:
     retry: JsonObject = {"max_attempts": 3, "initial_delay_seconds": 0}
     nodes: list[JsonObject] = [{"id": "ask", "type": "model", "retry": retry}]
     run = await Harness([Fail("overloaded"), Say("fine")]).run(graph(nodes, ["start -> ask", "ask -> end"]))
@@ -222,7 +222,7 @@ invoke_workflow custom  completed
     ]
 
 
-async def test_an_error_that_does_not_pass_is_not_retried() -> None:
+async def test_a_permanent_error_is_not_retried() -> None:
     run = await Harness([Fail("auth", "wrong key")]).run(
         graph([{"id": "ask", "type": "model"}], ["start -> ask", "ask -> end"])
     )
@@ -232,7 +232,7 @@ async def test_an_error_that_does_not_pass_is_not_retried() -> None:
     assert run.result.cost_nano_usd == 0, "a refused call cost nothing"
 
 
-async def test_a_wait_that_is_longer_than_the_time_left_is_not_begun() -> None:
+async def test_a_retry_delay_beyond_the_time_left_fails_the_node_at_once() -> None:
     retry: JsonObject = {"max_attempts": 2, "initial_delay_seconds": 100, "max_delay_seconds": 100}
     nodes: list[JsonObject] = [{"id": "ask", "type": "model", "retry": retry, "on_error": {"policy": "continue"}}]
     document = graph(nodes, ["start -> ask", "ask -> end"], limits={"run_seconds": 5})
@@ -240,7 +240,7 @@ async def test_a_wait_that_is_longer_than_the_time_left_is_not_begun() -> None:
     assert (run.result.status, run.result.errors[0].error_type) == ("completed", "overloaded")
 
 
-async def test_a_provider_that_asks_for_too_long_a_wait_fails_the_node_now() -> None:
+async def test_too_long_a_retry_after_fails_the_node_at_once() -> None:
     script = [Fail("rate_limited", retry_after_seconds=61)]
     run = await Harness(script).run(graph([{"id": "ask", "type": "model"}], ["start -> ask", "ask -> end"]))
     assert run.result.error_type == "rate_limited"
@@ -257,7 +257,7 @@ async def test_continue_stores_its_output_and_marks_the_node_degraded() -> None:
     assert run.result.errors[0].handled
 
 
-async def test_an_error_edge_takes_the_run_on_with_the_error_at_hand() -> None:
+async def test_an_error_edge_continues_the_run_with_the_error() -> None:
     nodes: list[JsonObject] = [
         {"id": "ask", "type": "model", "on_error": {"policy": "route"}},
         append("note", "{{ error.error_type }}"),
@@ -270,7 +270,7 @@ async def test_an_error_edge_takes_the_run_on_with_the_error_at_hand() -> None:
     assert "execute_node model  failed  auth" in run.tree
 
 
-async def test_an_error_edge_out_of_a_branch_leaves_the_section_and_drops_the_others() -> None:
+async def test_an_error_edge_out_of_a_branch_leaves_the_fork_and_drops_the_others() -> None:
     nodes: list[JsonObject] = [
         {"id": "ask", "type": "model", "on_error": {"policy": "route"}},
         append("side", "side"),
@@ -304,7 +304,7 @@ async def test_a_node_that_fails_in_a_branch_cancels_the_others() -> None:
     assert "execute_node tools  cancelled" in run.tree
 
 
-async def test_more_visits_than_allowed_end_the_execution() -> None:
+async def test_too_many_visits_end_the_execution() -> None:
     nodes: list[JsonObject] = [{"id": "again", "type": "loop", "config": {"max_iterations": 100}}, append("body", 1)]
     document = graph(
         nodes,
@@ -316,14 +316,14 @@ async def test_more_visits_than_allowed_end_the_execution() -> None:
     assert run.result.node_executions == 10
 
 
-async def test_a_state_that_grows_too_large_ends_the_execution() -> None:
+async def test_too_large_a_state_ends_the_execution() -> None:
     nodes: list[JsonObject] = [append("a", "x" * 600), append("b", "y" * 600), end(None)]
     document = graph(nodes, ["start -> a", "a -> b", "b -> end"], limits={"max_state_bytes": 1024})
     run = await Harness().run(document)
     assert (run.result.status, run.result.error_type) == ("failed", "limit_exceeded")
 
 
-async def test_a_fork_of_a_node_that_failed_and_continued_still_forks() -> None:
+async def test_a_failed_node_that_continues_still_forks() -> None:
     nodes: list[JsonObject] = [
         {"id": "ask", "type": "model", "on_error": {"policy": "continue"}},
         append("a", "a"),
@@ -336,7 +336,7 @@ async def test_a_fork_of_a_node_that_failed_and_continued_still_forks() -> None:
     assert run.result.output == ["a", "b", "join"]
 
 
-async def test_a_condition_that_cannot_be_evaluated_behind_a_continued_failure_ends_the_run_there() -> None:
+async def test_a_failing_condition_after_a_continued_failure_ends_the_run() -> None:
     policy: JsonObject = {"policy": "continue"}
     nodes: list[JsonObject] = [{"id": "ask", "type": "model", "on_error": policy}, append("a", 1), end(None)]
     document = graph(nodes, ["start -> ask", "ask -> a", "a -> end"])
@@ -349,7 +349,7 @@ async def test_a_condition_that_cannot_be_evaluated_behind_a_continued_failure_e
     assert "execute_node model  failed  expression_error" in run.tree
 
 
-async def test_a_limit_is_an_error_of_the_node_that_crossed_it() -> None:
+async def test_an_exceeded_limit_is_an_error_of_its_node() -> None:
     nodes: list[JsonObject] = [append("a", "x" * 600), append("b", "y" * 600), end(None)]
     document = graph(nodes, ["start -> a", "a -> b", "b -> end"], limits={"max_state_bytes": 1024})
     run = await Harness().run(document)
@@ -358,19 +358,19 @@ async def test_a_limit_is_an_error_of_the_node_that_crossed_it() -> None:
     assert run.types()[-2:] == ["node_failed", "failed"]
 
 
-async def test_a_visit_too_many_is_an_error_of_its_node() -> None:
+async def test_an_exceeded_visit_limit_is_an_error_of_its_node() -> None:
     run = await Harness().run(graph([append("a", 1)], ["start -> a", "a -> end"], limits={"max_node_executions": 1}))
     assert [(error.node_id, error.error_type) for error in run.result.errors] == [("a", "limit_exceeded")]
 
 
-async def test_the_state_counts_what_all_branches_added() -> None:
+async def test_the_size_of_the_state_includes_all_branches() -> None:
     nodes = [set_variable("a", "a", "x" * 600), set_variable("b", "b", "x" * 600), append("join", 1)]
     edges = ["start -> a", "start -> b", "a -> join", "b -> join", "join -> end"]
     run = await Harness().run(graph(nodes, edges, limits={"max_state_bytes": 2_000}))
     assert (run.result.status, run.result.error_type) == ("failed", "limit_exceeded")
 
 
-async def test_operations_that_do_not_fit_each_other_fail_at_the_join_and_name_the_node() -> None:
+async def test_conflicting_operations_fail_at_the_join_and_name_the_node() -> None:
     nodes = [set_variable("a", "log", "text"), append("b", 1), append("join", 1)]
     edges = ["start -> a", "start -> b", "a -> join", "b -> join", "join -> end"]
     run = await Harness().run(graph(nodes, edges))
@@ -416,7 +416,7 @@ async def test_visits_of_a_dropped_branch_keep_their_numbers() -> None:
 
 
 class Stubborn:
-    """A retriever that goes on waiting for its gate when it is cancelled."""
+    """A retriever that keeps waiting for its gate after it is cancelled."""
 
     options_schema: JsonObject = {"type": "object"}
 
@@ -448,7 +448,7 @@ def stubborn_branch() -> JsonObject:
     return graph(nodes, edges)
 
 
-async def test_a_branch_that_does_not_end_in_time_hides_no_failure_and_goes_no_further(
+async def test_a_branch_that_ignores_cancellation_hides_no_failure_and_stops_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(branches, "CLEANUP_SECONDS", 0.01)
@@ -466,7 +466,7 @@ async def test_a_branch_that_does_not_end_in_time_hides_no_failure_and_goes_no_f
     assert "after" not in {(span.attributes or {}).get("workflow.node.id") for span in harness.spans()}
 
 
-async def test_branches_clean_up_though_the_execution_is_cancelled_twice() -> None:
+async def test_branches_clean_up_although_the_execution_is_cancelled_twice() -> None:
     stubborn = Stubborn()
     harness = Harness([Hold()], retrievers={"stubborn": stubborn})
     execution = await harness.engine.start(graph_request(stubborn_branch()), streaming=False)
@@ -483,7 +483,7 @@ async def test_branches_clean_up_though_the_execution_is_cancelled_twice() -> No
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError("closed")])
-async def test_a_node_that_answers_its_cancellation_otherwise_is_cancelled(error: Exception | None) -> None:
+async def test_a_node_that_handles_its_cancellation_is_still_cancelled(error: Exception | None) -> None:
     class Deaf(Stubborn):
         async def retrieve(self, query: RetrievalQuery) -> list[Passage]:
             self.entered.set()
@@ -507,7 +507,7 @@ async def test_a_node_that_answers_its_cancellation_otherwise_is_cancelled(error
 
 
 class Torn:
-    """A retriever whose own machinery was cancelled, though nobody cancelled the execution."""
+    """A retriever that raises a cancellation although nobody cancelled the execution."""
 
     options_schema: JsonObject = {"type": "object"}
 
@@ -515,14 +515,14 @@ class Torn:
         raise asyncio.CancelledError
 
 
-async def test_a_cancellation_that_nobody_asked_for_is_a_failure() -> None:
+async def test_an_unrequested_cancellation_is_a_failure() -> None:
     find: JsonObject = {"id": "find", "type": "retrieval", "config": {"retriever": "torn"}}
     run = await Harness(retrievers={"torn": Torn()}).run(graph([find], ["start -> find", "find -> end"]))
     assert (run.result.status, run.result.error_type) == ("failed", "CancelledError")
     assert "retrieval torn  CancelledError" in run.tree
 
 
-async def test_a_branch_that_broke_off_does_not_count_as_done() -> None:
+async def test_a_cancelled_branch_does_not_count_as_completed() -> None:
     find: JsonObject = {"id": "find", "type": "retrieval", "config": {"retriever": "torn"}}
     edges = ["start -> find", "start -> a", "find -> join", "a -> join", "join -> end"]
     run = await Harness(retrievers={"torn": Torn()}).run(graph([find, append("a", 1), append("join", 1)], edges))
@@ -530,7 +530,7 @@ async def test_a_branch_that_broke_off_does_not_count_as_done() -> None:
 
 
 @pytest.mark.parametrize("order", ["ab", "ba"])
-async def test_of_branches_that_fail_at_once_the_unhandled_one_counts(order: str) -> None:
+async def test_if_branches_fail_at_once_the_unhandled_failure_counts(order: str) -> None:
     nodes: list[JsonObject] = [
         {"id": "a", "type": "model", "on_error": {"policy": "route"}},
         {"id": "b", "type": "model"},
@@ -544,7 +544,7 @@ async def test_of_branches_that_fail_at_once_the_unhandled_one_counts(order: str
 
 
 def spinning(outer: int, inner: int) -> JsonObject:
-    """Goes round without ever waiting for anything."""
+    """A graph of two nested loops that never waits."""
     nodes: list[JsonObject] = [
         {"id": "outer", "type": "loop", "config": {"max_iterations": outer}},
         {"id": "inner", "type": "loop", "config": {"max_iterations": inner}},
@@ -556,7 +556,7 @@ def spinning(outer: int, inner: int) -> JsonObject:
     return graph(nodes, edges, limits={"max_node_executions": 10_000})
 
 
-async def test_a_reader_of_nodes_that_never_wait_misses_nothing() -> None:
+async def test_readers_miss_no_event_of_nodes_that_never_wait() -> None:
     run = await Harness().run(spinning(10, 50))
     assert run.result.output == 500
     assert "gap" not in run.types()
