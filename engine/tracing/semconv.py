@@ -145,7 +145,7 @@ SUM_TOKENS = {kind.field: _key(f"workflow.usage.{kind.field}", "int", _sum_of(ki
 
 COST_NANO_USD = _key("workflow.cost.nano_usd", "int", "cost of the call; on the root the sum of its calls", "nano-USD")
 UNFINISHED_CALLS = _key("workflow.unfinished_calls", "int", "model calls cut off by a crash, cost unknown")
-COST_UPPER_NANO_USD = _key("workflow.cost.upper_nano_usd", "int", "cost with an upper limit for those", "nano-USD")
+COST_UPPER_NANO_USD = _key("workflow.cost.upper_nano_usd", "int", "upper limit of the total cost", "nano-USD")
 UNPRICED_CALLS = _key("workflow.cost.unpriced_calls", "int", "model calls whose cost is unknown")
 WASTE_NANO_USD = _key("workflow.cost.waste_nano_usd", "int", "cost of wasted model calls", "nano-USD")
 MODEL_CALLS = _key("workflow.model_calls", "int", "calls to providers, retries included")
