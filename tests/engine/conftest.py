@@ -11,7 +11,7 @@ from engine.store.tables import execution_control
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    """A new database with the engine's tables; that the migrations make the same ones is tested beside them."""
+    """A new database with the engine's tables; another test checks that the migrations create the same ones."""
     async with Database(database_url) as opened:
         assert execution_control.name in metadata.tables
         async with opened.begin() as connection:

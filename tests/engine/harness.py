@@ -1,4 +1,4 @@
-"""Runs workflows in tests: real engine, scripted models, spans in memory, and a ledger that notes what it was told."""
+"""Runs workflows in tests: real engine, scripted models, spans in memory, and a ledger that records its calls."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ END: JsonObject = {"id": "end", "type": "end"}
 
 @dataclass
 class NotedLedger(NullLedger):
-    """Accepts everything and keeps it for the test to look at."""
+    """A ledger that accepts everything and records it for the test."""
 
     accepted: list[Acceptance] = field(default_factory=list)
     finished: list[Finish] = field(default_factory=list)
@@ -49,12 +49,12 @@ class NotedLedger(NullLedger):
 
 @dataclass(frozen=True)
 class Run:
-    """One execution as a test sees it."""
+    """The result, events and spans of one execution."""
 
     result: ExecutionResult
     events: list[ExecutionEvent]
     spans: list[ReadableSpan]
-    said: list[str]
+    event_names: list[str]
 
     @property
     def tree(self) -> str:
@@ -73,7 +73,7 @@ class Run:
 
 
 class Harness:
-    """An engine over scripted models; every span and event is kept."""
+    """An engine over scripted models that records all spans and events."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class Harness:
         self.use(NotedLedger())
 
     def use(self, ledger: NotedLedger) -> None:
-        """Make the engine anew over this ledger."""
+        """Create the engine again, with this ledger."""
         self.ledger = ledger
         self.engine = ExecutionEngine(
             self.resources,
@@ -123,13 +123,13 @@ class Harness:
         """Run a request to its end, reading its events."""
         events = [event async for event in self.engine.stream(request, caller)]
         result = ExecutionResult.model_validate_json(dumps(events[-1].data))
-        return Run(result, events, self.spans(), self.said())
+        return Run(result, events, self.spans(), self.event_names())
 
     def spans(self) -> list[ReadableSpan]:
         """The spans that have ended."""
         return list(self.exporter.get_finished_spans())
 
-    def said(self) -> list[str]:
+    def event_names(self) -> list[str]:
         """The names of the OpenTelemetry events, in order."""
         return [str(each.log_record.event_name) for each in self.log.get_finished_logs()]
 
@@ -140,7 +140,7 @@ def dumps(value: Json) -> str:
 
 
 def graph_request(graph: JsonObject, input: JsonObject | None = None, **request: Json) -> ExecutionRequest:
-    """The request that runs a graph sent along."""
+    """A request that contains its graph."""
     source: JsonObject = {"kind": "graph", "graph": graph}
     document: JsonObject = {"source": source, "input": input or {"message": "hello"}, **request}
     return ExecutionRequest.model_validate(document)
@@ -163,7 +163,7 @@ def _edge(text: str) -> JsonObject:
 
 
 def span_tree(spans: Sequence[ReadableSpan]) -> str:
-    """One line a span, name and status, children below their parent in the order they began."""
+    """One line per span with name and status; children are below their parent in the order they began."""
     by_parent: dict[int | None, list[ReadableSpan]] = {}
     ids = {span.context.span_id for span in spans}
     for span in sorted(spans, key=lambda each: (each.start_time or 0, each.end_time or 0)):
@@ -185,5 +185,5 @@ def _draw(by_parent: dict[int | None, list[ReadableSpan]], parent: int | None, d
 
 
 def token_text(events: Iterable[ExecutionEvent]) -> str:
-    """The tokens put together."""
+    """The joined tokens."""
     return "".join(str(event.data["text"]) for event in events if event.type is EventType.TOKEN)

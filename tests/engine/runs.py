@@ -1,4 +1,4 @@
-"""Runs compiled workflows attempt by attempt, as the engine does, and lets an attempt be lost at any step."""
+"""Runs compiled workflows attempt by attempt, as the engine does, and simulates a crash at any checkpoint."""
 
 import time
 from collections.abc import AsyncIterator, Callable
@@ -32,7 +32,7 @@ class Lost(Exception):
 
 
 class Losing:
-    """A saver that lets the worker die: before a checkpoint is written, or behind it."""
+    """Simulates a crash of the worker before or after a checkpoint is written."""
 
     def __init__(self, checkpoints: Checkpoints, *, at_write: int, after: bool) -> None:
         self.checkpoints = checkpoints
@@ -41,7 +41,7 @@ class Losing:
         self._put: Callable[..., Any] = checkpoints.saver.aput
 
     async def put(self, *arguments: Any) -> Any:
-        """What the saver's `aput` becomes."""
+        """Replaces the saver's `aput`."""
         self._left -= 1
         if self._left == 0 and not self._after:
             raise Lost
@@ -53,7 +53,7 @@ class Losing:
 
 @asynccontextmanager
 async def losing(checkpoints: Checkpoints, at_write: int, *, after: bool) -> AsyncIterator[None]:
-    """The worker dies with this write of a checkpoint, counted from 1 (the input's)."""
+    """Let the worker crash at this checkpoint, counted from 1 (the one of the input)."""
     saver: Any = checkpoints.saver
     saver.aput = Losing(checkpoints, at_write=at_write, after=after).put
     try:
@@ -64,7 +64,7 @@ async def losing(checkpoints: Checkpoints, at_write: int, *, after: bool) -> Asy
 
 @dataclass
 class Attempt:
-    """One attempt as a test sees it."""
+    """The context, pause and spans of one attempt."""
 
     context: ExecutionContext
     paused: Paused | None
@@ -75,7 +75,7 @@ class Attempt:
         return self.context.state
 
     def events(self) -> list[ExecutionEvent]:
-        """Everything that its readers were told."""
+        """The events that readers got."""
         return list(self.context.events._events)
 
 
@@ -93,12 +93,12 @@ class Runs:
 
     @classmethod
     def of(cls, graph: JsonObject, script: Script = (), **more: Any) -> "Runs":
-        """Over a model that follows a script."""
+        """An execution with a scripted model."""
         return cls(graph, ScriptedModel(script), **more)
 
     @property
     def resources(self) -> Resources:
-        """What every attempt brings along."""
+        """The resources of every attempt."""
         return Resources(
             models=ScriptedModels(self.model),
             prices=PerTokenPrices(),
@@ -110,11 +110,11 @@ class Runs:
         )
 
     def compiled(self) -> CompiledWorkflow:
-        """The graph, loaded as any other."""
+        """The graph, loaded as the engine does."""
         return Loader(self.resources).load(self.graph, "owner", refuse_shape=False)
 
     def context(self, compiled: CompiledWorkflow, attempt: int) -> ExecutionContext:
-        """A new context, as every attempt has one."""
+        """A new context for an attempt."""
         graph = compiled.plan.graph
         tracers = TracerProvider(sampler=ALWAYS_ON)
         tracers.add_span_processor(SimpleSpanProcessor(self.exporter))

@@ -21,17 +21,17 @@ from tests.engine.harness import Harness, graph, graph_request, span_tree, token
 ASK = graph([{"id": "ask", "type": "model", "stream": True}], ["start -> ask", "ask -> end"])
 
 
-async def test_execute_gives_what_stream_ends_with() -> None:
+async def test_execute_returns_the_result_with_which_stream_ends() -> None:
     streamed = await Harness([Say("Hello you there")]).run(ASK)
     harness = Harness([Say("Hello you there")])
     executed = await harness.engine.execute(graph_request(ASK))
     changing = {"execution_id", "duration_ms", "messages", "metadata"}
     assert executed.model_dump(exclude=changing) == streamed.result.model_dump(exclude=changing)
     assert span_tree(harness.spans()) == streamed.tree
-    assert harness.said() == streamed.said
+    assert harness.event_names() == streamed.event_names
 
 
-async def test_the_tokens_put_together_are_the_message() -> None:
+async def test_the_joined_tokens_are_the_message() -> None:
     run = await Harness([Say("Hello you there")]).run(ASK)
     assert token_text(run.events) == run.result.response == "Hello you there"
     assert run.result.messages[-1]["content"] == "Hello you there"
@@ -56,7 +56,7 @@ async def test_record_totals_are_the_sum_of_the_model_calls() -> None:
     assert "gen_ai.usage.input_tokens" not in root
 
 
-async def test_a_node_says_what_all_of_its_attempts_used() -> None:
+async def test_a_node_reports_the_usage_of_all_its_attempts() -> None:
     retry: JsonObject = {"max_attempts": 2, "initial_delay_seconds": 0}
     document = graph([{"id": "ask", "type": "model", "retry": retry}], ["start -> ask", "ask -> end"])
     run = await Harness([Fail("overloaded"), Say("fine")]).run(document)
@@ -66,7 +66,7 @@ async def test_a_node_says_what_all_of_its_attempts_used() -> None:
     assert (ended["start"]["usage"], ended["start"]["cost_nano_usd"]) == (None, None)
 
 
-async def test_unknown_usage_is_never_booked_as_zero() -> None:
+async def test_unknown_usage_is_never_recorded_as_zero() -> None:
     run = await Harness([Say("fine", usage=None)]).run(ASK)
     assert run.result.usage == Usage()
     assert (run.result.cost_nano_usd, run.result.unpriced_calls) == (None, 1)
@@ -81,10 +81,10 @@ async def test_a_stream_that_fails_after_its_first_token_is_a_failed_execution()
     assert (run.result.status, run.result.error_type) == ("failed", "connection")
     assert token_text(run.events) == "Hel lo "
     assert run.result.unpriced_calls == 1
-    assert run.said[-1] == "workflow.execution.failed"
+    assert run.event_names[-1] == "workflow.execution.failed"
 
 
-async def test_tokens_of_an_attempt_that_is_repeated_are_discarded() -> None:
+async def test_tokens_of_a_retried_attempt_are_discarded() -> None:
     retry: JsonObject = {"max_attempts": 2, "initial_delay_seconds": 0}
     document = graph([{"id": "ask", "type": "model", "stream": True, "retry": retry}], ["start -> ask", "ask -> end"])
     run = await Harness([Fail("connection", after="lost "), Say("kept")]).run(document)
@@ -116,7 +116,7 @@ async def test_cancelling_ends_the_execution_as_cancelled_not_failed() -> None:
     assert result.metadata.cancel_reason == "enough"
     assert result.unpriced_calls == 1, "what the cut-off call used is unknown"
     assert harness.ledger.finished[0].status == "cancelled"
-    assert harness.said()[-1] == "workflow.execution.cancelled"
+    assert harness.event_names()[-1] == "workflow.execution.cancelled"
     assert not harness.engine.cancel(execution.id, "again")
     assert (
         span_tree(harness.spans())
@@ -139,7 +139,7 @@ async def test_a_client_that_leaves_cancels_the_execution() -> None:
     assert harness.ledger.finished[0].status == "cancelled"
 
 
-async def test_a_client_that_leaves_may_let_the_execution_go_on() -> None:
+async def test_a_client_that_leaves_may_let_the_execution_continue() -> None:
     harness = Harness([Hold(then=Say("lo"), after="Hel ")])
     async with aclosing(harness.engine.stream(graph_request(ASK, on_disconnect="continue"))) as events:
         async for event in events:
@@ -195,7 +195,7 @@ async def test_a_node_that_takes_too_long_fails_as_timeout_and_may_be_caught() -
     assert run.result.errors[0].error_type == "timeout"
 
 
-async def test_a_call_that_is_cut_off_and_repeated_is_waste_that_was_retried() -> None:
+async def test_a_call_that_times_out_and_is_retried_counts_as_waste() -> None:
     retry: JsonObject = {"max_attempts": 2, "initial_delay_seconds": 0}
     ask: JsonObject = {"id": "ask", "type": "model", "timeout_seconds": 0.05, "retry": retry}
     run = await Harness([Hold(), Say("fine")]).run(graph([ask], ["start -> ask", "ask -> end"]))
@@ -227,14 +227,14 @@ async def test_an_unknown_template_is_refused_and_nothing_is_recorded() -> None:
 
 
 @pytest.mark.parametrize("text", ["a\0b", "a\ud800b"], ids=["NUL", "half a surrogate pair"])
-async def test_a_text_that_is_none_is_refused(text: str) -> None:
+async def test_a_text_with_invalid_characters_is_refused(text: str) -> None:
     harness = Harness()
     with pytest.raises(InvalidRequest, match="/input/message"):
         await harness.engine.execute(graph_request(ASK, {"message": text}))
     assert harness.ledger.accepted == []
 
 
-async def test_whoever_starts_an_execution_hears_that_it_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_execution_that_cannot_begin_raises_to_its_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise TypeError("the root span cannot be made")
 
@@ -246,7 +246,7 @@ async def test_whoever_starts_an_execution_hears_that_it_cannot_begin(monkeypatc
     assert harness.engine.active == 0
 
 
-async def test_a_ledger_that_refuses_leaves_nothing_behind() -> None:
+async def test_a_refused_acceptance_leaves_nothing_behind() -> None:
     harness = Harness()
 
     async def refuse(acceptance: Acceptance) -> None:
@@ -259,7 +259,7 @@ async def test_a_ledger_that_refuses_leaves_nothing_behind() -> None:
     assert harness.engine.active == 0
 
 
-async def test_the_end_is_told_only_after_the_ledger_has_it() -> None:
+async def test_the_closing_event_is_emitted_only_after_the_commit() -> None:
     harness = Harness([Say("fine")])
     order: list[str] = []
     finish = harness.ledger.finish
@@ -274,7 +274,7 @@ async def test_the_end_is_told_only_after_the_ledger_has_it() -> None:
     assert order == ["committed", "told"]
 
 
-async def test_an_attempt_that_was_fenced_off_says_nothing_more() -> None:
+async def test_a_fenced_off_attempt_emits_nothing_more() -> None:
     harness = Harness([Say("fine")])
 
     async def fenced(decision: Finish) -> bool:
@@ -288,7 +288,7 @@ async def test_an_attempt_that_was_fenced_off_says_nothing_more() -> None:
     assert not any(each.is_closing for each in seen)
 
 
-async def test_a_closed_engine_cancels_what_runs_and_takes_nothing_new() -> None:
+async def test_a_closed_engine_cancels_its_executions_and_accepts_no_more() -> None:
     harness = Harness([Hold()])
     execution = await harness.engine.start(graph_request(ASK), streaming=False)
     await harness.model.entered.wait()
@@ -298,7 +298,7 @@ async def test_a_closed_engine_cancels_what_runs_and_takes_nothing_new() -> None
         await harness.engine.execute(graph_request(ASK))
 
 
-async def test_nothing_starts_once_the_engine_is_closed_though_it_was_asked_before() -> None:
+async def test_a_request_that_was_being_resolved_does_not_start_after_close() -> None:
     harness = Harness([Say("fine")])
     entered, gate, find = asyncio.Event(), asyncio.Event(), harness.resources.templates.find
 
@@ -318,7 +318,7 @@ async def test_nothing_starts_once_the_engine_is_closed_though_it_was_asked_befo
     assert harness.ledger.accepted == []
 
 
-async def test_a_close_that_is_cancelled_does_not_tear_what_is_being_written() -> None:
+async def test_a_cancelled_close_does_not_interrupt_a_write() -> None:
     harness = Harness([Say("fine")])
     entered, gate, finish = asyncio.Event(), asyncio.Event(), harness.ledger.finish
 
@@ -338,7 +338,7 @@ async def test_a_close_that_is_cancelled_does_not_tear_what_is_being_written() -
     assert (await execution.result()).status == "completed"
 
 
-async def test_a_reader_that_came_back_and_left_again_has_its_whole_grace() -> None:
+async def test_a_reader_that_returns_and_leaves_again_gets_the_whole_grace_period() -> None:
     harness = Harness([Hold(then=Say("done"))])
     execution = await harness.engine.start(graph_request(ASK), streaming=True)
     execution.join()
@@ -377,7 +377,7 @@ async def test_budget_is_checked_before_the_call() -> None:
     assert run.result.error_message is not None
     assert run.result.error_message.startswith("Budget exceeded: the next call could bring the cost to $0.")
     assert run.result.error_message.endswith("; the budget is $0.000001")
-    assert run.said[-2:] == ["workflow.budget.exceeded", "workflow.execution.failed"]
+    assert run.event_names[-2:] == ["workflow.budget.exceeded", "workflow.execution.failed"]
 
 
 async def test_a_refused_call_uses_nothing_of_the_budget() -> None:
@@ -388,7 +388,7 @@ async def test_a_refused_call_uses_nothing_of_the_budget() -> None:
     assert (run.result.status, run.result.response) == ("completed", "fine")
 
 
-async def test_what_other_calls_have_reserved_is_not_spent() -> None:
+async def test_reservations_of_other_calls_do_not_count_as_spent() -> None:
     def ask(node_id: str, max_tokens: int) -> JsonObject:
         config: JsonObject = {"prompt": node_id, "include_history": False, "max_tokens": max_tokens}
         return {"id": node_id, "type": "model", "config": config}
@@ -406,7 +406,7 @@ async def test_what_other_calls_have_reserved_is_not_spent() -> None:
         if event.type is EventType.NODE_COMPLETED and event.node_id == "quick":
             model.release.set()
     assert events[-1] == "completed"
-    assert "workflow.budget.warning" not in harness.said()
+    assert "workflow.budget.warning" not in harness.event_names()
 
 
 async def test_the_caller_is_the_owner_and_its_trace_is_joined() -> None:
@@ -419,7 +419,7 @@ async def test_the_caller_is_the_owner_and_its_trace_is_joined() -> None:
     assert {(span.attributes or {})["workflow.owner.id"] for span in run.spans} == {"acme"}
 
 
-async def test_a_caller_that_is_not_joined_is_linked() -> None:
+async def test_an_untrusted_caller_is_linked_instead_of_joined() -> None:
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     carrier = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
@@ -437,7 +437,7 @@ async def test_a_graph_without_shape_is_refused() -> None:
         await Harness().engine.execute(graph_request({"nodes": "many"}))
 
 
-async def test_callbacks_of_a_caller_do_not_see_into_an_execution() -> None:
+async def test_callbacks_of_a_caller_do_not_reach_into_an_execution() -> None:
     seen: list[object] = []
 
     class Curious(AsyncCallbackHandler):

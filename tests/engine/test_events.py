@@ -1,4 +1,4 @@
-"""The ring of events: what readers get who keep up, who lag, and who come late."""
+"""The ring of events: readers that keep up, readers that lag, and late readers."""
 
 from engine.events import LAGGING_EVENTS, EventRing, EventType, ExecutionEvent
 from engine.graph import Json
@@ -17,14 +17,14 @@ async def read(ring: EventRing, after: int = 0) -> list[ExecutionEvent]:
     return [one async for one in ring.read(after)]
 
 
-async def test_a_reader_who_keeps_up_gets_every_token() -> None:
+async def test_a_reader_that_keeps_up_gets_every_token() -> None:
     ring = EventRing()
     for number in range(LAGGING_EVENTS - 1):
         say(ring, str(number))
     assert [one.seq for one in await read(ring)] == list(range(1, LAGGING_EVENTS))
 
 
-async def test_a_reader_who_lags_gets_the_tokens_of_a_message_joined() -> None:
+async def test_a_reader_that_lags_gets_the_tokens_of_a_message_joined() -> None:
     ring = EventRing()
     for number in range(LAGGING_EVENTS):
         say(ring, f"{number} ")
@@ -41,7 +41,7 @@ async def test_a_reader_who_lags_gets_the_tokens_of_a_message_joined() -> None:
     ]
 
 
-async def test_what_has_left_the_ring_is_a_gap() -> None:
+async def test_events_that_the_ring_has_dropped_become_a_gap() -> None:
     ring = EventRing(size=3)
     for number in range(5):
         say(ring, str(number))
@@ -50,7 +50,7 @@ async def test_what_has_left_the_ring_is_a_gap() -> None:
     assert [one.seq for one in rest] == [3, 4, 5]
 
 
-async def test_the_ring_holds_so_many_bytes_and_always_the_newest_event() -> None:
+async def test_the_ring_is_bounded_in_bytes_but_always_holds_the_newest_event() -> None:
     ring = EventRing(size_bytes=10_000)
     for _ in range(10):
         say(ring, "x" * 3_000)
@@ -59,7 +59,7 @@ async def test_the_ring_holds_so_many_bytes_and_always_the_newest_event() -> Non
     assert [one.seq for one in await read(ring, 10)] == [11]
 
 
-async def test_an_event_that_is_no_json_is_held_too() -> None:
+async def test_the_ring_also_holds_an_event_that_is_not_json() -> None:
     ring = EventRing()
     ring.append(event(ring, EventType.NODE_COMPLETED, label="\ud800"))
     assert len(await read(ring)) == 1

@@ -1,4 +1,4 @@
-"""Executions that wait: for an answer, or for a time. Nobody works on them meanwhile, and nothing is asked twice."""
+"""Executions that pause for an answer or a time: no worker holds them, and no question is asked twice."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -53,7 +53,7 @@ async def paused_at(runs: Runs, attempt: int = 1, resume: Resume | None = None) 
 
 
 @pytest.mark.parametrize("durability", ["exit", "step"])
-async def test_an_approval_pauses_and_the_answer_goes_on(durability: str) -> None:
+async def test_an_approval_pauses_and_its_answer_resumes_the_run(durability: str) -> None:
     runs = Runs.of(approval() | {"durability": durability})
     first, asked = await paused_at(runs)
     assert (asked.node_id, asked.path, asked.prompt) == ("ask", "ask", "Send hello?")
@@ -67,7 +67,7 @@ async def test_an_approval_pauses_and_the_answer_goes_on(durability: str) -> Non
     assert second.context.node_visits == 4
 
 
-async def test_the_spans_say_what_was_asked_answered_and_waited_for() -> None:
+async def test_the_spans_record_the_question_the_answer_and_the_wait() -> None:
     runs = Runs.of(approval())
     first, asked = await paused_at(runs)
     second = await runs.attempt(2, Resume((1,), [APPROVED]))
@@ -78,7 +78,7 @@ async def test_the_spans_say_what_was_asked_answered_and_waited_for() -> None:
     assert 0 <= float(str(said[1]["workflow.approval.wait_seconds"])) < 60
 
 
-async def test_the_readers_are_asked() -> None:
+async def test_readers_get_the_question_as_an_event() -> None:
     runs = Runs.of(approval(response_schema={"type": "object"}))
     first, asked = await paused_at(runs)
     [event] = [event for event in first.events() if event.type == "approval_requested"]
@@ -101,7 +101,7 @@ async def test_a_question_that_is_asked_again_after_a_crash_is_the_same_question
     assert node_spans(done)[0] == ("ask", 1, 3, "completed")
 
 
-async def test_the_answer_of_one_question_answers_no_other() -> None:
+async def test_an_answer_does_not_answer_another_question() -> None:
     nodes: list[JsonObject] = [
         {"id": "ask", "type": "approval", "config": {"prompt": "Once?"}},
         {"id": "again", "type": "approval", "config": {"prompt": "Twice?"}},
@@ -116,7 +116,7 @@ async def test_the_answer_of_one_question_answers_no_other() -> None:
     assert third == second
 
 
-async def test_a_run_that_begins_again_does_not_ask_what_was_answered() -> None:
+async def test_a_restarted_run_does_not_repeat_answered_questions() -> None:
     runs = Runs.of(approval())
     _, asked = await paused_at(runs)
     answer = Answer("approved", {"note": "fine"}, "ann", asked.approval_id)
@@ -125,7 +125,7 @@ async def test_a_run_that_begins_again_does_not_ask_what_was_answered() -> None:
     assert done.state["outputs"]["ask"] == {"choice": "approved", "data": {"note": "fine"}, "answered_by": "ann"}
 
 
-async def test_an_approval_in_a_loop_asks_anew_in_every_round() -> None:
+async def test_an_approval_in_a_loop_asks_again_in_every_round() -> None:
     nodes: list[JsonObject] = [
         {"id": "again", "type": "loop", "config": {"max_iterations": 2}},
         {"id": "ask", "type": "approval", "config": {"prompt": "Round {{ loops.again.iteration }}?"}},
@@ -143,7 +143,7 @@ async def test_an_approval_in_a_loop_asks_anew_in_every_round() -> None:
 TIMEOUT_EDGES = [*APPROVAL_EDGES, "ask -late-> end"]
 
 
-async def test_an_approval_that_nobody_answers_takes_its_own_way() -> None:
+async def test_an_unanswered_approval_takes_the_edge_of_its_timeout() -> None:
     runs = Runs.of(approval(edges=TIMEOUT_EDGES, on_timeout="late"))
     await runs.attempt()
     done = await runs.attempt(2, Resume((1,), is_due=True))
@@ -151,7 +151,7 @@ async def test_an_approval_that_nobody_answers_takes_its_own_way() -> None:
     assert done.state["end"] is not None
 
 
-async def test_an_approval_that_nobody_answers_fails_where_nothing_else_is_said() -> None:
+async def test_an_unanswered_approval_fails_by_default() -> None:
     runs = Runs.of(approval())
     await runs.attempt()
     with pytest.raises(Stopped) as stopped:
@@ -201,7 +201,7 @@ async def test_a_short_delay_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("durability", ["exit", "step"])
-async def test_a_long_delay_parks_and_goes_on_when_it_is_due(durability: str) -> None:
+async def test_a_long_delay_pauses_and_resumes_when_it_is_due(durability: str) -> None:
     runs = Runs.of(delay(61, durability=durability))
     first = await runs.attempt()
     assert first.paused is not None
@@ -232,7 +232,7 @@ async def test_without_checkpoints_a_long_delay_is_waited_for(monkeypatch: pytes
         ({"delay_type": "exponential", "duration_seconds": 100}, 100, 100),
     ],
 )
-async def test_a_delay_is_as_long_as_its_type_says(config: Any, least: float, most: float) -> None:
+async def test_the_length_of_a_delay_depends_on_its_type(config: Any, least: float, most: float) -> None:
     document = graph([{"id": "wait", "type": "delay", "config": config}], ["start -> wait", "wait -> end"])
     attempt = await Runs.of(document).attempt()
     assert least <= float(str((attempt.spans[-1].attributes or {})["workflow.delay.seconds"])) <= most
@@ -283,7 +283,7 @@ async def test_the_engine_closes_a_paused_attempt_with_the_question() -> None:
     assert (run.result.status, run.types()[-1]) == ("paused", "paused")
     [asked] = run.result.approvals
     assert asked.prompt == "Send hello?"
-    assert run.said[-1] == "workflow.execution.paused"
+    assert run.event_names[-1] == "workflow.execution.paused"
     assert (
         run.tree
         == """

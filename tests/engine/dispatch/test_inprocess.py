@@ -1,4 +1,4 @@
-"""The dispatcher: takes what waits, never more than it has room for, and goes on whatever happens."""
+"""The dispatcher: claims waiting executions up to its slots, and keeps going after errors."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -29,7 +29,7 @@ def claim(number: int) -> Claim:
 
 
 class Queue(NullLedger):
-    """A ledger in which executions wait; its next claims may fail."""
+    """A ledger with queued executions; its next claims may fail."""
 
     def __init__(self, waiting: int = 0) -> None:
         self.waiting = [claim(number) for number in range(waiting)]
@@ -39,7 +39,7 @@ class Queue(NullLedger):
         self.claimed = asyncio.Event()
 
     async def claim(self, limit: int) -> list[Claim]:
-        """At most so many, or an error."""
+        """At most `limit` claims, or an error."""
         self.asked.append(limit)
         self.claimed.set()
         if self.trouble:
@@ -49,12 +49,12 @@ class Queue(NullLedger):
         return taken
 
     def abandon(self, execution_id: str, attempt: int = 1) -> None:
-        """Kept."""
+        """Record the call."""
         self.abandoned.put_nowait(execution_id)
 
 
 class Started:
-    """An execution that runs until it is told to end."""
+    """An execution that runs until `end` is set."""
 
     def __init__(self, id: str) -> None:
         self.id = id
@@ -65,7 +65,7 @@ class Started:
 
 
 class Engine:
-    """Takes on what it is given, but for what it cannot."""
+    """An engine that starts every claim, except those it refuses."""
 
     def __init__(self, *, refuses: Callable[[Claim], bool] = lambda _: False) -> None:
         self.taken: list[Started] = []
@@ -74,7 +74,7 @@ class Engine:
         self._refuses = refuses
 
     async def take_on(self, claim: Claim) -> Started:
-        """One more runs."""
+        """Start an execution."""
         if self._refuses(claim):
             raise ValueError("cannot be read")
         self.taken.append(Started(claim.identity.execution_id))
@@ -83,7 +83,7 @@ class Engine:
         return self.taken[-1]
 
     async def next(self) -> Started:
-        """The next one that is taken on."""
+        """Wait for the next execution that is started."""
         return await asyncio.wait_for(self._news.get(), 10)
 
 
@@ -102,7 +102,7 @@ async def dispatching(
         await task
 
 
-async def test_what_waits_is_taken_on_at_once() -> None:
+async def test_waiting_executions_are_started_at_once() -> None:
     queue, engine = Queue(3), Engine()
     async with dispatching(queue, engine):
         assert [(await engine.next()).id for _ in range(3)] == ["e-0", "e-1", "e-2"]
@@ -119,7 +119,7 @@ async def test_it_never_holds_more_than_its_slots_and_claims_again_when_one_is_f
         assert max(queue.asked) == 2
 
 
-async def test_a_local_wake_does_not_wait_for_the_next_look() -> None:
+async def test_a_local_wake_does_not_wait_for_the_next_poll() -> None:
     queue, engine = Queue(), Engine()
     async with dispatching(queue, engine) as dispatcher:
         await queue.claimed.wait()
@@ -128,7 +128,7 @@ async def test_a_local_wake_does_not_wait_for_the_next_look() -> None:
         assert (await engine.next()).id == "e-7"
 
 
-async def test_what_others_queue_is_found_without_a_wake() -> None:
+async def test_executions_queued_by_other_processes_are_found_without_a_wake() -> None:
     queue, engine = Queue(), Engine()
     async with dispatching(queue, engine, poll_seconds=0.01):
         await queue.claimed.wait()
@@ -136,7 +136,7 @@ async def test_what_others_queue_is_found_without_a_wake() -> None:
         assert (await engine.next()).id == "e-7"
 
 
-async def test_trouble_with_the_database_is_logged_and_it_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_database_errors_are_logged_and_claiming_continues(caplog: pytest.LogCaptureFixture) -> None:
     queue, engine = Queue(1), Engine()
     queue.trouble = 2
     async with dispatching(queue, engine, poll_seconds=0.01):
@@ -144,7 +144,7 @@ async def test_trouble_with_the_database_is_logged_and_it_goes_on(caplog: pytest
     assert caplog.text.count("executions could not be claimed") == 2
 
 
-async def test_what_cannot_be_taken_on_keeps_no_slot_and_its_lease_is_not_renewed() -> None:
+async def test_a_claim_that_cannot_start_frees_its_slot_and_its_lease_is_not_renewed() -> None:
     queue = Queue(3)
     engine = Engine(refuses=lambda one: one.identity.execution_id != "e-1")
     async with dispatching(queue, engine) as dispatcher:
@@ -154,7 +154,7 @@ async def test_what_cannot_be_taken_on_keeps_no_slot_and_its_lease_is_not_renewe
         assert [one.id for one in engine.taken] == ["e-1"]
 
 
-async def test_once_stopped_it_claims_nothing_and_loses_no_claim() -> None:
+async def test_a_stopped_dispatcher_claims_nothing_and_loses_no_claim() -> None:
     queue, engine = Queue(), Engine()
     async with dispatching(queue, engine) as dispatcher:
         await queue.claimed.wait()
@@ -165,7 +165,7 @@ async def test_once_stopped_it_claims_nothing_and_loses_no_claim() -> None:
         assert len(queue.waiting) == 1
 
 
-async def test_a_claim_that_has_begun_is_taken_on_before_it_stops() -> None:
+async def test_a_claim_in_progress_is_started_before_the_dispatcher_stops() -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     class Slow(Queue):

@@ -1,4 +1,4 @@
-"""Attempts: queued and taken on, fenced off, handed over, run again; and what is written down before money is spent."""
+"""Attempts: queued and claimed, fenced off, handed over, run again; and reservations before money is spent."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -33,16 +33,16 @@ FORK = graph(
 
 @dataclass
 class DurableLedger(NotedLedger):
-    """A ledger whose word survives this process; `when_told` may refuse a checkpoint."""
+    """A durable ledger; `before_checkpoint` may refuse a checkpoint."""
 
     is_durable = True
     checkpoints: list[Checkpoint] = field(default_factory=list)
     released: list[Release] = field(default_factory=list)
-    when_told: Callable[[Checkpoint], Awaitable[None]] | None = None
+    before_checkpoint: Callable[[Checkpoint], Awaitable[None]] | None = None
 
     async def checkpoint(self, checkpoint: Checkpoint) -> None:
-        if self.when_told is not None:
-            await self.when_told(checkpoint)
+        if self.before_checkpoint is not None:
+            await self.before_checkpoint(checkpoint)
         self.checkpoints.append(checkpoint)
 
     async def release(self, release: Release) -> bool:
@@ -51,14 +51,14 @@ class DurableLedger(NotedLedger):
 
 
 def durable(harness: Harness) -> DurableLedger:
-    """The harness with a durable ledger."""
+    """Give the harness a durable ledger."""
     ledger = DurableLedger()
     harness.use(ledger)
     return ledger
 
 
 def claim_of(acceptance: Acceptance, attempt: int = 1, reason: ClaimReason = "queued", **more: object) -> Claim:
-    """What a process gets that takes the execution on."""
+    """The claim of a process on this execution."""
     claim = Claim(
         identity=replace(acceptance.identity, attempt=attempt),
         reason=reason,
@@ -73,7 +73,7 @@ def claim_of(acceptance: Acceptance, attempt: int = 1, reason: ClaimReason = "qu
     return replace(claim, **more)  # type: ignore[arg-type]  # the callers name the fields
 
 
-async def test_a_model_call_is_written_down_before_it_is_made_and_once_it_has_ended() -> None:
+async def test_a_model_call_is_recorded_before_and_after_it_is_made() -> None:
     harness = Harness([Say("fine")])
     ledger = durable(harness)
     asked: list[int] = []
@@ -81,7 +81,7 @@ async def test_a_model_call_is_written_down_before_it_is_made_and_once_it_has_en
     async def note(checkpoint: Checkpoint) -> None:
         asked.append(len(harness.model.requests))
 
-    ledger.when_told = note
+    ledger.before_checkpoint = note
     run = await harness.run(ASK)
     before, after = ledger.checkpoints
     assert asked == [0, 1]
@@ -94,13 +94,13 @@ async def test_a_model_call_is_written_down_before_it_is_made_and_once_it_has_en
     assert after.begins is None
 
 
-async def test_a_call_that_cannot_be_written_down_is_not_made_and_costs_nothing() -> None:
+async def test_a_call_that_cannot_be_recorded_is_not_made_and_costs_nothing() -> None:
     harness = Harness([Say("fine")])
 
     async def refuse(checkpoint: Checkpoint) -> None:
         raise Unavailable
 
-    durable(harness).when_told = refuse
+    durable(harness).before_checkpoint = refuse
     run = await harness.run(ASK)
     assert (run.result.status, run.result.error_type) == ("failed", "internal_error")
     assert harness.model.requests == []
@@ -108,7 +108,7 @@ async def test_a_call_that_cannot_be_written_down_is_not_made_and_costs_nothing(
 
 
 @pytest.mark.parametrize("workflow", [TWICE, FORK])
-async def test_an_attempt_that_is_fenced_off_stops_in_the_middle_and_says_nothing_more(workflow: JsonObject) -> None:
+async def test_a_fenced_off_attempt_stops_at_once_and_emits_nothing_more(workflow: JsonObject) -> None:
     harness = Harness(models=[ScriptedModel(lambda request: Say("fine"))])
     ledger = durable(harness)
 
@@ -116,7 +116,7 @@ async def test_an_attempt_that_is_fenced_off_stops_in_the_middle_and_says_nothin
         if len(ledger.checkpoints) == 1:
             raise Fenced
 
-    ledger.when_told = fence
+    ledger.before_checkpoint = fence
     execution = await harness.engine.start(graph_request(workflow), streaming=True)
     with pytest.raises(Fenced):
         await execution.result()
@@ -125,7 +125,7 @@ async def test_an_attempt_that_is_fenced_off_stops_in_the_middle_and_says_nothin
     assert not any(span.name.startswith("invoke_workflow") for span in harness.spans())
 
 
-async def test_a_queued_execution_runs_once_it_is_taken_on() -> None:
+async def test_a_queued_execution_runs_once_it_is_claimed() -> None:
     harness = Harness([Say("fine")])
     ledger = durable(harness)
     trace = SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=TraceFlags(1))
@@ -133,7 +133,7 @@ async def test_a_queued_execution_runs_once_it_is_taken_on() -> None:
     execution_id = await harness.engine.enqueue(graph_request(ASK), caller)
     [acceptance] = ledger.accepted
     assert (acceptance.status, acceptance.root, acceptance.identity.any_folder) == (Status.QUEUED, None, True)
-    assert harness.said() == ["workflow.execution.queued"]
+    assert harness.event_names() == ["workflow.execution.queued"]
     assert harness.model.requests == []
     execution = await harness.engine.take_on(claim_of(acceptance))
     result = await execution.result()
@@ -142,7 +142,7 @@ async def test_a_queued_execution_runs_once_it_is_taken_on() -> None:
     root = next(span for span in harness.spans() if span.name.startswith("invoke_workflow"))
     assert root.context.trace_id == trace.trace_id
     assert result.duration_ms >= 2_000
-    assert harness.said() == [f"workflow.execution.{name}" for name in ("queued", "started", "completed")]
+    assert harness.event_names() == [f"workflow.execution.{name}" for name in ("queued", "started", "completed")]
     assert (await anext(execution.events())).type is EventType.STARTED
 
 
@@ -185,7 +185,7 @@ def test_no_request_body_can_ask_for_the_permission(place: tuple[str, ...]) -> N
         ExecutionRequest.model_validate(body)
 
 
-async def test_an_invalid_graph_is_queued_and_fails_when_it_is_taken_on() -> None:
+async def test_an_invalid_graph_is_queued_and_fails_when_it_is_claimed() -> None:
     harness = Harness()
     ledger = durable(harness)
     await harness.engine.enqueue(graph_request(graph([{"id": "x", "type": "model"}], ["start -> end"])))
@@ -195,7 +195,7 @@ async def test_an_invalid_graph_is_queued_and_fails_when_it_is_taken_on() -> Non
     assert (result.status, result.error_type) == ("failed", "invalid_workflow")
 
 
-async def test_a_later_attempt_links_to_the_one_before_and_carries_on_its_books() -> None:
+async def test_a_later_attempt_links_to_the_previous_one_and_continues_its_totals() -> None:
     harness = Harness([Hold(), Say("fine")])
     ledger = durable(harness)
     first = await harness.engine.start(graph_request(ASK), streaming=False)
@@ -233,7 +233,7 @@ async def test_the_budget_of_a_later_attempt_is_what_is_left() -> None:
     assert (result.status, result.error_type) == ("failed", "budget_exceeded")
 
 
-async def test_a_stopping_engine_hands_over_what_may_go_on_elsewhere() -> None:
+async def test_a_stopping_engine_hands_over_executions_that_can_continue_elsewhere() -> None:
     harness = Harness([Hold()])
     ledger = durable(harness)
     execution = await harness.engine.start(graph_request({**ASK, "on_lost": "retry"}), streaming=False)
@@ -252,7 +252,7 @@ async def test_a_stopping_engine_hands_over_what_may_go_on_elsewhere() -> None:
     assert "workflow.execution.status" not in (root.attributes or {})
 
 
-async def test_a_stopping_engine_cancels_what_is_lost_with_its_process() -> None:
+async def test_a_stopping_engine_cancels_executions_that_cannot_continue_elsewhere() -> None:
     harness = Harness([Hold()])
     ledger = durable(harness)
     execution = await harness.engine.start(graph_request(ASK), streaming=False)

@@ -1,4 +1,4 @@
-"""A process that stops hands its executions over, and waits for none that does not let go."""
+"""A stopping process hands its executions over, and does not wait for one that ignores its cancellation."""
 
 import asyncio
 from contextlib import suppress

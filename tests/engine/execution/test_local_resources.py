@@ -48,7 +48,7 @@ async def test_a_key_makes_its_provider_the_default_and_a_named_model_wins() -> 
         local_resources("gpt")
 
 
-async def test_own_tools_stand_beside_the_built_in_ones() -> None:
+async def test_own_tools_are_added_to_the_built_in_ones() -> None:
     def shout(text: str) -> str:
         """Make it loud."""
         return text.upper()

@@ -215,7 +215,7 @@ invoke_workflow custom  completed
 """
     )
     assert "node_retrying" in run.types()
-    assert run.said == [
+    assert run.event_names == [
         "workflow.execution.started",
         "workflow.node.retrying",
         "workflow.execution.completed",
