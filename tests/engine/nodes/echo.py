@@ -9,7 +9,7 @@ from engine.resources import (
 
 
 class Echo:
-    """A tool that gives its argument back."""
+    """A tool that returns its argument."""
 
     def __init__(self, effect: Effect = "read", *, fails: int = 0, error: str = "broken") -> None:
         self.spec = ToolSpec(

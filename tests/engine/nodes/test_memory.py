@@ -40,7 +40,7 @@ async def test_a_summary_that_fails_truncates_and_marks_the_node_degraded() -> N
 
 
 @pytest.mark.parametrize(("on_summary_error", "status"), [("truncate", "completed"), ("fail", "failed")])
-async def test_a_summary_that_takes_too_long_is_one_that_failed(on_summary_error: str, status: str) -> None:
+async def test_a_summary_that_times_out_counts_as_failed(on_summary_error: str, status: str) -> None:
     config: JsonObject = {"memory_window": 1, "on_summary_error": on_summary_error}
     retry: JsonObject = {"max_attempts": 1}
     nodes: list[JsonObject] = [
@@ -54,7 +54,7 @@ async def test_a_summary_that_takes_too_long_is_one_that_failed(on_summary_error
     assert run.result.error_type == (None if status == "completed" else "timeout")
 
 
-async def test_the_cut_does_not_part_a_tool_message_from_its_call() -> None:
+async def test_the_cut_does_not_separate_a_tool_message_from_its_call() -> None:
     from engine.graph import Node
     from engine.nodes.memory import MemoryConfig, MemoryNode
 
@@ -67,7 +67,7 @@ async def test_the_cut_does_not_part_a_tool_message_from_its_call() -> None:
     assert node._cut(messages) == 1
 
 
-async def test_messages_that_memory_removes_were_said_all_the_same() -> None:
+async def test_messages_removed_by_memory_are_still_in_the_result() -> None:
     nodes: list[JsonObject] = [
         {"id": "first", "type": "model"},
         {"id": "second", "type": "model"},

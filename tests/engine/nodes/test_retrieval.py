@@ -12,7 +12,7 @@ from tests.engine.harness import Harness, graph
 
 
 class Library:
-    """A retriever that finds what it was given."""
+    """A retriever that returns fixed passages."""
 
     options_schema: JsonObject = {"type": "object"}
 

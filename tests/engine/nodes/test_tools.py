@@ -54,14 +54,14 @@ invoke_workflow custom  completed
     )
 
 
-async def test_a_tool_that_fails_is_told_to_the_model() -> None:
+async def test_a_tool_failure_is_returned_to_the_model() -> None:
     run = await Harness([Call("echo", {"text": "x"}), Say("sorry")], tools=[Echo(fails=1)]).run(agent())
     assert run.result.status == "completed"
     message = tool_messages(run)[0]
     assert (message["is_error"], message["content"]) == (True, "the tool is down")
 
 
-async def test_a_tool_that_fails_may_end_the_run() -> None:
+async def test_a_tool_failure_may_end_the_run() -> None:
     harness = Harness([Call("echo", {"text": "x"})], tools=[Echo(fails=1)])
     run = await harness.run(agent({"on_tool_error": "fail"}))
     assert (run.result.status, run.result.error_type) == ("failed", "tool_failed")
@@ -71,7 +71,7 @@ async def test_a_tool_that_fails_may_end_the_run() -> None:
     ("call", "problem"),
     [(Call("absent"), "there is no tool absent"), (Call("echo", {"text": 1}), "do not fit the tool's schema")],
 )
-async def test_a_call_that_cannot_be_made_counts_and_is_told(call: Call, problem: str) -> None:
+async def test_an_impossible_call_counts_and_is_returned_to_the_model(call: Call, problem: str) -> None:
     run = await Harness([call, Say("sorry")], tools=[Echo()]).run(agent())
     assert run.result.tool_calls == 1
     assert problem in str(tool_messages(run)[0]["content"])
@@ -118,7 +118,7 @@ async def test_calls_over_the_limit_are_answered_and_the_tools_are_unbound() -> 
 
 
 class Fickle(Echo):
-    """A tool that does what it is given."""
+    """A tool whose call runs a given function."""
 
     def __init__(self, act: Callable[[JsonObject], Json]) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ def raises(make: Callable[[str], BaseException]) -> Callable[[JsonObject], Json]
         (raises(TimeoutError), "TimeoutError"),
     ],
 )
-async def test_whatever_a_tool_does_its_span_ends_and_the_model_is_told(
+async def test_the_span_of_a_misbehaving_tool_ends_and_the_model_gets_a_result(
     act: Callable[[JsonObject], Json], error_type: str
 ) -> None:
     run = await Harness([Call("echo", {"text": "x"}), Say("sorry")], tools=[Fickle(act)]).run(agent())
@@ -156,7 +156,7 @@ async def test_whatever_a_tool_does_its_span_ends_and_the_model_is_told(
 @pytest.mark.parametrize(
     "call", [Call("echo", {"text": ["top secret"]}), Call("echo", {"text": "top secret"}), Call("top secret")]
 )
-async def test_what_a_model_says_to_a_tool_stays_out_of_the_spans(call: Call) -> None:
+async def test_arguments_of_tool_calls_stay_out_of_the_spans(call: Call) -> None:
     run = await Harness([call, Say("sorry")], tools=[Fickle(raises(ValueError))]).run(agent())
     assert "top secret" in str(tool_messages(run)[0]["content"]), "the model is told"
     assert "top secret" not in str([span.to_json() for span in run.spans])
@@ -168,7 +168,7 @@ async def test_a_tool_cannot_change_the_call_it_is_given() -> None:
     assert run.result.messages[0]["tool_calls"] == [{"id": "call-1", "name": "echo", "arguments": {"text": "x"}}]
 
 
-async def test_a_call_id_may_come_again_in_a_later_message() -> None:
+async def test_a_call_id_may_repeat_in_a_later_message() -> None:
     harness = Harness([Call("echo", {"text": "one"}), Call("echo", {"text": "two"}), Say("done")], tools=[Echo()])
     run = await harness.run(agent())
     assert run.result.tool_calls == 2
@@ -189,7 +189,7 @@ def calls_while_it_may(request: ModelRequest) -> Step:
     return Call("echo", {"text": "x"}) if request.tools else Say("done")
 
 
-async def test_calls_of_a_tools_node_that_failed_count_all_the_same() -> None:
+async def test_calls_of_a_failed_tools_node_still_count() -> None:
     config: JsonObject = {"on_tool_error": "fail", "max_tool_calls": 2}
     document = with_tools_node(agent(config), on_error={"policy": "continue"})
     harness = Harness(models=[ScriptedModel(calls_while_it_may)], tools=[Echo(fails=9)])
@@ -216,7 +216,7 @@ async def test_the_limit_of_tool_calls_holds_over_all_branches() -> None:
     assert sorted(map(str, said)) == ["not executed: limit reached"] * 2 + ["x"] * 4
 
 
-async def test_a_tools_node_says_which_errors_are_retried_and_each_retry_counts() -> None:
+async def test_a_tools_node_sets_the_retried_errors_and_each_retry_counts() -> None:
     for error, calls in (("timeout", 2), ("connection", 1)):
         retry: JsonObject = {"max_attempts": 3, "initial_delay_seconds": 0, "retry_on": ["timeout"]}
         document = with_tools_node(agent({"max_tool_calls": 2}), retry=retry)
