@@ -33,7 +33,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def reaching(server: ModelServer, provider: str) -> dict[str, str]:
-    """The environment of somebody who uses the provider at this address."""
+    """The environment of a user of the provider at this address."""
     address, key, _ = PROVIDERS[provider]
     return {address: server.openai_url if provider == "openai" else server.base_url, key: "sk-test"}
 
@@ -66,7 +66,7 @@ def cost_nano_usd(provider: str) -> int:
     return int(nano)
 
 
-def test_tokens_are_shown_as_they_come(aimock: ModelServer, environment: dict[str, str]) -> None:
+def test_tokens_are_shown_as_they_arrive(aimock: ModelServer, environment: dict[str, str]) -> None:
     environment |= reaching(aimock, "openai")
     aimock.answer({"match": {"userMessage": "hi"}, "response": {"content": HELLO * 20}, "latency": 100})
 
@@ -83,7 +83,9 @@ def test_tokens_are_shown_as_they_come(aimock: ModelServer, environment: dict[st
     assert process.returncode == 0
 
 
-def test_a_wrong_key_is_a_sentence_and_a_failed_record(aimock: ModelServer, environment: dict[str, str]) -> None:
+def test_a_wrong_key_gives_a_clear_message_and_a_failed_record(
+    aimock: ModelServer, environment: dict[str, str]
+) -> None:
     environment |= reaching(aimock, "openai")
     aimock.fail_next(401, message="Incorrect API key provided: sk-test", kind="invalid_request_error")
 

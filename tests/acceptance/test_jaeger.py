@@ -55,7 +55,7 @@ def told(trace: Trace) -> dict[str, tuple[str, str | None]]:
 
 
 def wait_for(jaeger: Jaeger, trace_id: str, spans: int) -> dict[str, tuple[str, str | None]]:
-    """The same as Jaeger has them, as soon as so many are there."""
+    """Return the spans that Jaeger has, once it has this number of spans."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     found: dict[str, tuple[str, str | None]] = {}
     while len(found) < spans and time.monotonic() < deadline:

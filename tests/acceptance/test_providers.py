@@ -1,4 +1,4 @@
-"""OpenAI, Anthropic and Gemini over real HTTP: what the service books is what the provider counted, to the nano-USD."""
+"""OpenAI, Anthropic and Gemini over real HTTP: the service records exactly the usage and cost of the provider."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Service:
     server: ModelServer
 
     async def both(self, wanted: ExecutionRequest) -> list[ExecutionResult]:
-        """The same request executed and streamed."""
+        """Run the request twice: executed and streamed."""
         return [await self.runtime.engine.execute(wanted), await streamed(self.runtime.engine, wanted)]
 
     async def record(self, result: ExecutionResult) -> ExecutionRecord:
@@ -58,7 +58,7 @@ class Service:
         return trace
 
     def cost_nano_usd(self, calls: int = 1) -> int:
-        """What genai-prices gives for so many calls of the usage that the server reports."""
+        """Return the price by genai-prices for this number of calls with the usage that the server reports."""
         price = genai_prices.calc_price(
             genai_prices.Usage(input_tokens=INPUT_TOKENS, output_tokens=OUTPUT_TOKENS),
             MODELS[self.provider],

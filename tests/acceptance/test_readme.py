@@ -1,4 +1,4 @@
-"""What the README tells newcomers to type, typed."""
+"""Runs the commands and scripts of the README."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What can happen to an execution: the rows of the conformance matrix, and the sources it can come from."""
+"""The cases of the conformance matrix: everything that can happen to an execution, and the sources it can come from."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,7 +16,7 @@ KEY = "case"
 
 
 def broken(text: str) -> str:
-    """Fails whatever it is asked."""
+    """A tool that always fails."""
     raise RuntimeError("the tool is broken")
 
 
@@ -34,12 +34,12 @@ def chatter(**limits: Json) -> JsonObject:
 
 
 DEAD_END = graph([{"id": "model", "type": "model"}], ["start -> model"])
-"""Has the shape of a graph, but no way to an end."""
+"""A graph whose shape is valid but which has no path to an end."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What happens to an execution, and what must be left of it. `tree` has the root's name as `{name}`."""
+    """One case: the script of an execution and its expected records. `tree` contains the root's name as `{name}`."""
 
     status: str
     tree: str
@@ -47,7 +47,7 @@ class Case:
     error_type: str | None = None
     graph: JsonObject = field(default_factory=chatter)
     meddle: Callable[[WatchedEngine, asyncio.Task[None]], Awaitable[None]] | None = None
-    """What somebody does while the model is asked."""
+    """An action during the model call, such as a cancellation."""
     on_disconnect: str = "cancel"
     tokens: str = ""
     calls: tuple[int, int] = (1, 0)
@@ -57,17 +57,17 @@ class Case:
 
 
 async def cancel(engine: WatchedEngine, reader: asyncio.Task[None]) -> None:
-    """Somebody asks the engine to stop the execution."""
+    """Cancel the execution through the engine."""
     assert engine.cancel(engine.started[0].id, "enough")
 
 
 async def leave(engine: WatchedEngine, reader: asyncio.Task[None]) -> None:
-    """The one who started the execution goes away."""
+    """Disconnect the caller of the execution."""
     reader.cancel()
 
 
 async def leave_it_running(engine: WatchedEngine, reader: asyncio.Task[None]) -> None:
-    """The one who started the execution goes away, and then the model answers."""
+    """Disconnect the caller of the execution, then let the model answer."""
     reader.cancel()
     await asyncio.wait([reader])
     engine.model.release.set()

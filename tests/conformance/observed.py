@@ -1,4 +1,4 @@
-"""What an execution leaves behind, in a form in which two executions of the same thing are equal."""
+"""Collects the records of an execution in a form that is equal for two executions of the same request."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ from tests.workflow_runner import WorkflowRunner, drawing
 
 @dataclass(frozen=True)
 class Observed:
-    """What an execution left behind, without what differs from one to the next."""
+    """The records of an execution, without ids, times and other values that differ between executions."""
 
     record: dict[str, object]
     tree: str
@@ -28,7 +28,7 @@ class Observed:
 
 
 async def observe(runner: WorkflowRunner, case: Case, execution: Execution) -> Observed:
-    """Look everywhere, and hold what must be true of every single execution."""
+    """Collect the records of an execution, and assert the invariants of every execution."""
     record, trace = await runner.record(execution.id), await runner.trace(execution.id)
     events = [event async for event in execution.events()]
     said = runner.said(execution.id)
@@ -53,7 +53,7 @@ async def observe(runner: WorkflowRunner, case: Case, execution: Execution) -> O
 
 
 async def said_to_readers(execution: Execution) -> list[JsonObject]:
-    """The events that its readers saw; the last one has the result."""
+    """The events that its readers received; the last one has the result."""
     return [_stable_json(event.document()) async for event in execution.events()]
 
 

@@ -61,7 +61,7 @@ async def test_a_thousand_executions_are_a_thousand_records_without_a_difference
 
 
 async def run_all(runner: WorkflowRunner) -> list[ExecutionResult]:
-    """Every source in turn, each of them streamed and not."""
+    """Yield every source in turn, streamed and not streamed."""
     engine, gate = runner.engine(answer), asyncio.Semaphore(AT_ONCE)
 
     async def run(number: int, source: JsonObject) -> ExecutionResult:
@@ -79,7 +79,7 @@ async def _run(engine: ExecutionEngine, wanted: ExecutionRequest, *, streaming: 
 
 
 def answer(asked: ModelRequest) -> Step:
-    """A tool call first where there are tools, now and then an error, else an echo."""
+    """Call a tool first if there are tools; otherwise echo the message, or fail now and then."""
     last = asked.messages[-1]
     if asked.tools and last["role"] == "user":
         return Call("calculate", {"expression": "6 * 7"})
@@ -121,7 +121,7 @@ async def counter_sums(runner: WorkflowRunner) -> dict[str, int]:
 
 
 def told(result: ExecutionResult) -> tuple[object, ...]:
-    """What the caller was told."""
+    """The result that the caller received."""
     usage = result.usage
     return (
         result.status,

@@ -30,7 +30,9 @@ async def runner(migrated_url: str) -> AsyncIterator[WorkflowRunner]:
 
 @pytest.mark.parametrize("source", list(SOURCES))
 @pytest.mark.parametrize("name", list(CASES))
-async def test_executed_and_streamed_leave_the_same(runner: WorkflowRunner, source: str, name: str) -> None:
+async def test_executed_and_streamed_runs_leave_the_same_records(
+    runner: WorkflowRunner, source: str, name: str
+) -> None:
     case = CASES[name]
 
     executed = await observed(runner, case, source, execute)
@@ -47,7 +49,9 @@ async def test_executed_and_streamed_leave_the_same(runner: WorkflowRunner, sour
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("name", list(CASES))
-async def test_both_databases_hold_the_same(migrated_sqlite_url: str, migrated_postgres_url: str, name: str) -> None:
+async def test_both_databases_hold_the_same_records(
+    migrated_sqlite_url: str, migrated_postgres_url: str, name: str
+) -> None:
     seen = []
     for url in (migrated_sqlite_url, migrated_postgres_url):
         async with workflow_runner(url) as runner:
@@ -67,7 +71,7 @@ async def test_without_telemetry_the_result_is_the_same(migrated_sqlite_url: str
 
 
 async def observed(runner: WorkflowRunner, case: Case, source: str, way: Way) -> Observed:
-    """What the case leaves behind when it comes from this source."""
+    """Run the case from this source and return its records."""
     await runner.store_template(KEY, case.graph)
     await runner.store_definition(KEY, case.graph)
     wanted = request(SOURCES[source](case), on_disconnect=case.on_disconnect)
@@ -79,14 +83,14 @@ async def execute(engine: WatchedEngine, wanted: ExecutionRequest) -> None:
 
 
 async def stream(engine: WatchedEngine, wanted: ExecutionRequest) -> None:
-    """Read to the end; what the reader saw is what the execution said."""
+    """Read the stream to its end, and assert that the reader received every event."""
     async with aclosing(engine.stream(wanted)) as events:
         seen = [event async for event in events]
     assert seen == [event async for event in engine.started[0].events()]
 
 
 async def run(engine: WatchedEngine, case: Case, wanted: ExecutionRequest, way: Way) -> Execution:
-    """One execution of the case, to its end."""
+    """Run one execution of the case to its end."""
     reader = asyncio.create_task(way(engine, wanted), name="reader")
     async with asyncio.timeout(SECONDS):
         if case.meddle is not None:

@@ -1,4 +1,4 @@
-"""Every name that is emitted stands in `engine/tracing/semconv.py`, and nowhere else in the code."""
+"""Every emitted name is defined in `engine/tracing/semconv.py`, and is not spelled out anywhere else in the code."""
 
 import ast
 import re
@@ -101,7 +101,7 @@ ALL_TOKENS = Usage(
 
 
 def broken(text: str) -> str:
-    """Fails whatever it is asked."""
+    """A tool that always fails."""
     raise RuntimeError("broken")
 
 
@@ -114,7 +114,7 @@ def documents(tmp_path: Path) -> Path:
 
 
 async def say_everything(runner: WorkflowRunner) -> None:
-    """Executions that between them use every attribute and every event."""
+    """Run executions that together use every attribute and every event."""
     tools = [function_tool(broken, effect="read")]
     chat: JsonObject = {"kind": "chat", "params": {"enable_tools": True, "memory_window": 1}}
     engine = runner.engine([Say("Before."), Say("A summary."), Say("After.", usage=ALL_TOKENS)], tools)
@@ -148,7 +148,7 @@ async def cancelled(runner: WorkflowRunner) -> None:
 
 
 async def waiting(runner: WorkflowRunner) -> None:
-    """One waits in the queue, then for an answer, then for a time."""
+    """Run an execution that waits in the queue, then for an answer, then for a delay."""
     engine = runner.engine([])
     execution_id = await engine.enqueue(request({"kind": "graph", "graph": ASKED}))
     await go_on(runner, engine)
@@ -161,7 +161,7 @@ async def waiting(runner: WorkflowRunner) -> None:
 
 
 async def lost(runner: WorkflowRunner) -> None:
-    """One loses its process in a model call, is retried, and is run anew when it has ended."""
+    """Run an execution that loses its process in a model call, is retried, and is run again after its end."""
     engine = runner.engine([Hold(), Say("Again."), Say("Anew.")])
     execution = await engine.start(request({"kind": "graph", "graph": RETRIED}), streaming=False)
     await engine.model.entered.wait()
@@ -175,7 +175,7 @@ async def lost(runner: WorkflowRunner) -> None:
 
 
 async def go_on(runner: WorkflowRunner, engine: ExecutionEngine) -> ExecutionResult:
-    """Take on the one execution that waits for a process."""
+    """Claim the only execution that waits for a process."""
     [claim] = await runner.runtime.journal.claim(1)
     return await (await engine.take_on(claim)).result()
 

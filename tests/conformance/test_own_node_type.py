@@ -81,7 +81,7 @@ class JuryNode(NodeBase[JuryConfig]):
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one entry."""
+    """The node type's only entry."""
     monkeypatch.setitem(NODE_TYPES, JuryNode.type, JuryNode)
 
 
@@ -102,7 +102,7 @@ def report(document: JsonObject) -> ValidationReport:
 
 
 def places(document: JsonObject, code: str) -> list[str]:
-    """Where a rule fires."""
+    """The places where a rule fires."""
     return [issue.pointer for issue in report(document).issues if issue.code == code]
 
 

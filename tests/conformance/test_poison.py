@@ -1,4 +1,4 @@
-"""What models, tools and providers may write and databases may not take: the execution ends, and the books agree."""
+"""Models, tools and providers may return text that databases reject: the execution ends, and the books agree."""
 
 import pytest
 
@@ -12,7 +12,7 @@ NUL, SURROGATE = "a\0b", "a\ud800b"
 
 
 def echo(text: str) -> str:
-    """Says what it is told."""
+    """A tool that returns a given text."""
     return text
 
 
@@ -39,7 +39,7 @@ CASES: dict[str, tuple[list[Step], str, str | None]] = {
 
 
 @pytest.mark.parametrize("name", list(CASES))
-async def test_an_execution_ends_whatever_is_written(migrated_url: str, name: str) -> None:
+async def test_an_execution_ends_whatever_text_is_returned(migrated_url: str, name: str) -> None:
     script, status, error_type = CASES[name]
     async with workflow_runner(migrated_url) as runner:
         await runner.store_template(KEY, graph_with_echo())

@@ -1,4 +1,4 @@
-"""What no consumer could store is stored later, and then the books are as if nothing had happened."""
+"""Dead letters are stored by a later replay, and then the books are as if no error had happened."""
 
 import asyncio
 from collections.abc import Sequence
@@ -36,12 +36,12 @@ FIRST_SECONDS = 7_200.0
 
 @pytest.fixture(autouse=True)
 def first_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test is so slow that it is over."""
+    """A wait that does not expire during any test."""
     monkeypatch.setattr("telemetry.pipeline.dead_letters.FIRST_WAIT_SECONDS", FIRST_SECONDS)
 
 
 class Troubled:
-    """A consumer that stores nothing now and then."""
+    """A consumer that sometimes fails to store signals."""
 
     def __init__(self, consumer: Consumer, share: float) -> None:
         self.name = consumer.name
@@ -50,14 +50,14 @@ class Troubled:
         self._random = Random(5)
 
     async def apply(self, connection: AsyncConnection, batch: Batch) -> None:
-        """As the other one, or not at all."""
+        """Store the signals like the real consumer, or fail."""
         if self._random.random() < self._share:
             await connection.execute(text("SELECT no_such_column"))
         await self._consumer.apply(connection, batch)
 
 
 class Listening:
-    """A consumer that stores nothing, and remembers what it was given."""
+    """A consumer that only remembers the signals it has received."""
 
     name = "records"
 
@@ -65,12 +65,12 @@ class Listening:
         self.heard: list[Signal] = []
 
     async def apply(self, connection: AsyncConnection, batch: Batch) -> None:
-        """Remember."""
+        """Remember the signals."""
         self.heard += batch.signals()
 
 
 class Hanging:
-    """A consumer that takes too long."""
+    """A consumer that never finishes."""
 
     name = "records"
 
@@ -78,7 +78,7 @@ class Hanging:
         self._misdeed = misdeed
 
     async def apply(self, connection: AsyncConnection, batch: Batch) -> None:
-        """Hang."""
+        """Never return."""
         await self._misdeed(connection)
 
 
@@ -118,20 +118,20 @@ def poisoned(signals: Sequence[Signal], number: int) -> list[Signal]:
 
 
 async def keep_aside(database: Database, signals: Sequence[Signal]) -> None:
-    """As if the records could not take them."""
+    """Make the records fail to store them."""
     async with database.begin() as connection:
         await DeadLetters(Health()).keep(connection, "records", signals, "made up")
 
 
 async def make_due(database: Database) -> None:
-    """As if the wait were over."""
+    """Make the dead letters due."""
     async with database.begin() as connection:
         now = await database_time(connection)
         await connection.execute(update(dead_letter).where(dead_letter.c.due_at.is_not(None)).values(due_at=now))
 
 
 async def waits(database: Database) -> set[tuple[int, float | None]]:
-    """Of each letter how often it was tried, and in how many seconds it is due."""
+    """Return the attempts of each dead letter, and the seconds until it is due."""
 
     def seconds(due_at: datetime | None, now: datetime) -> float | None:
         return None if due_at is None else round((due_at - now) / timedelta(seconds=20)) * 20.0
@@ -160,7 +160,7 @@ async def test_the_books_are_as_if_nothing_had_happened(migrated_url: str, other
         assert await rows_of_books(database) == await rows_of_books(other)
 
 
-async def test_what_is_given_again_is_what_was_kept(migrated_url: str) -> None:
+async def test_a_replay_gives_the_stored_signals_again(migrated_url: str) -> None:
     async with Database(migrated_url) as database:
         heard, again = await tell_in_vain(database, 12), Listening()
         await Replay(database, [again]).try_all()
@@ -169,7 +169,7 @@ async def test_what_is_given_again_is_what_was_kept(migrated_url: str) -> None:
             await Records().apply(connection, Batch.of(heard))
 
 
-async def test_of_what_was_stored_by_other_means_nothing_doubles(migrated_url: str, other_sqlite_url: str) -> None:
+async def test_a_replay_of_stored_signals_duplicates_nothing(migrated_url: str, other_sqlite_url: str) -> None:
     async with Database(migrated_url) as database, Database(other_sqlite_url) as other:
         listening = Listening()
         await tell_in({database: [listening, *consumers()], other: consumers()})
@@ -180,7 +180,7 @@ async def test_of_what_was_stored_by_other_means_nothing_doubles(migrated_url: s
 
 
 @pytest.mark.usefixtures("books_left_open")
-async def test_what_fails_again_waits_longer_each_time_and_the_good_beside_it_is_stored(migrated_url: str) -> None:
+async def test_a_failing_letter_waits_longer_each_time_and_the_others_are_stored(migrated_url: str) -> None:
     async with Database(migrated_url) as database:
         heard = await tell_in_vain(database, 3)
         await keep_aside(database, poisoned(heard, 1))
@@ -205,7 +205,7 @@ async def test_what_fails_again_waits_longer_each_time_and_the_good_beside_it_is
 
 
 @pytest.mark.usefixtures("books_left_open")
-async def test_many_bad_ones_keep_no_good_one_back(migrated_url: str) -> None:
+async def test_many_failing_letters_do_not_delay_a_good_one(migrated_url: str) -> None:
     async with Database(migrated_url) as database:
         heard = await tell_in_vain(database, 12)
         await keep_aside(database, poisoned(heard, 40))
@@ -217,10 +217,10 @@ async def test_many_bad_ones_keep_no_good_one_back(migrated_url: str) -> None:
 
 @pytest.mark.usefixtures("books_left_open")
 @pytest.mark.parametrize("misdeed", [hangs, hangs_in_a_write])
-async def test_a_consumer_that_hangs_is_given_its_letters_later(
+async def test_the_letters_of_a_hanging_consumer_are_replayed_later(
     migrated_url: str, monkeypatch: pytest.MonkeyPatch, misdeed: Misdeed
 ) -> None:
-    """Cut off in a write, it takes the transaction of SQLite with it."""
+    """On SQLite, cancelling the consumer during a write rolls back the whole transaction."""
     for name in ("TIMEOUT_SECONDS", "LETTER_SECONDS"):
         monkeypatch.setattr(f"telemetry.recovery.replay.{name}", 0.1)
     async with Database(migrated_url) as database:
@@ -232,7 +232,7 @@ async def test_a_consumer_that_hangs_is_given_its_letters_later(
 
 
 @pytest.mark.usefixtures("books_left_open")
-async def test_what_is_no_signal_or_nobodys_stays_until_somebody_asks(migrated_url: str) -> None:
+async def test_letters_without_signal_or_consumer_stay_until_a_replay_is_requested(migrated_url: str) -> None:
     listener = Listener()
     listener.begin()
     async with Database(migrated_url) as database:
@@ -253,7 +253,7 @@ async def test_what_is_no_signal_or_nobodys_stays_until_somebody_asks(migrated_u
 
 
 @pytest.mark.usefixtures("books_left_open")
-async def test_what_otlp_cannot_say_is_kept_for_each_consumer_that_owes_it(migrated_url: str) -> None:
+async def test_signals_that_otlp_cannot_encode_are_kept_for_each_consumer(migrated_url: str) -> None:
     listener = Listener()
     listener.begin().tracker.complete()
     early = [
@@ -270,7 +270,7 @@ async def test_what_otlp_cannot_say_is_kept_for_each_consumer_that_owes_it(migra
     assert letters == {("records", len(early)), ("webhooks", len(events))}
 
 
-async def test_two_that_try_at_once_double_nothing(migrated_url: str, other_sqlite_url: str) -> None:
+async def test_two_concurrent_replays_duplicate_nothing(migrated_url: str, other_sqlite_url: str) -> None:
     async with Database(migrated_url) as database, Database(other_sqlite_url) as other:
         await tell_in({database: [Troubled(one, 1.0) for one in consumers()], other: consumers()})
         kept = await count(database, dead_letter)
@@ -281,7 +281,7 @@ async def test_two_that_try_at_once_double_nothing(migrated_url: str, other_sqli
         assert await rows_of_books(database) == await rows_of_books(other)
 
 
-async def test_trouble_does_not_end_it(migrated_sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_errors_do_not_stop_the_replay_loop(migrated_sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = asyncio.Semaphore(0)
 
     async def is_away(self: Replay) -> Replayed:

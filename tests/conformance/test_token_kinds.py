@@ -1,4 +1,4 @@
-"""Documents, tables and files that spell the kinds of tokens out have exactly the kinds of `engine.usage`."""
+"""Documents, tables and files that list the kinds of tokens list exactly the kinds of `engine.usage`."""
 
 import re
 from dataclasses import fields
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
         *(pytest.param(table.columns.keys(), id=table.name) for table in (execution_rollups, execution_rollups_daily)),
     ],
 )
-def test_what_spells_token_kinds_out_has_each_once_and_in_order(names: list[str]) -> None:
+def test_every_list_of_token_kinds_has_each_kind_once_and_in_order(names: list[str]) -> None:
     assert tuple(name for name in names if name.endswith("_tokens") and name != "total_tokens") == TOKEN_FIELDS
 
 

@@ -14,7 +14,7 @@ Edges = set[tuple[str, str | None, str]]
 
 
 async def shown(jaeger: Jaeger, trace_id: str, spans: int) -> Edges:
-    """Span id, parent and name of a trace, once Jaeger has all of it."""
+    """Return span id, parent and name of each span of a trace, once Jaeger has all of them."""
     async with httpx2.AsyncClient(trust_env=False) as client, asyncio.timeout(10):
         while True:
             answer = await client.get(f"{jaeger.query_url}/api/traces/{trace_id}")
@@ -30,7 +30,7 @@ def _parent(span: dict[str, list[dict[str, str]]]) -> str | None:
 
 
 def edges(spans: list[TraceSpan]) -> Edges:
-    """The same of the stored spans."""
+    """Return span id, parent and name of the stored spans."""
     return {(span.span_id, span.parent_span_id, span.name) for span in spans}
 
 

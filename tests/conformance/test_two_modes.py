@@ -1,4 +1,4 @@
-"""Embedded or through the Collector: the same executions make the same books, whatever happens on the way."""
+"""The same executions make the same books, embedded or through the Collector, whatever goes wrong on the way."""
 
 import asyncio
 from random import Random
@@ -14,7 +14,7 @@ AT_ONCE = 16
 
 
 async def tell_all(modes: BothModes, executions: int = EXECUTIONS) -> None:
-    """Many at a time."""
+    """Run many executions at a time."""
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def one(number: int) -> None:
@@ -25,7 +25,7 @@ async def tell_all(modes: BothModes, executions: int = EXECUTIONS) -> None:
 
 
 async def assert_equal(modes: BothModes, executions: int = EXECUTIONS) -> None:
-    """Nothing lost, nothing doubled, nothing left, nothing different."""
+    """Assert that no record is lost, duplicated, left over or different."""
     expected, found = await rows_of_books(modes.embedded_database), await rows_of_books(modes.collector.database)
     assert len(expected["executions"]) == len(expected["webhook_deliveries"]) == executions
     for table, rows in expected.items():
@@ -60,7 +60,9 @@ async def test_a_collector_that_does_everything_wrong_makes_the_same_books(
     assert way.health.outbox.served_locally.total() > 0
 
 
-async def test_a_collector_that_swallows_everything_is_done_without(migrated_url: str, other_sqlite_url: str) -> None:
+async def test_the_books_are_complete_if_the_collector_swallows_everything(
+    migrated_url: str, other_sqlite_url: str
+) -> None:
     async with collector_mode(migrated_url, always("swallows"), confirm_seconds=0.3) as way:
         async with both_modes(other_sqlite_url, way) as modes:
             await tell_all(modes, 20)
@@ -70,7 +72,7 @@ async def test_a_collector_that_swallows_everything_is_done_without(migrated_url
     assert way.health.outbox.is_reachable
 
 
-async def test_a_collector_that_refuses_everything_is_done_without(
+async def test_the_books_are_complete_if_the_collector_refuses_everything(
     migrated_sqlite_url: str, other_sqlite_url: str
 ) -> None:
     async with collector_mode(migrated_sqlite_url, always("refuses"), confirm_seconds=0.3) as way:

@@ -1,4 +1,4 @@
-"""What every test runs in: no key of the person who runs it, and no skip where everything must be there."""
+"""The environment of all tests: no API keys of the developer, and no skipped test where all services are required."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What may stand in a tracked file, and what must stand in the tree."""
+"""Rules for the content of tracked files, and for files that must exist."""
 
 import re
 import subprocess
@@ -50,12 +50,12 @@ def test_a_machine_path_is_recognised(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["GET /v1/home/page", "engine/work/x", "~/.cache/spanloom", "/usr/lib/postgresql"])
-def test_what_is_no_machine_path_is_let_through(text: str) -> None:
+def test_other_text_is_not_taken_for_a_machine_path(text: str) -> None:
     assert not re.search(MACHINE_PATHS, text)
 
 
 @pytest.mark.parametrize("folder", ["tests", "migrations", "bench", "dashboards"])
-def test_a_folder_beside_the_packages_is_no_package(folder: str) -> None:
+def test_a_folder_beside_the_packages_is_not_a_package(folder: str) -> None:
     assert list((ROOT / folder).rglob("__init__.py")) == []
 
 
@@ -74,7 +74,7 @@ def test_a_script_is_executable_and_parses(script: str) -> None:
     assert subprocess.run([shell, "-n", path], capture_output=True, text=True, check=False).stderr == ""
 
 
-def test_dev_explains_itself_and_refuses_what_it_does_not_know() -> None:
+def test_dev_shows_its_usage_and_refuses_unknown_commands() -> None:
     known = subprocess.run([ROOT / "dev", "help"], capture_output=True, text=True, check=True).stdout
     for command in ("demo", "serve", "test", "faults", "check", "fix", "lock", "bench", "services"):
         assert f"./dev {command}" in known

@@ -1,4 +1,4 @@
-"""The programs that other tests run against start, answer and come clean."""
+"""The services of the tests start, answer and are cleaned up."""
 
 import json
 import urllib.error
@@ -74,7 +74,7 @@ async def test_a_migrated_database_has_nothing_pending(migrated_url: str) -> Non
 
 
 @pytest.mark.node
-def test_aimock_answers_a_fixture_and_writes_it_down(aimock: ModelServer) -> None:
+def test_aimock_answers_a_fixture_and_journals_the_request(aimock: ModelServer) -> None:
     usage = {"prompt_tokens": 12, "completion_tokens": 7}
     aimock.answer({"match": {"userMessage": "hello"}, "response": {"content": "Hi", "usage": usage}})
     answer = _post(f"{aimock.openai_url}/chat/completions", _chat("hello"))
@@ -83,7 +83,7 @@ def test_aimock_answers_a_fixture_and_writes_it_down(aimock: ModelServer) -> Non
 
 
 @pytest.mark.node
-def test_aimock_refuses_what_no_fixture_matches(aimock: ModelServer) -> None:
+def test_aimock_refuses_requests_without_a_matching_fixture(aimock: ModelServer) -> None:
     assert _status(f"{aimock.openai_url}/chat/completions", _chat("nobody")) >= 400
 
 

@@ -1,4 +1,4 @@
-"""`./dev up` and `./dev down`: what they start they find again and stop, and what is wrong they say by name."""
+"""`./dev up` and `./dev down` find and stop the programs that they started, and name the program that failed."""
 
 import json
 import os
@@ -35,7 +35,7 @@ class Service(TypedDict):
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Processes]:
-    """Nothing started yet; what is, ends with the test."""
+    """An empty set of processes; processes started in a test are stopped at its end."""
     made = Processes(tmp_path)
     yield made
     made.stop(seconds=5)
@@ -45,7 +45,7 @@ def start(processes: Processes, name: str, script: str, ready: Callable[[], bool
     processes.start(name, ["sh", "-c", script], cwd=ROOT, environment={}, ready=ready, seconds=10)
 
 
-def test_another_command_finds_and_stops_what_was_started(processes: Processes, tmp_path: Path) -> None:
+def test_another_command_finds_and_stops_started_processes(processes: Processes, tmp_path: Path) -> None:
     start(processes, "first", "exec sleep 60")
     start(processes, "second", "sleep 60 & wait")
     later = Processes(tmp_path)
@@ -54,7 +54,7 @@ def test_another_command_finds_and_stops_what_was_started(processes: Processes, 
     assert (later.running(), later.stop(seconds=5)) == ([], [])
 
 
-def test_what_does_not_heed_the_signal_is_killed(processes: Processes) -> None:
+def test_a_process_that_ignores_the_signal_is_killed(processes: Processes) -> None:
     reached = processes.logs / "deaf.log"
     start(
         processes,
@@ -95,7 +95,7 @@ def test_logs_are_kept_over_restarts(processes: Processes) -> None:
     assert (processes.logs / "told.log").read_text() == "here\nhere\n"
 
 
-def test_a_port_in_use_is_said_by_name() -> None:
+def test_a_port_in_use_is_reported_with_its_program() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert is_taken(port)
@@ -135,12 +135,12 @@ def test_down_keeps_the_logs_of_containers(
 
 
 def stand_in(file: Path, script: str) -> None:
-    """A program that does as the script says."""
+    """A program that runs a shell script."""
     file.write_text(f"#!/bin/sh\n{script}\n")
     file.chmod(0o755)
 
 
-def test_another_word_is_refused() -> None:
+def test_an_unknown_command_is_refused() -> None:
     assert stack.main(["sideways"]) == 2
 
 
@@ -164,7 +164,7 @@ def test_an_image_has_a_short_name_and_a_fixed_version() -> None:
     assert images["alertmanager"].endswith(f":v{alertmanager_service.VERSION}")
 
 
-def test_what_containers_mount_is_there() -> None:
+def test_files_that_containers_mount_exist() -> None:
     mounts = [mount.split(":")[0] for part in services().values() for mount in part["volumes"]]
     files = [DASHBOARDS / mount for mount in mounts if mount.startswith(".")]
     assert len(files) >= 6

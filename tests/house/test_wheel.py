@@ -1,4 +1,4 @@
-"""What is built is what is needed to run: the packages, their data, the migrations, and nothing of the tests."""
+"""The wheel holds everything needed at run time: the packages, their data and the migrations, but no tests."""
 
 import os
 import subprocess

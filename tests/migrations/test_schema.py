@@ -22,7 +22,7 @@ from engine.store.tables import execution_control
 
 
 async def names(database: Database) -> set[str]:
-    """Every table and view."""
+    """Return the names of all tables and views."""
 
     def read(connection: Connection) -> set[str]:
         inspector = inspect(connection)
@@ -33,13 +33,13 @@ async def names(database: Database) -> set[str]:
 
 
 def differences(connection: Connection) -> list[object]:
-    """What alembic would still change."""
+    """Return the changes that alembic would still make."""
     context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
     return list(compare_metadata(context, metadata))
 
 
 def checks(connection: Connection) -> dict[str, set[str]]:
-    """Every CHECK by table: its name and what it says."""
+    """Return every CHECK by table, with its name and condition."""
     inspector = inspect(connection)
     return {
         table: {f"{check['name']}: {check['sqltext']}" for check in inspector.get_check_constraints(table)}
@@ -144,7 +144,7 @@ async def test_nothing_is_pending_after_an_upgrade(database_url: str) -> None:
     assert await migrations.pending(database_url) == []
 
 
-async def test_asking_what_is_pending_makes_no_file(sqlite_url: str, tmp_path: Path) -> None:
+async def test_a_check_for_pending_migrations_creates_no_file(sqlite_url: str, tmp_path: Path) -> None:
     await migrations.pending(sqlite_url)
     assert list(tmp_path.iterdir()) == []
 
@@ -187,7 +187,7 @@ async def test_the_script_names_every_table(database_url: str) -> None:
     assert ("JSONB" in script) == database_url.startswith("postgres")
 
 
-async def test_an_unreachable_server_is_said() -> None:
+async def test_an_unreachable_server_is_reported() -> None:
     with pytest.raises(Unavailable, match="cannot be reached"):
         await migrations.upgrade("postgresql://nobody@127.0.0.1:1/none")
 

@@ -1,4 +1,4 @@
-"""`./dev services [name]`: fetch or build the programs that the tests run against, into the cache."""
+"""`./dev services [name]` downloads or builds the services of the tests into the cache."""
 
 import sys
 from collections.abc import Callable

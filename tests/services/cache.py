@@ -1,4 +1,4 @@
-"""Where fetched and built test services are kept: outside the repository, one folder per name and content."""
+"""The cache of downloaded and built test services: outside the repository, one folder per name and content."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 class ServiceMissing(Exception):
-    """A test service is not on this machine; the text says what to do about it."""
+    """A test service is missing on this machine; the message says how to install it."""
 
 
 def cached_folder(name: str, version: str, manifest: Iterable[Path]) -> Path:
@@ -26,7 +26,7 @@ def cached_folder(name: str, version: str, manifest: Iterable[Path]) -> Path:
 
 @contextmanager
 def filling(target: Path) -> Iterator[Path]:
-    """A scratch folder that becomes `target` when the block ends well, so that a half-filled one is never seen."""
+    """A scratch folder that becomes `target` when the block succeeds, so that `target` is never incomplete."""
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -56,5 +56,5 @@ def run(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str] | N
 
 
 def say(text: str) -> None:
-    """One line of progress, at once."""
+    """Print one line of progress at once."""
     print(f"services: {text}", file=sys.stderr, flush=True)

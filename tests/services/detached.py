@@ -1,4 +1,4 @@
-"""Programs that go on after the command that started them, and are found and stopped by a later one."""
+"""Starts programs that outlive the command, so that a later command can find and stop them."""
 
 import json
 import os
@@ -18,25 +18,25 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One process; the time of its start tells it from a later one with the same pid."""
+    """One process; its start time distinguishes it from a later process with the same pid."""
 
     pid: int
     started: str
 
     def is_alive(self) -> bool:
-        """Whether it runs. One that ended and that nobody waited for does not."""
+        """Whether the process runs. A zombie does not count as running."""
         return _look(self.pid) == self
 
 
 class Processes:
-    """What runs, remembered in a file of `folder`; logs lie in `folder/logs`, one per name, appended to."""
+    """The running processes, stored in a file of `folder`; `folder/logs` has one log per name, which is appended to."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "processes.json"
         self.logs = folder / "logs"
 
     def running(self) -> list[str]:
-        """Names of what was started and still runs, in the order of the start."""
+        """Return the names of started processes that still run, in start order."""
         return [name for name, identity in self._kept().items() if identity.is_alive()]
 
     def start(
@@ -69,7 +69,7 @@ class Processes:
             raise ServiceBroken(f"{name} did not come up, exit {exit_code}; {log} ends with:\n{tail}")
 
     def stop(self, *, seconds: float) -> list[str]:
-        """Stop everything, last first, each in time or by force. Returns the names of what still ran."""
+        """Stop all processes, last first; kill slow ones. Returns the names of those that were still running."""
         stopped = self.running()
         for name, identity in reversed(self._kept().items()):
             if name in stopped:
@@ -91,7 +91,7 @@ class Processes:
 
 
 def wait_for(reached: Callable[[], bool], seconds: float) -> bool:
-    """Whether that became true in time."""
+    """Wait for the condition; returns false after the timeout."""
     deadline = time.monotonic() + seconds
     while not reached():
         if time.monotonic() > deadline:
@@ -101,7 +101,7 @@ def wait_for(reached: Callable[[], bool], seconds: float) -> bool:
 
 
 def is_taken(port: int) -> bool:
-    """Whether a TCP port of the loopback address cannot be listened on now."""
+    """Whether a TCP port of the loopback address is in use."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -128,14 +128,14 @@ def _spawn(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str],
 
 
 def _stop(identity: Identity, seconds: float) -> None:
-    """The process and what it started: it leads a session of its own."""
+    """Signal the process and its children, which share its session."""
     os.killpg(identity.pid, signal.SIGTERM)
     if not wait_for(lambda: not identity.is_alive(), seconds):
         os.killpg(identity.pid, signal.SIGKILL)
 
 
 def _look(pid: int) -> Identity | None:
-    """Who has that pid now; nobody, if it has ended."""
+    """Return the process that has this pid now; null if there is none."""
     ps = tool("ps", needed_for="the stack", package="procps")
     command = [ps, "-o", "stat=", "-o", "lstart=", "-p", str(pid)]
     line = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

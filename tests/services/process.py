@@ -15,11 +15,11 @@ _POLL_SECONDS = 0.05
 
 
 class ServiceBroken(Exception):
-    """A test service was started and did not come up; the text ends with its log."""
+    """A test service was started but did not become ready; the message ends with its log."""
 
 
 def free_port() -> int:
-    """A TCP port of the loopback address that nobody listens on now."""
+    """Return a free TCP port of the loopback address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -59,7 +59,7 @@ def running(
 
 
 def answers(url: str) -> bool:
-    """Whether an HTTP server gives 200 there."""
+    """Whether an HTTP server responds with 200 at this URL."""
     try:
         with urllib.request.urlopen(url, timeout=2) as response:
             return bool(response.status == 200)

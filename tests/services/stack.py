@@ -26,14 +26,14 @@ STATE = ROOT / ".dev"
 DASHBOARDS = ROOT / "dashboards"
 READY_SECONDS = 60
 STOP_SECONDS = 30
-"""The service drains for 20 s."""
+"""Longer than the 20 s that the service needs to drain."""
 
 _SPANLOOM = [sys.executable, "-c", "from api.cli.main import main; main()"]
 _POSTGRES_URL = "postgresql://spanloom@127.0.0.1:5432/spanloom"
 
 
 class StackBroken(Exception):
-    """The stack does not come up; the text says why."""
+    """The stack did not start; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,11 @@ class Part:
     name: str
     ports: tuple[int, ...]
     ready: str
-    """Answers 200 when it is up; empty if compose knows."""
+    """The URL that responds with 200 when the program is ready; empty if compose checks it."""
     shown: str
-    """Its address, for people."""
+    """Its address, shown to the user."""
     command: Sequence[str] = ()
-    """How it is started without containers; empty if only compose does."""
+    """The command that starts it without containers; empty if it only runs in a container."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
             case ["down"]:
                 down(STATE)
             case _:
-                say("up or down")
+                say("usage: ./dev up or ./dev down")
                 return 2
     except (ServiceBroken, ServiceMissing, StackBroken) as problem:
         say(str(problem))
@@ -96,7 +96,7 @@ def up(state: Path) -> None:
         print(f"{part.name:<14}{part.shown}")
     if compose is None:
         say("no Grafana: no container engine answers (docker or podman, with compose)")
-    say(f"database {service.environment['SPANLOOM_DATABASE_URL']}, logs in {processes.logs}; ./dev down ends it all")
+    say(f"database {service.environment['SPANLOOM_DATABASE_URL']}, logs in {processes.logs}; stop with ./dev down")
 
 
 def down(state: Path) -> None:
@@ -114,19 +114,19 @@ def down(state: Path) -> None:
 
 
 def say(text: str) -> None:
-    """One line for the person at the terminal, at once."""
+    """Print one line for the user at once."""
     print(f"dev: {text}", file=sys.stderr, flush=True)
 
 
 def _contained() -> list[Part]:
-    """What compose starts."""
+    """The programs that compose starts."""
     grafana = Part("Grafana", (3000,), "http://127.0.0.1:3000/api/health", "http://127.0.0.1:3000")
     postgres = Part("Postgres", (5432,), "", _POSTGRES_URL)
     return [_jaeger([]), _collector([], {}), _alertmanager([]), _prometheus([]), grafana, postgres]
 
 
 def _cached(state: Path, token: str) -> list[Part]:
-    """The same from the cache, fetched or built where it is not there yet. Raises `ServiceMissing`."""
+    """The same programs as processes from the cache, downloaded or built if missing. Raises `ServiceMissing`."""
     jaeger = jaeger_service.fetch() / "jaeger"
     collector = collector_service.fetch() / collector_service.NAME
     alertmanager = alertmanager_service.fetch() / "alertmanager"
@@ -178,7 +178,7 @@ def _prometheus(command: Sequence[str]) -> Part:
 
 
 def _service(database_url: str, token: str, secret_key: str) -> Part:
-    """The service, in the mode where the Collector carries its signals."""
+    """The service in the Collector mode."""
     environment = {
         "SPANLOOM_PIPELINE": "collector",
         "SPANLOOM_DATABASE_URL": os.environ.get("SPANLOOM_DATABASE_URL") or database_url,
@@ -193,7 +193,7 @@ def _service(database_url: str, token: str, secret_key: str) -> Part:
 
 
 def _start(part: Part, processes: Processes) -> None:
-    """Start it, or wait for the container that is it."""
+    """Start the program, or wait for its container."""
 
     def is_ready() -> bool:
         return not part.ready or answers(part.ready)
@@ -218,7 +218,7 @@ def check_ports(parts: Iterable[Part]) -> None:
 
 
 def _secret(state: Path, name: str) -> str:
-    """A random text, made up once and kept. The ingest token is what the Collector shows to our receiver."""
+    """Return the stored random token, created on first use. The Collector sends it to our receiver."""
     file = state / name
     if not file.exists():
         state.mkdir(exist_ok=True)
@@ -228,7 +228,7 @@ def _secret(state: Path, name: str) -> str:
 
 
 def container_engine() -> list[str] | None:
-    """The compose command of an engine that answers; null if none does."""
+    """Return the compose command of a running container engine; null if none runs."""
     for name in ("docker", "podman"):
         if shutil.which(name) and _succeeds(name, "info") and _succeeds(name, "compose", "version"):
             return [name, "compose"]

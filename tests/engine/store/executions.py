@@ -49,7 +49,7 @@ HERE, THERE, ADMISSION = Lease("here"), Lease("there"), Admission()
 
 
 def of(acceptance: Acceptance, execution_id: str, **identity: object) -> Acceptance:
-    """The same for another execution."""
+    """Return the acceptance for another execution."""
     return replace(acceptance, identity=replace(acceptance.identity, execution_id=execution_id, **identity))  # type: ignore[arg-type]  # the callers name the fields
 
 
@@ -60,14 +60,14 @@ def ended(execution_id: str, attempt: int = 1) -> Finish:
 async def accept_all(
     database: Database, acceptances: Sequence[Acceptance], admission: Admission = ADMISSION, lease: Lease = HERE
 ) -> dict[str, str]:
-    """Why those were refused that were."""
+    """Accept executions in one transaction; returns the error codes of the refused ones by execution id."""
     async with database.begin() as connection:
         refused = await accept_many(connection, acceptances, lease, admission)
     return {id_: refusal.code for id_, refusal in refused.items()}
 
 
 async def finish_all(database: Database, finishes: Sequence[Finish], lease: Lease = HERE) -> set[str]:
-    """As the journal does: those that do not own their execution are fenced off."""
+    """Finish executions as the journal does; returns the ids that this lease does not own."""
     async with database.begin() as connection:
         own = await owned(connection, {item.execution_id for item in finishes}, lease.owner)
         winners = [item for item in finishes if own.get(item.execution_id) == item.attempt]
@@ -81,7 +81,7 @@ async def claim_all(database: Database, lease: Lease = THERE, limit: int = 100) 
 
 
 async def change(database: Database, execution_id: str, **values: object) -> None:
-    """Let time pass, or something else happen to the row."""
+    """Change columns of a control row, for example to let time pass."""
     async with database.begin() as connection:
         await connection.execute(
             execution_control.update().where(execution_control.c.execution_id == execution_id).values(**values)

@@ -33,7 +33,7 @@ from tests.engine.store.executions import (
 )
 
 
-async def test_an_accepted_execution_is_there_with_all_that_was_said(database: Database) -> None:
+async def test_an_accepted_execution_is_stored_with_all_its_fields(database: Database) -> None:
     assert await accept_all(database, [CHAT]) == {}
     row = await row_of(database, "e1")
     assert row == ControlRow(
@@ -136,7 +136,7 @@ async def test_empty_groups_do_nothing(database: Database) -> None:
     assert await claim_all(database) == []
 
 
-async def test_an_owner_has_room_for_so_many_queued_executions(database: Database) -> None:
+async def test_an_owner_has_a_limit_of_queued_executions(database: Database) -> None:
     few = Admission(max_queued=2)
     await accept_all(database, [of(QUEUED, "e1")], few)
     refused = await accept_all(database, [of(QUEUED, f"e{number}") for number in range(2, 5)], few)

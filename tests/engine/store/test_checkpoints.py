@@ -1,4 +1,4 @@
-"""On random graphs: whatever the durability, a run is the same, and losing its worker anywhere changes nothing."""
+"""Random graphs give the same run with every durability, and after the loss of the worker at any step."""
 
 import asyncio
 import re
@@ -22,7 +22,7 @@ UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def answer(asked: ModelRequest) -> Step:
-    """Every second message fails, so that both ways out of a model are taken; the same question has one answer."""
+    """A model that fails for every second message, so that both edges are taken; equal questions have equal answers."""
     return Fail("auth") if len(asked.messages) % 2 == 0 else Say("fine")
 
 
@@ -36,7 +36,7 @@ def runs_of(block: Any, durability: Durability) -> Runs:
 
 
 def state(attempt: Attempt) -> Json:
-    """The state, with ids by the order in which they are first named."""
+    """Return the state with each id replaced by the order of its first appearance."""
     names: dict[str, str] = {}
     text = orjson.dumps(attempt.state).decode()
     found: Json = orjson.loads(UUID.sub(lambda match: names.setdefault(match[0], f"id{len(names)}"), text))
@@ -44,7 +44,7 @@ def state(attempt: Attempt) -> Json:
 
 
 def told(events: list[ExecutionEvent]) -> dict[str | None, list[JsonObject]]:
-    """What was told of each node, in order; branches of a fork may interleave in any way."""
+    """Return the events of each node in order; branches of a fork may interleave in any way."""
     by_node: dict[str | None, list[JsonObject]] = defaultdict(list)
     for event in events:
         said = {key: value for key, value in event.document().items() if key not in ("at", "seq")}
@@ -54,7 +54,7 @@ def told(events: list[ExecutionEvent]) -> dict[str | None, list[JsonObject]]:
 
 
 def drawn(attempt: Attempt) -> list[tuple[object, ...]]:
-    """Every span with its place, in an order of its own."""
+    """Return every span with its path, sorted."""
     names = {
         span.context.span_id: (span.name, (span.attributes or {}).get("workflow.node.visit")) for span in attempt.spans
     }

@@ -1,4 +1,4 @@
-"""Which executions a process may take over, and what it is given."""
+"""Which executions a process can claim, and the content of a claim."""
 
 import asyncio
 from datetime import timedelta
@@ -41,14 +41,14 @@ async def test_a_running_execution_is_claimed_by_nobody(database: Database) -> N
     assert await claim_all(database) == []
 
 
-async def test_one_that_is_asked_to_stop_is_not_claimed(database: Database) -> None:
+async def test_an_execution_with_a_cancel_request_is_not_claimed(database: Database) -> None:
     await accept_all(database, [QUEUED])
     async with database.begin() as connection:
         await request_cancel(connection, "e1", "ann", "enough")
     assert await claim_all(database) == []
 
 
-async def test_a_crashed_attempt_is_followed_by_another_that_carries_on_its_books(database: Database) -> None:
+async def test_the_attempt_after_a_crash_carries_on_the_books(database: Database) -> None:
     await accept_all(database, [PLAIN])
     part = Totals(usage=Usage(input_tokens=5, total_tokens=5), priced_nano_usd=7, priced_calls=1, model_calls=1)
     async with database.begin() as connection:
@@ -82,7 +82,7 @@ async def test_the_time_in_pauses_is_added_up_by_the_clock_of_the_database(datab
     assert (await row_of(database, "e1")).paused_seconds == pytest.approx(claim.paused_seconds)
 
 
-async def test_what_a_stopping_process_releases_goes_on_elsewhere_and_is_no_crash(database: Database) -> None:
+async def test_an_execution_released_at_shutdown_continues_elsewhere_without_a_crash(database: Database) -> None:
     await accept_all(database, [PLAIN])
     async with database.begin() as connection:
         await release_many(connection, [Release("e1", 1)])

@@ -1,4 +1,4 @@
-"""What is read of a control row, and requests to cancel."""
+"""Reads of a control row, and cancel requests."""
 
 from engine.database.database import Database
 from engine.result import Status
@@ -6,7 +6,7 @@ from engine.store.control import cancel_requests, get, request_cancel
 from tests.engine.store.executions import PLAIN, accept_all, ended, finish_all, of
 
 
-async def test_a_cancel_is_asked_once_and_the_first_reason_stays(database: Database) -> None:
+async def test_a_cancel_request_keeps_its_first_reason(database: Database) -> None:
     await accept_all(database, [PLAIN, of(PLAIN, "e2")])
     async with database.begin() as connection:
         asked = await request_cancel(connection, "e1", "ann", "enough")

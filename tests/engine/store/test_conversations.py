@@ -1,4 +1,4 @@
-"""What a conversation brings into the next execution."""
+"""The messages and summary that a conversation adds to the next execution."""
 
 import pytest
 

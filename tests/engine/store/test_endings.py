@@ -70,7 +70,7 @@ async def test_groups_in_opposite_order_do_not_deadlock(database: Database) -> N
     assert len(one) + len(other) == len(names)
 
 
-async def test_an_end_drops_what_was_kept_while_it_ran(database: Database) -> None:
+async def test_an_end_deletes_the_rows_of_unfinished_executions(database: Database) -> None:
     await accept_all(database, [PLAIN])
     async with database.begin() as connection:
         await unfinished.keep(connection, [unfinished.Part("e1", 1, 1, ["00000000000000aa"], Totals())])

@@ -23,7 +23,7 @@ CAPPED = {"langgraph": "1.2.", "langgraph-checkpoint": "4.3.", "langgraph-checkp
 
 
 @pytest.mark.parametrize(("package", "minor"), CAPPED.items())
-def test_the_installed_minor_is_one_whose_private_names_are_known(package: str, minor: str) -> None:
+def test_the_private_names_of_the_installed_minor_are_known(package: str, minor: str) -> None:
     assert version(package).startswith(minor), CHANGED
 
 

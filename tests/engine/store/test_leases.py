@@ -21,7 +21,7 @@ from tests.engine.store.executions import (
 )
 
 
-async def test_a_lease_that_is_over_is_found_and_one_that_was_renewed_is_not(database: Database) -> None:
+async def test_an_expired_lease_is_found_and_a_renewed_one_is_not(database: Database) -> None:
     await accept_all(database, [of(PLAIN, f"e{number}") for number in range(3)], lease=Lease("here", seconds=-1))
     async with database.begin() as connection:
         assert await renew(connection, Lease("here"), ["e0", "unknown"]) == {"e0"}

@@ -1,4 +1,4 @@
-"""What the tables themselves refuse."""
+"""The rows that the tables' constraints refuse."""
 
 import pytest
 from sqlalchemy import insert

@@ -33,7 +33,7 @@ async def test_stored_built_ins_are_the_files(database: Database) -> None:
         assert await BuiltinTemplates().find(template.key, None, "ann") == template
 
 
-async def test_bringing_the_built_ins_in_again_writes_nothing(database: Database) -> None:
+async def test_syncing_the_built_ins_again_writes_nothing(database: Database) -> None:
     assert len(await sync(database, *load_builtin())) == len(load_builtin())
     assert await sync(database, *load_builtin()) == []
 
@@ -48,7 +48,7 @@ async def test_changed_content_is_the_next_version_and_the_old_one_stays(databas
     assert first == chat()
 
 
-async def test_two_processes_bring_the_built_ins_in_once(database: Database) -> None:
+async def test_two_processes_store_the_built_ins_once(database: Database) -> None:
     written = await asyncio.gather(*(sync(database, *load_builtin()) for _ in range(3)))
     assert sorted(map(len, written)) == [0, 0, len(load_builtin())]
 
@@ -78,7 +78,7 @@ async def test_a_foreign_template_is_found_by_id_and_only_if_it_is_public(databa
 async def own(
     database: Database, template_id: str, owner: str, *, is_public: bool, key: str = "universal_chat"
 ) -> None:
-    """A copy of the built-in chat that belongs to somebody."""
+    """Return a copy of the built-in chat template with this owner."""
     changed = {
         "template_id": template_id,
         "owner_id": owner,
@@ -91,7 +91,7 @@ async def own(
         await connection.execute(workflow_templates.insert().values({**rows.mappings().one(), **changed}))
 
 
-async def test_an_unknown_template_or_version_is_nothing(database: Database) -> None:
+async def test_an_unknown_template_or_version_is_null(database: Database) -> None:
     await sync(database, chat())
     stored = StoredTemplates(database)
     assert await stored.find("no_such", None, "ann") is None
@@ -149,5 +149,5 @@ async def test_writers_of_one_slug_make_one_definition(database: Database) -> No
 
 
 @pytest.mark.parametrize("version", [None, 1])
-async def test_a_missing_definition_is_nothing(database: Database, version: int | None) -> None:
+async def test_a_missing_definition_is_null(database: Database, version: int | None) -> None:
     assert await StoredDefinitions(database).find("mine", version, "ann") is None

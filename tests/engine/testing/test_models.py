@@ -1,4 +1,4 @@
-"""The models we ship for tests do what their scripts say, streamed or not."""
+"""The scripted models follow their scripts, streamed or not."""
 
 import asyncio
 from datetime import UTC, datetime

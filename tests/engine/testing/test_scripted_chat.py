@@ -1,4 +1,4 @@
-"""The scripted LangChain model keeps LangChain's own rules, and our adapter keeps what it says."""
+"""The scripted LangChain model passes LangChain's own tests, and our adapter keeps its answers unchanged."""
 
 import pytest
 from langchain_core.language_models import BaseChatModel
@@ -65,7 +65,7 @@ async def test_a_failure_midway_comes_after_the_text() -> None:
     assert caught.value.error_type == "connection"
 
 
-async def test_a_stream_that_its_reader_leaves_is_closed() -> None:
+async def test_a_stream_is_closed_when_its_reader_leaves() -> None:
     stream = LangChainModel(ScriptedChat(text="a b c"), provider="scripted", model="scripted-1").stream(ASK)
 
     async for item in stream:

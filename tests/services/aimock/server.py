@@ -1,4 +1,4 @@
-"""The fake model server: OpenAI, Anthropic and Gemini over real HTTP, with a journal of what it was asked."""
+"""The fake model server: OpenAI, Anthropic and Gemini over real HTTP, with a journal of its requests."""
 
 import json
 import tempfile
@@ -24,7 +24,7 @@ Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json
 
 
 class JournalResponse(TypedDict, total=False):
-    """What the server answered."""
+    """The response of the server."""
 
     status: int
 
@@ -41,7 +41,7 @@ class JournalEntry(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class ModelServer:
-    """A running server. It refuses what no fixture matches, so a test sees a typo as an error."""
+    """A running server. It refuses requests without a matching fixture, so a typo in a test is an error."""
 
     base_url: str
     """Without path: Anthropic's and Gemini's base URL."""
@@ -69,7 +69,7 @@ class ModelServer:
         return entries
 
     def reset(self) -> None:
-        """Forget fixtures, journal and chaos."""
+        """Delete fixtures, journal and chaos settings."""
         self._call("POST", "/reset", {})
 
     def _call(self, method: str, path: str, body: Json = None) -> bytes:

@@ -1,4 +1,4 @@
-"""A real Alertmanager: takes alerts from Prometheus, groups them, sends them on. Built from source with Go.
+"""A real Alertmanager, which groups and forwards alerts from Prometheus. Built from source with Go.
 
 Debian's package does not do: its binary looks for its templates under /usr/share, where only root can put them.
 """
@@ -25,7 +25,7 @@ class Alertmanager:
 
     @property
     def address(self) -> str:
-        """Host and port, as Prometheus wants to have it."""
+        """Host and port, in the format of Prometheus."""
         return urllib.parse.urlsplit(self.url).netloc
 
 

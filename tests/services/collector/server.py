@@ -49,12 +49,12 @@ class Collector:
 
     @property
     def metrics_address(self) -> str:
-        """Host and port of the metrics made from spans, as Prometheus wants to have it."""
+        """Host and port of the metrics made from spans, in the format of Prometheus."""
         return f"127.0.0.1:{self.metrics_port}"
 
     @property
     def own_metrics_address(self) -> str:
-        """Host and port of what the Collector says about itself."""
+        """Host and port of the Collector's own metrics."""
         return f"127.0.0.1:{self.own_metrics_port}"
 
     @property
@@ -78,18 +78,18 @@ class Collector:
         )
 
     def kill(self) -> None:
-        """End it as a crash does: SIGKILL, nothing flushed."""
+        """Kill it with SIGKILL as in a crash, without flushing."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
         self.stop()
 
     def stop(self) -> None:
-        """End it in order."""
+        """Stop it gracefully."""
         self._running.close()
 
     def _ports(self) -> Json:
-        """What differs from the shipped file: ports, and metrics every second instead of every 15."""
+        """The changes to the shipped configuration: ports, and metrics every second instead of every 15 seconds."""
         host = "127.0.0.1"
         return {
             "extensions": {"health_check": {"endpoint": f"{host}:{self.health_port}"}},
@@ -140,7 +140,7 @@ def program() -> Path:
 
 
 def validate(*configs: Path) -> str:
-    """What the Collector has against these files taken together, empty if nothing. Raises `ServiceMissing`."""
+    """Validate these configuration files together; returns the Collector's errors or ''. Raises `ServiceMissing`."""
     options = [f"--config=file:{file}" for file in configs]
     environment = {**os.environ, "SPANLOOM_INGEST_TOKEN": INGEST_TOKEN}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""A real Jaeger 2.0: takes OTLP, keeps traces in memory, answers the query API. Built from source with Go."""
+"""A real Jaeger 2.0, which receives OTLP, keeps traces in memory and has a query API. Built from source with Go."""
 
 import json
 import tempfile

@@ -1,4 +1,4 @@
-"""A PostgreSQL server for the tests: one that is named by the environment, or a temporary cluster of our own."""
+"""A PostgreSQL server for the tests: the one named in the environment, or a temporary cluster."""
 
 import os
 import pwd
@@ -71,7 +71,7 @@ class Cluster:
 
     @property
     def server(self) -> PostgresServer:
-        """The right to create databases on it."""
+        """The server, with permission to create databases."""
         return PostgresServer(f"postgresql://{_ROLE}@127.0.0.1:{self.port}/postgres")
 
     def start(self) -> None:
@@ -162,7 +162,7 @@ def _major(folder: Path) -> int:
 
 
 def _unprivileged(folder: Path) -> pwd.struct_passwd | None:
-    """Who runs the server: we, or `nobody` when we are root, which PostgreSQL refuses."""
+    """Return `nobody` for root, which PostgreSQL refuses to run as; null means the current user."""
     if os.geteuid() != 0:
         return None
     nobody = pwd.getpwnam("nobody")

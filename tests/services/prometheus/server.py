@@ -16,7 +16,7 @@ from tests.services.cache import ServiceMissing, cached_folder, filling, run, sa
 from tests.services.process import answers, free_port, running
 
 OLDEST = (2, 42)
-"""What Debian has is taken, if it is not older."""
+"""The oldest supported version; Debian decides which version is installed."""
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 JsonDocument: TypeAlias = Mapping[str, Json]
@@ -81,12 +81,12 @@ class Promtool:
     program: Path
 
     def __call__(self, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-        """Run it; the exit code is 0 if all is well."""
+        """Run it; the exit code is 0 on success."""
         return subprocess.run([self.program, *arguments], capture_output=True, text=True, check=False)
 
 
 def fetch() -> Path:
-    """Unpack the package into the cache (10 seconds, needs Debian or one of its kin). Returns its folder."""
+    """Unpack the package into the cache (10 seconds, needs Debian or a derivative). Returns its folder."""
     target = _folder()
     if target.exists():
         return target
