@@ -57,12 +57,12 @@ async def test_the_command_exits_with_1_and_the_ids_where_the_books_disagree(
     assert report["differences"] == [expected | {"drift_nano_usd": 0}]
     told = await asyncio.to_thread(spanloom, migrated_sqlite_url, "reconcile")
     assert f"record {id_}: waste_nano_usd is 7, expected 0" in told.stdout
-    assert told.stdout.splitlines()[-1] == "The books disagree: 1 differences, 0 nano-USD."
+    assert told.stdout.splitlines()[-1] == "The books disagree: 1 difference, $0.00."
 
 
 def test_a_window_that_ends_before_it_begins_is_wrong_use(migrated_sqlite_url: str) -> None:
     done = spanloom(migrated_sqlite_url, "reconcile", "--from", "2026-05-11", "--to", "2026-05-10")
-    assert (done.returncode, "--from is to be before --to" in done.stderr) == (2, True)
+    assert (done.returncode, "--from must be before --to" in done.stderr) == (2, True)
 
 
 async def test_the_service_lists_the_hourly_comparisons_newest_first(stored_service: Service) -> None:
