@@ -9,7 +9,16 @@ from pydantic import Field
 from engine.errors import ModelFailure, NodeFailure, NodeTimeout, ResourceMissing
 from engine.expressions.prompts import parse as parse_prompt
 from engine.graph import Node, Retry
-from engine.nodes.base import PROMPT, TRANSIENT, ConfigFault, ModelUse, NodeBase, NodeConfig, NodeResult, choose_model
+from engine.nodes.base import (
+    SYSTEM_PROMPT,
+    TRANSIENT,
+    ConfigFault,
+    ModelUse,
+    NodeBase,
+    NodeConfig,
+    NodeResult,
+    choose_model,
+)
 from engine.resources import Message, ModelRequest, ModelSettings
 from engine.runtime.calls import call_model
 from engine.runtime.state import Change, WorkflowState, text_of
@@ -41,7 +50,7 @@ class MemoryConfig(NodeConfig):
     """Model of the summary; null means the default."""
     summary_max_tokens: int = Field(default=512, ge=16, le=4_096)
     """Most output tokens of the summary."""
-    summary_prompt: Annotated[str, PROMPT] = SUMMARY_PROMPT
+    summary_prompt: Annotated[str, SYSTEM_PROMPT] = SUMMARY_PROMPT
     """Instruction for the summary."""
     on_summary_error: Literal["truncate", "fail"] = "truncate"
     """What a failed summary does: drop the messages without one, or fail the node."""

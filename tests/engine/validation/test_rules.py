@@ -486,6 +486,10 @@ CASES: dict[str, list[Case]] = {
             document("start>ask ask>b b>end", {"ask": "model", "b": model(system_message="{{ outputs.ask.text }}")}),
             document("start>a a>b b>end", {"b": model(system_message="{{ outputs.a.value }}")}),
         ),
+        Case(
+            document("start>m m>end", {"m": ("memory", {"summary_prompt": "Summarise for {{ input.name }}"})}),
+            document("start>m m>end", {"m": ("memory", {"summary_prompt": "Summarise {{ message_count }} messages"})}),
+        ),
     ],
     "security.error_text_shown": [
         Case(
