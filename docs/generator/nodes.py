@@ -102,10 +102,15 @@ def _facts(node_type: type[NodeBase[Any]]) -> list[tuple[str, str]]:
 
 
 def _labels(node_type: type[NodeBase[Any]]) -> str:
-    """The labels of a node whose config has nothing but defaults; where it needs more, the description has them."""
-    required = any(field.is_required() for field in node_type.Config.model_fields.values())
-    config: NodeConfig = node_type.Config.model_construct() if required else node_type.Config()
-    return codes(node_type.labels(config))
+    """The labels of a node with the default config."""
+    if not any(field.is_required() for field in node_type.Config.model_fields.values()):
+        return codes(node_type.labels(node_type.Config()))
+    config: NodeConfig = node_type.Config.model_construct()
+    try:
+        return codes(node_type.labels(config))
+    except AttributeError:
+        # A required field has no default, so the labels that are made of it are not known here.
+        return "depend on the config"
 
 
 def _retry(retry: Retry, node_type: type[NodeBase[Any]]) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import pytest
 from pydantic import Field
 
+from docs.generator.nodes import node_types_page
 from engine.graph import Json, JsonObject, Retry
 from engine.nodes.base import (
     SHOWN_PROMPT,
@@ -35,6 +36,7 @@ class JuryConfig(NodeConfig):
     """The question of a jury, and its two verdicts."""
 
     briefing: Annotated[str, SYSTEM_PROMPT] = ""
+    """The jury's instructions."""
     verdicts: list[str] = Field(default_factory=lambda: ["guilty", "innocent"], min_length=1)
     reason: Annotated[str | None, SHOWN_PROMPT] = None
     max_tokens: int = 100
@@ -171,3 +173,20 @@ async def test_it_runs_and_its_model_calls_are_priced_and_summed() -> None:
     costs = [(span.attributes or {})[semconv.COST_NANO_USD] for span in calls]
     assert run.result.cost_nano_usd == sum(int(str(cost)) for cost in costs) > 0
     assert [span.name for span in run.spans].count("execute_node jury") == 2
+
+
+def test_the_reference_documents_it() -> None:
+    section = node_types_page().partition("## jury\n")[2]
+    assert JuryNode.description in section
+    assert '| `briefing` | prompt | `""` | The jury\'s instructions. |' in section
+    assert "| labels | `guilty` `innocent` |" in section
+
+
+def test_the_reference_documents_a_type_whose_labels_need_a_required_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    class BenchConfig(JuryConfig):
+        verdicts: list[str]
+
+    monkeypatch.setattr(JuryNode, "Config", BenchConfig)
+    section = node_types_page().partition("## jury\n")[2]
+    assert "| `verdicts` | list of string | required |" in section
+    assert "| labels | depend on the config |" in section
