@@ -79,9 +79,9 @@ async def test_it_reads_a_text_inside_the_message() -> None:
 
 
 async def test_it_quotes_earlier_messages() -> None:
-    said: list[Message] = [user("My name is Ada."), {"id": "a", "role": "assistant", "content": "Hello"}]
+    earlier: list[Message] = [user("My name is Ada."), {"id": "a", "role": "assistant", "content": "Hello"}]
 
-    assert (await answer(*said, user("What is my name?"))).text == "“My name is Ada.” (earlier in this conversation)"
+    assert (await answer(*earlier, user("What is my name?"))).text == "“My name is Ada.” (earlier in this conversation)"
 
 
 async def test_it_summarizes_with_the_central_sentences() -> None:
