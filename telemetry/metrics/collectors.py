@@ -106,7 +106,7 @@ class TableCollector(Collector):
         yield oldest
 
     def _reconciled_families(self) -> Iterable[Metric]:
-        """Before the first run the difference is 0, and there is no timestamp."""
+        """Yield the result of the newest run; before the first run, a difference of 0 and no timestamp."""
         found = self._reconciled
         yield GaugeMetricFamily(
             "spanloom_reconcile_drift_nano_usd",
@@ -127,7 +127,7 @@ class TableCollector(Collector):
 
 
 class OutboxCollector(Collector):
-    """The outbox and the traffic with the Collector; all 0 in embedded mode."""
+    """The outbox and the traffic with the Collector; all values are 0 in embedded mode."""
 
     def __init__(self, health: OutboxHealth) -> None:
         self._health = health
@@ -170,7 +170,7 @@ class OutboxCollector(Collector):
 
 
 def _by_consumer(counter: Mapping[str, int]) -> Counts:
-    """The counts, with a 0 for each consumer that has none."""
+    """The counts, with 0 for each consumer without an entry."""
     return {(name,): counter.get(name, 0) for name in (RECORDS, WEBHOOKS)}
 
 
@@ -282,7 +282,7 @@ class HealthCollector(Collector):
 
 
 async def _read_totals(connection: AsyncConnection) -> list[_Total]:
-    """Every known template has a row, from the moment it is stored: a counter born at 1 hides the first failure."""
+    """The sums of every stored template, 0 included: a counter that starts at 1 would hide the first failure."""
     keys: dict[str, str] = {}
     template = workflow_templates.c
     for row in await connection.execute(select(template.template_id, template.key).where(template.is_latest)):
@@ -311,7 +311,7 @@ def _total(row: RowMapping, keys: Mapping[str, str]) -> _Total:
 
 
 async def _read_unfinished(connection: AsyncConnection) -> list[tuple[str, _Unfinished]]:
-    """By status. Paused executions wait for a person, are never overdue, and are left out."""
+    """Queued and running executions; paused ones wait for a person and are never overdue."""
     counts = await control_reads.count_unfinished(connection, (Status.QUEUED, Status.RUNNING))
     now = await database_time(connection)
     found = {
@@ -338,7 +338,7 @@ def _add(sums: Counts, key: tuple[str, ...], value: int) -> None:
 
 
 def _executions_family(ended: Counts, failed_by_caller: Counts) -> Metric:
-    """Ended executions by template and status. Failures that callers caused are series of their own, labelled so."""
+    """Ended executions by template and status. Failures caused by callers have their own series."""
     family = _family("spanloom_executions", "Ended executions", ("template", "status"), ended)
     for (template,), count in failed_by_caller.items():
         labels = {"template": template, "status": "failed", "error_class": ErrorClass.CALLER.value}

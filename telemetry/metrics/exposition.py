@@ -1,7 +1,7 @@
-"""`/metrics`: the text that Prometheus scrapes, from the same signals and roll-ups as everything else.
+"""The text of `/metrics` for Prometheus.
 
-Span metrics are fed after each commit and start at 0 with the process; the `spanloom_*` counters of executions, cost
-and tokens are exact: they are read from the roll-ups at each scrape.
+Span metrics are updated after each commit and start at 0 with the process. The `spanloom_*` counters of executions,
+cost and tokens are exact, because each scrape reads them from the roll-ups.
 """
 
 import asyncio

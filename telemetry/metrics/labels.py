@@ -1,4 +1,4 @@
-"""Label values stay a closed set, so that no workflow or model name can flood Prometheus."""
+"""Limits the number of values per label, so that workflow and model names cannot flood Prometheus."""
 
 MAX_LABEL_VALUES = 200
 OTHER = "_other"

@@ -10,7 +10,7 @@ T = TypeVar("T")
 class SingleFlight(Generic[T]):
     """Runs one piece of work at a time. Callers that arrive meanwhile share the next run.
 
-    However slow the work is and however many call, no more than one run is active and one is pending per key.
+    At most one run is active and one is pending per key, however slow the work and however many the callers.
     """
 
     def __init__(self) -> None:
@@ -18,7 +18,7 @@ class SingleFlight(Generic[T]):
         self._next: dict[str, asyncio.Task[T]] = {}
 
     async def __call__(self, key: str, work: Callable[[], Awaitable[T]]) -> T:
-        """The result of the next run for the key. Raises the error of the work."""
+        """Wait for the next run for the key and return its result. Raises the error of the work."""
         task = self._next.get(key)
         if task is None:
             task = self._next[key] = asyncio.create_task(self._run(key, work), name=f"single flight {key}")

@@ -1,6 +1,6 @@
 """Metrics of committed spans: calls, durations, tokens, cost and time to first token, with exemplars.
 
-They are fed after each commit and start at 0 with the process.
+They are updated after each commit and start at 0 with the process.
 """
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -14,7 +14,7 @@ SERVICE = "spanloom"
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
 _TOKENS = tuple(4**exponent for exponent in range(14))
-"""The bucket bounds that the GenAI conventions advise."""
+"""The bucket bounds that the GenAI conventions recommend."""
 
 _SPAN_LABELS = (
     "service_name",

@@ -1,8 +1,8 @@
-"""The consumer that writes the records: execution rows, span rows and roll-ups, whatever order signals arrive in.
+"""The consumer that writes the records (execution rows, span rows and roll-ups) from signals in any order.
 
-An execution row holds what its highest event says, by (attempt, rank, seq), and a terminal row is final; span rows are
-inserted or ignored. RETURNING says which rows were really stored, and only those are added to roll-ups and seals, so
-that signals may come twice, late or early.
+An execution row holds the values of its highest event by (attempt, rank, seq), and a terminal row is final. Span rows
+are inserted once; repeated ones are ignored. Only the rows that RETURNING reports as stored are added to roll-ups and
+seals, so signals may arrive twice, late or early.
 """
 
 from collections import Counter
@@ -37,7 +37,7 @@ class Records:
     name = "records"
 
     async def apply(self, connection: AsyncConnection, batch: Batch) -> None:
-        """Store every signal that is not stored yet, and add it to the roll-ups. Raises `BadSignal`."""
+        """Store the signals that are not stored yet, and add them to the roll-ups. Raises `BadSignal`."""
         deltas = Deltas()
         recorded = _recorded(batch.spans)
         new_spans = await _store_spans(connection, recorded, deltas)
@@ -47,14 +47,14 @@ class Records:
 
 
 def _recorded(batch: Iterable[SpanRecord]) -> dict[tuple[str, str], SpanRecord]:
-    """The spans that the record level keeps, each once, by execution and span id."""
+    """The spans that the record level stores, each once, by execution and span id."""
     return {(span.identity.execution_id, span.span_id): span for span in batch if is_recorded(span)}
 
 
 async def _store_spans(
     connection: AsyncConnection, recorded: dict[tuple[str, str], SpanRecord], deltas: Deltas
 ) -> Counter[str]:
-    """Insert the spans; the number of new ones by execution."""
+    """Insert the spans; return the number of new ones by execution."""
     new_spans: Counter[str] = Counter()
     for execution_id, span_id in await _INSERT_SPANS.run_each(
         connection, [recorded[key] for key in sorted(recorded)], span_row
@@ -69,7 +69,7 @@ async def _store_spans(
 async def _store_events(
     connection: AsyncConnection, highest: dict[str, EventRecord], new_spans: Counter[str], deltas: Deltas
 ) -> set[str]:
-    """Write the row of each execution with the number of its new spans; the executions whose row was written."""
+    """Write the row of each execution with the number of its new spans; return the ids of the rows written."""
     rows = [execution_row(highest[id_], new_spans[id_]) for id_ in sorted(highest)]
     updated = {str(id_) for (id_,) in await _UPSERT_EXECUTIONS.run(connection, rows)}
     for execution_id in updated:
@@ -91,7 +91,7 @@ async def _store_events(
 async def _count_spans(
     connection: AsyncConnection, recorded: dict[tuple[str, str], SpanRecord], new_spans: dict[str, int]
 ) -> None:
-    """Add to `spans_stored` where no event did; an execution without any event so far gets a row from its spans."""
+    """Add to `spans_stored` of executions without a new event; one without any event gets a row from its spans."""
     identities = {
         execution_id: span.identity for (execution_id, _), span in recorded.items() if execution_id in new_spans
     }

@@ -1,7 +1,7 @@
-"""The only aggregates: sums per hour and per day, to which each transaction adds what it newly stored.
+"""Roll-ups, the only aggregates: sums per hour and per day, to which each transaction adds the rows it stored.
 
 A delta belongs to the hour (and day) of the execution's UUIDv7, so it does not matter when a signal arrives. `rebuild`
-makes the same rows from the records.
+computes the same rows from the records.
 """
 
 from bisect import bisect_left

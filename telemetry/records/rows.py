@@ -1,4 +1,4 @@
-"""The rows of executions and spans, made from signals: every cell is named by its column."""
+"""Builds the rows of executions and spans from signals; every cell is named by its column."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -213,7 +213,7 @@ def _milliseconds(seconds: float | None) -> int | None:
 
 
 def _document(event: EventRecord, key: str) -> JsonObject:
-    """Parse a JSON object that was sent as text. A text that was cut is not JSON any more; then the object says so."""
+    """Parse a JSON object that was sent as text. If the text was cut, the returned object says so."""
     text = event.text(key)
     if text is None:
         return {}

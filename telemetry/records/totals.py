@@ -1,4 +1,4 @@
-"""The contribution of spans to their execution: which of them its seal counts, and their sums."""
+"""The contribution of spans to their execution: which spans count in its seal, and their sums."""
 
 from collections.abc import Iterable
 
@@ -7,16 +7,16 @@ from engine.usage import Totals, Usage
 from telemetry.signals.records import Kind, SpanRecord
 
 ALWAYS_RECORDED = frozenset({Kind.WORKFLOW, Kind.MODEL})
-"""Kinds of spans that every record level keeps."""
+"""Kinds of spans that every record level stores."""
 
 
 def is_recorded(span: SpanRecord) -> bool:
-    """Whether the execution's record level keeps the span."""
+    """Whether the execution's record level stores the span."""
     return span.identity.record_level != "summary" or span.kind in ALWAYS_RECORDED
 
 
 def totals_of(spans: Iterable[SpanRecord]) -> Totals:
-    """The sums over spans of one attempt, of which none comes twice."""
+    """The sums over the spans of one attempt, each given once."""
     totals = Totals()
     for span in spans:
         if span.kind is Kind.MODEL:
