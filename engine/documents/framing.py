@@ -30,9 +30,9 @@ def passage(source: str, text: str) -> str:
 
 
 def frame(passages_text: str, summary: str | None = None) -> str:
-    """The framed part of a prompt; empty if there is neither a passage nor a summary.
+    """The framed part of a prompt; empty without passages and summary.
 
-    `passages_text` is what `passage` made, one behind the other.
+    `passages_text` is the concatenated results of `passage`.
     """
     inner = (passage(SUMMARY_SOURCE, summary) if summary else "") + passages_text
     if not inner.strip():
@@ -43,7 +43,7 @@ def frame(passages_text: str, summary: str | None = None) -> str:
 
 
 def unframe(text: str) -> tuple[list[tuple[str, str]], str]:
-    """The (source, text) pairs of a framed text and what follows the frame; no pairs if there is no frame."""
+    """The (source, text) pairs of a framed text, and the text after the frame; no pairs without a frame."""
     end = text.find(CONTEXT_CLOSE)
     if not text.startswith(CONTEXT_OPEN) or end < 0:
         return [], text

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 _SECONDS = re.compile(r"([0-9]+)(\.[0-9]{1,6})?[0-9]*")
-"""HTTP knows whole seconds; some providers send fractions."""
+"""HTTP allows whole seconds only, but some providers send fractions."""
 _DIGITS = 9
 _MOST_SECONDS = 10.0**_DIGITS
-"""More than 30 years: callers have limits of their own."""
+"""More than 30 years. Callers apply limits of their own."""
 
 
 def parse_retry_after(header: str | None, now: datetime) -> float | None:

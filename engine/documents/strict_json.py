@@ -1,6 +1,6 @@
-"""JSON as spanloom reads it: files and bodies in which every value means the same to every reader.
+"""Read JSON strictly, so that every value means the same to every reader.
 
-Refused, although common parsers let them pass: duplicate keys, NaN, Infinity, numbers that overflow, integers beyond
+These are refused although common parsers accept them: duplicate keys, NaN, Infinity, numbers that overflow, integers beyond
 ±(2^53 − 1), NUL, lone surrogates, nesting over 32.
 """
 
@@ -24,12 +24,12 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s"{}\[\],:]+')
 
 
 class MalformedJson(ValueError):
-    """The text is no JSON document that can be read without loss."""
+    """The text is not a JSON document, or cannot be read without loss."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """A value no document may hold: where (RFC 6901), of which kind, and why in words that follow "the value"."""
+    """A forbidden value: its JSON pointer (RFC 6901), its kind, and the reason as the end of "The value …"."""
 
     pointer: str
     kind: Literal["value", "depth"]
@@ -37,7 +37,7 @@ class Flaw:
 
 
 def read_json(data: bytes) -> Json:
-    """The document in `data`, UTF-8. Raises `MalformedJson` with a sentence that says where."""
+    """Parse UTF-8 bytes. Raises `MalformedJson` with a sentence that names the place of the fault."""
     try:
         orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -50,7 +50,7 @@ def read_json(data: bytes) -> Json:
 
 
 def find_flaw(document: object) -> Flaw | None:
-    """The first value of a parsed document that may not be in one; null if there is none."""
+    """The first forbidden value of a parsed document; null if there is none."""
     open_values: list[tuple[object, str, int]] = [(document, "", 1)]
     while open_values:
         value, pointer, depth = open_values.pop()
@@ -119,7 +119,7 @@ class _DuplicateKey(Exception):
 
 
 def _read_every_digit(text: str) -> Json:
-    """The document with integers of any size; orjson, which has found the text to be JSON, makes large ones floats."""
+    """Parse integers of any size, which orjson would turn into floats. The text is known to be JSON."""
     try:
         document: Json = json.loads(text, object_pairs_hook=_object)
     except _DuplicateKey:
@@ -138,7 +138,7 @@ def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
 
 
 def _place_of_duplicate_key(text: str) -> tuple[int, int]:
-    """Line and column, from 1, of the first key that its object already has. The text is JSON with such a key."""
+    """Line and column, from 1, of the first duplicate key. The text must be JSON that has one."""
     open_objects: list[set[str]] = []
     tokens = list(_TOKEN.finditer(text))
     for token, following in pairwise(tokens):

@@ -1,4 +1,4 @@
-"""approval: asks a person, and goes on with the first answer."""
+"""The node type `approval`: asks a person and continues with the first answer."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -27,12 +27,12 @@ APPROVAL_NAMESPACE = uuid5(NAMESPACE_URL, "urn:spanloom:approval")
 
 
 class ApprovalConfig(NodeConfig):
-    """`response_schema` is of the answer's `data`; `on_timeout` null fails the node when nobody answers in time."""
+    """The question, the possible answers and the time limit."""
 
     prompt: Annotated[str, PROMPT]
     """The question."""
     payload: Annotated[Json, JSON_PROMPT] = None
-    """Data shown with the question."""
+    """Data that is shown with the question."""
     choices: list[Id] = Field(default_factory=lambda: ["approved", "rejected"], min_length=2, max_length=8)
     """The possible answers; each is a label."""
     response_schema: JsonObject | None = None
@@ -40,15 +40,15 @@ class ApprovalConfig(NodeConfig):
     answer_within_seconds: float = Field(default=86_400, ge=1, le=2_592_000)
     """Time limit for the answer."""
     on_timeout: Id | None = None
-    """Label when the time is over; null fails the node."""
+    """Label to follow when nobody answers in time; null fails the node."""
 
 
 class ApprovalNode(NodeBase[ApprovalConfig]):
-    """Parks with a question; the visit goes on with the answer, or when the time is up."""
+    """Parks with a question. The visit continues with the answer or when the time limit has passed."""
 
     type = "approval"
     title = "Approval"
-    description = "Asks, and pauses the execution until it is answered. Labels: the choices and `on_timeout`."
+    description = "Asks a person and pauses the execution until the answer. Labels: the choices and `on_timeout`."
     category = "flow"
     Config = ApprovalConfig
     must_route = True
@@ -68,7 +68,7 @@ class ApprovalNode(NodeBase[ApprovalConfig]):
     def check(cls, config: ApprovalConfig) -> Iterator[ConfigFault]:
         for index, choice in enumerate(config.choices):
             if choice in config.choices[:index]:
-                yield ConfigFault("Two choices are the same.", f"/choices/{index}")
+                yield ConfigFault("The same choice is listed twice.", f"/choices/{index}")
 
     @classmethod
     def labels(cls, config: ApprovalConfig) -> tuple[str, ...]:
@@ -128,7 +128,7 @@ class ApprovalNode(NodeBase[ApprovalConfig]):
 
 
 def approval_id(visit: "Visit") -> str:
-    """The same on every attempt and after every crash, so that asking twice is one question."""
+    """The id of the question: the same on every attempt and after every crash, so that asking again changes nothing."""
     return str(uuid5(APPROVAL_NAMESPACE, f"{visit.context.execution_id}/{visit.path}/{visit.number}"))
 
 

@@ -1,4 +1,4 @@
-"""The base of every node type: its config, what the rest of the engine must know of it, and how it runs.
+"""The base class of node types: config, properties that the rest of the engine reads, and the run method.
 
 A node type is one file in this package and one entry in `engine.nodes.registry.NODE_TYPES`. Schema, validation, plan,
 API and docs read everything they need from the attributes and hooks of `NodeBase`; the only types they know by name are
@@ -140,12 +140,12 @@ class RetrieverUse:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Ends a visit for now; it goes on later and holds no worker meanwhile. Times in seconds since the epoch."""
+    """Suspends a visit, which holds no worker until it continues. Times are in seconds since the epoch."""
 
     since: float
     due_at: float
     approval: JsonObject | None = None
-    """The question that is asked, as an `Approval`; null for a delay."""
+    """The question as an `Approval`; null for a delay."""
 
 
 @dataclass(slots=True)
@@ -157,7 +157,7 @@ class NodeResult:
     change: Change = NO_CHANGE
     degraded: bool = False
     park: Park | None = None
-    """Set: the visit has not ended but waits, and the other fields are ignored."""
+    """If set, the visit is suspended and the other fields are ignored."""
 
 
 C = TypeVar("C", bound=NodeConfig)
@@ -216,7 +216,7 @@ class NodeBase(Generic[C]):
 
     @classmethod
     def check(cls, config: C) -> Iterable[ConfigFault]:
-        """What is wrong with this config beyond what its field types say."""
+        """Faults of this config that its field types do not exclude."""
         return ()
 
     @classmethod
@@ -246,9 +246,9 @@ class NodeBase(Generic[C]):
 
     @classmethod
     def ordered_writes(cls, config: C) -> tuple[str, ...]:
-        """What a visit writes that is decided by the order of edges when two parallel branches write it.
+        """Writes of a visit whose result depends on the order of edges if two parallel branches make them.
 
-        Each is the end of the sentence "More than one branch …".
+        Each text completes the sentence "More than one branch …".
         """
         return ()
 
@@ -259,7 +259,7 @@ class NodeBase(Generic[C]):
 
     @classmethod
     def variables_read(cls, config: C) -> Mapping[str, str]:
-        """Variables that are read by name, not in an expression or prompt, by their pointer below the config."""
+        """Variables that are read by name, outside expressions and prompts, by their pointer below the config."""
         return {}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""conditional: chooses a label by expressions."""
+"""The node type `conditional`: chooses a label by expressions."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class Case(Document):
-    """A label and the condition under which it is taken."""
+    """A label and its condition."""
 
     label: Id
-    """The label that is given."""
+    """Label to follow if the condition is true."""
     condition: Annotated[str, CONDITION]
-    """The condition under which it is given."""
+    """The condition."""
 
 
 class ConditionalConfig(NodeConfig):
@@ -32,17 +32,19 @@ class ConditionalConfig(NodeConfig):
     condition: Annotated[str | None, CONDITION] = None
     """One condition, with the labels `true` and `false`."""
     cases: list[Case] | None = Field(default=None, min_length=1, max_length=20)
-    """Cases in order; the first true one gives the label."""
+    """Cases in order; the first whose condition is true decides."""
     default: Id | None = None
-    """The label if no case is true."""
+    """Label to follow if no case is true; null fails the node."""
 
 
 class ConditionalNode(NodeBase[ConditionalConfig]):
-    """The first true case names the way on."""
+    """Follows the label of the first case whose condition is true."""
 
     type = "conditional"
     title = "Conditional"
-    description = "Labels `true` and `false` of one condition, or the label of the first case that holds."
+    description = (
+        "Evaluates conditions. Labels `true` and `false` for one condition, else the label of the first true case."
+    )
     category = "flow"
     Config = ConditionalConfig
     must_route = True
@@ -86,7 +88,7 @@ class ConditionalNode(NodeBase[ConditionalConfig]):
             if holds(condition, visit.names):
                 return label
         if self.config.default is None:
-            raise NoRoute("no case holds and there is no default")
+            raise NoRoute("no case is true and there is no default")
         return self.config.default
 
 

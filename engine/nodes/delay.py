@@ -1,4 +1,4 @@
-"""delay: waits; a long wait is a pause of the execution, and holds no worker."""
+"""The node type `delay`: waits. During a long wait the execution is paused and holds no worker."""
 
 import asyncio
 import random
@@ -20,18 +20,18 @@ PARKS_ABOVE_SECONDS = 60
 
 
 class DelayConfig(NodeConfig):
-    """`max_duration_seconds` null: twice the duration if it is random, else a day."""
+    """How the waiting time is chosen, and its bounds."""
 
     delay_type: Literal["fixed", "random", "exponential"] = "fixed"
-    """A fixed time, a random one between the two durations, or one that doubles with each visit."""
+    """`fixed` waits the duration, `random` a time between the two durations, `exponential` doubles with each visit."""
     duration_seconds: float = Field(default=1, ge=0, le=LONGEST_SECONDS)
-    """The time, or its lower bound."""
+    """The waiting time, or its lower bound."""
     max_duration_seconds: float | None = Field(default=None, ge=0, le=LONGEST_SECONDS)
     """The upper bound; null means twice the duration for `random`, a day for `exponential`."""
 
     @property
     def longest_seconds(self) -> float:
-        """The longest wait that a visit can have."""
+        """The longest time that a visit can wait."""
         duration, most = self.duration_seconds, self.max_duration_seconds
         if self.delay_type == "fixed" or duration == 0:
             return duration
@@ -41,11 +41,11 @@ class DelayConfig(NodeConfig):
 
 
 class DelayNode(NodeBase[DelayConfig]):
-    """Over a minute it parks, unless the durability is `none`; what it goes on with after a crash is the same time."""
+    """Waits. Over a minute the visit parks, unless the durability is `none`; a crash does not change the due time."""
 
     type = "delay"
     title = "Delay"
-    description = "Waits a fixed, random or exponentially growing time. Over 60 s the execution pauses meanwhile."
+    description = "Waits a fixed, random or exponentially growing time. Waits over 60 s pause the execution."
     category = "flow"
     Config = DelayConfig
     catches = False

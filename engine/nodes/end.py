@@ -1,4 +1,4 @@
-"""end: where an execution ends, with its response and output."""
+"""The node type `end`: ends the execution and sets its response and output."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,31 +16,31 @@ if TYPE_CHECKING:
 
 
 class FailSpec(Document):
-    """Ends the execution as failed, in the author's words."""
+    """The error type and message of an execution that the author lets fail."""
 
     error_type: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
     """Error type of the failed execution."""
     message: Annotated[str, SHOWN_PROMPT]
-    """The failure's message, as users read it."""
+    """Error message that users read."""
 
 
 class EndConfig(NodeConfig):
-    """`response` null means the last assistant text written in this execution."""
+    """The response and output of the execution, or its failure."""
 
     response: Annotated[str | None, SHOWN_PROMPT] = None
     """The result's `response`; null means the last assistant text written in this execution."""
     output: Annotated[Json, JSON_PROMPT] = None
     """The result's `output`."""
     fail: FailSpec | None = None
-    """Ends the execution as failed instead of completed."""
+    """If set, the execution fails instead of completing."""
 
 
 class EndNode(NodeBase[EndConfig]):
-    """Fixes what the execution answers."""
+    """Sets the response and output of the execution."""
 
     type = "end"
     title = "End"
-    description = "At least one, without outgoing edges. Its response is the prompt, else the last assistant text."
+    description = "Ends the execution. A graph has at least one, without outgoing edges."
     category = "flow"
     Config = EndConfig
     catches = False

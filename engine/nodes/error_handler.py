@@ -1,4 +1,4 @@
-"""error_handler: sends a failed node back to try again, and says how the run goes on when that does not help."""
+"""The node type `error_handler`: retries a failed node, and continues or stops when the retries are used up."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 Action = Literal["retry", "continue", "clear_errors", "stop"]
 
 NOTHING_FAILED = "stopped"
-"""Why an execution fails that a handler stops although no node has failed."""
+"""Error type of an execution that a handler stopped although no node had failed."""
 
 
 class ErrorHandlerConfig(NodeConfig):
-    """`output` null leaves the failed node's output empty; without a `message` nothing is said."""
+    """How often the failed node is retried, and what happens afterwards."""
 
     retry_count: int = Field(default=3, ge=0, le=10)
-    """How often in a row the failed node is sent back."""
+    """How often in a row the failed node is retried."""
     fallback_action: Literal["continue", "clear_errors", "stop"] = "continue"
-    """After that: go on, go on and forget all errors, or fail the execution."""
+    """After the last retry: continue, continue and forget all errors, or fail the execution."""
     message: Annotated[str | None, SHOWN_PROMPT] = None
-    """Assistant message of the fallback."""
+    """Assistant message that the fallback appends; null appends none."""
     output: Annotated[Json, JSON_PROMPT] = None
-    """Output of the failed node in the fallback."""
+    """Output that the fallback gives to the failed node."""
 
 
 class ErrorHandlerNode(NodeBase[ErrorHandlerConfig]):
-    """The target of error edges. How often it sent a node back is kept in the state until that node succeeds."""
+    """The target of error edges. The state counts the retries of a node until that node succeeds."""
 
     type = "error_handler"
     title = "Error handler"
-    description = "Label `retry` while the failed node may be sent back, then `fallback`, or it stops the execution."
+    description = "Handles failures. Label `retry` while retries are left, then `fallback`, or it stops the execution."
     category = "flow"
     Config = ErrorHandlerConfig
     catches = False
@@ -113,7 +113,7 @@ class ErrorHandlerNode(NodeBase[ErrorHandlerConfig]):
         return (Message(id=str(uuid7()), role="assistant", content=text, node_id=self.id),)
 
     def _failure(self, error: "ErrorInfo | None", known: SentBack | None, visit: "Visit") -> AuthorFailure:
-        """The failure of the execution: the first error of the row, else the first of the execution."""
+        """The failure of the execution: the first error of this series of retries, else the first of the execution."""
         if known is not None:
             return AuthorFailure(known["error_type"], known["message"])
         first = error or next(iter(visit.context.errors), None)

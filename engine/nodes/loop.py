@@ -1,4 +1,4 @@
-"""loop: goes round while a condition holds, at most `max_iterations` times."""
+"""The node type `loop`: repeats its body while a condition is true, at most `max_iterations` times."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 
 class LoopConfig(NodeConfig):
-    """`condition` null goes on until the limit."""
+    """The condition and the limit of the loop."""
 
     max_iterations: int = Field(default=10, ge=1, le=100)
-    """Most rounds per entry."""
+    """Most iterations each time the loop is entered."""
     condition: Annotated[str | None, CONDITION] = None
-    """The loop goes on while this is true; null goes on until the limit."""
+    """The loop continues while this is true; null continues until the limit."""
     on_limit: Literal["exit", "fail"] = "exit"
-    """At the limit, leave by the label `exit` or fail the node."""
+    """At the limit, follow the label `exit` or fail the node."""
 
 
 class LoopNode(NodeBase[LoopConfig]):
-    """The head of a loop: an arrival from inside goes on counting, any other starts at 0."""
+    """The head of a loop. An arrival from inside the loop continues the count; any other resets it to 0."""
 
     type = "loop"
     title = "Loop"
-    description = "Label `continue` while the condition holds and iterations are left, else `exit`."
+    description = "Repeats nodes. Label `continue` while the condition is true and iterations are left, else `exit`."
     category = "flow"
     Config = LoopConfig
     must_route = True
@@ -63,7 +63,7 @@ class LoopNode(NodeBase[LoopConfig]):
         if reason is None:
             counted = LoopState(iteration=counted["iteration"] + 1, total=counted["total"] + 1)
         elif reason == "limit" and self.config.on_limit == "fail":
-            raise IterationLimit(f"the loop reached its {self.config.max_iterations} iterations")
+            raise IterationLimit(f"the loop reached its limit of {self.config.max_iterations} iterations")
         visit.span[semconv.LOOP_ITERATION] = counted["iteration"]
         return NodeResult(
             output={"iteration": counted["iteration"], "total": counted["total"], "reason": reason},

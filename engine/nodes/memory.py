@@ -1,4 +1,4 @@
-"""memory: keeps the newest messages and a summary of the older ones."""
+"""The node type `memory`: keeps the newest messages and a summary of the older ones."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,32 +36,32 @@ SUMMARY_ERRORS = (ModelFailure, NodeTimeout, ResourceMissing)
 
 
 class MemoryConfig(NodeConfig):
-    """`summarization_threshold` null is the window; sizes in messages."""
+    """How many messages are kept, and how older ones are summarised."""
 
     memory_window: int = Field(default=10, ge=1, le=1_000)
-    """Newest messages that are kept."""
+    """How many of the newest messages are kept."""
     strategy: Literal["summarize", "truncate"] = "summarize"
     """What happens to older messages: a model summarises them, or they are dropped."""
     summarization_threshold: int | None = Field(default=None, ge=1)
     """Number of messages above which older ones are removed; null means the window."""
     provider: str | None = None
-    """Provider of the summary; null means the default."""
+    """Provider of the summary's model; null means the default."""
     model: str | None = None
-    """Model of the summary; null means the default."""
+    """Model that writes the summary; null means the default."""
     summary_max_tokens: int = Field(default=512, ge=16, le=4_096)
     """Most output tokens of the summary."""
     summary_prompt: Annotated[str, SYSTEM_PROMPT] = SUMMARY_PROMPT
-    """Instruction for the summary."""
+    """System message of the summary's model."""
     on_summary_error: Literal["truncate", "fail"] = "truncate"
-    """What a failed summary does: drop the messages without one, or fail the node."""
+    """If the summary fails: drop the messages without a summary, or fail the node."""
 
 
 class MemoryNode(NodeBase[MemoryConfig]):
-    """Over the threshold, all but the newest messages are removed and, by strategy, summarised."""
+    """Above the threshold, removes all but the newest messages and, depending on the strategy, summarises them."""
 
     type = "memory"
     title = "Memory"
-    description = "Keeps the newest messages; the older ones become a summary that the conversation carries on."
+    description = "Keeps the newest messages and replaces older ones by a summary."
     category = "data"
     Config = MemoryConfig
     default_retry = Retry(max_attempts=3, retry_on=[*TRANSIENT, "empty_response", "invalid_output"])
@@ -102,7 +102,7 @@ class MemoryNode(NodeBase[MemoryConfig]):
         return self._result(removed, text, state, visit)
 
     def instead(self, failure: NodeFailure, state: WorkflowState, visit: "Visit") -> NodeResult | None:
-        """The messages go all the same if the model of the summary failed, took too long or is not there."""
+        """Remove the messages without a summary if its model failed, timed out or is missing."""
         if self.config.on_summary_error == "fail" or not isinstance(failure, SUMMARY_ERRORS):
             return None
         removed = state["messages"][: self._cut(state["messages"])]
@@ -126,7 +126,7 @@ class MemoryNode(NodeBase[MemoryConfig]):
         )
 
     def _cut(self, messages: list[Message]) -> int:
-        """How many of the oldest messages go; moved back where a tool message would be parted from its call."""
+        """How many of the oldest messages to remove; fewer if the cut would separate a tool message from its call."""
         config = self.config
         if len(messages) <= max(config.summarization_threshold or 0, config.memory_window):
             return 0

@@ -1,4 +1,4 @@
-"""model: one call of a language model."""
+"""The node type `model`: calls a language model once."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
@@ -34,12 +34,12 @@ NOT_EXECUTED = "not executed"
 
 
 class ModelConfig(NodeConfig):
-    """Settings left null are taken from the graph's `model_defaults`, then from the server."""
+    """The model, its messages and its settings. Null settings use the graph's `model_defaults`, then the server's."""
 
     provider: str | None = None
-    """Null means the graph's default, then the server's."""
+    """Provider of the model; null means the graph's default, then the server's."""
     model: str | None = None
-    """Null means the graph's default, then the server's."""
+    """Name of the model; null means the graph's default, then the server's."""
     system_message: Annotated[str, SYSTEM_PROMPT] = ""
     """Sent as the system message."""
     prompt: Annotated[str | None, PROMPT] = None
@@ -63,17 +63,17 @@ class ModelConfig(NodeConfig):
     stop: list[str] = Field(default_factory=list, max_length=4)
     """Texts that end the answer."""
     seed: int | None = None
-    """Seed for sampling, where the provider has one."""
+    """Seed for sampling, if the provider supports one."""
     response_schema: JsonObject | None = None
     """JSON Schema of the answer; the parsed answer is the output's `data`."""
 
 
 class ModelNode(NodeBase[ModelConfig]):
-    """Asks a model once per attempt. Its tools are those of the tools nodes behind its `tool_calls` edge."""
+    """Calls a model once per attempt. The tools nodes behind its `tool_calls` edge offer it their tools."""
 
     type = "model"
     title = "Model"
-    description = "One provider call per attempt. Labels `tool_calls` if the answer holds calls, else `final`."
+    description = "Calls a model, once per attempt. Label `tool_calls` if the answer contains tool calls, else `final`."
     category = "model"
     Config = ModelConfig
     default_retry = Retry(max_attempts=3, retry_on=[*TRANSIENT, "empty_response", "invalid_output"])
@@ -177,9 +177,9 @@ class ModelNode(NodeBase[ModelConfig]):
 
 
 def answered(messages: list[Message]) -> list[Message]:
-    """The messages, every tool call with its answer behind it, be it "not executed": providers refuse open calls.
+    """The messages with an answer after every tool call, if need be "not executed": providers refuse open calls.
 
-    Read backwards, since some models use the same ids in every message: an answer belongs to the nearest call.
+    The messages are read backwards because some models reuse ids: an answer belongs to the nearest call before it.
     """
     answers: dict[str, Message] = {}
     turned: list[Message] = []
@@ -194,12 +194,12 @@ def answered(messages: list[Message]) -> list[Message]:
 
 
 def not_executed(call_id: str) -> Message:
-    """The answer to a tool call that was not taken up."""
+    """The answer to a tool call that was not executed."""
     return Message(id=str(uuid7()), role="tool", content=NOT_EXECUTED, tool_call_id=call_id, is_error=True)
 
 
 def _with_context(messages: list[Message], state: WorkflowState) -> list[Message]:
-    """The framed texts in front of the last user message: data, so never in the system message."""
+    """Put the framed passages and summary before the last user message: data never goes into the system message."""
     passages = [
         passage(str(document["source"]), str(document["text"]))
         for found in state["retrieval_context"].values()

@@ -1,4 +1,4 @@
-"""The node types: the one list that schema, validation, API and docs are made from."""
+"""The list of node types, from which schema, validation, plan and docs are made."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""retrieval: finds texts that the models behind it are given."""
+"""The node type `retrieval`: searches passages for the models behind it."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,32 +19,34 @@ if TYPE_CHECKING:
 
 
 class RetrievalConfig(NodeConfig):
-    """`document_ids` null searches all documents, an empty list none; sizes in bytes of UTF-8."""
+    """The query, its restrictions and its limits; sizes are in bytes of UTF-8."""
 
     retriever: str = Field(default="default", min_length=1, max_length=64)
     """Name of the retriever, such as `files`."""
     query: Annotated[str, PROMPT] = "{{ last_user_message }}"
-    """The question; an empty one finds nothing."""
+    """The query; an empty query finds nothing."""
     max_documents: int = Field(default=5, ge=1, le=100)
-    """Most passages."""
+    """Most passages that are returned."""
     score_threshold: float | None = Field(default=None, ge=0, le=1)
     """Lowest score of a passage."""
     filter: Annotated[Json, JSON_PROMPT] = Field(default_factory=dict)
     """Filter in the retriever's own form."""
     document_ids: Annotated[Json, JSON_PROMPT] = None
-    """Documents that are searched; null means all, `[]` none."""
+    """Ids of the documents to search; null means all, `[]` none."""
     max_context_bytes: int = Field(default=32_768, ge=1, le=262_144)
-    """Most bytes of text that are handed on."""
+    """Most bytes of text that are passed on."""
     options: JsonObject = Field(default_factory=dict)
     """Options in the retriever's own form; for `files`: `path`."""
 
 
 class RetrievalNode(NodeBase[RetrievalConfig]):
-    """One question to one retriever; its passages go to the models behind it."""
+    """Sends one query to one retriever and passes the passages to the models behind it."""
 
     type = "retrieval"
     title = "Retrieval"
-    description = "Asks a retriever and hands the passages to the models behind it. Labels `found` and `empty`."
+    description = (
+        "Searches with a retriever and passes the passages to the models behind it. Labels `found` and `empty`."
+    )
     category = "data"
     Config = RetrievalConfig
     default_retry = Retry(max_attempts=3)
@@ -95,13 +97,13 @@ class RetrievalNode(NodeBase[RetrievalConfig]):
         )
 
     def _prepare(self, visit: "Visit") -> RetrievalQuery:
-        """Raises `TypeMismatch`: a restriction that cannot be read must not search everything."""
+        """The query. Raises `TypeMismatch` for an unreadable restriction, rather than search without it."""
         ids = self._document_ids.render(visit.names)
         conditions = self._filter.render(visit.names)
         if not isinstance(conditions, dict):
-            raise TypeMismatch("`filter` does not give an object")
+            raise TypeMismatch("`filter` must evaluate to an object")
         if ids is not None and not isinstance(ids, list):
-            raise TypeMismatch("`document_ids` does not give a list")
+            raise TypeMismatch("`document_ids` must evaluate to a list or null")
         return RetrievalQuery(
             text=self._query.render(visit.names).strip(),
             owner=visit.context.owner,
@@ -119,7 +121,7 @@ class RetrievalNode(NodeBase[RetrievalConfig]):
 
 
 def _within(passages: list[Passage], max_bytes: int) -> list[Passage]:
-    """The best passages that fit; one that does not fit ends the list."""
+    """The best passages up to the first that exceeds `max_bytes` in total."""
     kept: list[Passage] = []
     for passage in passages:
         max_bytes -= len(passage.text.encode())

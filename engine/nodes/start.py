@@ -1,4 +1,4 @@
-"""start: where every execution begins."""
+"""The node type `start`: the beginning of every execution."""
 
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,13 @@ class StartConfig(NodeConfig):
 
 
 class StartNode(NodeBase[StartConfig]):
-    """History and the input's message are in the state before it runs; it marks where the graph begins."""
+    """Marks the beginning of the graph. History and input message are already in the state when it runs."""
 
     type = "start"
     title = "Start"
-    description = "Exactly one, without incoming edges. Puts the history and `input.message` into the messages."
+    description = (
+        "Begins the execution with the history and `input.message` as messages. Exactly one, without incoming edges."
+    )
     category = "flow"
     Config = StartConfig
     catches = False

@@ -1,4 +1,4 @@
-"""tools: runs the tool calls of the last assistant message."""
+"""The node type `tools`: runs the tool calls of the last assistant message."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -24,14 +24,14 @@ LIMIT_REACHED = "not executed: limit reached"
 
 
 class ToolsConfig(NodeConfig):
-    """`allowed_tools` empty allows none, `["*"]` all that the owner may use; sizes in bytes of UTF-8."""
+    """The allowed tools and the limits of their calls; sizes are in bytes of UTF-8."""
 
     allowed_tools: list[str] = Field(default_factory=list, max_length=100)
-    """Names of the tools that may be called; `["*"]` allows all that the owner may use."""
+    """Names of the tools that may be called; `["*"]` allows all of the owner's tools, `[]` none."""
     max_tool_calls: int = Field(default=10, ge=1, le=100)
-    """Most calls per execution in this node."""
+    """Most calls by this node in one execution, retries included."""
     tool_timeout_seconds: float = Field(default=30, ge=0.1, le=600)
-    """Longest time of one call."""
+    """Timeout of one call."""
     max_parallel: int = Field(default=4, ge=1, le=16)
     """Most calls that run at once."""
     on_tool_error: Literal["report", "fail"] = "report"
@@ -44,11 +44,11 @@ class ToolsConfig(NodeConfig):
 class _Answer:
     call: ToolCall
     outcome: ToolOutcome | None
-    """Null: the limit left no room for it."""
+    """Null if the limit of calls was reached."""
 
 
 class ToolsNode(NodeBase[ToolsConfig]):
-    """Every call taken up counts; a failing tool is told to the model, it does not end the run."""
+    """Runs tool calls. Every call counts, and by default a failure is returned to the model as the tool's result."""
 
     type = "tools"
     title = "Tools"
@@ -95,7 +95,7 @@ class ToolsNode(NodeBase[ToolsConfig]):
         return [tools[name] for name in self.config.allowed_tools if name in tools]
 
     def calls_left(self, context: "ExecutionContext") -> int:
-        """How many calls this node may still take up in this execution."""
+        """How many calls this node may still make in this execution."""
         return context.tool_calls_left(self.id, self.config.max_tool_calls)
 
     async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
@@ -126,7 +126,7 @@ class ToolsNode(NodeBase[ToolsConfig]):
         )
 
     async def _run_calls(self, calls: list[ToolCall], visit: "Visit") -> list[_Answer]:
-        """Run the first calls, as many as are left, a few at a time; answers in the order of the calls."""
+        """Run the calls up to the limit, at most `max_parallel` at once. Answers are in the order of the calls."""
         room = self._take(len(calls), visit)
         gate = asyncio.Semaphore(self.config.max_parallel)
 
@@ -142,7 +142,7 @@ class ToolsNode(NodeBase[ToolsConfig]):
         return visit.context.take_tool_calls(self.id, wanted, self.config.max_tool_calls)
 
     async def _run_call(self, call: ToolCall, visit: "Visit") -> ToolOutcome:
-        """One call with its retries; each retry draws on the calls that are left."""
+        """Run one call with its retries; each retry counts against the limit."""
         tools = {tool.spec.name: tool for tool in self.allowed(visit.context)}
         tool = tools.get(call["name"])
         attempt = 1

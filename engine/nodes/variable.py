@@ -1,4 +1,4 @@
-"""variable: sets, reads, extends and counts variables."""
+"""The node type `variable`: sets, reads, appends to, increments and decrements variables."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 class VariableConfig(NodeConfig):
-    """`set` and `append` take exactly one of `value` and `expression`; counting takes a number, 1 if unset."""
+    """`set` and `append` take either `value` or `expression`; `increment` and `decrement` a number, 1 by default."""
 
     operation: Literal["set", "get", "append", "increment", "decrement"] = "set"
-    """What is done to the variable."""
+    """The operation on the variable."""
     variable_name: str = Field(pattern=ID_PATTERN)
     """Name of the variable."""
     value: Annotated[Json, JSON_PROMPT] = None
     """The value to set or append, or the number to count by."""
     expression: Annotated[str | None, EXPRESSION] = None
-    """An expression for the value instead."""
+    """An expression that computes the value, instead of `value`."""
 
 
 class VariableNode(NodeBase[VariableConfig]):
-    """One operation on one variable."""
+    """Applies one operation to one variable."""
 
     type = "variable"
     title = "Variable"

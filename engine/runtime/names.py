@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Names(Mapping[str, Json]):
-    """The state of one execution under the names of the expression language."""
+    """The state of one execution, as a mapping of the names of the expression language."""
 
     __slots__ = ("_context", "_error", "_loops", "_state")
 

@@ -1,1 +1,1 @@
-"""Graphs with parameters, and the built-in ones."""
+"""Templates: workflow graphs with parameters."""

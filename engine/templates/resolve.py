@@ -1,4 +1,4 @@
-"""How a template and its parameters become a graph document."""
+"""Make a graph document from a template and its parameters."""
 
 import difflib
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ Path = tuple[str | int, ...]
 
 
 def resolve(template: Template, params: JsonObject) -> JsonObject:
-    """The graph document that a template means with these parameters.
+    """The graph document of a template with these parameters.
 
-    `{"$param": "name"}` stands for a whole value anywhere but in ids, types, edges and expressions. In a node's config
-    a parameter that is null leaves its field unset. Text that is put where a prompt stands is escaped, so that no
-    parameter is read as a prompt. Raises `InvalidParams`, and `ExpressionError` for an undecidable `include`.
+    `{"$param": "name"}` is replaced by the parameter's value, except in ids, types, edges and expressions. In a node's
+    config a null parameter leaves its field unset. Text inserted into a prompt is escaped, so that a parameter is never
+    parsed as a prompt. Raises `InvalidParams`, and `ExpressionError` for an undecidable `include`.
     """
     values = checked_params(template, params)
     graph = _without_excluded(template.graph, values)
@@ -38,7 +38,7 @@ def resolve(template: Template, params: JsonObject) -> JsonObject:
 
 
 def checked_params(template: Template, params: JsonObject) -> JsonObject:
-    """The parameters with defaults filled in. Raises `InvalidParams` with the parameter's name, never its value."""
+    """The parameters with their defaults. Raises `InvalidParams` with the parameter's name, never its value."""
     properties = template.parameters.get("properties")
     known = list(properties) if isinstance(properties, dict) else []
     for name in params:
@@ -68,7 +68,7 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _without_excluded(graph: JsonObject, values: JsonObject) -> JsonObject:
-    """The graph without the nodes whose `include` is false, their neighbours joined."""
+    """The graph without the nodes whose `include` is false; their neighbours are connected."""
     nodes: list[JsonObject] = []
     edges = cast("list[JsonObject]", graph.get("edges", []))
     for node in cast("list[JsonObject]", graph["nodes"]):
@@ -83,18 +83,20 @@ def _is_included(node: JsonObject, values: JsonObject) -> bool:
     try:
         return holds(parse(str(node["include"]), _PARAMS), {"params": values})
     except BadExpression as error:
-        raise ExpressionError(f"the include of node {node['id']} is no expression: {error.message}") from error
+        raise ExpressionError(
+            f"the `include` of node {node['id']} is not a valid expression: {error.message}"
+        ) from error
 
 
 def _joined(edges: list[JsonObject], dropped: Json) -> list[JsonObject]:
-    """A plain edge to the dropped node goes on to where its one plain edge led; its other edges go."""
-    ways_on = [edge["target"] for edge in edges if edge["source"] == dropped and _is_plain(edge)]
+    """Redirect plain edges to a removed node to the target of its only plain edge; remove its other edges."""
+    next_targets = [edge["target"] for edge in edges if edge["source"] == dropped and _is_plain(edge)]
     joined: list[JsonObject] = []
     for edge in edges:
         if dropped not in (edge["source"], edge["target"]):
             joined.append(edge)
-        elif edge["source"] != dropped and _is_plain(edge) and len(ways_on) == 1:
-            joined.append({**edge, "target": ways_on[0]})
+        elif edge["source"] != dropped and _is_plain(edge) and len(next_targets) == 1:
+            joined.append({**edge, "target": next_targets[0]})
     return joined
 
 
@@ -117,7 +119,7 @@ def _put_into_node(node: JsonObject, values: JsonObject) -> JsonObject:
 
 
 def _put_in(value: Json, values: JsonObject) -> Json:
-    """The value with parameters in it, where no prompt can stand."""
+    """The value with its parameters replaced, in a place where prompts are not parsed."""
     name = _param_name(value, values)
     if name is not None:
         return values[name]
@@ -141,13 +143,13 @@ def _put_into_config(value: Json, values: JsonObject, config: type[BaseModel] | 
 
 
 def _leaves_unset(item: Json, values: JsonObject, config: type[BaseModel] | None, path: Path) -> bool:
-    """A null parameter, unless the object around it is itself a value that is handed on whole."""
+    """Whether the item is a null parameter, and not part of a value that is passed on whole."""
     name = _param_name(item, values)
     return name is not None and values[name] is None and _place(config, path) is None
 
 
 def _as_data(value: Json, config: type[BaseModel] | None, path: Path, name: str) -> Json:
-    """A parameter's value whose texts are not read by any language."""
+    """A parameter's value, escaped so that its texts are never parsed. Raises `InvalidParams` in an expression."""
     if isinstance(value, dict):
         return {key: _as_data(item, config, (*path, key), name) for key, item in value.items()}
     if isinstance(value, list):
@@ -156,12 +158,14 @@ def _as_data(value: Json, config: type[BaseModel] | None, path: Path, name: str)
     if place is None or not isinstance(value, str):
         return value
     if place.language in ("condition", "expression"):
-        raise InvalidParams(f"parameter {name} stands in an expression of the template, where none may stand")
+        raise InvalidParams(
+            f"the template uses parameter {name} in an expression; expressions must not contain parameters"
+        )
     return escape(value)
 
 
 def _place(config: type[BaseModel] | None, path: Path) -> Place | None:
-    """Which language reads the texts at a path of a config; null is none."""
+    """The language of the texts at a path of a config; null if they are not parsed."""
     for step in path:
         if isinstance(step, int):
             continue
@@ -176,7 +180,7 @@ def _place(config: type[BaseModel] | None, path: Path) -> Place | None:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model that a field holds, alone, in a list or optional."""
+    """The model inside a field's annotation: plain, optional or in a list."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((model for part in get_args(annotation) if (model := _model_in(part))), None)
@@ -187,5 +191,5 @@ def _param_name(value: Json, values: Mapping[str, Json]) -> str | None:
         return None
     name = str(value[PARAM])
     if name not in values:
-        raise InvalidParams(f"the template puts in a parameter {name!r} that it does not declare")
+        raise InvalidParams(f"the template uses a parameter {name!r} that it does not declare")
     return name

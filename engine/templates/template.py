@@ -1,4 +1,4 @@
-"""The document of a template, and the built-in templates."""
+"""The JSON document of a template, and the built-in templates."""
 
 import importlib.resources
 from functools import cache
@@ -11,7 +11,7 @@ from engine.resources import Template
 
 
 class TemplateDocument(Document):
-    """A template as a file; what the fields mean stands in `engine.resources.Template`."""
+    """A template in a JSON file. `engine.resources.Template` describes the fields."""
 
     key: str
     name: str
@@ -27,7 +27,7 @@ class TemplateDocument(Document):
 
 @cache
 def load_builtin() -> tuple[Template, ...]:
-    """The templates that come with the package, by key. Their version is 1 until a store counts them."""
+    """The built-in templates, sorted by key. Their version is 1 until a store assigns one."""
     folder = importlib.resources.files("engine.templates") / "builtin"
     files = (file for file in folder.iterdir() if file.name.endswith(".json"))
     templates = [_read(TemplateDocument.model_validate(orjson.loads(file.read_bytes()))) for file in files]
@@ -35,7 +35,7 @@ def load_builtin() -> tuple[Template, ...]:
 
 
 def builtin_id(key: str) -> str:
-    """A built-in template's id: the same on every installation."""
+    """The id of a built-in template, the same on every installation."""
     return str(uuid5(NAMESPACE_URL, f"spanloom:template:{key}"))
 
 

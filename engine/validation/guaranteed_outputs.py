@@ -1,25 +1,25 @@
-"""Which outputs are surely there when a node starts: those that every path to it has written.
+"""Find the outputs that are guaranteed when a node starts, because every path to the node writes them.
 
-A must-analysis over the edges: what holds before a node is what all arrivals agree on. A failure's edge brings no
-output of its source. At a join the branches do not alternate, they all have run, so theirs are added up.
+This is a must-analysis over the edges: the outputs before a node are those that all its arrivals have in common. An
+error edge does not carry its source's output. At a join all branches have run, so their outputs are united.
 """
 
 from engine.graph import Edge
 from engine.interpreter.topology import Fork, Topology, is_normal
 
 _Arrival = tuple[str, Edge | None, int]
-"""Where it comes from (a node, or a fork whose branches were added up), by which edge, and what it brings."""
+"""Its source (a node, or a fork whose branches were united), its edge, and the bits of its outputs."""
 
 
 def guaranteed_outputs(topology: Topology) -> dict[str, frozenset[str]]:
-    """For each reachable node, the ids of the nodes whose outputs are there on every path."""
+    """For each reachable node, the ids of the nodes whose outputs exist on every path to it."""
     bits = {node: 1 << index for index, node in enumerate(topology.types)}
     before = _Analysis(topology, bits).solve()
     return {node: frozenset(other for other, bit in bits.items() if known & bit) for node, known in before.items()}
 
 
 class _Analysis:
-    """`before[node]` as bits; a node not in it has no known arrival yet, which agrees with everything."""
+    """The outputs before each node as bits. A node that is missing has no known arrival yet, which excludes nothing."""
 
     def __init__(self, topology: Topology, bits: dict[str, int]) -> None:
         self._topology = topology
@@ -31,7 +31,7 @@ class _Analysis:
                 self._forks_by_join.setdefault(fork.join, []).append(fork)
 
     def solve(self) -> dict[str, int]:
-        """Go over the nodes until nothing changes."""
+        """Repeat over all nodes until nothing changes."""
         order = [node for node in self._topology.order if node != self._topology.start]
         changed = True
         while changed:
@@ -58,7 +58,7 @@ class _Analysis:
 
 
 def _joined(fork: Fork, arrivals: list[_Arrival]) -> list[_Arrival]:
-    """The arrivals with those of the fork's branches made one."""
+    """The arrivals, with those of the fork's branches united into one."""
     rest = list(arrivals)
     total = 0
     for branch in fork.branches:
@@ -69,7 +69,7 @@ def _joined(fork: Fork, arrivals: list[_Arrival]) -> list[_Arrival]:
 
 
 def _agreed(brought: list[int]) -> int:
-    """What all bring; -1, which is every bit, where nothing has arrived yet."""
+    """The outputs that all arrivals have in common; -1, all bits, if there is no arrival yet."""
     common = -1
     for known in brought:
         common &= known
@@ -77,5 +77,5 @@ def _agreed(brought: list[int]) -> int:
 
 
 def _size(fork: Fork) -> int:
-    """An inner fork has fewer nodes than the branch around it."""
+    """The number of nodes in the branches; an inner fork has fewer than the fork around it."""
     return sum(len(branch.nodes) for branch in fork.branches)

@@ -1,4 +1,4 @@
-"""Which values of a document have the shape of a secret. Words like "password" or "token" in a text do not count."""
+"""Find values that look like secrets. Words such as "password" or "token" in a text do not count."""
 
 import math
 import re
@@ -20,19 +20,19 @@ _CERTAIN = ("-----BEGIN", "://")
 _PREFIXES = ("sk", "pk", "rk", "spl", "whsec", "xoxa", "xoxb", "xoxp", "xoxr", "ghp", "gho", "glpat")
 _KEY_MARKS = tuple(prefix + mark for prefix in _PREFIXES for mark in "-_")
 _MARKS = (*_KEY_MARKS, "AIza", "AKIA", "eyJ", "-----BEGIN", "://")
-"""Texts of which one, or "bearer", is in everything of that shape; looked for first, since that is cheap."""
+"""Every secret shape contains one of these texts or "bearer". A search for them is cheap, so it comes first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """Where, in any field of a document, a secret seems to stand, and where a reference to one does."""
+    """JSON pointers to the values that look like secrets, and to those that refer to secrets."""
 
     values: tuple[str, ...]
     references: tuple[str, ...]
 
 
 def find_secrets(document: Json) -> Secrets:
-    """Look at every text of the document."""
+    """Search every text of the document."""
     values: list[str] = []
     references: list[str] = []
     shapes = _may_hold_shapes(orjson.dumps(document).decode())
@@ -56,7 +56,10 @@ def _may_hold_shapes(text: str) -> bool:
 
 
 def _has_secret_shape(text: str) -> bool:
-    """A provider key, JWT, PEM block, bearer header or URL with a password; words without any digit are none."""
+    """Whether the text contains a provider key, JWT, PEM block, bearer header or URL with a password.
+
+    A match without any digit does not count, unless it is a PEM block or a URL.
+    """
     return _may_hold_shapes(text) and any(
         any(character.isdigit() for character in found[0])
         or text[max(0, found.start() - 3) : found.end()].startswith(_CERTAIN)

@@ -1,4 +1,4 @@
-"""Templates are validated as what they can become: with defaults and examples, for every choice of optional nodes."""
+"""Validate a template by validating its graphs: with defaults and examples, for every choice of optional nodes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ MAX_INCLUDE_BOOLEANS = 6
 
 _PARAMS = frozenset({"params"})
 _CLOSED_FIELDS = frozenset({"id", "type", "include", "condition", "expression"})
-"""Fields of nodes and configs that no parameter may stand in."""
+"""Fields of nodes and configs that must not contain parameters."""
 
 
 def validate_template(
@@ -29,8 +29,8 @@ def validate_template(
 ) -> ValidationReport:
     """The report of a template; pointers are into its parameters, defaults and graph.
 
-    The hash is that of the graph with defaults and examples. An issue that only some combination of the booleans in
-    `include` has names the first such combination in its data.
+    The hash is that of the graph with defaults and examples. If an issue appears only with some combination of the
+    booleans in `include`, its data contains the first such combination.
     """
     checked = _Subject(template)
     findings = [finding for rule in _RULES for finding in rule(checked)]
@@ -44,7 +44,7 @@ def validate_template(
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What one choice becomes: what validation finds, with pointers into the template."""
+    """The findings for the graph of one choice, with pointers into the template."""
 
     findings: tuple[Finding, ...]
     layers: Sequence[Layer] = (Layer.SCHEMA,)
@@ -69,7 +69,7 @@ def _resolved(checked: "_Subject", validator: WorkflowValidator, owner: str, res
 
 
 def _document(checked: "_Subject", choice: JsonObject) -> JsonObject:
-    """The graph of one choice. What the schema demands only of this choice is taken from the examples as well."""
+    """The graph of one choice. If this choice requires further parameters, their examples are used too."""
     try:
         return resolve(checked.template, {**checked.needed_examples, **choice})
     except InvalidParams:
@@ -81,7 +81,7 @@ def _named(choice: JsonObject) -> JsonObject:
 
 
 def _into_template(issue: Issue, checked: "_Subject", document: JsonObject, choice: JsonObject) -> Finding:
-    """The issue as a finding with its pointer into the template, where nodes that were left out still count."""
+    """The issue as a finding whose pointer refers to the template, in which excluded nodes still count."""
     steps = issue.pointer.split("/")[1:]
     if len(steps) > 1 and steps[0] in ("nodes", "edges"):
         original = checked.position(steps[0], _items(document, steps[0])[int(steps[1])])
@@ -101,14 +101,14 @@ def _into_template(issue: Issue, checked: "_Subject", document: JsonObject, choi
 
 @dataclass(frozen=True, slots=True)
 class _Use:
-    """A `$param` in the graph: where, and the name, null if it is not written as it must be."""
+    """A `$param` in the graph: its pointer and its name, which is null if the `$param` is malformed."""
 
     pointer: str
     name: str | None
 
 
 class _Subject:
-    """A template with what its rules ask: the declared parameters and where they are used."""
+    """A template with its declared parameters and their uses, as the rules need them."""
 
     def __init__(self, template: Template) -> None:
         self.template = template
@@ -124,11 +124,11 @@ class _Subject:
             and isinstance(examples := schema.get("examples"), list)
             and examples
         }
-        """A value for each parameter that has an example and no default but null."""
+        """A value for each parameter that has an example and either no default or a null one."""
         self.needed_examples: JsonObject = {
             name: example for name, example in self.examples.items() if name not in template.defaults
         }
-        """Those of parameters without any default."""
+        """The examples of parameters without any default."""
         self.nodes = _items(template.graph, "nodes")
         self.edges = _items(template.graph, "edges")
         self.uses = list(_uses(template.graph))
@@ -147,7 +147,7 @@ class _Subject:
         self.include_booleans = {name for name in self.include_names if self._is_boolean(name)}
 
     def position(self, part: str, item: JsonObject) -> int | None:
-        """Where a node or edge of the graph that was made stands in the template; null for an edge that was joined."""
+        """The index in the template of a node or edge of the resolved graph; null for a redirected edge."""
         if part == "nodes":
             return next(index for index, node in enumerate(self.nodes) if node.get("id") == item.get("id"))
         return self.edges.index(item) if item in self.edges else None
@@ -158,7 +158,7 @@ class _Subject:
 
 
 def _shaped(checked: _Subject) -> Iterator[Finding]:
-    """The graph has what resolving it needs: nodes with ids, and edges with both ends."""
+    """The graph can be resolved: its nodes have ids and its edges both ends."""
     for part, fields in (("nodes", ("id",)), ("edges", ("source", "target"))):
         items = checked.template.graph.get(part, [] if part == "edges" else None)
         if not isinstance(items, list):
@@ -173,7 +173,7 @@ def _shaped(checked: _Subject) -> Iterator[Finding]:
 
 
 def _declared(checked: _Subject) -> Iterator[Finding]:
-    """`parameters` is a closed JSON Schema object, each property with a value to begin with."""
+    """`parameters` is a closed JSON Schema object, and each property has a default or an example."""
     parameters = checked.template.parameters
     if parameters.get("type") != "object" or parameters.get("additionalProperties") is not False:
         message = "`parameters` must be an object schema with `additionalProperties: false`."
@@ -191,7 +191,7 @@ def _declared(checked: _Subject) -> Iterator[Finding]:
 
 
 def _used(checked: _Subject) -> Iterator[Finding]:
-    """`$param` names a parameter and stands where one may; every parameter is used."""
+    """Each `$param` names a declared parameter in an allowed place, and every parameter is used."""
     for use in checked.uses:
         if use.name is None:
             yield Finding("schema.bad_parameter", use.pointer, 'A parameter is written {"$param": "name"}.')
@@ -215,7 +215,7 @@ def _may_stand(pointer: str) -> bool:
 
 
 def _included(checked: _Subject) -> Iterator[Finding]:
-    """Every `include` is a boolean over declared parameters, and few enough booleans decide."""
+    """Every `include` is an expression over declared parameters, with at most `MAX_INCLUDE_BOOLEANS` booleans."""
     for pointer, parsed in checked.includes.items():
         if parsed is None:
             yield Finding("schema.wrong_type", pointer, "`include` is an expression.")
@@ -230,7 +230,7 @@ def _included(checked: _Subject) -> Iterator[Finding]:
 
 
 def _bypassed(checked: _Subject) -> Iterator[Finding]:
-    """structure.bypass: what leads into an optional node must have one place to go on to without it."""
+    """structure.bypass: an optional node with incoming edges needs exactly one plain edge to its successor."""
     for index, node in enumerate(checked.nodes):
         if "include" in node:
             plain = [edge for edge in checked.edges if edge.get("when") is None and edge.get("condition") is None]

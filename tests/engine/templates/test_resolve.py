@@ -1,4 +1,4 @@
-"""What parameters make of a template."""
+"""Resolving a template with its parameters."""
 
 import re
 from dataclasses import replace
@@ -127,7 +127,7 @@ def test_text_where_no_prompt_stands_is_put_in_as_it_is() -> None:
 )
 def test_no_parameter_becomes_an_expression(type_: str, config: JsonObject) -> None:
     sample = template({"id": "n", "type": type_, "config": config}, defaults={"p": "true"})
-    with pytest.raises(InvalidParams, match="parameter p stands in an expression"):
+    with pytest.raises(InvalidParams, match="uses parameter p in an expression"):
         resolve(sample, {})
 
 
@@ -173,7 +173,7 @@ def test_a_dropped_node_joins_its_neighbours(dropped: str, edges: list[str]) -> 
 
 
 def test_an_include_that_is_no_expression_says_which_node() -> None:
-    with pytest.raises(ExpressionError, match="include of node a is no expression"):
+    with pytest.raises(ExpressionError, match="`include` of node a is not a valid expression"):
         resolve(template({"id": "a", "type": "start", "include": "params."}), {})
 
 
