@@ -1,7 +1,7 @@
 """Read JSON strictly, so that every value means the same to every reader.
 
-These are refused although common parsers accept them: duplicate keys, NaN, Infinity, numbers that overflow, integers beyond
-±(2^53 − 1), NUL, lone surrogates, nesting over 32.
+These are refused although common parsers accept them: duplicate keys, NaN, Infinity, numbers that overflow, integers
+beyond ±(2^53 − 1), NUL, lone surrogates, and nesting over 32.
 """
 
 import json
