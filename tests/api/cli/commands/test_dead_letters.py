@@ -1,4 +1,4 @@
-"""What could not be stored is shown with its reason, and tried again by the service and on request."""
+"""Dead letters are shown with their reason, and tried again by the service and on request."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ def records_fail(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("records_fail")
-async def test_the_command_shows_what_was_kept_aside_and_stores_it_when_asked(
+async def test_the_command_shows_dead_letters_and_stores_them_with_replay(
     service: Service, migrated_sqlite_url: str
 ) -> None:
     assert (await service.start()).status_code == 200
@@ -48,17 +48,17 @@ async def test_the_command_shows_what_was_kept_aside_and_stores_it_when_asked(
 
 
 @pytest.mark.usefixtures("records_fail", "books_left_open")
-async def test_the_command_exits_with_1_where_something_stays(service: Service, migrated_sqlite_url: str) -> None:
+async def test_the_command_exits_with_1_if_dead_letters_remain(service: Service, migrated_sqlite_url: str) -> None:
     await service.start()
     async with service.runtime.database.begin() as connection:
         await connection.execute(update(dead_letter).values(signal={"type": "bytes"}))
     done = await asyncio.to_thread(spanloom, migrated_sqlite_url, "dead-letters", "--replay", "--json")
     document = json.loads(done.stdout)
     assert (done.returncode, document["stored"]) == (1, 0)
-    assert [pile["next_try_at"] for pile in document["items"]] == [None]
+    assert [group["next_try_at"] for group in document["items"]] == [None]
 
 
-async def test_the_service_tries_again_what_is_due(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_service_tries_due_dead_letters_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(Records, "apply", _fail)
         await service.start()

@@ -1,11 +1,11 @@
-"""`spanloom doctor`: what is set, what is missing, and no secrets."""
+"""`spanloom doctor`: settings in force and problems, but no secrets."""
 
 import json
 
 from tests.api.cli.shell import Shell
 
 
-def test_the_doctor_says_what_is_in_force_and_never_a_secret(shell: Shell) -> None:
+def test_doctor_shows_the_settings_in_force_but_no_secrets(shell: Shell) -> None:
     done = shell.run(
         "doctor", OPENAI_API_KEY="sk-verysecret", SPANLOOM_DATABASE_URL="postgresql://u:hidden@127.0.0.1:1/n"
     )
@@ -17,7 +17,7 @@ def test_the_doctor_says_what_is_in_force_and_never_a_secret(shell: Shell) -> No
     assert shell.json("doctor")["ready"] is True
 
 
-def test_the_doctor_is_not_ready_for_the_collector_without_an_ingest_token(shell: Shell) -> None:
+def test_doctor_is_not_ready_for_the_collector_without_an_ingest_token(shell: Shell) -> None:
     done = shell.run("doctor", "--json", SPANLOOM_PIPELINE="collector")
     report = json.loads(done.stdout)
     failed = {check["name"]: check["finding"] for check in report["checks"] if check["level"] == "fail"}

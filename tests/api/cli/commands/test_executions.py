@@ -27,7 +27,7 @@ def serving(shell: Shell) -> Iterator[None]:
         process.communicate(timeout=30)
 
 
-def test_what_is_left_to_a_service_is_run_by_it_and_can_be_followed(shell: Shell) -> None:
+def test_a_service_runs_a_queued_execution_that_can_be_followed(shell: Shell) -> None:
     queued = shell.run(*OFFLINE, "--async")
     execution_id = queued.stdout.strip()
     assert (queued.returncode, len(execution_id)) == (0, 36)
@@ -54,7 +54,7 @@ def test_what_is_left_to_a_service_is_run_by_it_and_can_be_followed(shell: Shell
     assert shell.run("executions", "cancel", again.stdout.strip()).returncode == 0
 
 
-def test_what_is_queued_is_cancelled_at_once(shell: Shell) -> None:
+def test_a_queued_execution_is_cancelled_at_once(shell: Shell) -> None:
     execution_id = shell.json(*OFFLINE, "--async")["id"]
     cancelled = shell.run("executions", "cancel", execution_id, "--reason", "not needed")
     assert (cancelled.returncode, cancelled.stdout) == (0, f"Execution {execution_id} is cancelled.\n")
@@ -64,7 +64,7 @@ def test_what_is_queued_is_cancelled_at_once(shell: Shell) -> None:
     assert (badly.returncode, badly.stderr.splitlines()[-1]) == (1, "cancelled")
 
 
-def test_a_question_is_shown_answered_once_and_gone_on_with(shell: Shell) -> None:
+def test_a_question_is_shown_and_answered_once_and_the_execution_continues(shell: Shell) -> None:
     (shell.folder / "review.json").write_text(json.dumps(REVIEW))
     paused = shell.run("run", "review.json", "-m", "write")
     assert paused.returncode == 1, paused.stderr
@@ -77,14 +77,14 @@ def test_a_question_is_shown_answered_once_and_gone_on_with(shell: Shell) -> Non
     assert (wrong.returncode, wrong.stderr) == (4, "spanloom: The choices are: approved, rejected.\n")
     answered = shell.run(*resume, "rejected", "--data", "{}")
     assert answered.returncode == 0, answered.stderr
-    assert "answered, waits for a worker" in shell.run("executions", "show", "last").stdout
+    assert "answered, waiting for a worker" in shell.run("executions", "show", "last").stdout
     assert shell.run(*resume, "approved", "--data", "{}").returncode == 4
     with serving(shell):
         assert shell.run("trace", execution_id, "--follow").returncode == 0
     assert shell.run(*resume, "approved").returncode == 4
 
 
-def test_what_waits_for_an_answer_is_cancelled_with_all_that_was_kept_to_go_on(shell: Shell) -> None:
+def test_cancelling_a_paused_execution_drops_its_checkpoints(shell: Shell) -> None:
     (shell.folder / "review.json").write_text(json.dumps(REVIEW))
     assert shell.run("run", "review.json", "-m", "write").returncode == 1
     assert checkpoints(shell) > 0
@@ -93,19 +93,19 @@ def test_what_waits_for_an_answer_is_cancelled_with_all_that_was_kept_to_go_on(s
 
 
 def checkpoints(shell: Shell) -> int:
-    """How many LangGraph's saver holds."""
+    """How many checkpoints LangGraph's saver has stored."""
     with closing(sqlite3.connect(shell.folder / "spanloom.db")) as connection:
         return int(connection.execute("SELECT count(*) FROM checkpoints").fetchone()[0])
 
 
-def test_what_has_not_ended_cannot_be_retried(shell: Shell) -> None:
+def test_an_execution_that_has_not_ended_cannot_be_retried(shell: Shell) -> None:
     execution_id = shell.json(*OFFLINE, "--async")["id"]
     refused = shell.run("executions", "retry", execution_id)
     assert (refused.returncode, refused.stderr) == (4, "spanloom: The execution has not ended yet.\n")
     assert shell.run("executions", "cancel", execution_id).returncode == 0
 
 
-def test_data_that_is_no_json_is_wrong_use(shell: Shell) -> None:
+def test_data_that_is_not_json_is_wrong_use(shell: Shell) -> None:
     execution_id = shell.json(*OFFLINE, "--async")["id"]
     wrong = shell.run("executions", "resume", execution_id, "--choice", "approved", "--data", "{")
     assert wrong.returncode == 2

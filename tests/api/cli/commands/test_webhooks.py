@@ -75,7 +75,7 @@ async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
         yield Shell(tmp_path, receiver)
 
 
-async def test_an_endpoint_is_added_tested_and_told_of(shell: Shell) -> None:
+async def test_an_endpoint_is_added_tested_and_listed(shell: Shell) -> None:
     id_ = await shell.add()
     tested = await shell.run("test", id_[:18])
     assert tested.code == 0, tested.err
@@ -90,7 +90,7 @@ async def test_an_endpoint_is_added_tested_and_told_of(shell: Shell) -> None:
     assert (again.code, again.document) == (0, {"deliveries": 1})
 
 
-async def test_an_endpoint_that_does_not_take_it_is_bad_news(shell: Shell) -> None:
+async def test_a_test_event_that_is_not_delivered_is_bad_news(shell: Shell) -> None:
     id_ = await shell.add()
     shell.receiver.answer = lambda call: Reply(500)
     tested = await shell.run("test", id_)
@@ -122,14 +122,16 @@ async def test_a_secret_is_rotated_and_an_endpoint_disabled_and_enabled(shell: S
         (("deliveries", "--state", "lost"), 2, "Unknown state 'lost'. Valid states: pending, delivered, failed."),
     ],
 )
-async def test_what_cannot_be_done_is_said(shell: Shell, arguments: tuple[str, ...], code: int, sentence: str) -> None:
+async def test_a_refusal_says_the_reason_and_no_secret(
+    shell: Shell, arguments: tuple[str, ...], code: int, sentence: str
+) -> None:
     said = await shell.run(*arguments)
     assert (said.code, said.out) == (code, "")
     assert sentence in said.err
     assert "canary" not in said.err
 
 
-async def test_an_unknown_id_is_said(shell: Shell) -> None:
+async def test_an_unknown_id_names_the_command_that_lists_ids(shell: Shell) -> None:
     await shell.add()
     for command in ("test", "rotate", "disable"):
         said = await shell.run(command, "nonsense")
