@@ -2,9 +2,10 @@
 
 import logging
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from typer import TyperException
+from typer.core import TyperGroup
 
 from api.cli.exit_codes import BAD_NEWS, INTERNAL, NOT_READY, REFUSED, WRONG_USE
 from engine.errors import Draining, Refusal, SpanloomError, Unavailable
@@ -43,8 +44,23 @@ def report(error: Exception, *, as_json: bool) -> int:
     return _report_internal(error, as_json=as_json)
 
 
+def wants_json(command: Any, arguments: list[str]) -> bool:
+    """Whether the arguments give `--json` to the command they name, even if that command refuses other arguments.
+
+    `--json` as the value of an option is not the flag. If there is no such command, any `--json` counts.
+    """
+    lenient = {"resilient_parsing": True, "ignore_unknown_options": True}
+    context = command.make_context(command.name, [*arguments], **lenient)
+    while isinstance(context.command, TyperGroup) and (rest := [*context._protected_args, *context.args]):
+        inner = context.command.get_command(context, rest[0])
+        if inner is None:
+            return "--json" in rest or bool(context.params.get("json"))
+        context = inner.make_context(rest[0], rest[1:], parent=context, **lenient)
+    return bool(context.params.get("json"))
+
+
 def exit_code(error: SpanloomError) -> int:
-    """The exit code of an error of ours."""
+    """The exit code for one of spanloom's errors."""
     if isinstance(error, Unavailable | Draining):
         return NOT_READY
     if isinstance(error, Refusal):
@@ -53,7 +69,7 @@ def exit_code(error: SpanloomError) -> int:
 
 
 def wrong_use(message: str) -> NoReturn:
-    """Raises `WrongUse`."""
+    """Raise `WrongUse` with this message."""
     raise WrongUse(message)
 
 

@@ -42,14 +42,14 @@ for command in (
 def main() -> None:
     """Run the command of `sys.argv` and exit with its code. An error is one sentence or one problem document."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # nobody has replaced them yet
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # they are the interpreter's text streams
     arguments = sys.argv[1:]
     try:
         code = app(arguments, prog_name=PROGRAM, standalone_mode=False)
     except Exception as error:
-        from api.cli.errors import report
+        from api.cli.errors import report, wants_json
 
-        code = report(error, as_json="--json" in arguments)
+        code = report(error, as_json=wants_json(typer.main.get_command(app), arguments))
     sys.exit(code if isinstance(code, int) else DONE)
 
 

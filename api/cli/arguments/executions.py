@@ -13,12 +13,15 @@ app = typer.Typer(
 )
 
 Statuses = Annotated[
-    list[str] | None,
-    typer.Option("--status", metavar="STATUS", help="running, completed, failed, cancelled, … Repeatable."),
+    list[str] | None, typer.Option("--status", metavar="STATUS", help="Only this status, such as failed. Repeatable.")
 ]
-Template = Annotated[str | None, typer.Option("--template", metavar="TEMPLATE", help="The key or id of a template.")]
+Template = Annotated[
+    str | None,
+    typer.Option("--template", metavar="TEMPLATE", help="Only executions of this template, by its key or id."),
+]
 ErrorTypes = Annotated[
-    list[str] | None, typer.Option("--error-type", metavar="TYPE", help="Such as timeout. Repeatable.")
+    list[str] | None,
+    typer.Option("--error-type", metavar="TYPE", help="Only this error type, such as timeout. Repeatable."),
 ]
 Limit = Annotated[int, typer.Option(min=1, max=1_000, metavar="N", help="List at most this many executions.")]
 
@@ -34,7 +37,7 @@ def executions(
     limit: Limit = 20,
     json: Json = False,
 ) -> None:
-    """List executions, newest first; or show, cancel, resume or retry one."""
+    """Without a subcommand, list executions, newest first."""
     if context.invoked_subcommand is None:
         _list(status, template, error_type, since, until, limit, json=json)
 
@@ -83,7 +86,10 @@ def cancel(
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Stored with the execution.")] = None,
     json: Json = False,
 ) -> None:
-    """Cancel an execution and wait up to 10 s for it to stop. A queued or paused one ends at once."""
+    """Cancel an execution.
+
+    Waits up to 10 s for it to stop. A queued or paused execution ends at once.
+    """
     from api.cli.commands.executions import cancel_one
 
     raise typer.Exit(cancel_one(id, reason, as_json=json))
@@ -98,11 +104,14 @@ def resume(
         typer.Option(metavar="ID", help="The id of the approval, if the execution asks more than one question."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(metavar="JSON", help="Data for the answer, as the question's schema asks for.")
+        str | None, typer.Option(metavar="JSON", help="Data for the answer, valid for the question's schema.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Answer the question of a paused execution. `spanloom executions show ID` prints the question."""
+    """Answer the question of a paused execution.
+
+    `spanloom executions show ID` prints the question. The execution continues in a `spanloom serve` on this database.
+    """
     from api.cli.commands.executions import resume_one
 
     raise typer.Exit(resume_one(id, choice, approval, data, as_json=json))
@@ -110,7 +119,10 @@ def resume(
 
 @app.command(cls=Command)
 def retry(id: ExecutionId, json: Json = False) -> None:
-    """Queue a finished execution again, with the same graph and input, and print the new id."""
+    """Queue a finished execution again.
+
+    Prints the id of the new execution, which has the same graph and input.
+    """
     from api.cli.commands.executions import retry_one
 
     raise typer.Exit(retry_one(id, as_json=json))

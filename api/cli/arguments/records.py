@@ -1,4 +1,4 @@
-"""`spanloom trace`, `cost`, `reconcile` and `dead-letters`: the commands that read the books."""
+"""`spanloom trace`, `cost`, `reconcile` and `dead-letters`."""
 
 from typing import Annotated
 
@@ -15,9 +15,10 @@ def trace(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show the span tree of an execution, by default of the newest.
+    """Show the span tree of an execution.
 
-    Each span has its duration, tokens, cost and error; the last line tells whether all spans are stored.
+    Without an ID, shows the newest execution. Each span has its duration, tokens, cost and error; the last line tells
+    whether all spans are stored.
     """
     from api.cli.commands.trace import follow_trace, show_trace
 
@@ -40,7 +41,7 @@ def cost(
     until: Until = None,
     json: Json = False,
 ) -> None:
-    """Show the cost of executions, per template or any other group.
+    """Show the cost of executions, per template or other group.
 
     Amounts are exact to the nano-dollar. --from and --to are rounded down to the hour.
     """
@@ -50,9 +51,10 @@ def cost(
 
 
 def reconcile(since: Since = None, until: Until = None, json: Json = False) -> None:
-    """Compare spans, records, roll-ups and Prometheus, by default of the last 24 hours.
+    """Compare spans, records, roll-ups and Prometheus.
 
-    Exits with 1 and lists the differences if they disagree. Repairs nothing.
+    Without --from, compares the last 24 hours. If they disagree, lists the differences and exits with 1. Repairs
+    nothing.
     """
     from api.cli.commands.reconcile import compare
 
@@ -61,13 +63,13 @@ def reconcile(since: Since = None, until: Until = None, json: Json = False) -> N
 
 def dead_letters(
     replay: Annotated[
-        bool, typer.Option("--replay", help="Try to store all of them again first; exit 1 if some still fail.")
+        bool, typer.Option("--replay", help="First try to store all of them again; exit 1 if some still fail.")
     ] = False,
     json: Json = False,
 ) -> None:
     """Show signals that could not be stored, and why.
 
-    A running service tries each again six times within a day.
+    A running `spanloom serve` tries each of them again, six times within a day.
     """
     from api.cli.commands.dead_letters import list_or_replay
 

@@ -48,9 +48,7 @@ def serve(
 
 
 def migrate(
-    check: Annotated[
-        bool, typer.Option("--check", help="Change nothing; exit 1 if the schema is not up to date.")
-    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only check; exit 1 if the schema is not up to date.")] = False,
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL that creates the schema, and exit.")] = False,
     json: Json = False,
 ) -> None:
@@ -63,7 +61,7 @@ def migrate(
 def doctor(json: Json = False) -> None:
     """Check settings, database, models and exporters.
 
-    Each finding says what to do about it. Exits with 3 if executions could not run.
+    Prints advice with each problem. Exits with 3 if executions could not run.
     """
     from api.cli.commands.doctor import examine
 

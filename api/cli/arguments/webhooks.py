@@ -47,7 +47,10 @@ def add_endpoint(
     description: Annotated[str | None, typer.Option(metavar="TEXT", help="Stored with the endpoint.")] = None,
     json: Json = False,
 ) -> None:
-    """Add an endpoint and print its signing secret, which is shown only once."""
+    """Add an endpoint and print its signing secret.
+
+    The secret is shown only once.
+    """
     from api.cli.commands.webhooks import NewEndpoint, add
 
     given = NewEndpoint(url, tuple(event or ()), tuple(template or ()), tuple(header or ()), description)
@@ -56,7 +59,10 @@ def add_endpoint(
 
 @app.command("test", cls=Command)
 def send_test(id: EndpointId, json: Json = False) -> None:
-    """Send a `webhook.test` event now and print the response; exit 1 if it was not delivered."""
+    """Send a test event to an endpoint and print the response.
+
+    The event is `webhook.test`. Exits with 1 if it was not delivered.
+    """
     from api.cli.commands.webhooks import test
 
     raise typer.Exit(test(id, as_json=json))
@@ -66,11 +72,14 @@ def send_test(id: EndpointId, json: Json = False) -> None:
 def rotate_secret(
     id: EndpointId,
     overlap_hours: Annotated[
-        int, typer.Option(min=0, max=168, metavar="HOURS", help="Sign with the old secret too for this long.")
+        int, typer.Option(min=0, max=168, metavar="HOURS", help="How long to sign with the old secret as well.")
     ] = 24,
     json: Json = False,
 ) -> None:
-    """Replace the signing secret of an endpoint and print the new one, which is shown only once."""
+    """Replace the signing secret of an endpoint and print the new one.
+
+    The new secret is shown only once.
+    """
     from api.cli.commands.webhooks import rotate
 
     raise typer.Exit(rotate(id, overlap_hours, as_json=json))
@@ -78,7 +87,7 @@ def rotate_secret(
 
 @app.command("disable", cls=Command)
 def disable_endpoint(id: EndpointId, json: Json = False) -> None:
-    """Disable an endpoint; pending deliveries fail."""
+    """Disable an endpoint. Its pending deliveries fail."""
     from api.cli.commands.webhooks import set_status
 
     raise typer.Exit(set_status(id, "disabled", as_json=json))
@@ -122,11 +131,14 @@ def redeliver(
     since: Since = None,
     until: Until = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Also send delivered events again, not only failed ones.")
+        bool, typer.Option("--all", help="With --from and --to: send successful deliveries again, too.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Send a delivery again, or all that an endpoint missed in a period, with the same ids and bodies."""
+    """Send a delivery again, or all that an endpoint missed.
+
+    With --from and --to, sends the failed deliveries of an endpoint in that period. Ids and bodies stay the same.
+    """
     from api.cli.commands.webhooks import redeliver
 
     raise typer.Exit(redeliver(id, utc(since), utc(until), everything=everything, as_json=json))

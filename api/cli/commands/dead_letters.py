@@ -21,7 +21,7 @@ def list_or_replay(*, replay: bool, as_json: bool) -> int:
     done, found = asyncio.run(_read(settings, replay=replay))
     if as_json:
         stored = {} if done is None else {"stored": done.stored}
-        terminal.show_json(stored | {"items": [asdict(pile) for pile in found]})
+        terminal.show_json(stored | {"items": [asdict(group) for group in found]})
     else:
         if done is not None:
             print(f"Stored {plural(done.stored, 'dead letter')}.")

@@ -42,7 +42,7 @@ def _program(settings: Settings) -> Iterator[Check]:
     yield Check("spanloom", "ok", f"{version('spanloom')} on Python {platform.python_version()}")
     every = in_force(settings)
     given = [f"{setting.variable}={setting.shown}" for setting in every if setting.is_set]
-    rest = f"{len(every) - len(given)} settings have their default; --json shows all"
+    rest = f"{len(every) - len(given)} settings have their default; --json lists all"
     yield Check("settings", "ok", "\n".join(given) or "all defaults", rest)
 
 
@@ -67,7 +67,7 @@ async def _database_checks(settings: Settings) -> AsyncIterator[Check]:
         yield _schema(waiting, is_sqlite=database.dialect_name == "sqlite")
         skew = abs((datetime.now(UTC) - clock).total_seconds())
         advice = "synchronise the clocks of both machines, for example with NTP" if skew > _SKEW_SECONDS else ""
-        yield Check("clock", "warn" if advice else "ok", f"{skew:.1f} s off the database's clock", advice)
+        yield Check("clock", "warn" if advice else "ok", f"differs from the database's clock by {skew:.1f} s", advice)
 
 
 def _new_file(file: Path) -> Check | None:
@@ -106,7 +106,7 @@ def _models(settings: Settings) -> Iterator[Check]:
     yield Check(
         "prices",
         "ok" if is_priced else "warn",
-        "own file, then the built-in catalogue" if settings.prices else "built-in catalogue",
+        "the file of SPANLOOM_PRICES, then the built-in catalogue" if settings.prices else "built-in catalogue",
         advice,
     )
 
@@ -156,7 +156,7 @@ def _surroundings(settings: Settings) -> Iterator[Check]:
         advice = (
             "the command line can search any folder; SPANLOOM_FILES_ROOTS lists folders that HTTP requests can search"
         )
-        yield Check("files", "info", "HTTP requests can search no folder", advice)
+        yield Check("files", "info", "HTTP requests cannot search any folder", advice)
 
 
 def _attempt(name: str, check: Callable[[], None], finding: str) -> Check:
@@ -173,4 +173,4 @@ def _exporters() -> Check:
     except ExportSettingInvalid as error:
         return Check("exporters", "fail", str(error))
     telemetry.shutdown()
-    return Check("exporters", "ok", "as the OTEL_* variables say")
+    return Check("exporters", "ok", "set by the OTEL_* variables")

@@ -16,6 +16,7 @@ from telemetry.reconcile.job import reconcile
 
 _DAY = timedelta(days=1)
 _SHOWN = 50
+_ALL = "Prometheus counters"
 
 
 def compare(since: datetime | None, until: datetime | None, *, as_json: bool) -> int:
@@ -46,7 +47,8 @@ def sentences(report: ReconcileReport) -> list[str]:
         f"Compared {time}: {plural(report.executions, 'execution')}, {plural(report.rollup_rows, 'roll-up row')}."
     )
     counters = [
-        f"{counter.metric}: {'compared' if counter.is_compared else f'not compared, {counter.note}'}"
+        f"{_ALL if counter.metric == 'all' else counter.metric}: "
+        + ("compared" if counter.is_compared else f"not compared, {counter.note}")
         for counter in report.counters
     ]
     if not report.differences:

@@ -74,12 +74,12 @@ _NUMBERS = frozenset({"duration", "tokens", "cost"})
 
 
 def execution_details(record: ExecutionRecord, trace_url: str | None, *, is_answered: bool = False) -> RenderableType:
-    """The fields of one record that have a value. `is_answered`: its question is, and no worker has claimed it yet."""
+    """The fields of one record that have a value. `is_answered`: its question is answered, but unclaimed."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in _details(record, trace_url):
-        grid.add_row(name, "answered, waits for a worker" if is_answered and name == "status" else value)
+        grid.add_row(name, "answered, waiting for a worker" if is_answered and name == "status" else value)
     if is_answered:
         return Group(grid, Text(f"Answered. It continues {_WHEN_SERVED}"))
     if record.status == Status.QUEUED:
@@ -304,8 +304,9 @@ def dead_letters_table(found: Sequence["DeadLetterGroup"]) -> RenderableType:
         return Text("No dead letters.")
     table = _table("consumer", "since (UTC)", "next try (UTC)", right=["signals"])
     table.add_column("reason", overflow="fold")
-    for pile in found:
-        table.add_row(pile.consumer, moment(pile.since), moment(pile.next_try_at), count(pile.letters), pile.reason)
+    for group in found:
+        cells = (group.consumer, moment(group.since), moment(group.next_try_at), count(group.letters), group.reason)
+        table.add_row(*cells)
     return table
 
 

@@ -47,7 +47,7 @@ async def test_the_command_exits_with_1_and_the_ids_where_the_books_disagree(
     id_ = (await service.start()).json()["execution_id"]
     good = await asyncio.to_thread(spanloom, migrated_sqlite_url, "reconcile")
     assert (good.returncode, good.stdout.splitlines()[-1]) == (0, "The books agree."), good.stderr
-    assert "all: not compared, SPANLOOM_PROMETHEUS_URL is not set" in good.stdout
+    assert "Prometheus counters: not compared, SPANLOOM_PROMETHEUS_URL is not set" in good.stdout
     await plant(service.runtime.database, id_)
     bad = await asyncio.to_thread(spanloom, migrated_sqlite_url, "reconcile", "--json")
     assert bad.returncode == 1
