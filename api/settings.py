@@ -1,4 +1,4 @@
-"""Every setting of the service, and the only place where the environment is read (`OTEL_*` is telemetry's).
+"""Every setting of the service. Only this module reads the environment, except `OTEL_*`, which telemetry reads.
 
 `.env.example` is generated from here: the first line of a field's description is what users read.
 """
@@ -23,7 +23,7 @@ from engine.security.addresses import Exceptions
 PREFIX = "SPANLOOM_"
 
 MIN_SECRET_KEY = 32
-"""Characters."""
+"""The shortest secret key, in characters."""
 
 _OF_TESTS = frozenset({"SPANLOOM_FAULTS", "SPANLOOM_FAULTS_SEED", "SPANLOOM_REQUIRE_ALL", "SPANLOOM_TEST_DATABASE_URL"})
 
@@ -95,7 +95,7 @@ def _exceptions(items: tuple[str, ...]) -> tuple[str, ...]:
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Span = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-"""Seconds or hours that are not 0."""
+"""Seconds or hours, more than 0."""
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 SecretKeys = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_secret_keys)]
@@ -106,7 +106,7 @@ Folders = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
-    """What the environment says, with defaults; an empty variable counts as not set. Lists are split at commas."""
+    """The settings from the environment. An empty variable counts as not set; commas separate list items."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, populate_by_name=True, frozen=True, extra="forbid"
@@ -115,18 +115,19 @@ class Settings(BaseSettings):
     database_url: str = Field(
         "sqlite:///./spanloom.db",
         repr=False,
-        description="Where everything is kept: sqlite:///file or postgresql://user@host/name",
+        description="Database: sqlite:///file or postgresql://user@host/name",
     )
     sqlite_synchronous: Literal["NORMAL", "FULL"] = Field(
-        "NORMAL", description="What a commit on SQLite survives: NORMAL a crash of the process, FULL one of the machine"
+        "NORMAL",
+        description="Durability of commits on SQLite: NORMAL survives a crash of the process, FULL one of the machine",
     )
     secret_key: SecretKeys = Field(
         (),
         repr=False,
-        description="Long random keys that secrets are sealed with, newest first (SQLite: a file beside the database)",
+        description="Long random keys that seal secrets, newest first (SQLite: a file beside the database)",
     )
     bind: Annotated[str, AfterValidator(_host_and_port)] | None = Field(
-        None, description="Address to listen on; without keys loopback only (127.0.0.1:8000)"
+        None, description="Address to listen on; loopback only, as there are no API keys yet (127.0.0.1:8000)"
     )
     pipeline: Annotated[Literal["embedded", "collector"], BeforeValidator(_lower)] = Field(
         "embedded",
@@ -167,7 +168,7 @@ class Settings(BaseSettings):
         description="Seconds before each attempt to deliver a webhook, the first one included",
     )
     webhook_timeout_seconds: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False)] = Field(
-        20.0, description="How long an endpoint may take to answer a webhook"
+        20.0, description="Seconds that an endpoint may take to respond to a webhook"
     )
     webhook_disable_hours: Seconds = Field(
         120.0, description="Hours of continuous failures after which an endpoint is disabled"
@@ -223,7 +224,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _renewed_in_time(self) -> Self:
-        """One sign of life may be lost or late."""
+        """Require that one renewal may fail or be late."""
         if self.lease_renew_seconds * 2 >= self.lease_seconds:
             raise ValueError(
                 "SPANLOOM_LEASE_RENEW_SECONDS is less than half of SPANLOOM_LEASE_SECONDS, so that one renewal may fail"
@@ -255,11 +256,11 @@ class Settings(BaseSettings):
 
     @property
     def logs_as_json(self) -> bool:
-        """Text is for people at a terminal."""
+        """Whether logs are JSON; without a setting they are text on a terminal and JSON elsewhere."""
         return not sys.stderr.isatty() if self.log_format is None else self.log_format == "json"
 
     def trace_link(self, trace_id: str | None) -> str | None:
-        """Where the trace can be looked at; null if nobody said."""
+        """The URL of the trace; None without `SPANLOOM_TRACE_URL` or without a trace."""
         return self.trace_url.replace("{trace_id}", trace_id) if self.trace_url and trace_id else None
 
 
@@ -276,15 +277,15 @@ def read_settings() -> Settings:
 
 
 def _sentence(found: ErrorDetails) -> str:
-    """What is wrong with a setting, or with several of them together."""
+    """A sentence about an error in one setting, or in several together."""
     message = found["msg"].removeprefix("Value error, ")
     return f"{_variable(found['loc'])}: {message}" if found["loc"] else message
 
 
 def prepare_process(settings: Settings) -> None:
-    """Set what libraries read from the environment while they are imported; call it before LangGraph is.
+    """Set variables that libraries read during their import; call this before LangGraph is imported.
 
-    LangGraph runs no code found in checkpoints, LangSmith is sent no payloads, Anthropic's client makes no spans.
+    Then LangGraph runs no code from checkpoints, no payloads go to LangSmith, and Anthropic's client makes no spans.
     """
     strict = "LANGGRAPH_STRICT_MSGPACK"
     if "langgraph" in sys.modules and os.environ.get(strict, "").lower() not in ("1", "true", "yes"):
@@ -297,28 +298,28 @@ def prepare_process(settings: Settings) -> None:
 
 
 def check_bind(settings: Settings) -> None:
-    """Raises `SettingsInvalid` where the service would listen beyond this machine: there are no keys yet."""
+    """Raises `SettingsInvalid` if other machines could reach the service: there are no API keys yet."""
     host, _ = settings.address
     if not is_loopback(host):
         raise SettingsInvalid(
-            f"SPANLOOM_BIND={host} is not a loopback address, and everybody who reaches it could run workflows; "
+            f"SPANLOOM_BIND={host} is not a loopback address, so anyone who can reach it could run workflows; "
             "use 127.0.0.1 and put a proxy that asks for a password in front"
         )
 
 
 def check_ingest(settings: Settings) -> None:
-    """Raises `SettingsInvalid` where nobody could bring signals back."""
+    """Raises `SettingsInvalid` if no Collector could deliver signals."""
     if settings.pipeline != "collector":
-        raise SettingsInvalid("the role ingest is for SPANLOOM_PIPELINE=collector")
+        raise SettingsInvalid("the role ingest needs SPANLOOM_PIPELINE=collector")
     if not settings.ingest_tokens:
         raise SettingsInvalid(
-            "SPANLOOM_PIPELINE=collector needs SPANLOOM_INGEST_TOKENS, the token that the Collector shows; "
+            "SPANLOOM_PIPELINE=collector needs SPANLOOM_INGEST_TOKENS, the token that the Collector sends; "
             "make one with `openssl rand -hex 32` and give it to the Collector as SPANLOOM_INGEST_TOKEN"
         )
 
 
 def is_loopback(host: str) -> bool:
-    """A name or address that only this machine has."""
+    """Whether a name or address reaches only this machine."""
     if host.lower().rstrip(".") == "localhost":
         return True
     try:
@@ -329,16 +330,16 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SettingInForce:
-    """A setting as it stands: variable, value in words (of a secret only whether it is there), and where it is from."""
+    """The current value of a setting, as text. Of a secret it says only whether there is one."""
 
     variable: str
     shown: str
     is_set: bool
-    """By the environment; else it has its default."""
+    """True if the environment sets it, false if it has its default."""
 
 
 def in_force(settings: Settings) -> list[SettingInForce]:
-    """Every setting, in their order."""
+    """The current value of every setting, in the order of the fields."""
     found: list[SettingInForce] = []
     for name, field in Settings.model_fields.items():
         value: object = getattr(settings, name)
@@ -348,7 +349,7 @@ def in_force(settings: Settings) -> list[SettingInForce]:
 
 
 def setting_rows() -> list[tuple[str, str, str]]:
-    """Variable, default and meaning of every setting, in their order; an empty default is none."""
+    """Variable, default and meaning of every setting, in the order of the fields; the default may be empty."""
     return [
         (_variable((name,)), _shown(field.default), field.description or "")
         for name, field in Settings.model_fields.items()
@@ -383,7 +384,7 @@ def _known() -> set[str]:
 
 
 def _variable(location: tuple[int | str, ...]) -> str:
-    """The variable of a field, or of the place of an error."""
+    """The environment variable of a field, or of the place of an error."""
     first = str(location[0]) if location else ""
     field = Settings.model_fields.get(first)
     if field is None:

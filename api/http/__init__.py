@@ -1,1 +1,1 @@
-"""HTTP without routes: middleware, problems, bodies, pagination, event streams."""
+"""The parts of HTTP that all routes share: middleware, problems, bodies, responses, pagination, event streams."""

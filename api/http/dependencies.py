@@ -1,4 +1,4 @@
-"""What routes are given: the running service, and who asks."""
+"""Dependencies of routes: the running service, the caller, and the Idempotency-Key."""
 
 import re
 from typing import Annotated
@@ -15,16 +15,16 @@ from api.wiring.runtime import Runtime
 from engine.request import Caller
 
 OWNER = "default"
-"""Whoever reaches a service without keys."""
+"""The owner of every execution: the service has no API keys yet, so all callers are one owner."""
 
 _KEY = re.compile(r"[!-~]{1,255}")
 
 LINKED_TRACE = "spanloom.linked_trace"
-"""Where the scope of a request holds the trace of a caller whom executions link to."""
+"""The key in the ASGI scope under which the caller's trace is kept if executions link to it."""
 
 
 class QueryModel(BaseModel):
-    """The query parameters of a route; a misspelt one is refused."""
+    """The query parameters of a route; unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -40,7 +40,7 @@ def _runtime(request: Request) -> Runtime:
 
 
 def _caller(request: Request) -> Caller:
-    """The execution's root span goes below the span of the request."""
+    """The caller of a request. The execution's root span becomes a child of the request's span."""
     span = trace.get_current_span()
     return Caller(
         owner=OWNER,
@@ -55,7 +55,7 @@ def _idempotency_key(request: Request) -> str | None:
     if not keys:
         return None
     if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
-        raise Problem("invalid_header", f"{IDEMPOTENCY_KEY} is one value of 1 to 255 visible ASCII characters.")
+        raise Problem("invalid_header", f"Send one {IDEMPOTENCY_KEY} of 1 to 255 visible ASCII characters.")
     return keys[0]
 
 

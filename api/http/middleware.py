@@ -1,4 +1,6 @@
-"""What holds for every request and every answer, before and after the routes: ids, host, size, headers, last resort."""
+"""The outermost middleware: checks host and size of every request, adds ids and headers to every response, and turns
+errors into problem documents.
+"""
 
 import asyncio
 import logging
@@ -24,8 +26,8 @@ _CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 log = logging.getLogger(__name__)
 
 
-class Edge:
-    """The outermost of our layers: refuses what no route should see, and signs every answer."""
+class OuterMiddleware:
+    """Refuses requests with a foreign host, too large a body or a NUL, and adds headers to every response."""
 
     def __init__(self, app: ASGIApp, *, allowed_hosts: Sequence[str], max_body_bytes: int) -> None:
         self._app = app
@@ -33,14 +35,14 @@ class Edge:
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request. The home of broad catching for HTTP."""
+        """Handle one request. This is the one place where HTTP catches every exception."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         ids = _make_ids(headers)
         scope.setdefault("state", {})["ids"] = ids
-        body, answer = _Body(receive, self._max_body_bytes), _Answer(ids, send)
+        body, answer = _Body(receive, self._max_body_bytes), _Response(ids, send)
         try:
             self._check(scope, headers)
             await self._app(scope, body.receive, answer.send)
@@ -54,7 +56,7 @@ class Edge:
                 log.exception("request failed", extra=_fields(ids))
             await answer.refuse(refusal, scope, receive)
         except ClientDisconnect:
-            log.debug("the client left while it sent the request", extra=_fields(ids))
+            log.debug("the client disconnected before it had sent the whole request", extra=_fields(ids))
         except Exception:
             log.exception("request failed", extra=_fields(ids))
             if answer.has_begun:
@@ -64,7 +66,9 @@ class Edge:
     def _check(self, scope: Scope, headers: Headers) -> None:
         host = _host_name(headers.get("host", ""))
         if not (is_loopback(host) or host in self._allowed_hosts):
-            raise Problem("host_not_allowed", "Name the host as localhost, or list its name in SPANLOOM_ALLOWED_HOSTS.")
+            raise Problem(
+                "host_not_allowed", "Call the service as localhost, or add its name to SPANLOOM_ALLOWED_HOSTS."
+            )
         length = headers.get("content-length", "")
         if length.isascii() and length.isdigit() and int(length) > self._max_body_bytes:
             raise _too_large(self._max_body_bytes)
@@ -73,7 +77,7 @@ class Edge:
 
 
 class _Body:
-    """The way in: the application reads so many bytes at most, and what it does not want can be read past."""
+    """The request body, with a limit on its size; the unread rest can be drained."""
 
     def __init__(self, receive: Receive, most_bytes: int) -> None:
         self._receive = receive
@@ -82,14 +86,14 @@ class _Body:
         self._is_over = False
 
     async def receive(self) -> Message:
-        """The next piece. Raises `Problem` where there are too many bytes."""
+        """The next part of the body. Raises `Problem` if the body is too large."""
         message = await self._next()
         if self._read > self._most_bytes:
             raise _too_large(self._most_bytes)
         return message
 
     async def drain(self) -> None:
-        """Read the rest, within bounds: a client that is cut off while it sends never sees the answer."""
+        """Read the rest, with limits on bytes and time: a client cut off while sending never sees the response."""
         last = self._read + _DRAINED_BYTES
         with suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
@@ -103,8 +107,8 @@ class _Body:
         return message
 
 
-class _Answer:
-    """The way back: adds what every answer has."""
+class _Response:
+    """Sends the response with the headers that every response has."""
 
     def __init__(self, ids: RequestIds, send: Send) -> None:
         self._ids = ids
@@ -126,18 +130,18 @@ class _Answer:
 
 
 def ids_of(request: Request) -> RequestIds:
-    """The ids of a request that came through the edge."""
+    """The ids that the middleware gave to a request."""
     ids = request.state.ids
     assert isinstance(ids, RequestIds)
     return ids
 
 
 def _too_large(most_bytes: int) -> Problem:
-    return Problem("body_too_large", f"The body may have {most_bytes} bytes at most.", headers={"Connection": "close"})
+    return Problem("body_too_large", f"Send a body of at most {most_bytes} bytes.", headers={"Connection": "close"})
 
 
 def _make_ids(headers: Headers) -> RequestIds:
-    """The server span's ids, or where the request is not traced, ones that nothing is stored under."""
+    """The ids of the server span; random ids, under which nothing is stored, if the request is not traced."""
     span = trace.get_current_span().get_span_context()
     trace_id = trace.format_trace_id(span.trace_id) if span.is_valid else secrets.token_hex(16)
     span_id = trace.format_span_id(span.span_id) if span.is_valid else secrets.token_hex(8)
@@ -152,7 +156,7 @@ def _fields(ids: RequestIds) -> dict[str, str]:
 
 
 def _host_name(header: str) -> str:
-    """The name of a Host header, without the port, in lower case; IPv6 addresses without brackets."""
+    """The host of a Host header in lower case, without the port and without the brackets of an IPv6 address."""
     if header.startswith("["):
         return header[1:].partition("]")[0]
     return header.partition(":")[0].lower().rstrip(".")

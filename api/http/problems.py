@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents. Input is not echoed, except ids and plain names."""
+"""Errors as RFC 9457 problem documents. They repeat no input except ids and plain names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,23 +44,25 @@ TITLES: Mapping[str, tuple[int, str]] = {
     "unavailable": (503, "The service cannot take the request now"),
     "draining": (503, "The service is stopping"),
 }
-"""Code to status and title: every problem there is."""
+"""The status and title of every problem, by code."""
 
 
 class InputError(BaseModel):
-    """One thing that is wrong with a request: where, and why."""
+    """One error in a request: its place, as an RFC 6901 pointer into the body, query or path, and the reason."""
 
     model_config = ConfigDict(frozen=True, validate_by_name=True, serialize_by_alias=True)
 
     place: Literal["body", "query", "path"] = Field(alias="in")
     pointer: str
-    """RFC 6901."""
     code: str
     message: str
 
 
 class ProblemDocument(BaseModel):
-    """An error as RFC 9457 says, with `code` for programs and `detail` for people."""
+    """An error as RFC 9457 defines it: `code` is for programs, `detail` for people.
+
+    `report` lists the errors of the graph if the code is `invalid_workflow`.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -76,12 +78,11 @@ class ProblemDocument(BaseModel):
     retry_after_seconds: int | None
     errors: list[InputError]
     report: ValidationReport | None
-    """What is wrong with the graph, where the problem is `invalid_workflow`."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestIds:
-    """How a request is found again: in the caller's logs, in ours, in traces."""
+    """The ids of a request in the caller's logs, in our logs and in traces."""
 
     correlation_id: str
     trace_id: str
@@ -90,7 +91,7 @@ class RequestIds:
 
     @property
     def traceresponse(self) -> str:
-        """As the header of that name is written."""
+        """The value of the `traceresponse` header."""
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.is_sampled else '00'}"
 
 
@@ -121,7 +122,7 @@ class Problem(Exception):
         return TITLES[self.code][0]
 
     def document(self, ids: RequestIds | None, instance: str | None = None) -> ProblemDocument:
-        """The body of the answer."""
+        """The problem as a document."""
         status, title = TITLES[self.code]
         return ProblemDocument(
             type=f"urn:spanloom:problem:{self.code}",
@@ -139,7 +140,7 @@ class Problem(Exception):
         )
 
     def response(self, ids: RequestIds, instance: str) -> Response:
-        """The answer."""
+        """The problem as an HTTP response."""
         document = self.document(ids, instance)
         headers = dict(self.headers)
         if document.retry_after_seconds is not None:
@@ -151,7 +152,7 @@ class Problem(Exception):
 
 
 def problem_of(error: SpanloomError, execution_id: str | None = None) -> Problem:
-    """The problem of one of our errors; one that no caller should see is an `internal_error`."""
+    """The problem for an error; errors that callers should not see become `internal_error`."""
     if error.code not in TITLES or error.code == "internal_error":
         return internal_error(execution_id)
     report = error.report if isinstance(error, MalformedWorkflow) else None
@@ -159,5 +160,5 @@ def problem_of(error: SpanloomError, execution_id: str | None = None) -> Problem
 
 
 def internal_error(execution_id: str | None = None) -> Problem:
-    """What a caller is told of a fault of ours."""
-    return Problem("internal_error", "The fault is logged under the correlation id.", execution_id=execution_id)
+    """The problem for a fault of the service; the log has the details."""
+    return Problem("internal_error", "The log has the details under the correlation id.", execution_id=execution_id)

@@ -1,4 +1,4 @@
-"""Reads the bodies of requests: JSON that means the same to every reader, then the engine's own models."""
+"""Reads request bodies as strict JSON, validates them, and turns validation errors into problems."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
@@ -23,17 +23,17 @@ _CODES = {
     "datetime_from_date_parsing": "wrong_type",
     "timezone_aware": "wrong_type",
 }
-"""Any other type of error in a query is `out_of_range`."""
+"""Codes of errors in query and path, by Pydantic's error type; all other types are `out_of_range`."""
 
 
 async def read_body(request: Request, model: type[Body], *, optional: bool = False) -> Body:
-    """The body as a model; without one, and if that is `optional`, the model's defaults. Raises `Problem`."""
+    """The body as a model. An empty body is refused, or means the model's defaults if `optional`. Raises `Problem`."""
     data = await request.body()
     if not data and optional:
         return model()
     _check_content_type(request)
     if not data:
-        raise Problem("malformed_json", "The body is empty.")
+        raise Problem("malformed_json", "The request body is empty. Send a JSON document.")
     try:
         document = read_json(data)
     except MalformedJson as error:
@@ -45,7 +45,7 @@ async def read_body(request: Request, model: type[Body], *, optional: bool = Fal
 
 
 def invalid_parameters(error: RequestValidationError) -> Problem:
-    """The problem of query and path parameters that do not fit."""
+    """The problem for invalid query and path parameters."""
     errors = []
     for found in error.errors():
         place, *steps = found["loc"]
@@ -57,7 +57,7 @@ def invalid_parameters(error: RequestValidationError) -> Problem:
 
 
 def _sentence(found: Mapping[str, Any]) -> str:
-    """What is wrong with a parameter, and which values it may have."""
+    """A sentence about the error of a parameter, with the valid values where there is a list of them."""
     if _CODES.get(found["type"]) == "unknown_field":
         return "There is no parameter of this name."
     if found["type"] not in ("literal_error", "enum"):
@@ -71,7 +71,7 @@ def _sentence(found: Mapping[str, Any]) -> str:
 
 
 def _check_content_type(request: Request) -> None:
-    """Anything but JSON is refused, which also stops forms of other sites."""
+    """Refuse bodies that are not JSON. This also stops form posts from other sites."""
     media_type, _, parameters = request.headers.get("content-type", "").partition(";")
     charset = parameters.strip().lower().removeprefix("charset=").strip('"')
     if media_type.strip().lower() != "application/json" or charset not in ("", "utf-8", "utf8"):

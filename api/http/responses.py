@@ -1,4 +1,4 @@
-"""How routes answer: JSON from a model, and what OpenAPI says of it."""
+"""JSON responses of routes, and their descriptions for OpenAPI."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,39 +11,39 @@ from engine.graph import JsonObject
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 
-Answers = dict[int | str, dict[str, Any]]
-"""Status to what OpenAPI says of the answer."""
+OpenapiResponses = dict[int | str, dict[str, Any]]
+"""OpenAPI's description of each response, by status."""
 
 PROBLEMS_EVERYWHERE = ("host_not_allowed", "internal_error", "unavailable")
 
 
-def json_answer(document: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """The document as JSON."""
+def json_response(document: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON response with the document."""
     return Response(document.model_dump_json(by_alias=True), status, headers, media_type="application/json")
 
 
 def next_link(request: Request, cursor: str | None) -> dict[str, str]:
-    """The header that leads to the next page, relative to this service; nothing on the last one."""
+    """The `Link` header with the path of the next page; no header on the last page."""
     if cursor is None:
         return {}
     url = request.url.include_query_params(cursor=cursor)
     return {"Link": f'<{url.path}?{url.query}>; rel="next"'}
 
 
-def takes_body(
+def openapi_body(
     model: str, *, required: bool = True, key: bool = False, examples: Mapping[str, JsonObject] | None = None
 ) -> dict[str, object]:
-    """What OpenAPI says of a body that the route reads itself; `key`: it may come under an Idempotency-Key."""
+    """OpenAPI's description of a body that the route reads itself; `key` if the route accepts an Idempotency-Key."""
     content: dict[str, object] = {"schema": {"$ref": f"#/components/schemas/{model}"}}
     if examples:
         content["examples"] = examples
     body: dict[str, object] = {"requestBody": {"required": required, "content": {"application/json": content}}}
-    return body | takes_key() if key else body
+    return body | openapi_key() if key else body
 
 
-def takes_key() -> dict[str, object]:
-    """What OpenAPI says of a route that may be called under an Idempotency-Key."""
-    meaning = "Repeated under the same key, a request starts nothing again. Visible ASCII, unique per owner."
+def openapi_key() -> dict[str, object]:
+    """OpenAPI's description of the Idempotency-Key header."""
+    meaning = "A repeated request with the same key starts no second execution. Visible ASCII, unique per owner."
     schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
     return {
         "parameters": [
@@ -52,9 +52,9 @@ def takes_key() -> dict[str, object]:
     }
 
 
-def answers(good: Answers, *codes: str) -> Answers:
-    """The answers of a route for OpenAPI: the good ones, its problems by reference, and those that every route has."""
-    found: Answers = {}
+def openapi_responses(good: OpenapiResponses, *codes: str) -> OpenapiResponses:
+    """OpenAPI's description of a route's responses: the successful ones, its own problems, and those of every route."""
+    found: OpenapiResponses = {}
     for code in sorted((*codes, *PROBLEMS_EVERYWHERE), key=lambda code: TITLES[code][0]):
         status, title = TITLES[code]
         if status in found:

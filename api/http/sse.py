@@ -1,4 +1,4 @@
-"""Event streams: `ExecutionEvent`s as server-sent events, one frame each."""
+"""Event streams: each `ExecutionEvent` is sent as one server-sent event, called a frame."""
 
 import asyncio
 import logging
@@ -15,11 +15,11 @@ from engine.events import ExecutionEvent
 
 PING_SECONDS = 15.0
 SLOW_SECONDS = 30.0
-"""A reader that takes nothing for so long is cut off; the execution waits for nobody."""
+"""A reader that accepts no data for this long is disconnected. The execution never waits for readers."""
 
 _BURST = 4
-"""Frames sent before the event loop gets a turn. Only then is a lost connection noticed, and asyncio warns of the fifth
-write to one.
+"""Frames sent before the event loop gets a turn. A lost connection is noticed only then, and asyncio warns at the fifth
+write to a lost connection.
 """
 
 _OPENING = b"retry: 2000\n\n"
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def frame(event: ExecutionEvent) -> bytes:
-    """The event on the wire; its id is `<attempt>-<seq>`."""
+    """The event as a frame; its id is `<attempt>-<seq>`."""
     return b"event: %b\ndata: %b\nid: %d-%d\n\n" % (
         event.type.encode(),
         orjson.dumps(event.document()),
@@ -39,7 +39,7 @@ def frame(event: ExecutionEvent) -> bytes:
 
 
 def error_frame(problem: ProblemDocument) -> bytes:
-    """The stream broke, the execution may go on. It has no id."""
+    """A frame that says why the stream broke, while the execution may go on. It has no id."""
     return b"event: stream_error\ndata: %b\n\n" % orjson.dumps(problem.model_dump(mode="json"))
 
 
@@ -50,9 +50,10 @@ async def frames(
     first: ExecutionEvent | None = None,
     ping_seconds: float = PING_SECONDS,
 ) -> AsyncGenerator[bytes, None]:
-    """The stream to its closing event. `follow` gives what comes behind an event, or behind where the stream begins.
+    """The frames of a stream, up to its closing event.
 
-    `broken` says in a document why it ends without a closing event.
+    `follow` yields the events after the given one, and from the start for None. `broken` makes the problem document
+    for a stream that ends without a closing event.
     """
     yield _OPENING + (b"" if first is None else frame(first))
     last = first
@@ -78,7 +79,7 @@ def _is_closing(event: ExecutionEvent | None) -> bool:
 
 
 class EventStream(StreamingResponse):
-    """Sends frames, and says when it is over, however it ended."""
+    """A response that sends frames and calls `on_close` when it ends, for whatever reason."""
 
     media_type = "text/event-stream"
 
@@ -90,7 +91,7 @@ class EventStream(StreamingResponse):
         self._on_close = on_close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Stream until the end, or until the client leaves or reads nothing any more."""
+        """Stream until the end, or until the client disconnects or stops reading."""
         sent = 0
 
         async def send_in_time(message: Message) -> None:
@@ -105,6 +106,6 @@ class EventStream(StreamingResponse):
             async with aclosing(self._content):
                 await super().__call__(scope, receive, send_in_time)
         except* TimeoutError:
-            log.warning("a reader that took no events for %g s was cut off", SLOW_SECONDS)
+            log.warning("disconnected a reader that accepted no events for %g s", SLOW_SECONDS)
         finally:
             self._on_close()

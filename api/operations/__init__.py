@@ -1,1 +1,1 @@
-"""What callers may do with an execution."""
+"""Operations on executions that HTTP and the command line share: start, follow, approve, retry, look up."""

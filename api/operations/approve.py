@@ -1,4 +1,4 @@
-"""Answers what a paused execution asks: the first answer lets it go on, whoever gives it and wherever."""
+"""OpenapiResponses the question of a paused execution. The first answer counts and lets the execution continue."""
 
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,7 +13,7 @@ from engine.store.control import ControlRow
 
 
 class ResumeBody(Document):
-    """The answer to one question of a paused execution; `data` fits the question's `response_schema`."""
+    """The answer to one question of a paused execution; `data` must match the question's `response_schema`."""
 
     approval_id: str = Field(min_length=1, max_length=255)
     choice: str = Field(min_length=1, max_length=255)
@@ -23,9 +23,9 @@ class ResumeBody(Document):
 async def answer(
     connection: AsyncConnection, execution_id: str, owner: str, given: ResumeBody, answered_by: str
 ) -> None:
-    """Keep the answer and let the execution go on, both or neither.
+    """Store the answer and let the execution continue, both or neither.
 
-    Raises `NotFound`, `NotPaused`, `AlreadyAnswered` or `InvalidAnswer`; the transaction is to be rolled back then.
+    Raises `NotFound`, `NotPaused`, `AlreadyAnswered` or `InvalidAnswer`; the caller rolls the transaction back then.
     """
     row = await control.get(connection, execution_id, owner)
     if row is None:
@@ -48,7 +48,7 @@ async def answer(
 
 
 async def open_questions(connection: AsyncConnection, row: ControlRow | None) -> list[Approval]:
-    """What an execution asks while it is paused."""
+    """The unanswered questions of a paused execution; none in any other status."""
     if row is None or row.status is not Status.PAUSED:
         return []
     return await approvals.list_open(connection, row.execution_id)

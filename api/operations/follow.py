@@ -1,7 +1,8 @@
-"""Follows an execution over all its attempts, wherever they run.
+"""Follows an execution over all its attempts, in whichever process they run.
 
-Of one that runs in this process every event is told as it happens, and shortly after what it was; of any other what is
-decided, looked at once a second: that it has begun, waits for an answer, or has ended. A `gap` says what is not known.
+An attempt in this process yields every event as it happens, and for a short time after its end. For other attempts the
+control row is read once a second: it tells that the attempt started, paused or ended. A `gap` event stands for the
+events in between, which are not known here.
 """
 
 import asyncio
@@ -19,10 +20,10 @@ from engine.store import control
 from engine.store.control import ControlRow
 
 STORED_SECONDS = 1.0
-"""How often what is decided elsewhere is looked at."""
+"""Seconds between reads of the control row."""
 
 _LOOKS = 10
-"""So many times in between: whether it runs here by now."""
+"""Between two reads, this many checks whether the execution now runs in this process."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,14 +35,14 @@ class StreamPosition:
 
     @classmethod
     def of(cls, event: ExecutionEvent) -> "StreamPosition":
-        """Where this event stands."""
+        """The position of this event."""
         return cls(event.attempt, event.seq)
 
 
 async def follow(
     runtime: Runtime, execution_id: str, owner: str, position: StreamPosition
 ) -> AsyncGenerator[ExecutionEvent, None]:
-    """What comes behind the position, to the next closing event. Raises `NotFound`, `Draining`, `Unavailable`."""
+    """The events after the position, up to the next closing event. Raises `NotFound`, `Draining`, `Unavailable`."""
     while True:
         while (ring := _ring(runtime, execution_id, position)) is not None:
             async with aclosing(ring.read(position.seq if ring.attempt == position.attempt else 0)) as events:
@@ -50,7 +51,7 @@ async def follow(
                     position = StreamPosition.of(event)
                     if event.type.is_closing:
                         return
-        for event in told(await read_row(runtime, execution_id, owner), position):
+        for event in stored_events(await read_row(runtime, execution_id, owner), position):
             yield event
             position = StreamPosition.of(event)
             if event.type.is_closing:
@@ -61,7 +62,7 @@ async def follow(
 
 
 async def read_row(runtime: Runtime, execution_id: str, owner: str) -> ControlRow:
-    """What is decided. Raises `NotFound`."""
+    """The control row of an execution. Raises `NotFound`."""
     async with runtime.database.read() as connection:
         row = await control.get(connection, execution_id, owner)
     if row is None:
@@ -69,13 +70,13 @@ async def read_row(runtime: Runtime, execution_id: str, owner: str) -> ControlRo
     return row
 
 
-def has_told_all(row: ControlRow, position: StreamPosition) -> bool:
-    """The execution has ended, and the reader knows."""
+def has_received_all(row: ControlRow, position: StreamPosition) -> bool:
+    """Whether the execution has ended and the reader has its closing event."""
     return row.status.is_terminal and position >= _end(row)
 
 
-def told(row: ControlRow, position: StreamPosition) -> Iterator[ExecutionEvent]:
-    """What is to be said to a reader by what is decided."""
+def stored_events(row: ControlRow, position: StreamPosition) -> Iterator[ExecutionEvent]:
+    """The events after the position that the control row implies."""
     if (closing := closing_event(row.status)) is not None:
         if position < _end(row):
             yield from _closing(row, closing, position)
@@ -97,7 +98,7 @@ def _closing(row: ControlRow, type_: EventType, position: StreamPosition) -> Ite
 
 
 def _end(row: ControlRow) -> StreamPosition:
-    """Where the closing event stands."""
+    """The position of the closing event."""
     return StreamPosition(row.attempt, row.last_seq or LAST_SEQ)
 
 
@@ -106,7 +107,7 @@ def _event(row: ControlRow, type_: EventType, seq: int, at: datetime, data: Json
 
 
 def _ring(runtime: Runtime, execution_id: str, position: StreamPosition) -> EventRing | None:
-    """The events of an attempt that runs or ran here, if there are or will be some behind the position."""
+    """The events of an attempt in this process, if any exist after the position or are still to come."""
     ring = runtime.engine.events_of(execution_id)
     if ring is None or ring.attempt < position.attempt:
         return None

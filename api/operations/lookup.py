@@ -1,4 +1,4 @@
-"""What several routes read of one execution, and how their problems say which one they are about."""
+"""Helpers of routes that are about one execution: its document, and its id on responses and problems."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +15,7 @@ from telemetry.reads import executions
 
 @asynccontextmanager
 async def about(execution_id: str) -> AsyncIterator[None]:
-    """Problems inside say which execution they are about."""
+    """Turns errors in the block into problems that carry the id of the execution."""
     try:
         yield
     except SpanloomError as error:
@@ -26,7 +26,7 @@ async def about(execution_id: str) -> AsyncIterator[None]:
 
 
 async def read_execution(runtime: Runtime, execution_id: str) -> documents.Execution:
-    """The record with what control knows. Raises `NotFound`."""
+    """The execution from its record and its control row. Raises `NotFound`."""
     async with runtime.database.read() as connection:
         record = await executions.get_execution(connection, execution_id, OWNER)
         if record is None:
@@ -36,5 +36,5 @@ async def read_execution(runtime: Runtime, execution_id: str) -> documents.Execu
 
 
 def headers_of(execution_id: str, **more: str) -> dict[str, str]:
-    """Which execution an answer is about."""
+    """Response headers with the id of the execution."""
     return {"X-Execution-ID": execution_id, **more}

@@ -1,4 +1,4 @@
-"""Reads the request of a finished execution, so that it can be run again."""
+"""Reads the original request of a finished execution, to run it again."""
 
 from dataclasses import dataclass
 

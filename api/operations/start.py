@@ -1,4 +1,4 @@
-"""The three ways to start an execution over HTTP, and what a request gets whose Idempotency-Key has started one."""
+"""Starts an execution in one of the three modes, or responds with the one that its Idempotency-Key has started."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from api.http.dependencies import OWNER
 from api.http.middleware import ids_of
 from api.http.problems import ProblemDocument, internal_error, problem_of
-from api.http.responses import json_answer
+from api.http.responses import json_response
 from api.http.sse import EventStream, frames
 from api.operations.follow import STORED_SECONDS, StreamPosition, follow, read_row
 from api.operations.lookup import about, headers_of, read_execution
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engine.execution.handle import Execution
 
 CLIENT_CLOSED_REQUEST = 499
-"""What the log says of an answer that nobody was there to read."""
+"""The status of a response to a client that has disconnected; only logs and traces see it."""
 
 _REPLAYED = {"Idempotency-Replayed": "true"}
 
@@ -32,7 +32,7 @@ _REPLAYED = {"Idempotency-Replayed": "true"}
 async def start(
     runtime: Runtime, request: Request, asked: ExecutionRequest, caller: Caller, wait_seconds: float
 ) -> Response:
-    """Start it, or find what the same request has started; wait for it, follow it, or leave it with the service."""
+    """Start the execution or find the one that the same request started, then respond as its mode says."""
     asked = _with_policy(asked, caller)
     try:
         if asked.mode == "async":
@@ -47,10 +47,10 @@ async def start(
 
 
 async def accepted(runtime: Runtime, execution_id: str, *, replayed: bool = False) -> Response:
-    """202: it goes on, and this is how far it is."""
+    """202 with the execution as it is now; it continues."""
     more = {"Location": f"/v1/executions/{execution_id}"} | (_REPLAYED if replayed else {})
     async with about(execution_id):
-        return json_answer(await read_execution(runtime, execution_id), 202, headers_of(execution_id, **more))
+        return json_response(await read_execution(runtime, execution_id), 202, headers_of(execution_id, **more))
 
 
 def event_stream(
@@ -61,7 +61,7 @@ def event_stream(
     *,
     headers: dict[str, str] | None = None,
 ) -> EventStream:
-    """What comes behind the position, over all attempts. Counts as a reader, who never takes the execution along."""
+    """The events after the position, over all attempts. Its reader never cancels the execution by leaving."""
     readers = runtime.readers
     readers[execution_id] += 1
 
@@ -70,15 +70,15 @@ def event_stream(
         if readers[execution_id] <= 0:
             del readers[execution_id]
 
-    def behind(last: ExecutionEvent | None) -> AsyncGenerator[ExecutionEvent, None]:
+    def after(last: ExecutionEvent | None) -> AsyncGenerator[ExecutionEvent, None]:
         return follow(runtime, execution_id, OWNER, StreamPosition.of(last) if last else position)
 
-    broken = _Broken(request, execution_id)
-    return EventStream(frames(behind, broken), leave, headers_of(execution_id) | (headers or {}))
+    broken = _StreamError(request, execution_id)
+    return EventStream(frames(after, broken), leave, headers_of(execution_id) | (headers or {}))
 
 
-class _Broken:
-    """Says why a stream ends without a closing event."""
+class _StreamError:
+    """Makes the problem document for a stream that ends without a closing event."""
 
     def __init__(self, request: Request, execution_id: str) -> None:
         self._ids = ids_of(request)
@@ -87,13 +87,13 @@ class _Broken:
 
     def __call__(self, error: SpanloomError | None) -> ProblemDocument:
         if isinstance(error, Fenced):
-            error = Draining("this process does not run the execution any more; another one goes on with it")
+            error = Draining("this process no longer runs the execution; another process continues it")
         problem = problem_of(error, self._execution_id) if error else internal_error(self._execution_id)
         return problem.document(self._ids, self._path)
 
 
 def _with_policy(asked: ExecutionRequest, caller: Caller) -> ExecutionRequest:
-    """Whoever sends a key or does not wait has said that they may come back."""
+    """The request with `on_disconnect`: `continue` for callers who may come back, as they sent a key or do not wait."""
     may_return = caller.idempotency_key is not None or asked.mode == "async"
     if asked.on_disconnect is None and may_return:
         return asked.model_copy(update={"on_disconnect": "continue"})
@@ -107,7 +107,7 @@ async def _queue(runtime: Runtime, asked: ExecutionRequest, caller: Caller) -> R
 
 
 async def _stream(execution: "Execution", request: Request, runtime: Runtime) -> Response:
-    """The first event is awaited before the answer begins."""
+    """Stream the execution. The response starts with the first event: a refusal is still a problem document."""
 
     def leave() -> None:
         execution.leave(runtime.settings.disconnect_seconds)
@@ -119,7 +119,7 @@ async def _stream(execution: "Execution", request: Request, runtime: Runtime) ->
         leave()
         raise
     content = frames(
-        lambda last: execution.events(last.seq if last else 0), _Broken(request, execution.id), first=first
+        lambda last: execution.events(last.seq if last else 0), _StreamError(request, execution.id), first=first
     )
     return EventStream(content, leave, headers_of(execution.id))
 
@@ -127,7 +127,7 @@ async def _stream(execution: "Execution", request: Request, runtime: Runtime) ->
 async def _wait(
     execution: "Execution", request: Request, runtime: Runtime, seconds: float, headers: dict[str, str]
 ) -> Response:
-    """The result; 202 if it takes longer or goes on in another process; nobody is answered who has left."""
+    """The result, or 202 if the execution takes longer or moves to another process. A client that has left gets 499."""
     result = asyncio.create_task(execution.result(), name=f"result of {execution.id}")
     gone = asyncio.create_task(_disconnected(request), name=f"client of {execution.id}")
     try:
@@ -147,7 +147,7 @@ def _result_answer(
     result: "asyncio.Task[ExecutionResult]", execution: "Execution", headers: dict[str, str]
 ) -> Response:
     try:
-        return json_answer(result.result(), headers=headers_of(execution.id) | headers)
+        return json_response(result.result(), headers=headers_of(execution.id) | headers)
     except SpanloomError as error:
         raise problem_of(error, execution.id) from error
 
@@ -155,7 +155,7 @@ def _result_answer(
 async def _replay(
     runtime: Runtime, request: Request, asked: ExecutionRequest, execution_id: str, wait_seconds: float
 ) -> Response:
-    """The same execution, however far it is, in the way that is asked for now."""
+    """Respond with the execution that the key has started, in the mode of this request."""
     if asked.mode == "async":
         return await accepted(runtime, execution_id, replayed=True)
     if asked.mode == "stream":
@@ -165,7 +165,7 @@ async def _replay(
 
 
 async def _join(runtime: Runtime, request: Request, execution_id: str, seconds: float) -> Response:
-    """Wait for what another request has started: where it runs here for its result, else for what is decided."""
+    """Wait for an execution that another request started: for its result in this process, else for its control row."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
     gone = asyncio.create_task(_disconnected(request), name=f"client of {execution_id}")
@@ -179,7 +179,7 @@ async def _join(runtime: Runtime, request: Request, execution_id: str, seconds: 
             row = await read_row(runtime, execution_id, OWNER)
             if row.result is not None and (row.status.is_terminal or row.status is Status.PAUSED):
                 result = ExecutionResult.model_validate(row.result, strict=False)
-                return json_answer(result, headers=headers_of(execution_id) | _REPLAYED)
+                return json_response(result, headers=headers_of(execution_id) | _REPLAYED)
             left = until - loop.time()
             if left <= 0 or runtime.is_draining:
                 return await accepted(runtime, execution_id, replayed=True)
@@ -190,6 +190,6 @@ async def _join(runtime: Runtime, request: Request, execution_id: str, seconds: 
 
 
 async def _disconnected(request: Request) -> None:
-    """Ends when the client leaves: the server does not interrupt a handler."""
+    """Return when the client disconnects: the server itself does not interrupt a handler."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,1 +1,1 @@
-"""The routes, one file per tag."""
+"""The routes of the service, one module per group of paths."""

@@ -1,4 +1,4 @@
-"""/v1/analytics: what executions used, from the roll-ups."""
+"""/v1/analytics: tokens and cost of executions, from the roll-ups."""
 
 from typing import Annotated, Literal
 
@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
 from api.http.dependencies import OWNER, QueryModel, RuntimeDep
-from api.http.responses import answers, json_answer
+from api.http.responses import json_response, openapi_responses
 from api.schemas import executions
 from api.schemas.timestamps import Time
 from telemetry.reads import cost as costs
@@ -17,7 +17,7 @@ Text = Annotated[str, Field(min_length=1, max_length=255)]
 
 
 class CostQuery(QueryModel):
-    """What to sum and how to group it; hours are the grain of `from` and `to` (half-open)."""
+    """Filters and groups of a cost report; `from` and `to` are rounded to whole hours (half-open)."""
 
     group_by: list[costs.Dimension] = Field([], max_length=2)
     since: Time | None = Field(None, alias="from")
@@ -32,18 +32,18 @@ class CostQuery(QueryModel):
 @router.get(
     "/cost",
     operation_id="analytics_cost",
-    summary="What executions cost, per group",
+    summary="Get the cost of executions, per group",
     response_model=None,
-    responses=answers(
-        {200: {"description": "Dearest first, with the total.", "model": executions.CostAnswer}},
+    responses=openapi_responses(
+        {200: {"description": "The groups, highest cost first, and the total.", "model": executions.CostAnswer}},
         "invalid_request",
         "too_many_groups",
     ),
 )
 async def cost(runtime: RuntimeDep, query: Annotated[CostQuery, Query()]) -> Response:
-    """Unpriced calls cost nothing here and are counted beside."""
+    """Calls without a price add nothing to the cost; `unpriced_calls` counts them."""
     names = CostQuery.model_fields.keys() - {"group_by"}
     wanted = costs.CostFilter(owner=OWNER, **{name: getattr(query, name) for name in names})
     async with runtime.database.read() as connection:
         report = await costs.cost(connection, wanted, list(dict.fromkeys(query.group_by)))
-    return json_answer(executions.cost(report))
+    return json_response(executions.cost(report))

@@ -1,4 +1,4 @@
-"""/v1/executions/{id}/cancel, /resume, /retry: what a caller may decide about an execution."""
+"""/v1/executions/{id}/cancel, /resume, /retry: decisions of a caller about an execution."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ from pydantic import Field
 
 from api.http.dependencies import OWNER, CallerDep, IdempotencyKeyDep, NoQueryDep, RuntimeDep
 from api.http.request_bodies import read_body
-from api.http.responses import answers, json_answer, takes_body, takes_key
+from api.http.responses import json_response, openapi_body, openapi_key, openapi_responses
 from api.operations.approve import ResumeBody, answer
 from api.operations.lookup import about, headers_of, read_execution
 from api.operations.retry import read_original
@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1/executions", tags=["executions"])
 
 
 class CancelBody(Document):
-    """Why an execution is to stop."""
+    """The reason of a cancellation."""
 
     reason: str | None = Field(None, max_length=500)
 
@@ -31,7 +31,7 @@ class CancelBody(Document):
 CANCEL_EXAMPLES: dict[str, JsonObject] = {"reason": {"summary": "With a reason", "value": {"reason": "enough"}}}
 RESUME_EXAMPLES: dict[str, JsonObject] = {
     "approved": {
-        "summary": "Let it go on",
+        "summary": "Approve, with data",
         "value": {
             "approval_id": "f2d6e2d8-3f0c-5a4e-9a51-0d3c7f0a9b11",
             "choice": "approved",
@@ -46,11 +46,15 @@ RESUME_EXAMPLES: dict[str, JsonObject] = {
     operation_id="executions_cancel",
     summary="Cancel an execution",
     response_model=None,
-    responses=answers(
+    responses=openapi_responses(
         {
-            200: {"description": "It was cancelled before.", "model": executions.Execution, "headers": ID_HEADER},
+            200: {
+                "description": "The execution was already cancelled.",
+                "model": executions.Execution,
+                "headers": ID_HEADER,
+            },
             202: {
-                "description": "It is asked to stop, or cancelled where no process runs it.",
+                "description": "The execution was asked to stop, or is cancelled if no process runs it.",
                 "model": executions.Execution,
                 "headers": ID_HEADER,
             },
@@ -62,10 +66,10 @@ RESUME_EXAMPLES: dict[str, JsonObject] = {
         "unsupported_media_type",
         "invalid_request",
     ),
-    openapi_extra=takes_body("CancelBody", required=False, examples=CANCEL_EXAMPLES),
+    openapi_extra=openapi_body("CancelBody", required=False, examples=CANCEL_EXAMPLES),
 )
 async def cancel(execution_id: str, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
-    """Asked for here, done when the engine confirms it: `status` is `cancelled` then. What nobody runs ends here."""
+    """A running execution is asked to stop; `status` is `cancelled` once it has. Others are cancelled at once."""
     body = await read_body(request, CancelBody, optional=True)
     async with about(execution_id):
         async with runtime.database.begin() as connection:
@@ -77,10 +81,10 @@ async def cancel(execution_id: str, request: Request, runtime: RuntimeDep, query
                 runtime.cancel(execution_id, row.cancel_reason)
             else:
                 await runtime.sweeper.cancel(execution_id, OWNER, row.cancel_reason)
-            return json_answer(await read_execution(runtime, execution_id), 202, headers_of(execution_id))
+            return json_response(await read_execution(runtime, execution_id), 202, headers_of(execution_id))
         if row.status is not Status.CANCELLED:
             raise AlreadyFinished
-        return json_answer(await read_execution(runtime, execution_id), 200, headers_of(execution_id))
+        return json_response(await read_execution(runtime, execution_id), 200, headers_of(execution_id))
 
 
 @router.post(
@@ -88,8 +92,8 @@ async def cancel(execution_id: str, request: Request, runtime: RuntimeDep, query
     operation_id="executions_resume",
     summary="Answer the question of a paused execution",
     response_model=None,
-    responses=answers(
-        {202: {"description": "It goes on.", "model": executions.Execution, "headers": ID_HEADER}},
+    responses=openapi_responses(
+        {202: {"description": "The execution continues.", "model": executions.Execution, "headers": ID_HEADER}},
         "malformed_json",
         "not_found",
         "not_paused",
@@ -99,16 +103,16 @@ async def cancel(execution_id: str, request: Request, runtime: RuntimeDep, query
         "invalid_request",
         "invalid_answer",
     ),
-    openapi_extra=takes_body("ResumeBody", examples=RESUME_EXAMPLES),
+    openapi_extra=openapi_body("ResumeBody", examples=RESUME_EXAMPLES),
 )
 async def resume(execution_id: str, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
-    """The first answer counts, and later ones are conflicts; a process with room goes on with the execution."""
+    """The first answer counts; later ones are conflicts. A process with a free slot continues the execution."""
     body = await read_body(request, ResumeBody)
     async with about(execution_id):
         async with runtime.database.begin() as connection:
             await answer(connection, execution_id, OWNER, body, answered_by=OWNER)
         runtime.dispatcher.wake()
-        return json_answer(await read_execution(runtime, execution_id), 202, headers_of(execution_id))
+        return json_response(await read_execution(runtime, execution_id), 202, headers_of(execution_id))
 
 
 @router.post(
@@ -116,10 +120,10 @@ async def resume(execution_id: str, request: Request, runtime: RuntimeDep, query
     operation_id="executions_retry",
     summary="Run a finished execution again",
     response_model=None,
-    responses=answers(
+    responses=openapi_responses(
         {
             202: {
-                "description": "A new execution with `retry_of`: the same graph and input.",
+                "description": "A new execution with the same graph and input; `retry_of` names the original.",
                 "model": executions.Execution,
                 "headers": ACCEPTED_HEADERS,
             }
@@ -134,12 +138,12 @@ async def resume(execution_id: str, request: Request, runtime: RuntimeDep, query
         "queue_full",
         "draining",
     ),
-    openapi_extra=takes_key(),
+    openapi_extra=openapi_key(),
 )
 async def retry(
     execution_id: str, runtime: RuntimeDep, caller: CallerDep, key: IdempotencyKeyDep, query: NoQueryDep
 ) -> Response:
-    """Queued for a process with room, whatever the mode of the first one was."""
+    """The new execution is queued, whatever the mode of the original was."""
     async with about(execution_id):
         async with runtime.database.read() as connection:
             asked = await read_original(connection, execution_id, OWNER)

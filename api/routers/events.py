@@ -1,4 +1,4 @@
-"""/v1/executions/{id}/events: follow a running execution, also after a lost connection."""
+"""/v1/executions/{id}/events: follow an execution, also after a lost connection."""
 
 import re
 from typing import Annotated
@@ -8,8 +8,8 @@ from pydantic import Field
 
 from api.http.dependencies import OWNER, QueryModel, RuntimeDep
 from api.http.problems import Problem
-from api.http.responses import answers
-from api.operations.follow import StreamPosition, has_told_all
+from api.http.responses import openapi_responses
+from api.operations.follow import StreamPosition, has_received_all
 from api.operations.lookup import about, headers_of
 from api.operations.start import event_stream
 from api.routers.executions import EVENT_STREAM, ID_HEADER
@@ -18,7 +18,7 @@ from engine.store import control
 from telemetry.reads import executions
 
 MAX_READERS = 16
-"""Of one execution in one process, beside the call that started it."""
+"""The most readers of one execution in one process, apart from the request that started it."""
 LAST_EVENT_ID = "Last-Event-ID"
 
 _ID = r"^[0-9]{1,10}-[0-9]{1,10}$"
@@ -27,7 +27,7 @@ router = APIRouter(prefix="/v1/executions", tags=["executions"])
 
 
 class EventsQuery(QueryModel):
-    """The id of the last event that was received; the header of browsers counts before it."""
+    """The id of the last event that was received; the header `Last-Event-ID` takes precedence."""
 
     after: Annotated[str, Field(pattern=_ID)] | None = None
 
@@ -36,7 +36,7 @@ _PARAMETER = {
     "name": LAST_EVENT_ID,
     "in": "header",
     "required": False,
-    "description": "`<attempt>-<seq>` of the last event that was received; browsers send it by themselves.",
+    "description": "`<attempt>-<seq>` of the last event that was received. Browsers send it when they reconnect.",
     "schema": {"type": "string", "pattern": _ID},
 }
 
@@ -46,10 +46,13 @@ _PARAMETER = {
     operation_id="executions_events",
     summary="Follow an execution",
     response_model=None,
-    responses=answers(
+    responses=openapi_responses(
         {
             200: {"description": "The events after the given id.", "headers": ID_HEADER, "content": EVENT_STREAM},
-            204: {"description": "The execution has ended, and its closing event was received.", "headers": ID_HEADER},
+            204: {
+                "description": "The execution has ended, and the client already has its closing event.",
+                "headers": ID_HEADER,
+            },
         },
         "invalid_header",
         "not_found",
@@ -61,23 +64,26 @@ _PARAMETER = {
 async def events(
     execution_id: str, request: Request, runtime: RuntimeDep, query: Annotated[EventsQuery, Query()]
 ) -> Response:
-    """Events behind the id without a gap, or with one `gap` that says so; a paused execution is silent once told."""
+    """The events after the id. A `gap` event stands for events that are not known. A paused execution sends no more."""
     async with about(execution_id):
         position = _position(request, query)
         async with runtime.database.read() as connection:
             row = await control.get(connection, execution_id, OWNER)
             if row is None and await executions.get_execution(connection, execution_id, OWNER) is None:
                 raise NotFound.of("execution", execution_id)
-        if row is None or has_told_all(row, position):
+        if row is None or has_received_all(row, position):
             return Response(status_code=204, headers=headers_of(execution_id))
         if runtime.readers[execution_id] >= MAX_READERS:
-            raise Problem("too_many_subscribers", f"The execution already has {MAX_READERS} readers.")
+            raise Problem(
+                "too_many_subscribers",
+                f"The execution already has {MAX_READERS} readers. Close one, or try again later.",
+            )
         return event_stream(runtime, request, execution_id, position)
 
 
 def _position(request: Request, query: EventsQuery) -> StreamPosition:
     given = request.headers.get(LAST_EVENT_ID)
     if given is not None and not re.fullmatch(_ID, given):
-        raise Problem("invalid_header", f"{LAST_EVENT_ID} is written as <attempt>-<seq>.")
+        raise Problem("invalid_header", f"Write {LAST_EVENT_ID} as <attempt>-<seq>.")
     attempt, _, seq = (given or query.after or "0-0").partition("-")
     return StreamPosition(int(attempt), int(seq))

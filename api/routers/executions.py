@@ -1,4 +1,4 @@
-"""/v1/executions: start one, look at it, at its trace, at all of them."""
+"""/v1/executions: start an execution, list executions, get one and its trace."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -10,7 +10,7 @@ from pydantic import Field
 from api.http.dependencies import OWNER, CallerDep, IdempotencyKeyDep, NoQueryDep, QueryModel, RuntimeDep
 from api.http.pagination import read_cursor, write_cursor
 from api.http.request_bodies import read_body
-from api.http.responses import answers, json_answer, next_link, takes_body
+from api.http.responses import json_response, next_link, openapi_body, openapi_responses
 from api.operations import start as starting
 from api.operations.lookup import about, headers_of, read_execution
 from api.schemas import executions as documents
@@ -28,13 +28,13 @@ Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 
 
 class StartQuery(QueryModel):
-    """How long `wait` waits for the end; then the answer is 202, and the execution goes on."""
+    """How long mode `wait` waits for the result. After that the response is 202, and the execution continues."""
 
     wait_seconds: int = Field(60, ge=1, le=900)
 
 
 class ListQuery(QueryModel):
-    """Filters of the list; `from` and `to` bound `queued_at`, half-open."""
+    """Filters of the list; `from` and `to` select by `queued_at` (half-open)."""
 
     status: list[Status] = Field([], max_length=6)
     error_type: list[Text] = Field([], max_length=20)
@@ -65,24 +65,24 @@ class ListQuery(QueryModel):
 
 
 class TraceQuery(QueryModel):
-    """Which part of a trace."""
+    """The attempt and the page of a trace."""
 
     attempt: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     limit: int = Field(1_000, ge=1, le=5_000)
     cursor: Text | None = None
 
 
-ID_HEADER = {"X-Execution-ID": {"description": "The execution this is about.", "schema": {"type": "string"}}}
+ID_HEADER = {"X-Execution-ID": {"description": "The id of the execution.", "schema": {"type": "string"}}}
 ACCEPTED_HEADERS = ID_HEADER | {
-    "Location": {"description": "Where to look.", "schema": {"type": "string"}},
+    "Location": {"description": "The path of the execution.", "schema": {"type": "string"}},
     "Idempotency-Replayed": {
-        "description": "`true`: an earlier request with this Idempotency-Key has started it.",
+        "description": "`true` if an earlier request with this Idempotency-Key has started the execution.",
         "schema": {"type": "string"},
     },
 }
 EVENT_STREAM = {
     "text/event-stream": {
-        "schema": {"type": "string", "description": "Frames as `StreamFrame` describes them."},
+        "schema": {"type": "string", "description": "Server-sent events, each as `StreamFrame` describes."},
         "x-itemSchema": {"$ref": "#/components/schemas/StreamFrame"},
     }
 }
@@ -92,7 +92,7 @@ _ACCEPTED = {
     "headers": ACCEPTED_HEADERS,
 }
 _STARTED = {
-    "description": "`wait`: the result, whatever the status. `stream`: the events, closed by one with the result.",
+    "description": "`wait`: the result, whatever its status. `stream`: the events; the last event holds the result.",
     "model": ExecutionResult,
     "headers": ACCEPTED_HEADERS,
     "content": EVENT_STREAM,
@@ -104,7 +104,7 @@ EXAMPLES: dict[str, JsonObject] = {
         "value": {"source": {"kind": "template", "template": "universal_chat"}, "input": {"message": "hi"}},
     },
     "async": {
-        "summary": "Leave it with the service",
+        "summary": "Queue a template",
         "value": {
             "source": {"kind": "template", "template": "universal_chat"},
             "input": {"message": "hi"},
@@ -113,7 +113,7 @@ EXAMPLES: dict[str, JsonObject] = {
         },
     },
 }
-"""What may be asked for."""
+"""Example requests for OpenAPI."""
 
 
 @router.post(
@@ -121,7 +121,7 @@ EXAMPLES: dict[str, JsonObject] = {
     operation_id="executions_start",
     summary="Start an execution and wait for it, follow it, or queue it",
     response_model=None,
-    responses=answers(
+    responses=openapi_responses(
         {200: _STARTED, 202: _ACCEPTED},
         "malformed_json",
         "invalid_header",
@@ -136,7 +136,7 @@ EXAMPLES: dict[str, JsonObject] = {
         "queue_full",
         "draining",
     ),
-    openapi_extra=takes_body("ExecutionRequest", key=True, examples=EXAMPLES),
+    openapi_extra=openapi_body("ExecutionRequest", key=True, examples=EXAMPLES),
 )
 async def start(
     request: Request,
@@ -145,7 +145,7 @@ async def start(
     key: IdempotencyKeyDep,
     query: Annotated[StartQuery, Query()],
 ) -> Response:
-    """From acceptance on the answer is 2xx, even if the execution fails: `status` says how it ended."""
+    """An accepted execution gets a 2xx response even if it fails: `status` says how it ended."""
     asked = await read_body(request, ExecutionRequest)
     return await starting.start(runtime, request, asked, replace(caller, idempotency_key=key), query.wait_seconds)
 
@@ -155,12 +155,14 @@ async def start(
     operation_id="executions_list",
     summary="List executions, newest first",
     response_model=None,
-    responses=answers(
-        {200: {"description": "A page.", "model": documents.ExecutionPage}}, "invalid_request", "invalid_cursor"
+    responses=openapi_responses(
+        {200: {"description": "A page of executions.", "model": documents.ExecutionPage}},
+        "invalid_request",
+        "invalid_cursor",
     ),
 )
 async def list_executions(request: Request, runtime: RuntimeDep, query: Annotated[ListQuery, Query()]) -> Response:
-    """The records that fit all filters. There is no total: it would have to count them all."""
+    """The executions that match all filters. There is no total, as that would mean counting all of them."""
     after = _position(query)
     async with runtime.database.read() as connection:
         page = await executions.list_executions(
@@ -168,7 +170,7 @@ async def list_executions(request: Request, runtime: RuntimeDep, query: Annotate
         )
     items = [documents.summary(record, runtime.settings) for record in page.items]
     cursor = write_cursor([page.end.queued_at.isoformat(), page.end.id], query) if page.end else None
-    return json_answer(documents.ExecutionPage(items=items, next_cursor=cursor), headers=next_link(request, cursor))
+    return json_response(documents.ExecutionPage(items=items, next_cursor=cursor), headers=next_link(request, cursor))
 
 
 def _position(query: ListQuery) -> executions.ExecutionCursor | None:
@@ -183,16 +185,16 @@ def _position(query: ListQuery) -> executions.ExecutionCursor | None:
     operation_id="executions_get",
     summary="Get an execution",
     response_model=None,
-    responses=answers(
-        {200: {"description": "The record, with its result.", "model": documents.Execution, "headers": ID_HEADER}},
+    responses=openapi_responses(
+        {200: {"description": "The execution, with its result.", "model": documents.Execution, "headers": ID_HEADER}},
         "not_found",
         "invalid_request",
     ),
 )
 async def get(execution_id: str, runtime: RuntimeDep, query: NoQueryDep) -> Response:
-    """The record, what control knows, and the result as long as it is kept."""
+    """The record, the open questions, and the result as long as it is kept."""
     async with about(execution_id):
-        return json_answer(await read_execution(runtime, execution_id), headers=headers_of(execution_id))
+        return json_response(await read_execution(runtime, execution_id), headers=headers_of(execution_id))
 
 
 @router.get(
@@ -200,7 +202,7 @@ async def get(execution_id: str, runtime: RuntimeDep, query: NoQueryDep) -> Resp
     operation_id="executions_trace",
     summary="Get the spans of an execution",
     response_model=None,
-    responses=answers(
+    responses=openapi_responses(
         {200: {"description": "A page of spans.", "model": documents.TraceAnswer, "headers": ID_HEADER}},
         "not_found",
         "invalid_request",
@@ -210,7 +212,7 @@ async def get(execution_id: str, runtime: RuntimeDep, query: NoQueryDep) -> Resp
 async def trace(
     execution_id: str, request: Request, runtime: RuntimeDep, query: Annotated[TraceQuery, Query()]
 ) -> Response:
-    """The spans in depth-first order; while it runs those that have ended, and the root."""
+    """The spans in depth-first order. A running execution shows its root span and the spans that have ended."""
     async with about(execution_id):
         after = read_cursor(query.cursor, query)[0] if query.cursor else None
         async with runtime.database.read() as connection:
@@ -221,4 +223,4 @@ async def trace(
             raise NotFound.of("execution", execution_id)
         cursor = write_cursor([found.end], query) if found.end else None
         answer = documents.trace(found, cursor, runtime.settings)
-        return json_answer(answer, headers=next_link(request, cursor) | headers_of(execution_id))
+        return json_response(answer, headers=next_link(request, cursor) | headers_of(execution_id))

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from sqlalchemy import false, text, update
 
 from api.http.dependencies import NoQueryDep, RuntimeDep
-from api.http.responses import answers, json_answer
+from api.http.responses import json_response, openapi_responses
 from api.wiring.runtime import Runtime
 from engine.database import migrations
 from engine.errors import Draining, Unavailable
@@ -19,21 +19,21 @@ router = APIRouter(tags=["operations"])
 
 
 class Health(BaseModel):
-    """The process answers."""
+    """The response of a process that is alive."""
 
     status: Literal["ok"] = "ok"
     version: str
 
 
 class Check(BaseModel):
-    """One thing that must be well; `detail` says what to do if it is not."""
+    """The result of one check; if it failed, `detail` says what to do."""
 
     ok: bool
     detail: str | None = None
 
 
 class Readiness(BaseModel):
-    """Whether the service takes executions."""
+    """Whether the service accepts executions, with the result of each check."""
 
     status: Literal["ready", "not_ready"]
     checks: dict[Literal["database", "schema", "journal", "draining"], Check]
@@ -43,31 +43,31 @@ class Readiness(BaseModel):
 @router.get(
     "/healthz",
     operation_id="operations_health",
-    summary="Whether the process answers; touches nothing",
+    summary="Check that the process is alive, without touching the database",
     response_model=None,
-    responses=answers({200: {"description": "It does.", "model": Health}}, "invalid_request"),
+    responses=openapi_responses({200: {"description": "The process is alive.", "model": Health}}, "invalid_request"),
 )
 async def health(query: NoQueryDep) -> Response:
-    """Alive."""
-    return json_answer(Health(version=version("spanloom")))
+    """Always 200, with the version of the service."""
+    return json_response(Health(version=version("spanloom")))
 
 
 @router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz",
     operation_id="operations_readiness",
-    summary="Whether the service takes executions",
+    summary="Check that the service accepts executions",
     response_model=None,
-    responses=answers(
+    responses=openapi_responses(
         {
-            200: {"description": "It does.", "model": Readiness},
-            503: {"description": "It does not; the checks say why.", "model": Readiness},
+            200: {"description": "The service accepts executions.", "model": Readiness},
+            503: {"description": "The service accepts no executions; the checks say why.", "model": Readiness},
         },
         "invalid_request",
     ),
 )
 async def readiness(runtime: RuntimeDep, query: NoQueryDep) -> Response:
-    """Everything an execution needs."""
+    """Checks the database, its schema, the journal, and that the service is not stopping."""
     checks = {
         "database": await _check(_reach(runtime)),
         "schema": await _check(_compare_schema(runtime)),
@@ -76,7 +76,7 @@ async def readiness(runtime: RuntimeDep, query: NoQueryDep) -> Response:
     }
     ok = all(check.ok for check in checks.values())
     answer = Readiness.model_validate({"status": "ready" if ok else "not_ready", "checks": checks})
-    return json_answer(answer, 200 if ok else 503)
+    return json_response(answer, 200 if ok else 503)
 
 
 async def _check(trial: Awaitable[None]) -> Check:
@@ -98,7 +98,7 @@ async def _compare_schema(runtime: Runtime) -> None:
 
 
 async def _write(runtime: Runtime) -> None:
-    """Where the last commit failed, try one that changes nothing: nobody else may commit before we are ready."""
+    """If the last commit failed, try one that changes nothing: until it succeeds no other request may try."""
     if not runtime.journal.health.is_writable:
         async with runtime.database.begin() as connection:
             await connection.execute(update(execution_control).where(false()).values(attempt=1))
@@ -107,14 +107,14 @@ async def _write(runtime: Runtime) -> None:
 @router.get(
     "/metrics",
     operation_id="operations_metrics",
-    summary="Metrics for Prometheus, as OpenMetrics or in the older text format by `Accept`",
+    summary="Get the metrics for Prometheus, as OpenMetrics or in the older text format, by `Accept`",
     response_model=None,
-    responses=answers(
+    responses=openapi_responses(
         {200: {"description": "The metrics.", "content": {"text/plain": {}, "application/openmetrics-text": {}}}},
         "invalid_request",
     ),
 )
 async def metrics(request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
-    """The exact counters are read from the roll-ups now."""
+    """Exact counters are read from the roll-ups at the time of the request."""
     content_type, content = await runtime.metrics.exposition(request.headers.get("accept", ""))
     return Response(content, headers={"Content-Type": content_type})

@@ -1,4 +1,4 @@
-"""/v1/reconcile: what the hourly comparison of the books found."""
+"""/v1/reconcile: the hourly comparisons of the books."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -8,7 +8,7 @@ from pydantic import Field
 
 from api.http.dependencies import QueryModel, RuntimeDep
 from api.http.pagination import read_cursor, write_cursor
-from api.http.responses import answers, json_answer
+from api.http.responses import json_response, openapi_responses
 from api.schemas.reconcile import ReconcileDocument, ReconcilePage
 from api.schemas.timestamps import Time
 from telemetry.reconcile.job import ReconcileRun, list_runs
@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/reconcile", tags=["operations"])
 
 
 class ReconcileQuery(QueryModel):
-    """Which comparisons: those due from `from` on and before `to`."""
+    """Selects comparisons by the time at which they were due (half-open)."""
 
     since: Time | None = Field(None, alias="from")
     until: Time | None = Field(None, alias="to")
@@ -28,20 +28,22 @@ class ReconcileQuery(QueryModel):
 @router.get(
     "",
     operation_id="reconcile_list",
-    summary="Whether the books agreed, hour by hour",
+    summary="List the hourly comparisons of the books",
     response_model=None,
-    responses=answers(
-        {200: {"description": "Newest first.", "model": ReconcilePage}}, "invalid_request", "invalid_cursor"
+    responses=openapi_responses(
+        {200: {"description": "A page of comparisons, newest first.", "model": ReconcilePage}},
+        "invalid_request",
+        "invalid_cursor",
     ),
 )
 async def runs(runtime: RuntimeDep, query: Annotated[ReconcileQuery, Query()]) -> Response:
-    """The keeper makes one an hour."""
+    """The keeper compares the books once an hour."""
     before = _EPOCH + timedelta(seconds=int(read_cursor(query.cursor, query)[0])) if query.cursor else None
     async with runtime.database.read() as connection:
         found = await list_runs(connection, since=query.since, until=query.until, before=before, limit=query.limit + 1)
     page = found[: query.limit]
     more = len(found) > query.limit
-    return json_answer(
+    return json_response(
         ReconcilePage(items=[_document(run) for run in page], next_cursor=_cursor(page[-1], query) if more else None)
     )
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from api.http.dependencies import OWNER, NoQueryDep, QueryModel, RuntimeDep
 from api.http.pagination import read_cursor, write_cursor
 from api.http.request_bodies import read_body
-from api.http.responses import answers, json_answer, next_link, takes_body
+from api.http.responses import json_response, next_link, openapi_body, openapi_responses
 from api.schemas import webhooks as documents
 from api.schemas.timestamps import Time
 from api.wiring.webhooks import build_egress, build_sealer
@@ -22,14 +22,14 @@ _WITH_BODY = ("malformed_json", "body_too_large", "unsupported_media_type", "inv
 
 
 class EndpointsQuery(QueryModel):
-    """Which page of endpoints."""
+    """The page of endpoints."""
 
     limit: int = Field(50, ge=1, le=200)
     cursor: Text | None = None
 
 
 class DeliveriesQuery(QueryModel):
-    """Filters of the list; `from` and `to` bound when a delivery was made, half-open."""
+    """Filters of the list; `from` and `to` select by the creation of the delivery (half-open)."""
 
     endpoint: Text | None = None
     state: Literal["pending", "delivered", "failed"] | None = None
@@ -41,7 +41,7 @@ class DeliveriesQuery(QueryModel):
     cursor: Text | None = None
 
     def wanted(self) -> deliveries.DeliveryFilter:
-        """The filters."""
+        """The filters, as the query takes them."""
         names = DeliveriesQuery.model_fields.keys() - {"limit", "cursor"}
         return deliveries.DeliveryFilter(**{name: getattr(self, name) for name in names})
 
@@ -51,17 +51,19 @@ class DeliveriesQuery(QueryModel):
     operation_id="webhooks_list_endpoints",
     summary="List endpoints, newest first",
     response_model=None,
-    responses=answers(
-        {200: {"description": "A page.", "model": documents.EndpointPage}}, "invalid_request", "invalid_cursor"
+    responses=openapi_responses(
+        {200: {"description": "A page of endpoints.", "model": documents.EndpointPage}},
+        "invalid_request",
+        "invalid_cursor",
     ),
 )
 async def list_endpoints(request: Request, runtime: RuntimeDep, query: Annotated[EndpointsQuery, Query()]) -> Response:
-    """Without their secrets."""
+    """The endpoints without their secrets."""
     async with runtime.database.read() as connection:
         found, end = await endpoints.list_endpoints(connection, OWNER, limit=query.limit, after=_position(query))
     cursor = _cursor(end, query)
     page = documents.EndpointPage(items=[documents.endpoint(one) for one in found], next_cursor=cursor)
-    return json_answer(page, headers=next_link(request, cursor))
+    return json_response(page, headers=next_link(request, cursor))
 
 
 @router.post(
@@ -69,43 +71,43 @@ async def list_endpoints(request: Request, runtime: RuntimeDep, query: Annotated
     operation_id="webhooks_create_endpoint",
     summary="Create a webhook endpoint",
     response_model=None,
-    responses=answers(
+    responses=openapi_responses(
         {
             201: {
-                "description": "The endpoint with its secret, which is shown this once.",
+                "description": "The endpoint with its secret, which is shown only once.",
                 "model": documents.NewEndpointAnswer,
-                "headers": {"Location": {"description": "Where to look.", "schema": {"type": "string"}}},
+                "headers": {"Location": {"description": "The path of the endpoint.", "schema": {"type": "string"}}},
             }
         },
         *_WITH_BODY,
         "url_not_allowed",
     ),
-    openapi_extra=takes_body("EndpointBody"),
+    openapi_extra=openapi_body("EndpointBody"),
 )
 async def create_endpoint(request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
-    """It hears of what happens from now on."""
+    """The endpoint receives events from now on."""
     body = await read_body(request, documents.EndpointBody)
     await build_egress(runtime.settings).check(body.url)
     new = endpoints.NewEndpoint(body.url, body.events, body.templates, body.headers, body.description)
     async with runtime.database.begin() as connection:
         made, secret = await endpoints.create(connection, OWNER, new, build_sealer(runtime.settings))
     headers = {"Location": f"/v1/webhooks/endpoints/{made.id}"}
-    return json_answer(documents.new_endpoint(made, secret), 201, headers)
+    return json_response(documents.new_endpoint(made, secret), 201, headers)
 
 
 @router.get(
     "/endpoints/{endpoint_id}",
     operation_id="webhooks_get_endpoint",
-    summary="Look at one endpoint",
+    summary="Get an endpoint",
     response_model=None,
-    responses=answers(
+    responses=openapi_responses(
         {200: {"description": "The endpoint.", "model": documents.EndpointAnswer}}, "not_found", "invalid_request"
     ),
 )
 async def get_endpoint(endpoint_id: str, runtime: RuntimeDep, query: NoQueryDep) -> Response:
-    """Without its secret."""
+    """The endpoint without its secret."""
     async with runtime.database.read() as connection:
-        return json_answer(documents.endpoint(await endpoints.get(connection, OWNER, endpoint_id)))
+        return json_response(documents.endpoint(await endpoints.get(connection, OWNER, endpoint_id)))
 
 
 @router.patch(
@@ -113,22 +115,22 @@ async def get_endpoint(endpoint_id: str, runtime: RuntimeDep, query: NoQueryDep)
     operation_id="webhooks_change_endpoint",
     summary="Change, disable or enable an endpoint",
     response_model=None,
-    responses=answers(
+    responses=openapi_responses(
         {200: {"description": "The endpoint as it is now.", "model": documents.EndpointAnswer}},
         *_WITH_BODY,
         "not_found",
         "url_not_allowed",
     ),
-    openapi_extra=takes_body("EndpointChange"),
+    openapi_extra=openapi_body("EndpointChange"),
 )
 async def change_endpoint(endpoint_id: str, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
-    """While it is disabled nothing is sent; `redeliver` sends afterwards what it missed."""
+    """A disabled endpoint receives nothing. After it is enabled, `redeliver` sends the events that it missed."""
     body = await read_body(request, documents.EndpointChange)
     if body.url is not None:
         await build_egress(runtime.settings).check(body.url)
     async with runtime.database.begin() as connection:
         changed = await endpoints.change(connection, OWNER, endpoint_id, body.changes(), build_sealer(runtime.settings))
-    return json_answer(documents.endpoint(changed))
+    return json_response(documents.endpoint(changed))
 
 
 @router.delete(
@@ -137,10 +139,10 @@ async def change_endpoint(endpoint_id: str, request: Request, runtime: RuntimeDe
     summary="Delete an endpoint and its deliveries",
     response_model=None,
     status_code=204,
-    responses=answers({204: {"description": "The endpoint is deleted."}}, "not_found", "invalid_request"),
+    responses=openapi_responses({204: {"description": "The endpoint is deleted."}}, "not_found", "invalid_request"),
 )
 async def delete_endpoint(endpoint_id: str, runtime: RuntimeDep, query: NoQueryDep) -> Response:
-    """Nothing more is sent to it, but for what is on its way."""
+    """Nothing more is sent to the endpoint, except requests that are already being sent."""
     async with runtime.database.begin() as connection:
         await endpoints.remove(connection, OWNER, endpoint_id)
     return Response(status_code=204)
@@ -151,21 +153,21 @@ async def delete_endpoint(endpoint_id: str, runtime: RuntimeDep, query: NoQueryD
     operation_id="webhooks_rotate_secret",
     summary="Give an endpoint a new secret",
     response_model=None,
-    responses=answers(
-        {200: {"description": "The secret, which is shown this once.", "model": documents.SecretAnswer}},
+    responses=openapi_responses(
+        {200: {"description": "The new secret, which is shown only once.", "model": documents.SecretAnswer}},
         *_WITH_BODY,
         "not_found",
     ),
-    openapi_extra=takes_body("RotateBody", required=False),
+    openapi_extra=openapi_body("RotateBody", required=False),
 )
 async def rotate_secret(endpoint_id: str, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
-    """For a while both secrets sign."""
+    """Requests are signed with both secrets for `overlap_hours`."""
     body = await read_body(request, documents.RotateBody, optional=True)
     async with runtime.database.begin() as connection:
         secret, until = await endpoints.rotate_secret(
             connection, OWNER, endpoint_id, body.overlap_hours, build_sealer(runtime.settings)
         )
-    return json_answer(documents.SecretAnswer(secret=secret, old_valid_until=until))
+    return json_response(documents.SecretAnswer(secret=secret, old_valid_until=until))
 
 
 @router.post(
@@ -174,7 +176,7 @@ async def rotate_secret(endpoint_id: str, request: Request, runtime: RuntimeDep,
     summary="Send `webhook.test` to an endpoint",
     response_model=None,
     status_code=202,
-    responses=answers(
+    responses=openapi_responses(
         {202: {"description": "The delivery.", "model": documents.DeliveryAnswer}},
         "not_found",
         "endpoint_disabled",
@@ -182,10 +184,10 @@ async def rotate_secret(endpoint_id: str, request: Request, runtime: RuntimeDep,
     ),
 )
 async def test_endpoint(endpoint_id: str, runtime: RuntimeDep, query: NoQueryDep) -> Response:
-    """It is sent at once; the delivery tells what came of it."""
+    """The event is sent at once; the delivery shows the outcome."""
     async with runtime.database.begin() as connection:
         made = await deliveries.send_test(connection, OWNER, endpoint_id)
-    return json_answer(documents.delivery(made), 202)
+    return json_response(documents.delivery(made), 202)
 
 
 @router.post(
@@ -194,20 +196,20 @@ async def test_endpoint(endpoint_id: str, runtime: RuntimeDep, query: NoQueryDep
     summary="Redeliver the events of a time range",
     response_model=None,
     status_code=202,
-    responses=answers(
-        {202: {"description": "How many are sent.", "model": documents.RedeliveredAnswer}},
+    responses=openapi_responses(
+        {202: {"description": "The number of deliveries that are sent again.", "model": documents.RedeliveredAnswer}},
         *_WITH_BODY,
         "not_found",
         "endpoint_disabled",
     ),
-    openapi_extra=takes_body("RedeliverBody"),
+    openapi_extra=openapi_body("RedeliverBody"),
 )
 async def redeliver_range(endpoint_id: str, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
-    """Also what it missed while it was disabled; ids and bytes stay."""
+    """Sends events again with the same ids and bytes, including events missed while the endpoint was disabled."""
     body = await read_body(request, documents.RedeliverBody)
     async with runtime.database.begin() as connection:
         count = await deliveries.redeliver_range(connection, OWNER, endpoint_id, body.since, body.until, body.only)
-    return json_answer(documents.RedeliveredAnswer(deliveries=count), 202)
+    return json_response(documents.RedeliveredAnswer(deliveries=count), 202)
 
 
 @router.get(
@@ -215,38 +217,40 @@ async def redeliver_range(endpoint_id: str, request: Request, runtime: RuntimeDe
     operation_id="webhooks_list_deliveries",
     summary="List deliveries, newest first",
     response_model=None,
-    responses=answers(
-        {200: {"description": "A page.", "model": documents.DeliveryPage}}, "invalid_request", "invalid_cursor"
+    responses=openapi_responses(
+        {200: {"description": "A page of deliveries.", "model": documents.DeliveryPage}},
+        "invalid_request",
+        "invalid_cursor",
     ),
 )
 async def list_deliveries(
     request: Request, runtime: RuntimeDep, query: Annotated[DeliveriesQuery, Query()]
 ) -> Response:
-    """Those that fit all filters."""
+    """The deliveries that match all filters."""
     async with runtime.database.read() as connection:
         found, end = await deliveries.list_deliveries(
             connection, OWNER, query.wanted(), limit=query.limit, after=_position(query)
         )
     cursor = _cursor(end, query)
     page = documents.DeliveryPage(items=[documents.delivery(one) for one in found], next_cursor=cursor)
-    return json_answer(page, headers=next_link(request, cursor))
+    return json_response(page, headers=next_link(request, cursor))
 
 
 @router.get(
     "/deliveries/{delivery_id}",
     operation_id="webhooks_get_delivery",
-    summary="Look at one delivery and its attempts",
+    summary="Get a delivery and its attempts",
     response_model=None,
-    responses=answers(
+    responses=openapi_responses(
         {200: {"description": "The delivery.", "model": documents.DeliveryDetail}}, "not_found", "invalid_request"
     ),
 )
 async def get_delivery(delivery_id: str, runtime: RuntimeDep, query: NoQueryDep) -> Response:
-    """With the first 2 KiB of each reply."""
+    """The delivery, with the first 2 KiB of each reply."""
     async with runtime.database.read() as connection:
         found = await deliveries.get_delivery(connection, OWNER, delivery_id)
         attempts = await deliveries.read_attempts(connection, found)
-    return json_answer(documents.delivery_detail(found, attempts))
+    return json_response(documents.delivery_detail(found, attempts))
 
 
 @router.post(
@@ -255,7 +259,7 @@ async def get_delivery(delivery_id: str, runtime: RuntimeDep, query: NoQueryDep)
     summary="Send a delivery again",
     response_model=None,
     status_code=202,
-    responses=answers(
+    responses=openapi_responses(
         {202: {"description": "The delivery.", "model": documents.DeliveryAnswer}},
         "not_found",
         "endpoint_disabled",
@@ -263,10 +267,10 @@ async def get_delivery(delivery_id: str, runtime: RuntimeDep, query: NoQueryDep)
     ),
 )
 async def redeliver(delivery_id: str, runtime: RuntimeDep, query: NoQueryDep) -> Response:
-    """With the same id and bytes, and the schedule from its beginning."""
+    """The delivery keeps its id and bytes; its schedule of attempts starts again."""
     async with runtime.database.begin() as connection:
         found = await deliveries.redeliver(connection, OWNER, delivery_id)
-    return json_answer(documents.delivery(found), 202)
+    return json_response(documents.delivery(found), 202)
 
 
 def _position(query: EndpointsQuery | DeliveriesQuery) -> endpoints.WebhookCursor | None:

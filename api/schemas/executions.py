@@ -1,4 +1,4 @@
-"""The documents that the service answers with, made from records. Every field is always there, null when unknown."""
+"""The documents in responses about executions. Every field is always present; unknown values are null."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -19,13 +19,13 @@ Content = Literal["shown", "not_stored", "expired"]
 
 
 class Answer(BaseModel):
-    """A piece of an answer. Times are UTC, durations milliseconds, money integer nano-USD."""
+    """A part of a response. Times are UTC, durations are in milliseconds, money is in integer nano-USD."""
 
     model_config = ConfigDict(frozen=True, validate_by_name=True, serialize_by_alias=True)
 
 
 class SourceAnswer(Answer):
-    """What was run."""
+    """The workflow of an execution: its kind of source, its name, and the ids that apply."""
 
     kind: str
     workflow_name: str
@@ -36,7 +36,7 @@ class SourceAnswer(Answer):
 
 
 class TimeAnswer(Answer):
-    """Where the time went; the parts sum to `duration_ms`."""
+    """The duration by cause; the parts sum to `duration_ms`."""
 
     queue_ms: int | None
     model_ms: int | None
@@ -47,7 +47,7 @@ class TimeAnswer(Answer):
 
 
 class NodesAnswer(Answer):
-    """How many nodes ran, failed, were retried."""
+    """Counts of nodes that ran, failed and were retried."""
 
     total: int
     failed: int
@@ -55,7 +55,7 @@ class NodesAnswer(Answer):
 
 
 class SealAnswer(Answer):
-    """How many spans the execution said it made (null until it has ended), and how many are stored."""
+    """The number of spans that the execution made (null until it has ended) and the number that are stored."""
 
     expected: int | None
     stored: int
@@ -63,7 +63,11 @@ class SealAnswer(Answer):
 
 
 class ExecutionSummary(Answer):
-    """The record of an execution, as lists show it."""
+    """The record of an execution, as lists show it.
+
+    `cost_nano_usd` is null if there were model calls and none had a price. `error_class` says who has to act on a
+    failure.
+    """
 
     id: str
     owner: str
@@ -86,7 +90,6 @@ class ExecutionSummary(Answer):
     time: TimeAnswer
     usage: Usage
     cost_nano_usd: int | None
-    """Null if there were model calls and none had a price."""
     unpriced_calls: int
     waste_nano_usd: int
     unfinished_calls: int
@@ -97,7 +100,6 @@ class ExecutionSummary(Answer):
     seal: SealAnswer
     error_type: str | None
     error_class: ErrorClass | None
-    """Who has to act on the failure; null unless the execution failed."""
     error_message: str | None
     error_node_id: str | None
     cancel_reason: str | None
@@ -107,25 +109,27 @@ class ExecutionSummary(Answer):
 
 
 class Execution(ExecutionSummary):
-    """An execution with what control knows of it: its result, what it asks, and whether it was asked to stop."""
+    """An execution with its result, its open questions, and the time of a request to cancel it.
+
+    `approvals` holds the questions of a paused execution. `result` is there once the execution has ended; a paused
+    execution has its result so far. `content` says whether the result is shown, was not stored, or has expired.
+    """
 
     cancel_requested_at: datetime | None
     approvals: list[Approval]
-    """What it asks while it is paused."""
     result: ExecutionResult | None
-    """Once it has ended; of a paused one, how far it is."""
     content: Content
 
 
 class ExecutionPage(Answer):
-    """A page of executions; `next_cursor` is null on the last one."""
+    """A page of executions; `next_cursor` is null on the last page."""
 
     items: list[ExecutionSummary]
     next_cursor: str | None
 
 
 class AttemptAnswer(Answer):
-    """One attempt and the root of its spans."""
+    """One attempt of an execution, with its trace and its root span."""
 
     attempt: int
     trace_id: str
@@ -134,7 +138,7 @@ class AttemptAnswer(Answer):
 
 
 class TraceAnswer(Answer):
-    """The spans of an execution, depth first; `depth` is the number of spans above one."""
+    """The spans of an execution in depth-first order; `depth` is the number of a span's ancestors."""
 
     execution_id: str
     record_level: str
@@ -169,13 +173,13 @@ class SumsAnswer(Answer):
 
 
 class CostRowAnswer(SumsAnswer):
-    """One group: the value of each dimension that was asked for; null where it does not apply."""
+    """The sums of one group. `group` holds the value of each requested dimension, null where it does not apply."""
 
     group: dict[str, str | int | datetime | None]
 
 
 class CostAnswer(Answer):
-    """Cost per group, dearest first, and their total. Hours are the grain."""
+    """Cost per group, highest cost first, and the total. `from` and `to` are whole hours."""
 
     since: datetime = Field(alias="from")
     until: datetime = Field(alias="to")
@@ -185,14 +189,14 @@ class CostAnswer(Answer):
 
 
 def summary(record: ExecutionRecord, settings: Settings) -> ExecutionSummary:
-    """The record as lists show it."""
+    """The summary of an execution, from its record."""
     return ExecutionSummary.model_validate(_of_record(record, settings))
 
 
 def execution(
     record: ExecutionRecord, control: ControlRow | None, approvals: Sequence[Approval], settings: Settings
 ) -> Execution:
-    """The record with what control knows; the result is there as long as control keeps it."""
+    """The execution, from its record and its control row. The result is there as long as the control row is kept."""
     result = _result(control)
     of_control: dict[str, object] = {
         "cancel_requested_at": control.cancel_requested_at if control else None,
@@ -204,7 +208,7 @@ def execution(
 
 
 def trace(found: Trace, next_cursor: str | None, settings: Settings) -> TraceAnswer:
-    """A page of spans."""
+    """A page of spans as a document."""
     attempts = [
         AttemptAnswer(
             attempt=one.attempt,
@@ -225,7 +229,7 @@ def trace(found: Trace, next_cursor: str | None, settings: Settings) -> TraceAns
 
 
 def cost(report: CostReport) -> CostAnswer:
-    """The report with its rows by name."""
+    """The cost report as a document, with the group of each row by dimension."""
     return CostAnswer(
         since=report.since,
         until=report.until,
@@ -254,11 +258,11 @@ def _usage(record: ExecutionRecord) -> Usage:
 
 
 def _result(control: ControlRow | None) -> ExecutionResult | None:
-    """That of an earlier pause is none while it runs again."""
+    """The result, unless the execution is running: then the row holds at most the result of an earlier pause."""
     if control is None or control.result is None:
         return None
-    is_told = control.status.is_terminal or control.status is Status.PAUSED
-    return ExecutionResult.model_validate(control.result, strict=False) if is_told else None
+    is_current = control.status.is_terminal or control.status is Status.PAUSED
+    return ExecutionResult.model_validate(control.result, strict=False) if is_current else None
 
 
 def _seal(seal: Seal) -> SealAnswer:

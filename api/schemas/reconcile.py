@@ -1,4 +1,4 @@
-"""What the service and the command line say of a comparison of the books."""
+"""The document about a comparison of the books, for the service and the command line."""
 
 from dataclasses import asdict
 from typing import Literal, Self
@@ -10,7 +10,7 @@ from telemetry.reconcile.compare import ReconcileReport
 
 
 class DifferenceDocument(Answer):
-    """One number that two books do not share; `subject` is an execution's id, a roll-up row or a counter."""
+    """One number that differs between two books; `subject` is an execution id, a roll-up row or a counter."""
 
     check: Literal["record", "rollup", "daily_rollup", "counter"]
     subject: str
@@ -21,7 +21,7 @@ class DifferenceDocument(Answer):
 
 
 class CounterDocument(Answer):
-    """Whether a Prometheus counter could be compared; `note` says why not."""
+    """Whether a Prometheus counter could be compared; if not, `note` says why."""
 
     metric: str
     is_compared: bool
@@ -43,7 +43,7 @@ class ReconcileDocument(Answer):
 
     @classmethod
     def of(cls, report: ReconcileReport, differences_total: int | None = None, drift: int | None = None) -> Self:
-        """The report; the totals are given where not all differences were kept."""
+        """The report as a document; the totals are given if the report does not hold all differences."""
         return cls(
             since=report.since,
             until=report.until,
@@ -61,7 +61,7 @@ class ReconcileDocument(Answer):
 
 
 class ReconcilePage(Answer):
-    """Comparisons, newest first."""
+    """A page of comparisons, newest first; `next_cursor` is null on the last page."""
 
     items: list[ReconcileDocument]
     next_cursor: str | None

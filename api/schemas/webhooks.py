@@ -1,4 +1,4 @@
-"""What the service is told of endpoints and answers about them and their deliveries."""
+"""Request bodies and responses about webhook endpoints and their deliveries."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -13,11 +13,11 @@ from telemetry.webhooks import deliveries, endpoints
 from telemetry.webhooks.payloads import TYPES
 
 EventType = Annotated[str, AfterValidator(one_of("event", TYPES)), Field(json_schema_extra={"enum": list(TYPES)})]
-"""What an endpoint may ask for."""
+"""The type of an event that an endpoint may receive."""
 
 
 def _is_text(value: object) -> object:
-    """A number is no time, in a body as in a query."""
+    """Refuse numbers as times in a body, as in a query."""
     if not isinstance(value, str):
         raise ValueError("Write a time as 2026-11-24T02:20:00Z")
     return value
@@ -35,7 +35,7 @@ BodyTime = Annotated[Time, Field(strict=False), BeforeValidator(_is_text)]
 
 
 class EndpointBody(Document):
-    """A new endpoint. `templates` holds ids or keys; without, it hears of every execution."""
+    """A new endpoint. `templates` holds ids or keys; without it the endpoint receives events of every execution."""
 
     url: Url
     events: Events
@@ -45,7 +45,7 @@ class EndpointBody(Document):
 
 
 class EndpointChange(Document):
-    """What is to change. What is left out or null stays, but null clears `templates` and `description`."""
+    """Changes to an endpoint. Absent or null fields keep their value, but null clears `templates` and `description`."""
 
     url: Url | None = None
     events: Events | None = None
@@ -55,7 +55,7 @@ class EndpointChange(Document):
     status: Literal["active", "disabled"] | None = None
 
     def changes(self) -> endpoints.Changes:
-        """As the bookkeeper takes them."""
+        """The changes as the store takes them."""
         clear = {name for name in ("templates", "description") if name in self.model_fields_set}
         return endpoints.Changes(
             url=self.url,
@@ -69,13 +69,13 @@ class EndpointChange(Document):
 
 
 class RotateBody(Document):
-    """How long the old secret signs too."""
+    """The time for which requests are signed with the old secret as well."""
 
     overlap_hours: int = Field(24, ge=0, le=168)
 
 
 class RedeliverBody(Document):
-    """Events of that time (half-open) that failed, or all; those that were missed either way."""
+    """A time range (half-open). Its failed deliveries or all are sent again, and missed events in both cases."""
 
     since: BodyTime = Field(alias="from")
     until: BodyTime = Field(alias="to")
@@ -83,7 +83,10 @@ class RedeliverBody(Document):
 
 
 class EndpointAnswer(Answer):
-    """An endpoint. Its secret and the values of its headers are never told again."""
+    """An endpoint, without its secret and the values of its headers: these are never shown again.
+
+    `disabled_reason` is `owner` (disabled by a request), `gone` (it responded with 410) or `failing` (failed for days).
+    """
 
     id: str
     url: str
@@ -94,7 +97,6 @@ class EndpointAnswer(Answer):
     status: Literal["active", "disabled"]
     disabled_at: datetime | None
     disabled_reason: Literal["owner", "gone", "failing"] | None
-    """Wished by its owner; it answered 410; nothing but failures for days."""
     failing_since: datetime | None
     failures_in_row: int
     old_secret_valid_until: datetime | None
@@ -103,27 +105,27 @@ class EndpointAnswer(Answer):
 
 
 class NewEndpointAnswer(EndpointAnswer):
-    """An endpoint with its secret, which is shown this once."""
+    """An endpoint with its secret, which is shown only once."""
 
     secret: str
 
 
 class EndpointPage(Answer):
-    """A page of endpoints; `next_cursor` is null on the last one."""
+    """A page of endpoints; `next_cursor` is null on the last page."""
 
     items: list[EndpointAnswer]
     next_cursor: str | None
 
 
 class SecretAnswer(Answer):
-    """The new secret, shown this once, and until when the old one signs too."""
+    """The new secret, which is shown only once, and the time until which the old secret is used as well."""
 
     secret: str
     old_valid_until: datetime
 
 
 class DeliveryAnswer(Answer):
-    """One event on its way to one endpoint; `webhook_id` is the same for every attempt."""
+    """The delivery of one event to one endpoint; `webhook_id` is the same for every attempt."""
 
     id: str
     webhook_id: str
@@ -141,7 +143,7 @@ class DeliveryAnswer(Answer):
 
 
 class DeliveryAttempt(Answer):
-    """One attempt: the status and the first 2 KiB of the reply, or why there was none."""
+    """One attempt to deliver: the status and the first 2 KiB of the reply, or the error if there was no reply."""
 
     number: int
     at: datetime
@@ -158,36 +160,36 @@ class DeliveryDetail(DeliveryAnswer):
 
 
 class DeliveryPage(Answer):
-    """A page of deliveries; `next_cursor` is null on the last one."""
+    """A page of deliveries; `next_cursor` is null on the last page."""
 
     items: list[DeliveryAnswer]
     next_cursor: str | None
 
 
 class RedeliveredAnswer(Answer):
-    """How many deliveries are sent again."""
+    """The number of deliveries that are sent again."""
 
     deliveries: int
 
 
 def endpoint(found: endpoints.Endpoint) -> EndpointAnswer:
-    """The endpoint as it is shown."""
+    """The endpoint as a document."""
     return EndpointAnswer.model_validate(_of_endpoint(found))
 
 
 def new_endpoint(made: endpoints.Endpoint, secret: str) -> NewEndpointAnswer:
-    """The endpoint and its secret."""
+    """The new endpoint and its secret as a document."""
     return NewEndpointAnswer.model_validate(_of_endpoint(made) | {"secret": secret})
 
 
 def delivery(found: deliveries.Delivery) -> DeliveryAnswer:
-    """The delivery as lists show it."""
+    """The delivery as a document."""
     return DeliveryAnswer.model_validate(_of_delivery(found))
 
 
 def delivery_detail(found: deliveries.Delivery, attempts: list[deliveries.Attempt]) -> DeliveryDetail:
-    """The delivery with its attempts."""
-    said = [
+    """The delivery and its attempts as a document."""
+    made = [
         DeliveryAttempt(
             number=one.number,
             at=one.at,
@@ -198,7 +200,7 @@ def delivery_detail(found: deliveries.Delivery, attempts: list[deliveries.Attemp
         )
         for one in attempts
     ]
-    return DeliveryDetail.model_validate(_of_delivery(found) | {"attempts": said})
+    return DeliveryDetail.model_validate(_of_delivery(found) | {"attempts": made})
 
 
 def _of_endpoint(found: endpoints.Endpoint) -> dict[str, object]:

@@ -1,1 +1,1 @@
-"""The roles of a process."""
+"""The service process: its roles, the HTTP servers, background jobs, logs."""

@@ -1,4 +1,4 @@
-"""The HTTP application: routes, what holds for all of them, and its description as OpenAPI."""
+"""The HTTP application: its routes, middleware, error handlers and OpenAPI document."""
 
 from collections.abc import MutableMapping
 from importlib.metadata import version
@@ -13,7 +13,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from api.http.dependencies import LINKED_TRACE
-from api.http.middleware import Edge, ids_of
+from api.http.middleware import OuterMiddleware, ids_of
 from api.http.problems import Problem
 from api.http.request_bodies import invalid_parameters
 from api.routers import analytics, decisions, events, executions, monitoring, reconcile, webhooks
@@ -26,7 +26,10 @@ _TRACE_HEADERS = (b"traceparent", b"tracestate")
 
 
 class Service(FastAPI):
-    """FastAPI, which joins every caller's trace unless that is taken from the request before."""
+    """FastAPI, with the setting for the caller's `traceparent`.
+
+    FastAPI joins the caller's trace. For `link` and `ignore` the trace headers are removed from the request first.
+    """
 
     traceparent: str = "join"
 
@@ -38,14 +41,14 @@ class Service(FastAPI):
         await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        """The description, with problems by reference and without FastAPI's own 422."""
+        """The OpenAPI document, with our problem documents instead of FastAPI's own 422."""
         if self.openapi_schema is None:
             self.openapi_schema = describe(self)
         return self.openapi_schema
 
 
 def create_app(runtime: Runtime) -> Service:
-    """The application over what runs."""
+    """The application of a running service."""
     settings = runtime.settings
     app = _bare(
         telemetry={
@@ -60,12 +63,12 @@ def create_app(runtime: Runtime) -> Service:
     )
     app.traceparent = settings.traceparent
     app.state.runtime = runtime
-    app.add_middleware(Edge, allowed_hosts=settings.allowed_hosts, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(OuterMiddleware, allowed_hosts=settings.allowed_hosts, max_body_bytes=settings.max_body_bytes)
     return app
 
 
 def openapi_document() -> dict[str, Any]:
-    """The description of the service, without one that runs."""
+    """The OpenAPI document, without a running service."""
     return _bare().openapi()
 
 
@@ -97,7 +100,7 @@ async def _parameter_problem(request: Request, error: Exception) -> Response:
 
 
 async def _routing_problem(request: Request, error: Exception) -> Response:
-    """An unknown path, or a path that has other methods."""
+    """The problem for an unknown path, or for a method that the path does not support."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         allowed = ", ".join(_allowed(request))
@@ -108,7 +111,7 @@ async def _routing_problem(request: Request, error: Exception) -> Response:
 
 
 def _allowed(request: Request) -> list[str]:
-    """Every method of the path; the router names those of one route only."""
+    """All methods of the path: the router names only the methods of one route."""
     routes = request.app.router.routes
     scopes = {method: dict(request.scope) | {"method": method} for method in METHODS}
     return [

@@ -14,7 +14,7 @@ from telemetry.reconcile.job import ReconcileJob
 KEEPER_RESTART_SECONDS = 5.0
 WORKER_RESTART_SECONDS = 1.0
 STOP_SECONDS = 1.0
-"""How long the keeper's jobs may take to stop."""
+"""Seconds that the keeper's jobs may take to stop."""
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
-"""What the Collector talks to: OTLP over HTTP on a listener of its own, with its own tokens.
+"""The Collector's endpoint: OTLP over HTTP on a separate listener, with separate tokens.
 
-200 means that all of it is committed. Our own trouble is 503, as the Collector drops for good on 500. Not traced.
+200 means that all signals of the request are committed. Our own failures are 503: on 500 the Collector would drop the
+signals for good. Requests are not traced.
 """
 
 import hmac
@@ -19,7 +20,7 @@ from engine.errors import SpanloomError
 from telemetry.signals.otlp import CONTENT_TYPE, Undecodable, error_status
 
 MAX_BYTES = 16 * 1024 * 1024
-"""Of a body, packed and unpacked."""
+"""The largest body, compressed or not."""
 
 RETRY_AFTER_SECONDS = 2
 
@@ -31,7 +32,7 @@ Store = Callable[[bytes], Awaitable[None]]
 
 
 class Refused(Exception):
-    """The request is answered with an error; the message is for whoever runs the Collector."""
+    """A request that is refused; the message is for the operator of the Collector."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -39,7 +40,7 @@ class Refused(Exception):
 
 
 def create_ingest_app(ingest: Ingest) -> Starlette:
-    """The application over a receiver."""
+    """The application for the Collector's requests, with metrics."""
     receiver = ingest.receiver
     stores: dict[str, Store] = {
         "/internal/otlp/v1/traces": receiver.traces,
@@ -64,7 +65,7 @@ def _exporting(ingest: Ingest, store: Store) -> Endpoint:
 
 
 async def _answer(ingest: Ingest, store: Store, request: Request) -> Response:
-    """The home of broad catching for the Collector's requests."""
+    """Store the signals and respond. This is the one place where these requests catch every exception."""
     try:
         _authorize(ingest, request)
         await store(await _body(ingest, request))
@@ -73,12 +74,12 @@ async def _answer(ingest: Ingest, store: Store, request: Request) -> Response:
     except Undecodable as error:
         return _error(400, str(error))
     except ClientDisconnect:
-        return _error(400, "the body is not complete")
+        return _error(400, "the body is incomplete")
     except SpanloomError as error:
-        log.warning("the Collector's signals cannot be stored now", extra={"error": error.message})
+        log.warning("the signals from the Collector could not be stored", extra={"error": error.message})
         return _error(503, error.message)
     except Exception:
-        log.exception("the Collector's signals cannot be stored now")
+        log.exception("the signals from the Collector could not be stored")
         return _error(503, "the signals cannot be stored now")
     return Response(b"", media_type=CONTENT_TYPE)
 
@@ -100,19 +101,19 @@ def _metrics(ingest: Ingest) -> Endpoint:
 def _authorize(ingest: Ingest, request: Request) -> None:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     shown = token.strip().encode()
-    # Every token is looked at, so that the time says nothing.
+    # Compare with every token, so that the time taken reveals nothing.
     known = [hmac.compare_digest(shown, valid.encode()) for valid in ingest.settings.ingest_tokens]
     if scheme.lower() != "bearer" or not any(known):
-        raise Refused(401, "show one of SPANLOOM_INGEST_TOKENS as a bearer token")
+        raise Refused(401, "send one of SPANLOOM_INGEST_TOKENS as a bearer token")
 
 
 async def _body(ingest: Ingest, request: Request) -> bytes:
-    """The body, unpacked. Raises `Refused`, or `Undecodable` once its bytes are kept."""
+    """The decompressed body. Raises `Refused`, or `Undecodable` after the bytes were kept as a dead letter."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != CONTENT_TYPE:
-        raise Refused(415, f"send protobuf ({CONTENT_TYPE}): JSON would spoil the ids")
+        raise Refused(415, f"send protobuf ({CONTENT_TYPE}): JSON would garble the ids")
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip"):
-        raise Refused(415, "compress with gzip, or not at all")
+        raise Refused(415, "compress with gzip, or do not compress")
     packed = await _read(request)
     if encoding == "identity":
         return packed
@@ -120,7 +121,7 @@ async def _body(ingest: Ingest, request: Request) -> bytes:
         return _unpack(packed)
     except zlib.error:
         await ingest.receiver.undecodable(packed)
-        raise Undecodable("the bytes are no gzip") from None
+        raise Undecodable("the body is not valid gzip") from None
 
 
 async def _read(request: Request) -> bytes:
@@ -136,7 +137,7 @@ def _unpack(packed: bytes) -> bytes:
     gzip = zlib.decompressobj(zlib.MAX_WBITS | 16)
     body = gzip.decompress(packed, MAX_BYTES + 1)
     if len(body) > MAX_BYTES:
-        raise Refused(413, f"the body has more than {MAX_BYTES} bytes unpacked; send smaller batches")
+        raise Refused(413, f"the body has more than {MAX_BYTES} bytes decompressed; send smaller batches")
     if not gzip.eof or gzip.unused_data:
         raise zlib.error("incomplete or trailing data")
     return body
@@ -151,6 +152,8 @@ def _error(status: int, message: str) -> Response:
 
 async def _no_such_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = _error(error.status_code, "there is nothing for the Collector here")
+    response = _error(
+        error.status_code, "this listener has no such path or method; see the exporters in otel-collector.yaml"
+    )
     response.headers.update(error.headers or {})
     return response

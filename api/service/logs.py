@@ -1,4 +1,4 @@
-"""The log of this process: a sentence and fields per line, as text for people or as JSON for machines. No secrets."""
+"""The log of this process: one sentence with fields per line, as text or as JSON, with secrets redacted."""
 
 import logging
 import sys
@@ -14,7 +14,7 @@ from engine.security.redaction import redact
 _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 _TELL_URLS = ("httpx2", "httpcore2")
-"""Loggers that write out the addresses of requests: those of webhooks may hold secrets."""
+"""Loggers that write the URLs of requests. URLs of webhooks may hold secrets."""
 
 
 def configure_logs(settings: Settings) -> None:
@@ -27,7 +27,7 @@ def configure_logs(settings: Settings) -> None:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object per line, with the trace it belongs to."""
+    """Formats a record as one JSON object, with its fields and its trace id."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -43,7 +43,7 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """Time, level, sentence, fields."""
+    """Formats a record as text: time, level, sentence, fields."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI says, with our problems by reference, our bodies, and the events of a stream."""
+"""Makes the OpenAPI document: FastAPI's, plus our problems, request bodies, stream events and webhooks."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ def _schemas() -> dict[str, Any]:
 
 
 def _drop_stock_answer(operation: dict[str, Any]) -> None:
-    """FastAPI describes its own 422 where a route names none."""
+    """Remove the 422 that FastAPI adds to routes that describe none."""
     content = operation["responses"].get("422", {}).get("content", {})
     schema = content.get("application/json", {}).get("schema", {})
     if schema.get("$ref", "").endswith("HTTPValidationError"):
@@ -63,11 +63,11 @@ def _drop_stock_answer(operation: dict[str, Any]) -> None:
 
 
 def _webhook(type_: str, data: type[BaseModel]) -> dict[str, Any]:
-    """What an endpoint is sent: Standard Webhooks, at least once and in no order."""
+    """The request that an endpoint receives, by Standard Webhooks: at least once, in any order."""
     headers = {
         "webhook-id": "`evt_<event id>`, the same for every attempt.",
-        "webhook-timestamp": "When this attempt was made, in seconds since 1970.",
-        "webhook-signature": "`v1,<base64>`, two of them while a secret is rotated.",
+        "webhook-timestamp": "The time of this attempt, in seconds since 1970.",
+        "webhook-signature": "`v1,<base64>`; two signatures during the rotation of a secret.",
     }
     body = {
         "type": "object",
@@ -88,17 +88,19 @@ def _webhook(type_: str, data: type[BaseModel]) -> dict[str, Any]:
         ],
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": {
-            "2XX": {"description": "It was taken. Anything else is repeated."},
-            "410": {"description": "The endpoint is gone: nothing more is sent to it."},
+            "2XX": {
+                "description": "The endpoint received the event. After any other response the request is repeated."
+            },
+            "410": {"description": "The endpoint is gone. It is disabled and receives nothing more."},
         },
     }
 
 
 def _frame() -> dict[str, Any]:
-    """A frame of the event stream, as the specification of server-sent events reads it."""
+    """A frame of the event stream, in the terms of the specification of server-sent events."""
     types = [*EventType, "stream_error"]
     return {
-        "description": "One frame. `stream_error` (without `id`) holds a problem: the stream broke.",
+        "description": "One server-sent event. `stream_error` has no `id` and holds a problem: the stream broke.",
         "type": "object",
         "required": ["event", "data"],
         "properties": {
@@ -119,7 +121,7 @@ def _frame() -> dict[str, Any]:
 
 
 def _event() -> dict[str, Any]:
-    """What `data` of a frame holds; node fields are there where the event is about a node."""
+    """The `data` of a frame; it has node fields if the event is about a node."""
     closing = [type_ for type_ in EventType if type_.is_closing]
     others = [type_ for type_ in EventType if not type_.is_closing]
     common = {
@@ -136,7 +138,7 @@ def _event() -> dict[str, Any]:
     required = ["type", "seq", "execution_id", "attempt", "at", "data"]
     result = {"$ref": "#/components/schemas/ExecutionResult"}
     return {
-        "description": "One thing that happened. The last one holds the result.",
+        "description": "One event of an execution. The last event of a stream holds the result.",
         "oneOf": [
             {
                 "type": "object",

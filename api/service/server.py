@@ -1,6 +1,6 @@
-"""Runs the HTTP application until a signal: then it is not ready, lets executions end, and stops.
+"""Runs the service in its roles until a signal; then it reports not ready, lets executions end, and stops.
 
-What only one role needs is imported where it is used: the role `ingest` is to be small.
+Modules that only one role needs are imported where they are used, to keep the process of the role `ingest` small.
 """
 
 import asyncio
@@ -23,12 +23,14 @@ from api.wiring.runtime import Runtime, open_runtime
 from engine.errors import SpanloomError
 
 GRACE_SECONDS = 3
-"""How long answers may take to be read once all executions have ended."""
+"""Seconds that clients have to read their responses after all executions have ended."""
 
 Role = Literal["api", "worker", "keeper", "ingest"]
 ROLES: tuple[Role, ...] = ("api", "worker", "keeper", "ingest")
-"""What a process does: answer the API and run what is waited for or streamed; run what was queued, answered or left by
-another process; keep house; take signals back from the Collector."""
+"""The roles of a process. `api` answers the API and runs executions that are waited for or streamed. `worker` runs
+executions that were queued, resumed or left by another process. `keeper` runs the maintenance jobs. `ingest` receives
+signals from the Collector.
+"""
 
 _BACKLOG = 2_048
 
@@ -36,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class CannotListen(SpanloomError):
-    """The address cannot be listened on."""
+    """The service cannot listen on this address; name another one."""
 
     code = "cannot_listen"
 
@@ -48,9 +50,10 @@ async def serve(
     *,
     on_signal: Callable[[], None] = lambda: None,
 ) -> None:
-    """The service in some of its roles, from start to stop; `on_ready` is told the URL of the API.
+    """Run the service in some of its roles until a signal.
 
-    `on_signal` is told when it begins to stop. Raises a `SpanloomError` that says what to do.
+    `on_ready` is called with the URL of the API, `on_signal` when the service begins to stop. Raises a `SpanloomError`
+    that says what to do.
     """
     async with AsyncExitStack() as stack:
         api = _listen_for_api(settings, stack) if "api" in roles else None
@@ -92,12 +95,12 @@ async def _start_background(runtime: Runtime, roles: AbstractSet[Role], stack: A
 
 
 def default_roles(settings: Settings) -> frozenset[Role]:
-    """Everything that one process can do."""
+    """All roles that the pipeline of these settings has."""
     return frozenset(ROLES if settings.pipeline == "collector" else ("api", "worker", "keeper"))
 
 
 async def _signal() -> None:
-    """SIGTERM or SIGINT."""
+    """Wait for SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -106,10 +109,10 @@ async def _signal() -> None:
 
 @asynccontextmanager
 async def receiving(ingest: Ingest, listener: socket.socket) -> AsyncIterator[None]:
-    """The Collector is answered at `listener` while the block runs."""
+    """Serve the Collector at `listener` during the block."""
     server = _IngestServer(_config(create_ingest_app(ingest)))
     serving = asyncio.create_task(server.serve([listener]), name="ingest")
-    log.info("ready for the Collector at %s", url_of(listener))
+    log.info("listening for the Collector at %s", url_of(listener))
     try:
         yield
     finally:
@@ -118,7 +121,7 @@ async def receiving(ingest: Ingest, listener: socket.socket) -> AsyncIterator[No
 
 
 def ingest_of(runtime: Runtime) -> Ingest:
-    """What answers the Collector, over what already runs."""
+    """The Collector's endpoint of a running service."""
     return Ingest(runtime.settings, runtime.metrics, runtime.receiver)
 
 
@@ -128,7 +131,7 @@ async def serve_runtime(
     on_ready: Callable[[str], None] | None = None,
     on_signal: Callable[[], None] = lambda: None,
 ) -> None:
-    """Answer requests at `listener` over what already runs, until SIGTERM or SIGINT."""
+    """Serve the API of a running service at `listener`, until SIGTERM or SIGINT."""
     await make_server(runtime, listener, on_ready, on_signal).serve([listener])
 
 
@@ -138,7 +141,7 @@ def make_server(
     on_ready: Callable[[str], None] | None = None,
     on_signal: Callable[[], None] = lambda: None,
 ) -> uvicorn.Server:
-    """The server, not yet started; setting its `should_exit` is what a signal does."""
+    """The server, not yet started. Setting its `should_exit` has the effect of a signal."""
     from api.service.app import create_app
 
     return _Server(_config(create_app(runtime)), runtime, listener, on_ready, on_signal)
@@ -159,9 +162,10 @@ def _config(app: ASGIApp) -> uvicorn.Config:
 
 
 def listen(host: str, port: int, *, variable: str = "SPANLOOM_BIND") -> socket.socket:
-    """A socket that listens there; port 0 takes a free one. Raises `CannotListen`.
+    """A listening socket; port 0 takes a free port. Raises `CannotListen`.
 
-    The protocol is named, as asyncio turns Nagle's algorithm off only then: with it each answer takes 40 ms longer.
+    The socket names its protocol because asyncio turns Nagle's algorithm off only then. With it each response takes
+    40 ms longer.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -177,13 +181,13 @@ def listen(host: str, port: int, *, variable: str = "SPANLOOM_BIND") -> socket.s
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where the service is reached on this machine."""
+    """The URL of the service on this machine."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class _IngestServer(uvicorn.Server):
-    """uvicorn, which leaves signals to those who stop it."""
+    """uvicorn without its own signal handlers: the caller stops it."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -191,7 +195,7 @@ class _IngestServer(uvicorn.Server):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with our way of stopping."""
+    """uvicorn, which lets executions end before it stops."""
 
     def __init__(
         self,
@@ -214,13 +218,13 @@ class _Server(uvicorn.Server):
             self._on_ready(self._url)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The second Ctrl-C does not wait. Signals are not raised again: what lives long is still to be closed."""
+        """A second Ctrl-C stops without waiting. Signals are not raised again, as the runtime must still be closed."""
         self._on_signal()
         self.force_exit = self.force_exit or (self.should_exit and sig == signal.SIGINT)
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say that we are not ready and let executions end, while answers are still given; then stop."""
+        """Report not ready and let executions end, while requests are still served; then stop."""
         draining = asyncio.create_task(self._runtime.drain(), name="drain")
         while not (draining.done() or self.force_exit):
             await asyncio.wait({draining}, timeout=0.1)

@@ -1,1 +1,1 @@
-"""Builds everything that lives long, from the settings."""
+"""Builds all long-lived objects from the settings."""

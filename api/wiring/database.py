@@ -1,4 +1,4 @@
-"""Opens the database, with the schema that this program expects."""
+"""Opens the database and checks that its schema is current."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +13,7 @@ from engine.errors import Unavailable
 async def open_database(settings: Settings) -> AsyncIterator[Database]:
     """The database, once its schema is current.
 
-    A SQLite file is upgraded; PostgreSQL is left as it is. Raises `Unavailable`, which says what to do.
+    A SQLite file is upgraded. An old schema on PostgreSQL raises `Unavailable`, which says what to do.
     """
     await _check_schema(settings.database_url)
     async with build_database(settings) as database:

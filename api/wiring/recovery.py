@@ -1,4 +1,4 @@
-"""Builds what repairs: the sweeper of lost executions and the replay of dead letters."""
+"""Builds the sweeper of lost executions and the replay of dead letters."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""Builds what workflows may use: models, prices, tools, retrievers, and what is stored for them."""
+"""Builds the resources of workflows: models, prices, tools, retrievers, and stored templates and conversations."""
 
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -24,7 +24,7 @@ async def store_builtin_templates(database: Database) -> None:
 def build_resources(
     settings: Settings, database: Database, stack: AsyncExitStack, *, models: "Models | None" = None
 ) -> "Resources":
-    """The resources of executions; `models` replace the providers'. The stack closes what was opened."""
+    """The resources of executions; `models` replace the providers'. The stack closes them."""
     from engine.execution.local_resources import resources_of
     from engine.store.checkpoints import problem
     from engine.store.conversations import StoredConversations

@@ -1,4 +1,4 @@
-"""Builds what runs workflows and keeps their books, step by step, and takes it down in reverse order.
+"""Builds the engine and its bookkeeping step by step, and closes them in reverse order.
 
 Expensive imports are made where they are used: commands that only read import no LangGraph, and the Collector's
 listener imports no engine.
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from telemetry.sdk.providers import Telemetry
 
 CANCELLED_FROM_OUTSIDE = "asked to stop"
-"""The reason of a cancellation that named none."""
+"""The reason of a cancellation without a reason."""
 
 
 @dataclass(slots=True)
 class Runtime:
-    """The running service: the engine, its books, and what both are made of."""
+    """The running service: the engine, its bookkeeping, and the parts of both."""
 
     settings: Settings
     database: Database
@@ -54,11 +54,11 @@ class Runtime:
     sweeper: "Sweeper"
     """Ends executions that no process runs."""
     replay: "Replay"
-    """Gives dead letters to their consumer again."""
+    """Replays dead letters to their consumers."""
     readers: Counter[str] = field(default_factory=Counter)
     """Readers per execution, apart from the request that started it."""
     is_draining: bool = False
-    """No new executions are accepted; those that run may end."""
+    """No new executions are accepted; running ones may end."""
 
     def cancel(self, execution_id: str, reason: str | None) -> bool:
         """Ask an execution to stop; false if it does not run in this process."""
@@ -114,7 +114,7 @@ def _build_bookkeeping(settings: Settings, database: Database) -> "tuple[Metrics
 
 
 async def _open_journal(parts: PipelineParts, make_sink: MakeSink, stack: AsyncExitStack) -> "Journal":
-    """The journal, which hears every span and event of ours from now on."""
+    """The journal. From now on it receives every span and event of ours."""
     from telemetry.journal.journal import Journal
 
     settings = parts.settings
@@ -130,7 +130,7 @@ async def _open_journal(parts: PipelineParts, make_sink: MakeSink, stack: AsyncE
 
 
 async def _open_checkpoints(settings: Settings, stack: AsyncExitStack) -> "Checkpoints":
-    """Checkpoints in the database, or in memory where the database can hold none."""
+    """Checkpoints in the database, or in memory if the database cannot hold them."""
     from engine.store.checkpoints import in_memory, open_checkpoints, problem
 
     if problem(settings.database_url) is not None:
@@ -174,7 +174,7 @@ def _build_sweeper(
 
 
 async def _renew_leases(runtime: Runtime, stack: AsyncExitStack) -> None:
-    """Keep the leases of what runs here, and stop executions that were cancelled or taken over elsewhere."""
+    """Renew the leases of executions in this process, and stop those that others cancelled or took over."""
     from telemetry.recovery.lease_renewal import LeaseRenewal
 
     settings, journal = runtime.settings, runtime.journal

@@ -1,6 +1,6 @@
-"""Closing within a time: what hangs is left behind, so that the process ends.
+"""Closes long-lived objects with a timeout, so that a hanging one does not keep the process from ending.
 
-A process that is asked to stop has `EXIT_SECONDS`; whoever sent the signal kills it a little later.
+A process has `EXIT_SECONDS` to stop after a signal: Kubernetes kills it after 30 seconds.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TypeVar
 
 EXIT_SECONDS = 27.0
-"""From the signal to the end of the process, whatever does not let go."""
+"""Seconds from the signal to the end of the process, even if something hangs."""
 
 CLOSE_SECONDS = 1.0
-"""How long each long-lived object may take to close."""
+"""Seconds that each long-lived object may take to close."""
 
 EXIT_CODE = 1
 
@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 async def enter_within(
     stack: AsyncExitStack, seconds: float, name: str, manager: AbstractAsyncContextManager[_T]
 ) -> _T:
-    """Enter a context manager whose exit may take so long, and does not ask why."""
+    """Enter a context manager whose exit may take that many seconds. Its exit gets no exception."""
     entered = await manager.__aenter__()
     stack.push_async_callback(within, seconds, name, lambda: manager.__aexit__(None, None, None))
     return entered
 
 
 async def within(seconds: float, name: str, close: Callable[[], Awaitable[object]]) -> None:
-    """Close something; if it takes longer it is left to itself, and the log says so."""
+    """Close an object. If that takes longer, cancel it without waiting and log a warning."""
 
     async def work() -> None:
         await close()
@@ -50,7 +50,7 @@ async def within(seconds: float, name: str, close: Callable[[], Awaitable[object
 
 
 class LastResort:
-    """Ends the process a while after it was asked to stop, by a thread: an event loop may be blocked, a task deaf."""
+    """Ends the process some time after the signal, from a thread: the event loop may be blocked."""
 
     def __init__(self, seconds: float = EXIT_SECONDS, end: Callable[[int], object] = os._exit) -> None:
         self._seconds = seconds
@@ -58,13 +58,16 @@ class LastResort:
         self._is_armed = False
 
     def arm(self) -> None:
-        """The process was asked to stop; what it is asked later makes it no longer."""
+        """Start the timer; later calls change nothing."""
         if not self._is_armed:
             self._is_armed = True
             threading.Thread(target=self._wait, name="last resort", daemon=True).start()
 
     def _wait(self) -> None:
         time.sleep(self._seconds)
-        log.error("the process did not end in %g s and is ended now; what it ran is found by its lease", self._seconds)
+        log.error(
+            "the process did not stop within %g s and exits now; its executions are taken over by lease",
+            self._seconds,
+        )
         logging.shutdown()
         self._end(EXIT_CODE)

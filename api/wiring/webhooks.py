@@ -1,4 +1,4 @@
-"""What sending to users' addresses takes, from the settings: where it may lead, and the keys of sealed secrets."""
+"""Builds the sender of webhooks, with its address guard and the sealing of secrets."""
 
 import os
 import secrets
@@ -15,17 +15,17 @@ from telemetry.webhooks.sender import Sender
 
 
 def build_egress(settings: Settings) -> Egress:
-    """Where requests to users' addresses may lead."""
+    """The guard of requests to addresses that users name."""
     return Egress(Exceptions.parse(settings.egress_allow), ports=settings.egress_ports)
 
 
 def build_sealer(settings: Settings) -> Sealer:
-    """Seals with `SPANLOOM_SECRET_KEY`; on SQLite without one, with a key in a file that is made when it is needed."""
+    """Seals with `SPANLOOM_SECRET_KEY`; on SQLite without it, with a key in a file that is created when needed."""
     return Sealer(lambda: settings.secret_key or _kept_key(settings))
 
 
 def build_sender(settings: Settings, database: Database, health: DeliveryHealth | None = None) -> Sender:
-    """What sends webhooks."""
+    """The sender of webhooks."""
     policy = Policy(
         schedule_seconds=settings.webhook_schedule,
         disable_hours=settings.webhook_disable_hours,
@@ -42,25 +42,25 @@ def build_sender(settings: Settings, database: Database, health: DeliveryHealth 
 
 
 def key_file(settings: Settings) -> Path | None:
-    """Where the key is kept beside a SQLite database; null for PostgreSQL, whose processes must share one."""
+    """The key file beside a SQLite database; None for PostgreSQL, whose processes must share a configured key."""
     url = parse_url(settings.database_url)
     return Path(f"{url.database}.key") if dialect_name(url) == "sqlite" else None
 
 
 def _kept_key(settings: Settings) -> tuple[str, ...]:
-    """The key in the file, made if there is none. Raises `SettingsInvalid` for a file that others may read."""
+    """The key in the file, created if there is none. Raises `SettingsInvalid` if other users may read the file."""
     file = key_file(settings)
     if file is None:
         return ()
     if not file.exists():
         _make(file)
     if file.stat().st_mode & 0o077:
-        raise SettingsInvalid(f"{file} holds a secret and may be read by others; run: chmod 600 {file}")
+        raise SettingsInvalid(f"{file} holds a secret, but other users can read it; run: chmod 600 {file}")
     return (file.read_text().strip(),)
 
 
 def _make(file: Path) -> None:
-    """Complete or not at all; of two processes at once one wins."""
+    """Create the key file atomically; of two processes at once, one wins."""
     draft = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -199,7 +199,7 @@ class ReceiverProcess:
     def errors(self) -> int:
         """How many requests were answered 503."""
         logs = self.folder.glob("receiver-*")
-        return sum(log.read_text().count("cannot be stored now") for log in logs)
+        return sum(log.read_text().count("from the Collector could not be stored") for log in logs)
 
 
 @on("sqlite")

@@ -144,7 +144,7 @@ async def test_a_process_of_its_own_may_take_signals_back(migrated_sqlite_url: s
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment, stderr=asyncio.subprocess.PIPE)
     assert process.stderr is not None
     async with asyncio.timeout(SECONDS):
-        while b"ready for the Collector at " not in (line := await process.stderr.readline()):
+        while b"listening for the Collector at " not in (line := await process.stderr.readline()):
             assert line, "it ended before it was ready"
     url = line.decode().partition("Collector at ")[2].split('"')[0].strip()
     headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/x-protobuf"}

@@ -111,7 +111,7 @@ async def test_a_node_that_ignores_its_cancellation_does_not_hold_the_process(
             assert monotonic() - began < 20
             await asyncio.gather(starting, return_exceptions=True)
     assert b"is left behind" in said
-    assert b"what it ran is found by its lease" in said
+    assert b"its executions are taken over by lease" in said
     async with Database(migrated_sqlite_url) as database, database.read() as connection:
         row = (await connection.execute(select(execution_control))).one()
     assert row.status == "running"
