@@ -20,7 +20,7 @@ def test_a_frame_gives_back_its_passages_and_the_text_behind_it() -> None:
     assert rest == "How is cost kept?"
 
 
-def test_nothing_to_frame_is_no_frame() -> None:
+def test_without_texts_there_is_no_frame() -> None:
     assert frame("", None) == ""
     assert unframe("just a question") == ([], "just a question")
 

@@ -36,7 +36,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("text", REFUSED, ids=lambda text: repr(text[:40]))
-def test_what_readers_would_take_differently_is_refused(text: bytes) -> None:
+def test_json_that_parsers_read_differently_is_refused(text: bytes) -> None:
     with pytest.raises(MalformedJson, match=REFUSED[text]):
         read_json(text)
 
@@ -55,7 +55,7 @@ def test_what_readers_would_take_differently_is_refused(text: bytes) -> None:
     ],
     ids=repr,
 )
-def test_everything_else_is_read_as_it_stands(text: bytes) -> None:
+def test_other_json_is_read_unchanged(text: bytes) -> None:
     assert read_json(text) == json.loads(text)
 
 
@@ -64,11 +64,11 @@ def test_everything_else_is_read_as_it_stands(text: bytes) -> None:
     [(1,), {1: 2}, object(), b"x", float("inf"), {"a": float("nan")}, "\udfff", {"\ud800": 1}],
     ids=lambda value: type(value).__name__,
 )
-def test_python_values_that_are_no_json_have_a_flaw(value: object) -> None:
+def test_python_values_that_are_not_json_have_a_flaw(value: object) -> None:
     assert find_flaw(value) is not None
 
 
-def test_a_value_that_holds_itself_is_nested_too_deep() -> None:
+def test_a_value_that_contains_itself_is_nested_too_deep() -> None:
     value: list[object] = []
     value.append(value)
     flaw = find_flaw(value)
@@ -85,7 +85,7 @@ SCALARS = (
 
 
 @given(st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text("abc/~", max_size=3), inner)))
-def test_a_document_without_a_flaw_is_read_back_as_it_was(document: object) -> None:
+def test_a_document_without_a_flaw_is_read_back_unchanged(document: object) -> None:
     if find_flaw(document) is None:
         assert read_json(orjson.dumps(document)) == document
 

@@ -1,4 +1,4 @@
-"""What becomes of a node that failed: it is sent back, replaced, or ends the execution."""
+"""The error_handler node: a failed node is retried, its output replaced, or the execution ended."""
 
 from collections.abc import Sequence
 
@@ -46,7 +46,7 @@ invoke_workflow custom  completed
     assert [error.handled for error in done.result.errors] == [True, True]
 
 
-async def test_after_its_retries_the_run_goes_on_in_the_authors_words() -> None:
+async def test_after_its_retries_the_run_continues_with_the_authors_message() -> None:
     end: JsonObject = {"id": "end", "type": "end", "config": {"output": "{{ outputs.write }}"}}
     handler = rescue(retry_count=1, message="No text about {{ input.message }}.", output={"text": "none"})
     done = await run([Fail("auth"), Fail("overloaded")], handler, EDGES, end)
@@ -55,7 +55,7 @@ async def test_after_its_retries_the_run_goes_on_in_the_authors_words() -> None:
     assert [message["node_id"] for message in done.result.messages] == ["rescue"]
 
 
-async def test_the_span_says_what_the_handler_did_and_about_what() -> None:
+async def test_the_span_records_the_action_and_the_failed_node() -> None:
     done = await run([Fail("auth"), Fail("auth")], rescue(retry_count=1))
     said = [
         [(span.attributes or {}).get(f"workflow.error_handler.{key}") for key in ("source", "error_type", "retry")]
@@ -67,7 +67,7 @@ async def test_the_span_says_what_the_handler_did_and_about_what() -> None:
 
 
 @pytest.mark.parametrize(("retries", "error_type"), [(0, "auth"), (1, "auth")])
-async def test_stop_ends_the_execution_with_the_first_error_of_the_row(retries: int, error_type: str) -> None:
+async def test_stop_ends_the_execution_with_the_first_error_of_the_series(retries: int, error_type: str) -> None:
     edges = ["start -> write", "write -> end", "write -error-> rescue"]
     edges += ["rescue -retry-> write"] if retries else ["rescue -> end"]
     handler = rescue(retry_count=retries, fallback_action="stop")
@@ -85,7 +85,7 @@ async def test_clear_errors_also_forgets_them(action: str, count: int) -> None:
     assert [(error.error_type, error.handled) for error in done.result.errors] == [("auth", True)]
 
 
-async def test_a_success_begins_the_count_anew() -> None:
+async def test_a_success_resets_the_count_of_retries() -> None:
     loop: JsonObject = {"id": "again", "type": "loop", "config": {"max_iterations": 2}}
     edges = ["start -> again", "again -continue-> write", "again -exit-> end", "write -> again"]
     edges += ["write -error-> rescue", "rescue -retry-> write", "rescue -fallback-> end"]
@@ -93,13 +93,13 @@ async def test_a_success_begins_the_count_anew() -> None:
     assert (done.result.status, done.result.response) == ("completed", "two")
 
 
-async def test_a_handler_without_an_error_at_hand_falls_back() -> None:
+async def test_a_handler_without_an_error_falls_back() -> None:
     edges = ["start -> rescue", "rescue -retry-> end", "rescue -fallback-> end"]
     done = await Harness().run(graph([rescue(message="Nothing to do.")], edges))
     assert (done.result.status, done.result.response) == ("completed", "Nothing to do.")
 
 
-async def test_two_nodes_of_one_handler_are_counted_apart() -> None:
+async def test_a_handler_counts_the_retries_of_each_node_separately() -> None:
     nodes = [writer("a"), writer("b"), rescue(retry_count=1)]
     edges = ["start -> a", "a -> b", "b -> end", "a -error-> rescue", "b -error-> rescue"]
     edges += ["rescue -retry-> a", "rescue -fallback-> end"]

@@ -70,7 +70,7 @@ async def test_answers_are_sent_right_behind_their_calls() -> None:
     assert [message["content"] for message in sent] == ["", "not executed", "late", "meanwhile"]
 
 
-async def test_files_stay_behind_the_retrieved_texts() -> None:
+async def test_files_follow_the_retrieved_texts() -> None:
     from engine.nodes.model import _with_context
     from engine.runtime.state import initial_state
 

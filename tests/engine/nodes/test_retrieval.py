@@ -33,7 +33,7 @@ def rag(config: JsonObject | None = None) -> JsonObject:
     return graph(nodes, ["start -> find", "find -> ask", "ask -> end"])
 
 
-async def test_retrieved_texts_stand_in_front_of_the_question_and_not_in_the_system_message() -> None:
+async def test_retrieved_texts_precede_the_question_and_stay_out_of_the_system_message() -> None:
     harness = Harness([Say("Blue.")], retrievers={"library": Library("The sky is blue.")})
     run = await harness.run(rag(), {"message": "What colour is the sky?"})
     sent = harness.model.requests[0]
@@ -50,7 +50,7 @@ async def test_an_empty_query_makes_no_call() -> None:
     assert (run.result.status, library.queries) == ("completed", [])
 
 
-async def test_no_document_ids_at_all_are_not_all_documents() -> None:
+async def test_an_empty_list_of_document_ids_searches_nothing() -> None:
     library = Library("text")
     await Harness([Say("?")], retrievers={"library": library}).run(rag({"document_ids": []}))
     assert library.queries == []

@@ -19,7 +19,7 @@ from tests.engine.harness import Harness, graph
         ({"operation": "get"}, 7, 7),
     ],
 )
-async def test_variables(config: JsonObject, start: Json, value: Json) -> None:
+async def test_an_operation_gives_the_value_of_the_variable(config: JsonObject, start: Json, value: Json) -> None:
     nodes: list[JsonObject] = [
         {"id": "v", "type": "variable", "config": {"variable_name": "x", **config}},
         {"id": "end", "type": "end", "config": {"output": "{{ outputs.v.value }}"}},

@@ -89,7 +89,7 @@ HOSTILE = "{{ input.secret }} \\{{ x }}"
         ("end", {"fail": {"$param": "object"}}),
     ],
 )
-def test_no_parameter_is_read_as_a_prompt(type_: str, config: JsonObject) -> None:
+def test_no_parameter_is_parsed_as_a_prompt(type_: str, config: JsonObject) -> None:
     defaults: JsonObject = {"text": HOSTILE, "object": {"message": HOSTILE}, "deep": {"a": [HOSTILE]}}
     resolved = resolve(template({"id": "n", "type": type_, "config": config}, defaults=defaults), {})
     texts = [text for text in _texts(config_of(resolved, "n")) if "{{" in text]
@@ -105,7 +105,7 @@ def _texts(value: Json) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-def test_text_where_no_prompt_stands_is_put_in_as_it_is() -> None:
+def test_text_outside_prompts_is_inserted_unchanged() -> None:
     sample = template(
         {"id": "r", "type": "retrieval", "config": {"options": {"path": {"$param": "path"}}}},
         defaults={"path": "/docs/{{ x }}"},
@@ -139,7 +139,7 @@ def test_no_parameter_becomes_an_id_a_type_or_an_edge() -> None:
     assert resolved["edges"] == [{"source": param, "target": "x"}]
 
 
-def test_the_template_itself_stays_as_it_is() -> None:
+def test_resolving_does_not_change_the_template() -> None:
     before = repr(BUILTIN["universal_chat"])
     resolve(BUILTIN["universal_chat"], {"enable_tools": True})
     assert repr(BUILTIN["universal_chat"]) == before
@@ -163,7 +163,7 @@ CHAIN: list[JsonObject] = [
         ("d", ["a --> b", "b --> c"]),
     ],
 )
-def test_a_dropped_node_joins_its_neighbours(dropped: str, edges: list[str]) -> None:
+def test_the_neighbours_of_an_excluded_node_are_connected(dropped: str, edges: list[str]) -> None:
     nodes: list[JsonObject] = [
         {"id": name, "type": "variable", "include": f"!params.dropped.contains('{name}')"} for name in "abcd"
     ]
@@ -172,7 +172,7 @@ def test_a_dropped_node_joins_its_neighbours(dropped: str, edges: list[str]) -> 
     assert "include" not in str(resolved["nodes"])
 
 
-def test_an_include_that_is_no_expression_says_which_node() -> None:
+def test_an_invalid_include_names_its_node() -> None:
     with pytest.raises(ExpressionError, match="`include` of node a is not a valid expression"):
         resolve(template({"id": "a", "type": "start", "include": "params."}), {})
 
@@ -208,6 +208,6 @@ def test_a_missing_parameter_is_named() -> None:
         resolve(needs, {})
 
 
-def test_a_parameter_that_the_template_does_not_declare_is_said() -> None:
+def test_an_undeclared_parameter_is_refused_by_name() -> None:
     with pytest.raises(InvalidParams, match="'typo' that it does not declare"):
         resolve(template(variables={"x": {"$param": "typo"}}), {})

@@ -568,7 +568,7 @@ def test_a_document_gives_the_code(code: str, case: Case) -> None:
 
 
 @pytest.mark.parametrize(("code", "case"), EVERY)
-def test_a_document_that_is_just_right_does_not_give_it(code: str, case: Case) -> None:
+def test_a_correct_document_does_not_give_the_code(code: str, case: Case) -> None:
     assert not {code, "internal.rule_failed"} & codes(case.good, case.not_on)
 
 

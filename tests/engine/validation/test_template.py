@@ -59,7 +59,7 @@ def param(name: str) -> Json:
 SAID = template(ask({"prompt": param("text")}), parameters(text=TEXT), text="hello")
 
 
-def test_a_good_template_has_no_issue_and_the_hash_of_what_it_becomes() -> None:
+def test_a_good_template_has_no_issue_and_the_hash_of_its_graph() -> None:
     assert not report(SAID).issues
     assert report(SAID).content_hash is not None
 
@@ -139,7 +139,7 @@ def test_an_example_stands_for_a_required_parameter() -> None:
     assert not found(given)
 
 
-def test_an_example_stands_for_what_only_one_choice_requires() -> None:
+def test_an_example_is_used_where_only_one_choice_requires_a_parameter() -> None:
     optional: JsonObject = {"type": ["string", "null"]}
     flagged: JsonObject = {
         **parameters(flag=FLAG, text={**optional, "examples": ["hello"]}),
@@ -152,7 +152,7 @@ def test_an_example_stands_for_what_only_one_choice_requires() -> None:
     assert ("schema.bad_parameter", "/parameters") in found(template(graph, without, flag=False, text=None))
 
 
-def test_six_booleans_are_taken() -> None:
+def test_six_booleans_are_accepted() -> None:
     given = template(
         ask({}, include=" || ".join(f"params.b{index}" for index in range(6))),
         parameters(**{f"b{index}": FLAG for index in range(6)}),
@@ -161,7 +161,7 @@ def test_six_booleans_are_taken() -> None:
     assert {code for code, _ in found(given)} <= {"structure.nothing_streams"}
 
 
-def test_a_parameter_nothing_uses_is_a_warning() -> None:
+def test_an_unused_parameter_is_a_warning() -> None:
     unused = replace(SAID, graph=ask({}))
     assert found(unused) == {("schema.unused_parameter", "/parameters/properties/text")}
     assert report(unused).valid
@@ -173,7 +173,7 @@ def test_a_graph_without_nodes_is_an_error() -> None:
     assert ("schema.wrong_type", "/graph/edges/0") in found(template({"nodes": [], "edges": [1]}))
 
 
-def test_an_optional_node_needs_one_way_on() -> None:
+def test_an_optional_node_needs_exactly_one_successor() -> None:
     fork = document("start>f f>a f>b a>end b>end", {"f": node("model", include="params.flag", stream=True)})
     given = template(fork, parameters(flag=FLAG), flag=True)
     assert ("structure.bypass", "/graph/nodes/2") in found(given)
