@@ -167,7 +167,7 @@ def _shaped(checked: _Subject) -> Iterator[Finding]:
         for index, item in enumerate(items):
             pointer = f"/graph/{part}/{index}"
             if not isinstance(item, dict):
-                yield Finding("schema.wrong_type", pointer, f"An item of `{part}` is an object.")
+                yield Finding("schema.wrong_type", pointer, f"An item of `{part}` must be an object.")
             elif any(not isinstance(item.get(field), str) for field in fields):
                 yield Finding("schema.missing_field", pointer, f"It must name {' and '.join(fields)}.")
 
@@ -181,11 +181,11 @@ def _declared(checked: _Subject) -> Iterator[Finding]:
     try:
         jsonschema_rs.Draft202012Validator(parameters, pattern_options=jsonschema_rs.RegexOptions(), offline=True)
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError):
-        yield Finding("schema.bad_json_schema", "/parameters", "This is no JSON Schema that can be checked here.")
+        yield Finding("schema.bad_json_schema", "/parameters", "`parameters` is not a JSON Schema that can be checked.")
     for name in checked.properties:
         pointer = f"/parameters/properties/{escape(name)}"
         if name not in checked.required and name not in checked.template.defaults:
-            yield Finding("schema.bad_parameter", pointer, "The parameter is neither required nor has it a default.")
+            yield Finding("schema.bad_parameter", pointer, "The parameter is not required and has no default.")
         elif name not in checked.template.defaults and name not in checked.examples:
             yield Finding("schema.bad_parameter", pointer, "The parameter is required and has no example.")
 
@@ -194,11 +194,11 @@ def _used(checked: _Subject) -> Iterator[Finding]:
     """Each `$param` names a declared parameter in an allowed place, and every parameter is used."""
     for use in checked.uses:
         if use.name is None:
-            yield Finding("schema.bad_parameter", use.pointer, 'A parameter is written {"$param": "name"}.')
+            yield Finding("schema.bad_parameter", use.pointer, 'A parameter must be written {"$param": "name"}.')
         elif use.name not in checked.properties:
-            yield Finding("schema.bad_parameter", use.pointer, "There is no such parameter.")
+            yield Finding("schema.bad_parameter", use.pointer, "The template declares no parameter of this name.")
         if not _may_stand(use.pointer):
-            message = "No parameter may stand in an id, a type, an edge or an expression."
+            message = "Ids, types, edges and expressions must not contain parameters."
             yield Finding("schema.bad_parameter", use.pointer, message)
     used = {use.name for use in checked.uses} | checked.include_names
     for name in checked.properties:
@@ -218,7 +218,7 @@ def _included(checked: _Subject) -> Iterator[Finding]:
     """Every `include` is an expression over declared parameters, with at most `MAX_INCLUDE_BOOLEANS` booleans."""
     for pointer, parsed in checked.includes.items():
         if parsed is None:
-            yield Finding("schema.wrong_type", pointer, "`include` is an expression.")
+            yield Finding("schema.wrong_type", pointer, "`include` must be an expression.")
         elif isinstance(parsed, BadExpression):
             yield Finding("schema.bad_parameter", pointer, parsed.message)
     for name in sorted(checked.include_names - checked.properties.keys()):
@@ -235,9 +235,9 @@ def _bypassed(checked: _Subject) -> Iterator[Finding]:
         if "include" in node:
             plain = [edge for edge in checked.edges if edge.get("when") is None and edge.get("condition") is None]
             entered = any(edge.get("target") == node.get("id") for edge in plain)
-            ways_on = sum(edge.get("source") == node.get("id") for edge in plain)
-            if entered and ways_on != 1:
-                message = f"Without the node there are {ways_on} ways on."
+            successors = sum(edge.get("source") == node.get("id") for edge in plain)
+            if entered and successors != 1:
+                message = f"Without the node {successors} plain edges lead on; exactly one is needed."
                 yield Finding("structure.bypass", f"/graph/nodes/{index}", message)
 
 
