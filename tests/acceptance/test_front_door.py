@@ -85,7 +85,7 @@ def test_the_command_runs_beside_packages_of_the_same_names(environment: Path, h
 def test_the_demo_runs_beside_packages_of_the_same_names(environment: Path, hostile: Path) -> None:
     demo = run_in(hostile, environment / "spanloom", "demo", "--once")
     assert demo.returncode == 0, demo.stderr
-    assert "What all of them cost" in demo.stdout
+    assert "Cost per template:" in demo.stdout
 
 
 @pytest.fixture
