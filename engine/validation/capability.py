@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from engine.documents.json_schema import validator as schema_validator
 from engine.documents.strict_json import escape
-from engine.nodes.base import ModelUse, RetrieverUse
+from engine.nodes.base import ModelUse
 from engine.report import Severity
 from engine.resources import Resources
 from engine.validation.checked_graph import CheckedGraph
@@ -47,8 +47,8 @@ def unpriced_model(checked: CheckedGraph, resources: Resources) -> Iterator[Find
 
 def unknown_tool(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
     """A tool that is not registered on this server."""
-    for node_id, config, node_type in checked.typed:
-        for pointer, name in node_type.tools_named(config).items():
+    for node_id, tools in checked.tools_named.items():
+        for pointer, name in tools.items():
             if name != "*" and name not in resources.tools:
                 place = f"/config{pointer}"
                 hint = f"Registered tools: {', '.join(sorted(resources.tools)) or 'none'}."
@@ -58,7 +58,7 @@ def unknown_tool(checked: CheckedGraph, resources: Resources) -> Iterator[Findin
 
 def unknown_retriever(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
     """A retriever that is not registered on this server."""
-    for node_id, use in _retrievers(checked):
+    for node_id, use in checked.retriever_uses.items():
         if use.name not in resources.retrievers:
             hint = f"Registered retrievers: {', '.join(sorted(resources.retrievers)) or 'none'}."
             message = "This server has no such retriever."
@@ -68,7 +68,7 @@ def unknown_retriever(checked: CheckedGraph, resources: Resources) -> Iterator[F
 
 def bad_options(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
     """Options that break the retriever's own schema."""
-    for node_id, use in _retrievers(checked):
+    for node_id, use in checked.retriever_uses.items():
         if use.name in resources.retrievers:
             schema = resources.retrievers[use.name].options_schema
             for error in schema_validator(schema).iter_errors(use.options):
@@ -123,17 +123,8 @@ CHECKS: dict[str, Callable[[CheckedGraph, Resources], Iterator[Finding]]] = {
 
 def _models(checked: CheckedGraph, resources: Resources) -> Iterator[tuple[str, tuple[str, str] | None, ModelUse]]:
     """Every node that calls a model, with the provider and model it calls, and its settings of the call."""
-    uses = {node_id: node_type.model_use(config) for node_id, config, node_type in checked.typed}
-    if not any(uses.values()):
+    if not checked.model_uses:
         return
     server = resources.models.default()
-    for node_id, use in uses.items():
-        if use is not None:
-            yield node_id, use.named(checked.graph.model_defaults, server), use
-
-
-def _retrievers(checked: CheckedGraph) -> Iterator[tuple[str, RetrieverUse]]:
-    for node_id, config, node_type in checked.typed:
-        use = node_type.retriever_use(config)
-        if use is not None:
-            yield node_id, use
+    for node_id, use in checked.model_uses.items():
+        yield node_id, use.named(checked.graph.model_defaults, server), use

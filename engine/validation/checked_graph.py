@@ -1,6 +1,6 @@
 """The graph as the rules of the later layers see it: defaults written in, texts parsed, paths worked out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,7 @@ from engine.expressions.prompts import BadPrompt, JsonPrompt, Prompt, parse_json
 from engine.expressions.prompts import parse as parse_prompt
 from engine.graph import Edge, Json, JsonObject, Node, WorkflowGraph
 from engine.interpreter.topology import TOOL_CALLS_LABEL, Topology
-from engine.nodes.base import NodeBase, NodeConfig, Place, placed_texts
+from engine.nodes.base import ModelUse, NodeBase, NodeConfig, Place, RetrieverUse, placed_texts
 from engine.nodes.registry import NODE_TYPES
 from engine.report import Layer
 from engine.validation.config_faults import faults_of
@@ -123,11 +123,28 @@ class CheckedGraph:
         """For each node, the nodes whose outputs are guaranteed when it starts; empty without a topology."""
         return guaranteed_outputs(self.topology) if self.topology else {}
 
-    @property
-    def typed(self) -> Iterator[tuple[str, NodeConfig, type[NodeBase[Any]]]]:
+    @cached_property
+    def typed(self) -> list[tuple[str, NodeConfig, type[NodeBase[Any]]]]:
         """Id, config and type of every node, in the order of the document."""
-        for node_id, node in self.nodes.items():
-            yield node_id, self.configs[node_id], NODE_TYPES[node.type]
+        return [(node_id, self.configs[node_id], NODE_TYPES[node.type]) for node_id, node in self.nodes.items()]
+
+    @cached_property
+    def model_uses(self) -> dict[str, ModelUse]:
+        """How each node that calls a model calls it."""
+        uses = ((node_id, node_type.model_use(config)) for node_id, config, node_type in self.typed)
+        return {node_id: use for node_id, use in uses if use is not None}
+
+    @cached_property
+    def retriever_uses(self) -> dict[str, RetrieverUse]:
+        """How each node that asks a retriever asks it."""
+        uses = ((node_id, node_type.retriever_use(config)) for node_id, config, node_type in self.typed)
+        return {node_id: use for node_id, use in uses if use is not None}
+
+    @cached_property
+    def tools_named(self) -> dict[str, Mapping[str, str]]:
+        """The tools that each node names, by their pointers."""
+        named = ((node_id, node_type.tools_named(config)) for node_id, config, node_type in self.typed)
+        return {node_id: tools for node_id, tools in named if tools}
 
     def type_of(self, node_id: str) -> type[NodeBase[Any]]:
         """The class of a node's type."""
