@@ -30,7 +30,8 @@ def load_builtin() -> tuple[Template, ...]:
     """The built-in templates, sorted by key. Their version is 1 until a store assigns one."""
     folder = importlib.resources.files("engine.templates") / "builtin"
     files = (file for file in folder.iterdir() if file.name.endswith(".json"))
-    templates = [_read(TemplateDocument.model_validate(orjson.loads(file.read_bytes()))) for file in files]
+    documents = [TemplateDocument.model_validate(orjson.loads(file.read_bytes())) for file in files]
+    templates = [template_of(each, template_id=builtin_id(each.key), is_builtin=True) for each in documents]
     return tuple(sorted(templates, key=lambda template: template.key))
 
 
@@ -39,9 +40,10 @@ def builtin_id(key: str) -> str:
     return str(uuid5(NAMESPACE_URL, f"spanloom:template:{key}"))
 
 
-def _read(document: TemplateDocument) -> Template:
+def template_of(document: TemplateDocument, *, template_id: str, is_builtin: bool = False) -> Template:
+    """The first version of a template, from its document."""
     return Template(
-        id=builtin_id(document.key),
+        id=template_id,
         key=document.key,
         version=1,
         name=document.name,
@@ -53,5 +55,5 @@ def _read(document: TemplateDocument) -> Template:
         graph=document.graph,
         required_tools=tuple(document.required_tools),
         required_retrievers=tuple(document.required_retrievers),
-        is_builtin=True,
+        is_builtin=is_builtin,
     )

@@ -12,8 +12,8 @@ from api.cli.workflow_files import is_template, read_document
 from engine.execution.local_resources import resources_of
 from engine.graph import Json
 from engine.report import ValidationReport
-from engine.resources import Resources, Template
-from engine.templates.template import TemplateDocument
+from engine.resources import Resources
+from engine.templates.template import TemplateDocument, template_of
 from engine.validation.pydantic_findings import findings_of
 from engine.validation.rules import report_of
 from engine.validation.template import validate_template
@@ -46,24 +46,8 @@ def _report(document: Json, resources: Resources) -> ValidationReport:
     if not is_template(document):
         return validator.validate(document, owner=OWNER, resources=resources).report
     try:
-        template = _template(TemplateDocument.model_validate(document))
+        parsed = TemplateDocument.model_validate(document)
     except ValidationError as error:
         return report_of(findings_of(error, document, TemplateDocument))
+    template = template_of(parsed, template_id=parsed.key)
     return validate_template(template, validator=validator, owner=OWNER, resources=resources)
-
-
-def _template(document: TemplateDocument) -> Template:
-    return Template(
-        id=document.key,
-        key=document.key,
-        version=1,
-        name=document.name,
-        description=document.description,
-        category=document.category,
-        tags=tuple(document.tags),
-        parameters=document.parameters,
-        defaults=document.defaults,
-        graph=document.graph,
-        required_tools=tuple(document.required_tools),
-        required_retrievers=tuple(document.required_retrievers),
-    )
