@@ -18,11 +18,18 @@ class ServiceBroken(Exception):
     """A test service was started but did not become ready; the message ends with its log."""
 
 
+_given_out: set[int] = set()
+
+
 def free_port() -> int:
-    """Return a free TCP port of the loopback address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a free TCP port of the loopback address, each one only once: a service may take it later than the next."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in _given_out:
+            _given_out.add(port)
+            return port
 
 
 @contextmanager
