@@ -17,7 +17,6 @@ from telemetry.store.tables import TIME_LEDGER_COLUMNS, executions, spans
 
 RANK_QUEUED, RANK_RUNNING, RANK_TERMINAL = 0, 1, 2
 
-SPAN_COLUMNS = tuple(spans.c.keys())
 EXECUTION_COLUMNS = tuple(executions.c.keys())
 
 _STATES = {
@@ -31,6 +30,15 @@ _STATES = {
 }
 """Event to the status and rank of its execution."""
 
+_NODE_FIELDS = {
+    "node_id": semconv.NODE_ID,
+    "node_type": semconv.NODE_TYPE,
+    "node_attempt": semconv.NODE_ATTEMPT,
+    "path": semconv.NODE_PATH,
+    "error_type": semconv.ERROR_TYPE,
+}
+"""Columns of every span that hold an attribute as it is."""
+
 _CALL_FIELDS = {
     "provider": semconv.PROVIDER,
     "model": semconv.REQUEST_MODEL,
@@ -40,7 +48,13 @@ _CALL_FIELDS = {
     "price_version": semconv.PRICE_VERSION,
     "waste": semconv.CALL_WASTE,
 }
-_NO_CALL: dict[str, Cell] = dict.fromkeys(_CALL_FIELDS)
+"""The same, of model calls alone."""
+
+_COMPUTED_COLUMNS = tuple(column.name for column in spans.c if column.name not in _NODE_FIELDS | _CALL_FIELDS)
+SPAN_COLUMNS = (*_COMPUTED_COLUMNS, *_NODE_FIELDS, *_CALL_FIELDS)
+
+_NODE_KEYS, _CALL_KEYS = tuple(_NODE_FIELDS.values()), tuple(_CALL_FIELDS.values())
+_NO_CALL: Row = (None,) * len(_CALL_KEYS)
 
 _TEXTS = {
     "definition_id": semconv.DEFINITION_ID,
@@ -119,7 +133,7 @@ def span_row(span: SpanRecord) -> Row:
     """The cells of a span, in the order of `SPAN_COLUMNS`. Runs for every span: it must stay cheap."""
     identity = span.identity
     field = span.fields.get
-    row: dict[str, Cell] = {
+    computed: dict[str, Cell] = {
         "execution_id": identity.execution_id,
         "span_id": span.span_id,
         "owner_id": identity.owner,
@@ -128,19 +142,14 @@ def span_row(span: SpanRecord) -> Row:
         "attempt": identity.attempt,
         "kind": span.kind,
         "name": span.name,
-        "node_id": field(semconv.NODE_ID),
-        "node_type": field(semconv.NODE_TYPE),
-        "node_attempt": field(semconv.NODE_ATTEMPT),
-        "path": field(semconv.NODE_PATH),
         "status": span.status,
         "started_at": time_of(span.start_ns),
         "started_nanos": span.start_ns % 1000,
         "duration_us": (span.end_ns - span.start_ns) // 1000,
-        "error_type": field(semconv.ERROR_TYPE),
         "attributes": span.attributes if identity.record_level == "full" else None,
     }
-    row |= zip(_CALL_FIELDS, map(field, _CALL_FIELDS.values()), strict=True) if span.kind is Kind.MODEL else _NO_CALL
-    return _span_cells(row)
+    call = map(field, _CALL_KEYS) if span.kind is Kind.MODEL else _NO_CALL
+    return (*_computed_cells(computed), *map(field, _NODE_KEYS), *call)
 
 
 def execution_row(event: EventRecord, spans_stored: int) -> Row:
@@ -228,7 +237,7 @@ def _document(event: EventRecord, key: str) -> JsonObject:
 
 _Cells = Callable[[Mapping[str, Cell]], Row]
 
-_span_cells = cast(_Cells, itemgetter(*SPAN_COLUMNS))
+_computed_cells = cast(_Cells, itemgetter(*_COMPUTED_COLUMNS))
 _execution_cells = cast(_Cells, itemgetter(*EXECUTION_COLUMNS))
 _placeholder_cells = cast(_Cells, itemgetter(*PLACEHOLDER_COLUMNS))
 _identity_values = attrgetter(*_IDENTITY.values())
