@@ -30,7 +30,10 @@ DialectName = Literal["sqlite", "postgresql"]
 APPLICATION_NAME = "spanloom"
 """The application name of our connections in PostgreSQL."""
 IDLE_SECONDS = 30.0
-"""How long a transaction on PostgreSQL may be idle."""
+"""How long a transaction on PostgreSQL may be idle. A statement waits half as long for a lock.
+
+Otherwise a frozen process could get a lock that it waited for, and keep it for another `IDLE_SECONDS`.
+"""
 COMMAND_SECONDS = 60.0
 """How long a statement on PostgreSQL may take, including its result."""
 
@@ -44,8 +47,8 @@ class Database:
 
     Nothing is opened before the first use. `synchronous` and `busy_seconds` are for SQLite: NORMAL survives a crash of
     the process, FULL one of the machine. `idle_seconds` is for PostgreSQL: a transaction that is idle for longer is
-    rolled back, so that a frozen process keeps no locks. Raises
-    `Unavailable` if the URL is neither form.
+    rolled back, so that a frozen process keeps no locks; see `IDLE_SECONDS`. Raises `Unavailable` if the URL is neither
+    form.
     """
 
     def __init__(
@@ -139,7 +142,7 @@ def safe_name(url: URL) -> str:
 
 
 def migration_engine(url: str) -> AsyncEngine:
-    """An engine for one migration run: no time limit on a statement. The caller disposes of it."""
+    """An engine for one migration run: no time limit on a statement or a lock. The caller disposes of it."""
     parsed = parse_url(url)
     if dialect_name(parsed) == "postgresql":
         return _postgres(url, command_seconds=None, idle_seconds=0)
@@ -219,6 +222,7 @@ def _postgres(url: str, *, command_seconds: float | None, idle_seconds: float) -
                 "timezone": "UTC",
                 "jit": "off",
                 "idle_in_transaction_session_timeout": f"{idle_seconds * 1000:.0f}",
+                "lock_timeout": f"{idle_seconds * 1000 / 2:.0f}",
             },
         )
 

@@ -59,7 +59,7 @@ async def test_a_process_that_stands_still_in_a_statement_holds_nobody_up(
                 await around.server.until_ready()
             await around.settled()
             figure.size("executions", len(await around.ends()))
-            figure.reach("seconds until nothing was open", max(waits), at_most=2 * IDLE_SECONDS)
+            figure.reach("seconds until nothing was open", max(waits), at_most=1.5 * IDLE_SECONDS)
             figure.none("violations", await around.violations())
 
 

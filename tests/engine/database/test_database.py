@@ -271,6 +271,30 @@ async def test_a_process_that_stands_still_in_a_transaction_keeps_no_locks(postg
             assert (await connection.execute(text("SELECT number FROM counts"))).scalar_one() == 11
 
 
+@pytest.mark.postgres
+async def test_a_process_that_stands_still_gets_no_lock_that_it_waited_for(postgres_url: str) -> None:
+    idle_seconds = 2.0
+    async with Database(postgres_url, idle_seconds=idle_seconds) as still, Database(postgres_url) as other:
+        async with other.begin() as connection:
+            await connection.execute(text("CREATE TABLE counts (number int)"))
+            await connection.execute(text("INSERT INTO counts VALUES (1)"))
+
+        async def stand_still() -> None:
+            async with still.begin() as mine:
+                await mine.execute(text("UPDATE counts SET number = 2"))
+                await asyncio.Event().wait()
+
+        began = asyncio.get_running_loop().time()
+        standing = [asyncio.create_task(stand_still()) for _ in range(3)]
+        await asyncio.sleep(0.2)
+        async with other.begin() as theirs:
+            await theirs.execute(text("UPDATE counts SET number = number + 10"))
+        assert asyncio.get_running_loop().time() - began < 1.75 * idle_seconds
+        for each in standing:
+            each.cancel()
+        await asyncio.gather(*standing, return_exceptions=True)
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
