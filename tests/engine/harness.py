@@ -72,6 +72,26 @@ class Run:
         return found[0].attributes or {}
 
 
+def scripted_resources(
+    *models: ScriptedModel,
+    tools: Iterable[Tool] = (),
+    retrievers: Mapping[str, Retriever] | None = None,
+    prices: Prices | None = None,
+    no_checkpoints: str | None = None,
+) -> Resources:
+    """The resources of an engine without a database: these models, and nothing else but the built-in templates."""
+    return Resources(
+        models=ScriptedModels(*models),
+        prices=prices or PerTokenPrices(),
+        tools={tool.spec.name: tool for tool in tools},
+        retrievers=retrievers or {},
+        templates=BuiltinTemplates(),
+        definitions=NoDefinitions(),
+        conversations=NoConversations(),
+        no_checkpoints=no_checkpoints,
+    )
+
+
 class Harness:
     """An engine over scripted models that records all spans and events."""
 
@@ -93,14 +113,8 @@ class Harness:
         self.loggers = LoggerProvider()
         self.loggers.add_log_record_processor(SimpleLogRecordProcessor(self.log))
         self.model = models[0] if models else ScriptedModel(list(script))
-        self.resources = Resources(
-            models=ScriptedModels(*(models or (self.model,))),
-            prices=prices or PerTokenPrices(),
-            tools={tool.spec.name: tool for tool in tools},
-            retrievers=retrievers or {},
-            templates=BuiltinTemplates(),
-            definitions=NoDefinitions(),
-            conversations=NoConversations(),
+        self.resources = scripted_resources(
+            *(models or (self.model,)), tools=tools, retrievers=retrievers, prices=prices
         )
         self.use(NotedLedger())
 

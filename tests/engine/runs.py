@@ -12,7 +12,6 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from engine.events import EventRing, ExecutionEvent
-from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.execution.loading import Loader
 from engine.graph import JsonObject
 from engine.identity import ExecutionIdentity
@@ -23,8 +22,9 @@ from engine.runtime.budget import Budget
 from engine.runtime.context import ExecutionContext
 from engine.runtime.state import WorkflowState, initial_state
 from engine.store.checkpoints import Checkpoints, in_memory
-from engine.testing.models import PerTokenPrices, Script, ScriptedModel, ScriptedModels
+from engine.testing.models import Script, ScriptedModel
 from engine.tracing.tracker import Tracing, WorkflowTracker
+from tests.engine.harness import scripted_resources
 
 
 class Lost(Exception):
@@ -99,15 +99,7 @@ class Runs:
     @property
     def resources(self) -> Resources:
         """The resources of every attempt."""
-        return Resources(
-            models=ScriptedModels(self.model),
-            prices=PerTokenPrices(),
-            tools={tool.spec.name: tool for tool in self.tools},
-            retrievers={},
-            templates=BuiltinTemplates(),
-            definitions=NoDefinitions(),
-            conversations=NoConversations(),
-        )
+        return scripted_resources(self.model, tools=self.tools)
 
     def compiled(self) -> CompiledWorkflow:
         """The graph, loaded as the engine does."""

@@ -15,16 +15,15 @@ from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadWrit
 from engine.dispatch.inprocess import Dispatcher
 from engine.engine import ExecutionEngine
 from engine.errors import Fenced, Refusal
-from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.graph import JsonObject
 from engine.request import ExecutionRequest
 from engine.resources import ModelReply, ModelRequest, Resources
 from engine.result import ExecutionResult, Status
 from engine.store.checkpoints import Checkpoints, in_memory
 from engine.store.claims import MAX_CRASHES
-from engine.testing.models import Fail, PerTokenPrices, Say, ScriptedModel, ScriptedModels, Step
+from engine.testing.models import Fail, Say, ScriptedModel, Step
 from engine.tracing import semconv
-from tests.engine.harness import graph, graph_request
+from tests.engine.harness import graph, graph_request, scripted_resources
 from tests.faults.fake_ledger import LEASE_SECONDS, Attempt, Control, FaultyLedger, Row
 from tests.faults.simulation import Fate
 
@@ -169,15 +168,7 @@ class World:
     def __post_init__(self) -> None:
         self.fate = Fate(self.chance, dict(TROUBLES))
         self._checkpoints = in_memory()
-        self._resources = Resources(
-            models=ScriptedModels(SlowModel(self.fate)),
-            prices=PerTokenPrices(),
-            tools={},
-            retrievers={},
-            templates=BuiltinTemplates(),
-            definitions=NoDefinitions(),
-            conversations=NoConversations(),
-        )
+        self._resources = scripted_resources(SlowModel(self.fate))
 
     async def run(self) -> list[str]:
         """Run with faults, then without; returns the broken invariants."""

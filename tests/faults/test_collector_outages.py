@@ -79,11 +79,11 @@ async def look(database: Database, ids: list[str], figure: Figure) -> None:
     figure.none("violations", await violations(database))
 
 
-async def shipped_and_owed(database: Database) -> int:
-    """Signals that the Collector took and has not brought back."""
-    statement = select(func.count()).select_from(outbox).where(outbox.c.shipped_at.is_not(None))
+async def shipped_and_owed(database: Database, by: datetime | None = None) -> int:
+    """Signals that the Collector took, by that time, and has not brought back."""
+    shipped = outbox.c.shipped_at.is_not(None) if by is None else outbox.c.shipped_at <= by
     async with database.read() as connection:
-        return (await connection.execute(statement)).scalar_one()
+        return (await connection.execute(select(func.count()).select_from(outbox).where(shipped))).scalar_one()
 
 
 async def until(counted: Callable[[], Awaitable[int]], least: int) -> None:
@@ -100,15 +100,13 @@ async def lost_with_the_queue(database: Database, killed_at: datetime) -> int:
 
     Those on their way to it count as taken until their posts have failed: the number is taken when it stands still.
     """
-    taken = select(func.count()).select_from(outbox).where(outbox.c.shipped_at <= killed_at)
-    number = -1
     async with asyncio.timeout(60):
+        number = await shipped_and_owed(database, killed_at)
         while True:
-            async with database.read() as connection:
-                before, number = number, (await connection.execute(taken)).scalar_one()
+            await asyncio.sleep(1.0)
+            before, number = number, await shipped_and_owed(database, killed_at)
             if before == number:
                 return number
-            await asyncio.sleep(1.0)
 
 
 async def shipping(service: Wired) -> None:

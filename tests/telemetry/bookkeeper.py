@@ -193,6 +193,15 @@ class Listener:
         """Start reporting an execution."""
         return begin(self.telemetry, **changes)
 
+    def complete(self, executions: int, *, tools: bool = False) -> None:
+        """Report executions that complete: two events each, and three spans, or six with a tool's."""
+        for _ in range(executions):
+            story = self.begin()
+            story.answer()
+            if tools:
+                story.tool()
+            story.tracker.complete()
+
     def queue(self, **changes: object) -> None:
         """Report a queued execution."""
         tracing = Tracing.over(self.telemetry.tracer_provider, self.telemetry.logger_provider)

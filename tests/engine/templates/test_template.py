@@ -2,15 +2,15 @@
 
 import pytest
 
-from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.graph import JsonObject
-from engine.resources import Passage, Resources, RetrievalQuery
+from engine.resources import Passage, RetrievalQuery
 from engine.retrieval.files import FilesRetriever
 from engine.templates.resolve import resolve
 from engine.templates.template import load_builtin
-from engine.testing.models import PerTokenPrices, ScriptedModel, ScriptedModels
+from engine.testing.models import ScriptedModel
 from engine.tools.builtin import builtin_tools
 from engine.validation.validator import WorkflowValidator
+from tests.engine.harness import scripted_resources
 from tests.engine.templates.drawings import drawing
 
 BUILTIN = {template.key: template for template in load_builtin()}
@@ -25,14 +25,11 @@ class Archive:
         return []
 
 
-RESOURCES = Resources(
-    models=ScriptedModels(ScriptedModel([]), ScriptedModel([], model="other")),
-    prices=PerTokenPrices(),
-    tools=builtin_tools(),
+RESOURCES = scripted_resources(
+    ScriptedModel([]),
+    ScriptedModel([], model="other"),
+    tools=builtin_tools().values(),
     retrievers={"files": FilesRetriever([]), "archive": Archive()},
-    templates=BuiltinTemplates(),
-    definitions=NoDefinitions(),
-    conversations=NoConversations(),
 )
 
 MODEL: JsonObject = {"provider": "scripted", "model": "other", "temperature": 0, "max_tokens": 99}

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.graph import Json, JsonObject
 from engine.report import ValidationReport
 from engine.resources import CostSource, Effect, Passage, Price, Resources, RetrievalQuery, ToolContext, ToolSpec
-from engine.testing.models import PerTokenPrices, Say, ScriptedModel, ScriptedModels
+from engine.testing.models import Say, ScriptedModel
 from engine.usage import Usage
 from engine.validation.validator import Validation, WorkflowValidator
+from tests.engine.harness import scripted_resources
 
 VALIDATOR = WorkflowValidator()
 
@@ -103,14 +103,11 @@ class NoPrices:
 
 def resources(*, models: bool = True, prices: bool = True, checkpoints: bool = True) -> Resources:
     """What a server has: a model with a price, one tool, one retriever."""
-    return Resources(
-        models=ScriptedModels(*[ScriptedModel([Say("hello")])] if models else []),
-        prices=PerTokenPrices() if prices else NoPrices(),
-        tools={"sum": Sums()},
+    return scripted_resources(
+        *[ScriptedModel([Say("hello")])] if models else [],
+        tools=[Sums()],
         retrievers={"default": Shelf()},
-        templates=BuiltinTemplates(),
-        definitions=NoDefinitions(),
-        conversations=NoConversations(),
+        prices=None if prices else NoPrices(),
         no_checkpoints=None if checkpoints else "install something",
     )
 

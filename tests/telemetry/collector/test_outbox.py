@@ -21,10 +21,7 @@ from tests.telemetry.bookkeeper import Listener
 def make_signals(executions: int = 1) -> list[Signal]:
     """Signals of some executions: two events, three spans each."""
     listener = Listener()
-    for _ in range(executions):
-        story = listener.begin()
-        story.answer()
-        story.tracker.complete()
+    listener.complete(executions)
     return listener.signals()
 
 

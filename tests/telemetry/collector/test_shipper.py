@@ -28,10 +28,7 @@ NOWHERE = "http://127.0.0.1:1"
 def make_signals(executions: int) -> list[Signal]:
     """Signals of some executions: two events, three spans each."""
     listener = Listener()
-    for _ in range(executions):
-        story = listener.begin()
-        story.answer()
-        story.tracker.complete()
+    listener.complete(executions)
     return listener.signals()
 
 

@@ -22,11 +22,7 @@ from tests.telemetry.bookkeeper import Listener
 def told(executions: int = 4) -> list[Signal]:
     """Signals of some executions."""
     listener = Listener()
-    for _ in range(executions):
-        story = listener.begin()
-        story.answer()
-        story.tool()
-        story.tracker.complete()
+    listener.complete(executions, tools=True)
     return listener.signals()
 
 

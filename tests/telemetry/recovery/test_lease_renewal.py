@@ -13,11 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.database.database import Database
 from engine.engine import ExecutionEngine
 from engine.errors import Unavailable
-from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.request import ExecutionRequest
-from engine.resources import Resources
 from engine.store.tables import execution_control
-from engine.testing.models import Hold, PerTokenPrices, ScriptedModel, ScriptedModels
+from engine.testing.models import Hold, ScriptedModel
 from telemetry.health import LeaseHealth
 from telemetry.pipeline.pipeline import Pipeline
 from telemetry.records.consumer import Records
@@ -25,6 +23,7 @@ from telemetry.recovery import lease_renewal
 from telemetry.recovery.lease_renewal import LeaseRenewal
 from telemetry.recovery.sweeper import Sweeper
 from tests.api.harness import ASK
+from tests.engine.harness import scripted_resources
 from tests.leases import end_leases
 from tests.telemetry.bookkeeper import Bookkeeper, bookkeeper
 
@@ -93,7 +92,7 @@ async def test_an_execution_that_lost_its_lease_is_stopped_and_emits_nothing_mor
 ) -> None:
     model = ScriptedModel([Hold()])
     engine = ExecutionEngine(
-        resources(model),
+        scripted_resources(model),
         ledger=keeper.journal,
         tracer_provider=keeper.telemetry.tracer_provider,
         logger_provider=keeper.telemetry.logger_provider,
@@ -116,19 +115,6 @@ async def test_an_execution_that_lost_its_lease_is_stopped_and_emits_nothing_mor
     assert keeper.journal.health.leases.missing == 1
     assert keeper.journal._buffers.older_than(0) == []
     assert "is owned by another attempt now" in caplog.text
-
-
-def resources(model: ScriptedModel) -> Resources:
-    """The resources of an engine without a database."""
-    return Resources(
-        models=ScriptedModels(model),
-        prices=PerTokenPrices(),
-        tools={},
-        retrievers={},
-        templates=BuiltinTemplates(),
-        definitions=NoDefinitions(),
-        conversations=NoConversations(),
-    )
 
 
 class Troubled(Database):
