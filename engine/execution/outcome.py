@@ -6,9 +6,8 @@ from engine.errors import Failure, InvalidWorkflow
 from engine.graph import JsonObject
 from engine.identity import ExecutionIdentity
 from engine.pause import Paused
-from engine.report import ValidationReport
 from engine.resources import Message, as_json
-from engine.result import ErrorClass, ExecutionResult, Status, result_of
+from engine.result import ExecutionResult, Status, result_of
 from engine.runtime.context import ExecutionContext
 from engine.runtime.state import text_of
 from engine.security.redaction import error_text
@@ -19,12 +18,10 @@ class Outcome:
     """How an attempt ended and why."""
 
     status: Status
-    error_type: str | None = None
-    error_message: str | None = None
-    error_node_id: str | None = None
-    error_class: ErrorClass | None = None
-    report: ValidationReport | None = None
-    """The findings, if the graph is not valid."""
+    failure: Failure | None = None
+    """Why it failed; null for every other status."""
+    failed_node_id: str | None = None
+    """The node that failed, if one did."""
     cancel_reason: str | None = None
     paused: Paused | None = None
     """The pause, if the execution is paused."""
@@ -35,21 +32,9 @@ HANDED_OVER = Outcome(Status.RUNNING)
 """This process stops, and another one continues the execution."""
 
 
-def failed(failure: Failure, node_id: str | None = None) -> Outcome:
-    """The outcome of a failed execution; `node_id` is the node that failed, if any."""
-    return Outcome(
-        Status.FAILED,
-        error_type=failure.error_type,
-        error_message=failure.message,
-        error_node_id=node_id,
-        error_class=failure.error_class,
-        report=failure.report if isinstance(failure, InvalidWorkflow) else None,
-    )
-
-
 def make_result(context: ExecutionContext, identity: ExecutionIdentity, outcome: Outcome) -> ExecutionResult:
     """The result of an execution that has ended; call it once the tracker has closed."""
-    tracker = context.tracker
+    tracker, failure = context.tracker, outcome.failure
     end = context.state["end"] if outcome.status is Status.COMPLETED else None
     return result_of(
         identity,
@@ -60,10 +45,10 @@ def make_result(context: ExecutionContext, identity: ExecutionIdentity, outcome:
         trace_id=tracker.trace_id,
         cancel_reason=outcome.cancel_reason,
         degraded=context.degraded,
-        error_type=outcome.error_type,
-        error_message=error_text(outcome.error_message) if outcome.error_message is not None else None,
-        error_class=outcome.error_class,
-        report=outcome.report,
+        error_type=failure.error_type if failure else None,
+        error_message=error_text(failure.message) if failure else None,
+        error_class=failure.error_class if failure else None,
+        report=failure.report if isinstance(failure, InvalidWorkflow) else None,
         response=_response(context, end["response"] if end else None),
         output=end["output"] if end else None,
         messages=[as_json(message) for message in new_messages(context)],

@@ -9,14 +9,14 @@ from engine.events import EventType, closing_event
 from engine.execution.acceptance import acceptance_of
 from engine.execution.attempts import first_start, later_start, resume_of
 from engine.execution.handle import SHUTDOWN, Execution
-from engine.execution.outcome import COMPLETED, HANDED_OVER, Outcome, failed, make_result, new_messages, new_summary
+from engine.execution.outcome import COMPLETED, HANDED_OVER, Outcome, make_result, new_messages, new_summary
 from engine.graph import JsonObject
 from engine.interpreter.walker import Stopped
 from engine.ledger import Checkpoint, Finish, Ledger, Pause, Release
 from engine.pause import Paused
 from engine.request import Caller
 from engine.resources import as_json
-from engine.result import ErrorClass, ExecutionResult, Status
+from engine.result import ExecutionResult, Status
 from engine.store.checkpoints import Checkpoints
 from engine.tracing.tracker import WorkflowTracker
 
@@ -83,10 +83,9 @@ class AttemptRunner:
         try:
             return await self._walk(execution)
         except Stopped as stopped:
-            failure = stopped.failure
-            return failed(failure, stopped.info.node_id)
+            return Outcome(Status.FAILED, stopped.failure, stopped.info.node_id)
         except Failure as failure:
-            return failed(failure)
+            return Outcome(Status.FAILED, failure)
         except Fenced:
             raise
         except asyncio.CancelledError:
@@ -94,7 +93,7 @@ class AttemptRunner:
             return _stopped(execution)
         except Exception as error:
             log.exception("execution %s failed inside the engine", execution.id)
-            return failed(Failure(f"{type(error).__name__} inside the engine"))
+            return Outcome(Status.FAILED, Failure(f"{type(error).__name__} inside the engine"))
 
     async def _walk(self, execution: Execution) -> Outcome:
         """Run the compiled graph."""
@@ -182,12 +181,9 @@ def _close_trace(tracker: WorkflowTracker, outcome: Outcome) -> None:
         case Status.CANCELLED:
             tracker.cancel(outcome.cancel_reason)
         case _:
-            tracker.fail(
-                outcome.error_type or "",
-                outcome.error_message or "",
-                outcome.error_node_id,
-                outcome.error_class or ErrorClass.ENGINE,
-            )
+            failure = outcome.failure
+            assert failure is not None
+            tracker.fail(failure.error_type, failure.message, outcome.failed_node_id, failure.error_class)
 
 
 def _started_data(execution: Execution) -> JsonObject:
