@@ -64,7 +64,7 @@ class EventType(StrEnum):
     @property
     def is_closing(self) -> bool:
         """Whether this is the last event of an attempt; it is sent after the end has been committed."""
-        return self in _CLOSING.values()
+        return self in _CLOSING_TYPES
 
 
 _CLOSING = {
@@ -73,6 +73,7 @@ _CLOSING = {
     Status.CANCELLED: EventType.CANCELLED,
     Status.PAUSED: EventType.PAUSED,
 }
+_CLOSING_TYPES = frozenset(_CLOSING.values())
 LAST_SEQ = 2**31 - 1
 """Number of a closing event that the attempt's own process did not emit: it comes after all events of the attempt."""
 

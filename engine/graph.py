@@ -213,3 +213,16 @@ def content_hash(canonical_form: bytes) -> str:
 def read_canonical(canonical_form: bytes) -> WorkflowGraph:
     """Read a graph back from its canonical form. Only such graphs run, so `2.0` in a document is the integer 2."""
     return WorkflowGraph.model_validate(orjson.loads(canonical_form))
+
+
+def json_type(value: Json) -> str:
+    """Name of a value's JSON type."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "number"
+    if isinstance(value, str):
+        return "string"
+    return "array" if isinstance(value, list) else "object"

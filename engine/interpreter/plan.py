@@ -25,7 +25,7 @@ from engine.interpreter.topology import Fork, Topology
 from engine.nodes.base import TRANSIENT, NodeBase
 from engine.nodes.registry import NODE_TYPES
 from engine.runtime.names import Names
-from engine.runtime.visit import SearchSource, VisitedNode
+from engine.runtime.visit import RetrieverUse, VisitedNode
 from engine.tracing import semconv
 from engine.tracing.attributes import Attributes
 
@@ -128,12 +128,12 @@ def make_plan(graph: WorkflowGraph, canonical: bytes, content_hash: str) -> Plan
     topology = Topology.of(graph)
     built = {node.id: _build(node) for node in graph.nodes}
     _connect_tools(built, topology)
-    search_source = _search_source(built)
+    searched = _searched(built)
     return Plan(
         graph=graph,
         canonical=canonical,
         content_hash=content_hash,
-        nodes={node.id: _plan_node(node, topology, search_source) for node in built.values()},
+        nodes={node.id: _plan_node(node, topology, searched) for node in built.values()},
         start=topology.start,
         span_names={node_id: f"{semconv.SPAN_NODE} {node_id}" for node_id in built},
         bounded_span_names={node_id: f"{semconv.SPAN_NODE} {node.type}" for node_id, node in built.items()},
@@ -152,7 +152,7 @@ def _connect_tools(built: dict[str, NodeBase[Any]], topology: Topology) -> None:
             node.tool_nodes = tuple(built[node_id] for node_id in topology.tool_nodes_behind(node.id))
 
 
-def _plan_node(node: NodeBase[Any], topology: Topology, search_source: SearchSource) -> PlannedNode:
+def _plan_node(node: NodeBase[Any], topology: Topology, searched: RetrieverUse) -> PlannedNode:
     document = node.node
     retry = document.retry or type(node).default_retry or NO_RETRY
     fork = topology.forks.get(node.id)
@@ -173,18 +173,18 @@ def _plan_node(node: NodeBase[Any], topology: Topology, search_source: SearchSou
             semconv.NODE_TYPE: node.type,
             semconv.NODE_PATH: node.id,
         },
-        search_source=search_source,
+        searched=searched,
         is_end=node.type == "end",
     )
 
 
-def _search_source(built: dict[str, NodeBase[Any]]) -> SearchSource:
+def _searched(built: dict[str, NodeBase[Any]]) -> RetrieverUse:
     """The retriever that tools search: the first one used by a node of the graph, else the server's default."""
     for node in built.values():
         use = node.retriever_use(node.config)
         if use is not None:
-            return SearchSource(use.name, use.options)
-    return SearchSource(DEFAULT_RETRIEVER)
+            return use
+    return RetrieverUse(DEFAULT_RETRIEVER)
 
 
 def _inside(node: NodeBase[Any], topology: Topology) -> frozenset[str]:

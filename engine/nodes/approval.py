@@ -71,11 +71,6 @@ class ApprovalNode(NodeBase[ApprovalConfig]):
                 yield ConfigFault("The same choice is listed twice.", f"/choices/{index}")
 
     @classmethod
-    def labels(cls, config: ApprovalConfig) -> tuple[str, ...]:
-        timeout = [] if config.on_timeout is None else [config.on_timeout]
-        return tuple(dict.fromkeys([*config.choices, *timeout]))
-
-    @classmethod
     def own_labels(cls, config: ApprovalConfig) -> Mapping[str, str]:
         labels = {f"/choices/{index}": choice for index, choice in enumerate(config.choices)}
         return labels if config.on_timeout is None else {**labels, "/on_timeout": config.on_timeout}

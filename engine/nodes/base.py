@@ -6,7 +6,7 @@ API and docs read everything they need from the attributes and hooks of `NodeBas
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel
@@ -18,7 +18,7 @@ from engine.runtime.state import NO_CHANGE, Change, WorkflowState
 
 if TYPE_CHECKING:
     from engine.runtime.context import ExecutionContext
-    from engine.runtime.visit import Visit
+    from engine.runtime.visit import RetrieverUse, Visit
 
 DEFAULT_MAX_TOKENS = 1024
 """`max_tokens` of a model call that sets none. Calls are never open-ended, because budgets reserve this many tokens."""
@@ -129,16 +129,6 @@ def choose_model(context: "ExecutionContext", use: ModelUse) -> ChatModel:
 
 
 @dataclass(frozen=True, slots=True)
-class RetrieverUse:
-    """The retriever that a node asks. Pointers are below the config."""
-
-    name: str
-    options: JsonObject = field(default_factory=dict)
-    name_pointer: str = "/retriever"
-    options_pointer: str = "/options"
-
-
-@dataclass(frozen=True, slots=True)
 class Park:
     """Suspends a visit, which holds no worker until it continues. Times are in seconds since the epoch."""
 
@@ -221,8 +211,8 @@ class NodeBase(Generic[C]):
 
     @classmethod
     def labels(cls, config: C) -> tuple[str, ...]:
-        """Every label a node with this config can give, in a fixed order."""
-        return ()
+        """Every label a node with this config can give, in a fixed order: those of its author unless it says more."""
+        return tuple(dict.fromkeys(cls.own_labels(config).values()))
 
     @classmethod
     def own_labels(cls, config: C) -> Mapping[str, str]:
@@ -268,7 +258,7 @@ class NodeBase(Generic[C]):
         return None
 
     @classmethod
-    def retriever_use(cls, config: C) -> RetrieverUse | None:
+    def retriever_use(cls, config: C) -> "RetrieverUse | None":
         """The retriever that a visit asks, if any."""
         return None
 

@@ -66,10 +66,7 @@ class ConditionalNode(NodeBase[ConditionalConfig]):
 
     @classmethod
     def labels(cls, config: ConditionalConfig) -> tuple[str, ...]:
-        if config.condition is not None:
-            return ("true", "false")
-        labels = [case.label for case in config.cases or []]
-        return tuple(labels + ([config.default] if config.default is not None else []))
+        return super().labels(config) if config.condition is None else ("true", "false")
 
     @classmethod
     def own_labels(cls, config: ConditionalConfig) -> Mapping[str, str]:

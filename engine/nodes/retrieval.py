@@ -1,6 +1,6 @@
 """The node type `retrieval`: searches passages for the models behind it."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
@@ -8,14 +8,12 @@ from engine.errors import TypeMismatch
 from engine.expressions.prompts import parse as parse_prompt
 from engine.expressions.prompts import parse_json
 from engine.graph import Json, JsonObject, Node, Retry
-from engine.nodes.base import JSON_PROMPT, PROMPT, NodeBase, NodeConfig, NodeResult, RetrieverUse
+from engine.nodes.base import JSON_PROMPT, PROMPT, NodeBase, NodeConfig, NodeResult
 from engine.resources import Passage, RetrievalQuery
 from engine.runtime.calls import retrieve
 from engine.runtime.state import Change, RetrievalContext, WorkflowState
+from engine.runtime.visit import RetrieverUse, Visit
 from engine.tracing import semconv
-
-if TYPE_CHECKING:
-    from engine.runtime.visit import Visit
 
 
 class RetrievalConfig(NodeConfig):
@@ -72,7 +70,7 @@ class RetrievalNode(NodeBase[RetrievalConfig]):
     def retriever_use(cls, config: RetrievalConfig) -> RetrieverUse:
         return RetrieverUse(config.retriever, config.options)
 
-    async def run(self, state: WorkflowState, visit: "Visit") -> NodeResult:
+    async def run(self, state: WorkflowState, visit: Visit) -> NodeResult:
         query = self._prepare(visit)
         passages = await retrieve(visit, self.config.retriever, query) if self._asks(query) else []
         passages = _within(passages, self.config.max_context_bytes)
@@ -96,7 +94,7 @@ class RetrievalNode(NodeBase[RetrievalConfig]):
             change=Change(retrieval=found),
         )
 
-    def _prepare(self, visit: "Visit") -> RetrievalQuery:
+    def _prepare(self, visit: Visit) -> RetrievalQuery:
         """The query. Raises `TypeMismatch` for an unreadable restriction, rather than search without it."""
         ids = self._document_ids.render(visit.names)
         conditions = self._filter.render(visit.names)

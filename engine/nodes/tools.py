@@ -151,7 +151,6 @@ class ToolsNode(NodeBase[ToolsConfig]):
                 visit,
                 tool,
                 call,
-                attempt=attempt,
                 timeout_seconds=self.config.tool_timeout_seconds,
                 max_result_bytes=self.config.max_result_bytes,
             )

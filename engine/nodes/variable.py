@@ -8,7 +8,7 @@ from pydantic import Field
 from engine.expressions.cel import evaluate
 from engine.expressions.cel import parse as parse_expression
 from engine.expressions.prompts import parse_json
-from engine.graph import ID_PATTERN, RESERVED_IDS, Json, Node
+from engine.graph import ID_PATTERN, RESERVED_IDS, Json, Node, json_type
 from engine.nodes.base import EXPRESSION, JSON_PROMPT, ConfigFault, NodeBase, NodeConfig, NodeResult
 from engine.runtime.state import Change, VariableOperation, WorkflowState, variable_after
 from engine.tracing import semconv
@@ -122,16 +122,3 @@ def _check_step(config: VariableConfig) -> Iterator[ConfigFault]:
         yield ConfigFault(message, "/value", "schema.wrong_type")
     if config.expression is not None:
         yield ConfigFault(f"`{config.operation}` takes a number, not an expression.", "/expression")
-
-
-def json_type(value: Json) -> str:
-    """Name of a value's JSON type."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int | float):
-        return "number"
-    if isinstance(value, str):
-        return "string"
-    return "array" if isinstance(value, list) else "object"

@@ -115,7 +115,7 @@ class ToolOutcome:
 
 
 async def call_tool(
-    visit: Visit, tool: Tool | None, call: ToolCall, *, attempt: int, timeout_seconds: float, max_result_bytes: int
+    visit: Visit, tool: Tool | None, call: ToolCall, *, timeout_seconds: float, max_result_bytes: int
 ) -> ToolOutcome:
     """Make one attempt of a tool call.
 
@@ -124,7 +124,7 @@ async def call_tool(
     visit.emit(EventType.TOOL_CALL, {"call_id": call["id"], "tool": call["name"]})
     loop = asyncio.get_running_loop()
     began = loop.time()
-    span = visit.span.tool_call(tool.spec.name if tool else UNKNOWN_TOOL, call["id"], attempt)
+    span = visit.span.tool_call(tool.spec.name if tool else UNKNOWN_TOOL, call["id"])
     try:
         outcome = await _run_tool(visit, tool, call, timeout_seconds, max_result_bytes)
     except asyncio.CancelledError as error:
@@ -234,8 +234,8 @@ def bound_search(visit: Visit) -> Search | None:
 
     The graph's retrieval node chooses the retriever; without such a node the server's default applies.
     """
-    source, context = visit.node.search_source, visit.context
-    retriever = context.resources.retrievers.get(source.retriever)
+    use, context = visit.node.searched, visit.context
+    retriever = context.resources.retrievers.get(use.name)
     if retriever is None:
         return None
 
@@ -245,7 +245,7 @@ def bound_search(visit: Visit) -> Search | None:
                 text=query,
                 owner=context.owner,
                 max_documents=max_documents,
-                options=source.options,
+                options=use.options,
                 any_folder=context.any_folder,
             )
         )

@@ -23,11 +23,13 @@ LONGEST_RETRY_AFTER_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
-class SearchSource:
-    """The retriever that the tool `search_docs` uses, and its options."""
+class RetrieverUse:
+    """The retriever that a node asks. Pointers are below its config."""
 
-    retriever: str
+    name: str
     options: JsonObject = field(default_factory=dict)
+    name_pointer: str = "/retriever"
+    options_pointer: str = "/options"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class VisitedNode:
     retries_calls: bool
     inside: frozenset[str]
     """The nodes that a loop dominates: an arrival from them continues the loop's count. Empty for other nodes."""
-    search_source: SearchSource
+    searched: RetrieverUse
+    """What the tool `search_docs` asks."""
 
 
 @dataclass(slots=True)

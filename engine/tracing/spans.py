@@ -125,7 +125,7 @@ class NodeSpan:
         """Start the span of one provider call."""
         return ModelCall(self._recorder, self, model, request)
 
-    def tool_call(self, name: str, call_id: str, attempt: int) -> "LeafCall":
+    def tool_call(self, name: str, call_id: str) -> "LeafCall":
         """Start the span of one attempt of a tool call."""
         self._recorder.totals.tool_calls += 1
         attributes: Attributes = {

@@ -1,6 +1,6 @@
 """The graph as the rules of the later layers see it: defaults written in, texts parsed, paths worked out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,9 +11,10 @@ from engine.expressions.prompts import BadPrompt, JsonPrompt, Prompt, parse_json
 from engine.expressions.prompts import parse as parse_prompt
 from engine.graph import Edge, Json, JsonObject, Node, WorkflowGraph
 from engine.interpreter.topology import TOOL_CALLS_LABEL, Topology
-from engine.nodes.base import ModelUse, NodeBase, NodeConfig, Place, RetrieverUse, placed_texts
+from engine.nodes.base import ModelUse, NodeBase, NodeConfig, Place, placed_texts
 from engine.nodes.registry import NODE_TYPES
 from engine.report import Layer
+from engine.runtime.visit import RetrieverUse
 from engine.validation.config_faults import faults_of
 from engine.validation.guaranteed_outputs import guaranteed_outputs
 from engine.validation.rules import Finding, Near
@@ -146,6 +147,10 @@ class CheckedGraph:
         named = ((node_id, node_type.tools_named(config)) for node_id, config, node_type in self.typed)
         return {node_id: tools for node_id, tools in named if tools}
 
+    def nodes_of(self, wanted: Callable[[type[NodeBase[Any]]], bool]) -> list[str]:
+        """The ids of the nodes whose type is wanted, in the order of the document."""
+        return [node_id for node_id, _, node_type in self.typed if wanted(node_type)]
+
     def type_of(self, node_id: str) -> type[NodeBase[Any]]:
         """The class of a node's type."""
         return NODE_TYPES[self.nodes[node_id].type]
@@ -164,7 +169,7 @@ class CheckedGraph:
     def own_faults(self, layer: Layer) -> Iterator[Finding]:
         """The faults that node types find in their own configs, as findings of one layer."""
         for node_id, config, node_type in self.typed:
-            yield from faults_of(node_type, config, f"{self.pointers[node_id]}/config", layer, node_id=node_id)
+            yield from faults_of(node_type, config, f"{self.pointers[node_id]}/config", layer)
 
     def at_node(self, code: str, node_id: str, message: str, *, place: str = "", hint: str | None = None) -> Finding:
         """A finding at a node, or at a place below it."""

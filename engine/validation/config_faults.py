@@ -8,10 +8,8 @@ from engine.report import Layer
 from engine.validation.rules import RULES, Finding
 
 
-def faults_of(
-    node_type: type[NodeBase[Any]], config: NodeConfig, pointer: str, layer: Layer, *, node_id: str | None = None
-) -> Iterator[Finding]:
+def faults_of(node_type: type[NodeBase[Any]], config: NodeConfig, pointer: str, layer: Layer) -> Iterator[Finding]:
     """The faults of a config whose rule is in this layer. Raises `KeyError` for a code that is no rule."""
     for fault in node_type.check(config):
         if RULES[fault.code].layer is layer:
-            yield Finding(fault.code, pointer + fault.pointer, fault.message, node_id=node_id, hint=fault.hint)
+            yield Finding(fault.code, pointer + fault.pointer, fault.message, hint=fault.hint)

@@ -17,8 +17,8 @@ def unknown_name(checked: CheckedGraph) -> Iterator[Finding]:
     """A root that does not exist, or a node, loop or conditional that does not."""
     of_type = {
         "outputs": list(checked.nodes),
-        "loops": _read_under("loops", checked),
-        "results": _read_under("results", checked),
+        "loops": checked.nodes_of(lambda node_type: node_type.read_under == "loops"),
+        "results": checked.nodes_of(lambda node_type: node_type.read_under == "results"),
     }
     what = {"outputs": "node", "loops": "loop node", "results": "conditional node"}
     for read in checked.reads:
@@ -69,10 +69,6 @@ def unknown_output_field(checked: CheckedGraph) -> Iterator[Finding]:
         if near is not None:
             message = f"The output of `{name}` has no such field."
             yield read.finding("structure.unknown_output_field", message, near)
-
-
-def _read_under(root: str, checked: CheckedGraph) -> list[str]:
-    return [node_id for node_id, _, node_type in checked.typed if node_type.read_under == root]
 
 
 def unknown_input_field(checked: CheckedGraph) -> Iterator[Finding]:

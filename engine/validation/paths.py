@@ -2,11 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from engine.graph import Edge
 from engine.interpreter.topology import TOOL_CALLS_LABEL, Branch, Fork, Topology, cycles, reach
-from engine.nodes.base import NodeBase
 from engine.validation.checked_graph import CheckedGraph
 from engine.validation.rules import Finding
 
@@ -126,7 +124,7 @@ def endless_cycle(checked: CheckedGraph, topology: Topology) -> Iterator[Finding
 
 def cycle_bound(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """A cycle that nothing but the limits of the execution ends."""
-    unbounded = {node_id for node_id, _, node_type in checked.typed if not node_type.bounds_cycle}
+    unbounded = set(checked.nodes_of(lambda node_type: not node_type.bounds_cycle))
     successors = {
         node_id: [target for target in targets if target in unbounded]
         for node_id, targets in topology.successors.items()
@@ -139,7 +137,7 @@ def cycle_bound(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
 
 def loop_without_body(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """A loop node without an edge back to it from a node that it dominates."""
-    for node_id in _those(checked, lambda node_type: node_type.is_loop):
+    for node_id in checked.nodes_of(lambda node_type: node_type.is_loop):
         inside = any(topology.dominates(node_id, edge.source) for edge in topology.incoming[node_id])
         if node_id in topology.reachable and not inside:
             message = "No path from the loop's `continue` edge leads back to the loop."
@@ -158,14 +156,13 @@ def tools_not_routed(checked: CheckedGraph, topology: Topology) -> Iterator[Find
 
 def tools_unused(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """A tools node that no model can use: it follows no `tool_calls` edge, names no tool, or leads to no model."""
-    models = _those(checked, lambda node_type: node_type.calls_tools)
+    models = checked.nodes_of(lambda node_type: node_type.calls_tools)
     used = {tools for model in models for tools in topology.tool_nodes_behind(model)}
     before_models = set(reach(models, topology.normal_predecessors))
-    for node_id in _those(checked, lambda node_type: node_type.runs_tool_calls):
-        named = checked.type_of(node_id).tools_named(checked.configs[node_id])
+    for node_id in checked.nodes_of(lambda node_type: node_type.runs_tool_calls):
         if node_id not in used:
             yield checked.at_node("structure.tools_unused", node_id, "The node follows no `tool_calls` edge.")
-        elif not named:
+        elif node_id not in checked.tools_named:
             message = "The node names no tools."
             yield checked.at_node("structure.tools_unused", node_id, message, place="/config")
         elif node_id not in before_models:
@@ -174,7 +171,7 @@ def tools_unused(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]
 
 def tool_loop_blind(checked: CheckedGraph, topology: Topology) -> Iterator[Finding]:
     """A model that calls tools but does not see their answers."""
-    for node_id in _those(checked, lambda node_type: node_type.calls_tools):
+    for node_id in checked.nodes_of(lambda node_type: node_type.calls_tools):
         calls = any(edge.when == TOOL_CALLS_LABEL for edge in topology.outgoing[node_id])
         if calls and not checked.type_of(node_id).sees_tool_answers(checked.configs[node_id]):
             message = "The model calls tools but is not sent the messages with their answers."
@@ -199,10 +196,6 @@ CHECKS: dict[str, Callable[[CheckedGraph, Topology], Iterator[Finding]]] = {
     "structure.tool_loop_blind": tool_loop_blind,
 }
 """The check of each code. They run only if the graph has a topology."""
-
-
-def _those(checked: CheckedGraph, wanted: Callable[[type[NodeBase[Any]]], bool]) -> list[str]:
-    return [node_id for node_id, _, node_type in checked.typed if wanted(node_type)]
 
 
 def _nodes(cycle: frozenset[str]) -> str:

@@ -8,8 +8,11 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from engine.documents.strict_json import escape
-from engine.graph import ID_PATTERN, Json
+from engine.graph import ID_PATTERN, Json, json_type
 from engine.validation.rules import MAX_NAME, Finding, Near
+
+UNKNOWN_VALUE = "unknown_value"
+"""The type of an error of our own validators whose message is a sentence and may be shown as it is."""
 
 _CODES = {
     "missing": "missing_field",
@@ -22,6 +25,7 @@ _CODES = {
     "less_than": "out_of_range",
     "less_than_equal": "out_of_range",
     "finite_number": "out_of_range",
+    UNKNOWN_VALUE: "out_of_range",
     "string_too_short": "out_of_range",
     "string_too_long": "out_of_range",
     "string_pattern_mismatch": "out_of_range",
@@ -159,6 +163,8 @@ def _code(details: ErrorDetails, field: str, siblings: dict[str, FieldInfo]) -> 
 
 
 def _message(code: str, details: ErrorDetails, field: str) -> str:
+    if details["type"] == UNKNOWN_VALUE:
+        return details["msg"]
     is_item = isinstance(details["loc"][-1], int) if details["loc"] else False
     name = f"`{field[:MAX_NAME]}`" if field else "the document"
     what = f"An item of {name}" if is_item else name[0].upper() + name[1:]
@@ -185,19 +191,14 @@ def _missing(details: ErrorDetails, what: str) -> str:
     return f"{what} must not be {'null' if details['input'] is None else 'empty'}."
 
 
-def _type(value: object) -> str:
+def _type(value: Json) -> str:
     """The JSON type of a value, with its article."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         return "an integer"
-    if isinstance(value, float):
-        return "a number" if value.is_integer() else "a number with a fraction"
-    if isinstance(value, str):
-        return "a string"
-    return "an array" if isinstance(value, list) else "an object"
+    if isinstance(value, float) and not value.is_integer():
+        return "a number with a fraction"
+    kind = json_type(value)
+    return kind if kind == "null" else f"{'an' if kind in ('array', 'object') else 'a'} {kind}"
 
 
 def _range(details: ErrorDetails) -> str:

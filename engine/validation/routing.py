@@ -195,8 +195,8 @@ def continue_label(checked: CheckedGraph) -> Iterator[Finding]:
 def handler_unused(checked: CheckedGraph) -> Iterator[Finding]:
     """An error handler without an error edge to it."""
     routed = {placed.edge.target for placed in checked.edges if placed.edge.when == ERROR_LABEL}
-    for node_id, _, node_type in checked.typed:
-        if node_type.handles_errors and node_id not in routed:
+    for node_id in checked.nodes_of(lambda node_type: node_type.handles_errors):
+        if node_id not in routed:
             yield checked.at_node("structure.handler_unused", node_id, "No error edge leads to this handler.")
 
 
@@ -230,7 +230,7 @@ def expression_type(checked: CheckedGraph) -> Iterator[Finding]:
 def durability(checked: CheckedGraph) -> Iterator[Finding]:
     """A node that needs checkpoints, or `on_lost: resume`, in a graph whose durability makes none."""
     if checked.graph.durability == "none":
-        for node_id in (node_id for node_id, _, node_type in checked.typed if node_type.needs_checkpoint):
+        for node_id in checked.nodes_of(lambda node_type: node_type.needs_checkpoint):
             message = "The execution cannot wait for an answer, because durability `none` keeps no checkpoints."
             hint = "Set `durability` to `step` or `exit`, or remove it."
             yield checked.at_node("structure.durability", node_id, message, hint=hint)

@@ -62,10 +62,6 @@ class JuryNode(NodeBase[JuryConfig]):
             yield ConfigFault("A jury needs two different verdicts.", "/verdicts")
 
     @classmethod
-    def labels(cls, config: JuryConfig) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(config.verdicts))
-
-    @classmethod
     def own_labels(cls, config: JuryConfig) -> Mapping[str, str]:
         return {f"/verdicts/{index}": verdict for index, verdict in enumerate(config.verdicts)}
 

@@ -85,7 +85,7 @@ class Story:
     def tool(self) -> None:
         """A node with one tool call and one retrieval."""
         node = self.node("tools")
-        node.tool_call("calculate", "call-1", 1).complete()
+        node.tool_call("calculate", "call-1").complete()
         node.retrieval("files").complete({semconv.RETRIEVAL_DOCUMENTS: 2})
         node.complete(label="again", edges="e2", degraded=False)
 
