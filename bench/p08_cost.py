@@ -23,7 +23,8 @@ from bench.harness import ROUNDS, Effort, Goal, Report, Row
 from engine.database import migrations
 from engine.database.database import Database
 from telemetry.reads.cost import CostFilter, cost
-from telemetry.records.rollups import EPOCH, CallDelta, CountedExecution, Deltas, EndDelta
+from telemetry.records.rollups import CallDelta, CountedExecution, Deltas, EndDelta
+from telemetry.signals.records import EPOCH
 from telemetry.store.bulk import BulkInsert
 from telemetry.store.tables import executions
 from tests.services.cache import ServiceMissing

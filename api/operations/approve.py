@@ -1,4 +1,4 @@
-"""OpenapiResponses the question of a paused execution. The first answer counts and lets the execution continue."""
+"""Answers the question of a paused execution. The first answer counts and lets the execution continue."""
 
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection

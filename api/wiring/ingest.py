@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from api.settings import Settings
 from api.wiring.database import open_database
 from api.wiring.pipelines import build_consumers
+from engine.database.database import Database
 
 if TYPE_CHECKING:
     from telemetry.collector.receiver import Receiver
@@ -26,10 +27,15 @@ class Ingest:
 @asynccontextmanager
 async def open_ingest(settings: Settings) -> AsyncIterator[Ingest]:
     """An ingest over a database of its own, for processes without an engine. Raises a `SpanloomError`."""
+    async with open_database(settings) as database:
+        yield build_ingest(settings, database)
+
+
+def build_ingest(settings: Settings, database: Database) -> Ingest:
+    """An ingest over this database. Its metrics and its receiver share one health."""
     from telemetry.collector.receiver import Receiver
     from telemetry.health import Health
     from telemetry.metrics.exposition import Metrics
 
-    async with open_database(settings) as database:
-        health = Health()
-        yield Ingest(settings, Metrics(database, health), Receiver(database, build_consumers(settings), health))
+    health = Health()
+    return Ingest(settings, Metrics(database, health), Receiver(database, build_consumers(settings), health))

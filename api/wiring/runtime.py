@@ -14,7 +14,8 @@ from uuid import uuid4
 from api.settings import Settings, prepare_process
 from api.wiring.database import build_database, open_database
 from api.wiring.exporters import open_exporters
-from api.wiring.pipelines import MakeSink, PipelineParts, build_consumers, open_pipeline
+from api.wiring.ingest import build_ingest
+from api.wiring.pipelines import MakeSink, PipelineParts, open_pipeline
 from api.wiring.recovery import build_replay
 from api.wiring.resources import build_resources, store_builtin_templates
 from api.wiring.shutdown import CLOSE_SECONDS, enter_within
@@ -80,8 +81,8 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
         await store_builtin_templates(database)
         resources = build_resources(settings, database, stack, models=models)
         telemetry = open_exporters(settings, stack)
-        metrics, receiver = _build_bookkeeping(settings, database)
-        parts = PipelineParts(settings, database, telemetry, metrics, receiver)
+        ingest = build_ingest(settings, database)
+        parts = PipelineParts(settings, database, telemetry, ingest.metrics, ingest.receiver)
         make_sink = await stack.enter_async_context(open_pipeline(parts))
         journal = await _open_journal(parts, make_sink, stack)
         checkpoints = await _open_checkpoints(settings, stack)
@@ -90,27 +91,18 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
             settings=settings,
             database=database,
             telemetry=telemetry,
-            metrics=metrics,
-            receiver=receiver,
+            metrics=ingest.metrics,
+            receiver=ingest.receiver,
             journal=journal,
             resources=resources,
             engine=engine,
             dispatcher=_build_dispatcher(settings, engine, journal),
             sweeper=_build_sweeper(settings, database, make_sink, checkpoints),
-            replay=build_replay(settings, database, receiver.health),
+            replay=build_replay(settings, database, ingest.receiver.health),
         )
         await _renew_leases(runtime, stack)
         stack.push_async_callback(engine.close)
         yield runtime
-
-
-def _build_bookkeeping(settings: Settings, database: Database) -> "tuple[Metrics, Receiver]":
-    from telemetry.collector.receiver import Receiver
-    from telemetry.health import Health
-    from telemetry.metrics.exposition import Metrics
-
-    health = Health()
-    return Metrics(database, health), Receiver(database, build_consumers(settings), health)
 
 
 async def _open_journal(parts: PipelineParts, make_sink: MakeSink, stack: AsyncExitStack) -> "Journal":

@@ -13,12 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.database.base import database_time
 from engine.result import ErrorClass, Status
 from engine.store import control_reads
-from engine.store.tables import workflow_templates
 from engine.usage import TOKEN_FIELDS
 from telemetry.collector.outbox import RECORDS, WEBHOOKS, Backlog, read_backlog
 from telemetry.health import DeliveryHealth, Health, LeaseHealth, OutboxHealth
 from telemetry.metrics.labels import LabelCap
 from telemetry.metrics.span_metrics import TOKEN_TYPES
+from telemetry.reads.cost import template_keys
 from telemetry.store.tables import execution_rollups_daily, reconcile_runs
 from telemetry.webhooks.queue import QueueState, read_queue
 
@@ -283,10 +283,7 @@ class HealthCollector(Collector):
 
 async def _read_totals(connection: AsyncConnection) -> list[_Total]:
     """The sums of every stored template, 0 included: a counter that starts at 1 would hide the first failure."""
-    keys: dict[str, str] = {}
-    template = workflow_templates.c
-    for row in await connection.execute(select(template.template_id, template.key).where(template.is_latest)):
-        keys[row.template_id] = row.key
+    keys = await template_keys(connection)
     rollups = execution_rollups_daily.c
     dimensions = (rollups.template_id, rollups.workflow_name, rollups.model)
     ended = (*(f"executions_{status}" for status in _STATUSES), "executions_failed_by_caller")

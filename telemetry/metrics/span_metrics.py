@@ -34,8 +34,6 @@ _SPAN_LABELS = (
 TOKEN_TYPES = {semconv.CALL_TOKENS[kind.field]: kind.label for kind in TOKEN_KINDS}
 """Attribute to the value of the label `gen_ai_token_type`."""
 
-_ERROR_STATUS = frozenset({"failed", "retrying"})
-
 
 class SpanMetrics:
     """Counts the spans of committed batches."""
@@ -115,7 +113,7 @@ class SpanMetrics:
         return (
             SERVICE,
             "SPAN_KIND_CLIENT" if span.kind.is_client else "SPAN_KIND_INTERNAL",
-            "STATUS_CODE_ERROR" if span.status in _ERROR_STATUS else "STATUS_CODE_UNSET",
+            "STATUS_CODE_ERROR" if span.is_error else "STATUS_CODE_UNSET",
             _string(attributes, semconv.OPERATION),
             self._cap("workflow", span.identity.workflow_name),
             span.identity.workflow_source,

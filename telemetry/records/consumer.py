@@ -23,10 +23,9 @@ from telemetry.records.rows import (
     rank_of,
     span_row,
     status_of,
-    time_of,
 )
 from telemetry.records.totals import is_recorded
-from telemetry.signals.records import Batch, EventRecord, Identity, Kind, SpanRecord
+from telemetry.signals.records import Batch, EventRecord, Identity, Kind, SpanRecord, time_of
 from telemetry.store.bulk import BulkInsert
 from telemetry.store.tables import executions, spans
 

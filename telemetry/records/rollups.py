@@ -7,7 +7,7 @@ computes the same rows from the records.
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.result import ErrorClass
 from engine.usage import TOKEN_FIELDS
+from telemetry.signals.records import EPOCH
 from telemetry.store.bulk import BulkInsert, Row
 from telemetry.store.tables import (
     DURATION_BOUNDS_MS,
@@ -30,7 +31,6 @@ from telemetry.store.tables import (
     spans,
 )
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _REBUILD_PAGE = 5_000
 
 

@@ -1,7 +1,6 @@
 """Builds the rows of executions and spans from signals; every cell is named by its column."""
 
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
 from operator import attrgetter, itemgetter
 from typing import cast
 
@@ -10,8 +9,8 @@ import orjson
 from engine.graph import JsonObject
 from engine.tracing import semconv
 from engine.tracing.semconv import Event
-from telemetry.records.rollups import EPOCH, accepted_at
-from telemetry.signals.records import BadSignal, EventRecord, Identity, Kind, SpanRecord
+from telemetry.records.rollups import accepted_at
+from telemetry.signals.records import BadSignal, EventRecord, Identity, Kind, SpanRecord, time_of
 from telemetry.store.bulk import Cell, Row
 from telemetry.store.tables import TIME_LEDGER_COLUMNS, executions, spans
 
@@ -193,11 +192,6 @@ def placeholder_row(identity: Identity, spans_stored: int) -> Row:
     queued_at = accepted_at(identity.execution_id)
     row = _identity_cells(identity) | _NO_EVENT | {"queued_at": queued_at, "spans_stored": spans_stored}
     return _placeholder_cells(row)
-
-
-def time_of(ns: int) -> datetime:
-    """A time in ns since the epoch, to the microsecond."""
-    return EPOCH + timedelta(microseconds=ns // 1000)
 
 
 def _identity_cells(identity: Identity) -> dict[str, Cell]:

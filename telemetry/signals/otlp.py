@@ -34,7 +34,6 @@ from telemetry.signals.sanitize import Placed, place
 CONTENT_TYPE = "application/x-protobuf"
 
 _SAMPLED = 1
-_ERROR_STATUS = frozenset({"failed", "retrying"})
 _ENGINE_KINDS = frozenset({Kind.WORKFLOW, Kind.NODE})
 _SHORT = 128
 
@@ -146,7 +145,7 @@ def _encode_span(span: SpanRecord) -> bytes:
     )
     if span.parent_span_id is not None:
         head.parent_span_id = bytes.fromhex(span.parent_span_id)
-    if span.status in _ERROR_STATUS:
+    if span.is_error:
         head.status.code = Status.STATUS_CODE_ERROR
         message = attributes.get(semconv.ERROR_MESSAGE)
         if message and isinstance(message, str):

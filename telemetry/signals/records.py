@@ -6,13 +6,21 @@ except in `TraceOnly`, which no table stores.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Self
 
 from engine.tracing import semconv
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 Value = str | int | float | bool | list[str | int | float | bool]
 Attributes = dict[str, Value]
+
+
+def time_of(ns: int) -> datetime:
+    """A time in ns since the epoch, to the microsecond."""
+    return EPOCH + timedelta(microseconds=ns // 1000)
 
 
 class BadSignal(ValueError):
@@ -96,6 +104,11 @@ class SpanRecord:
     """Attributes that have a column of their own, by key."""
     attributes: Attributes
     trace_only: TraceOnly | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the span's status in a trace is an error."""
+        return self.status in ("failed", "retrying")
 
     def text(self, key: str) -> str | None:
         """The text of a field, or null. Raises `BadSignal` for another type."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Self
 from uuid import NAMESPACE_URL, uuid5
 
@@ -11,8 +11,7 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.database.base import database_time
-from telemetry.records.rollups import EPOCH
-from telemetry.signals.records import Batch, EventRecord
+from telemetry.signals.records import EPOCH, Batch, EventRecord, time_of
 from telemetry.store.bulk import BulkInsert, Cell
 from telemetry.store.tables import webhook_deliveries, webhook_endpoints, webhook_events
 from telemetry.webhooks.payloads import TYPES, TraceLink, body_of
@@ -126,7 +125,7 @@ def _asking(event: EventRecord, subscriptions: Iterable[Subscription]) -> Iterab
 
 
 def _event_row(event: EventRecord, trace_link: TraceLink) -> EventRow:
-    at = EPOCH + timedelta(microseconds=event.at_ns // 1000)
+    at = time_of(event.at_ns)
     identity = event.identity
     return event.id, identity.owner, identity.execution_id, event.name, at, body_of(event, trace_link)
 

@@ -5,7 +5,7 @@ ms, money integer nano-USD. Delivery is at least once and unordered: receivers s
 """
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Literal
 
 import orjson
@@ -15,7 +15,7 @@ from engine.graph import Json
 from engine.tracing import semconv
 from engine.tracing.semconv import Event
 from engine.usage import Usage
-from telemetry.signals.records import EventRecord
+from telemetry.signals.records import EventRecord, time_of
 
 TEST = "webhook.test"
 MAX_BODY_BYTES = 20 * 1024
@@ -161,7 +161,7 @@ def body_of(event: EventRecord, trace_link: TraceLink) -> bytes:
     """The body of an event whose name is in `TYPES`. Raises `BadSignal`."""
     make = _DATA[event.name][1]
     data = make(event, _common(event, trace_link))
-    return _write(event.name, _time(event.at_ns), data)
+    return _write(event.name, time_of(event.at_ns), data)
 
 
 def body_of_test(endpoint_id: str, at: datetime) -> bytes:
@@ -224,7 +224,7 @@ _STATUS = {
 
 
 def _queued(event: EventRecord, common: Common) -> QueuedData:
-    return QueuedData.model_validate(common | {"queued_at": _time(event.integer(semconv.QUEUED_AT) or event.at_ns)})
+    return QueuedData.model_validate(common | {"queued_at": time_of(event.integer(semconv.QUEUED_AT) or event.at_ns)})
 
 
 def _paused(event: EventRecord, common: Common) -> PausedData:
@@ -234,7 +234,7 @@ def _paused(event: EventRecord, common: Common) -> PausedData:
         | {
             "approval_id": event.text(semconv.APPROVAL_ID),
             "node_id": event.text(semconv.NODE_ID),
-            "expires_at": None if due is None else _time(due),
+            "expires_at": None if due is None else time_of(due),
         }
     )
 
@@ -279,7 +279,7 @@ def _end(event: EventRecord, common: Common) -> dict[str, object]:
     return {
         **common,
         "started_at": _started_at(event),
-        "completed_at": _time(event.at_ns),
+        "completed_at": time_of(event.at_ns),
         "duration_ms": event.integer(semconv.DURATION_MS),
         "usage": _usage(event),
         "cost_nano_usd": event.integer(semconv.COST_NANO_USD),
@@ -349,14 +349,7 @@ DATA_MODELS: dict[str, type[BaseModel]] = {name: model for name, (model, _) in _
 
 
 def _started_at(event: EventRecord) -> datetime:
-    return _time(event.integer(semconv.STARTED_AT) or event.at_ns)
-
-
-def _time(ns: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=ns // 1000)
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+    return time_of(event.integer(semconv.STARTED_AT) or event.at_ns)
 
 
 def _text(at: datetime) -> str:
