@@ -99,24 +99,12 @@ def _report_internal(error: Exception, *, as_json: bool) -> int:
 def _print_problem(code: str, detail: str, error: SpanloomError | None = None) -> None:
     """Print the problem document that HTTP would answer with (RFC 9457)."""
     from api.cli.terminal import show_json
-    from api.http.problems import TITLES, ProblemDocument, problem_of
+    from api.http.problems import TITLES, Problem, problem_of
 
     if error is not None and error.code in TITLES:
         document = problem_of(error).document(None)
     else:
-        status, title = _OWN_PROBLEMS.get(code) or TITLES.get(code) or TITLES["internal_error"]
-        document = ProblemDocument(
-            type=f"urn:spanloom:problem:{code}",
-            title=title,
-            status=status,
-            code=code,
-            detail=detail,
-            instance=None,
-            correlation_id=None,
-            trace_id=None,
-            execution_id=None,
-            retry_after_seconds=None,
-            errors=[],
-            report=None,
-        )
+        status, title = _OWN_PROBLEMS.get(code, TITLES["internal_error"])
+        own = {"type": f"urn:spanloom:problem:{code}", "title": title, "status": status, "code": code}
+        document = Problem("internal_error", detail).document(None).model_copy(update=own)
     show_json(document.model_dump(mode="json"))

@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
 from api.http.problems import InputError, Problem
-from api.schemas.values import UNKNOWN_VALUE, shown
+from api.schemas.values import shown
 from engine.documents.strict_json import MalformedJson, escape, read_json
 from engine.graph import Json
 from engine.validation.pydantic_findings import findings_of
@@ -65,8 +65,6 @@ def _sentence(found: Mapping[str, Any]) -> str:
     name = next((step for step in reversed(found["loc"]) if isinstance(step, str)), "")
     valid = found["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
     given = shown(found["input"])
-    if name == "group_by":
-        return f"Cannot group by {given or 'this'}. Valid groups: {valid}."
     return f"Unknown {name}{f' {given}' if given else ''}. Valid values: {valid}."
 
 
@@ -82,13 +80,9 @@ def _check_content_type(request: Request) -> None:
 
 def _invalid_body(error: ValidationError, document: Json, model: type[BaseModel]) -> Problem:
     errors = []
-    problems = error.errors(include_url=False)
-    for finding, details in zip(findings_of(error, document, model), problems, strict=True):
-        code, message = finding.code.removeprefix("schema."), finding.message
-        if details["type"] == UNKNOWN_VALUE:
-            code, message = "out_of_range", details["msg"]
-        elif finding.hint is not None:
-            message += f" {finding.issue().hint}"
+    for finding in findings_of(error, document, model):
+        message = finding.message if finding.hint is None else f"{finding.message} {finding.issue().hint}"
+        code = finding.code.removeprefix("schema.")
         errors.append(InputError(place="body", pointer=finding.pointer, code=code, message=message))
     return _invalid(errors)
 

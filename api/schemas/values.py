@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 
 from pydantic_core import PydanticCustomError
 
-UNKNOWN_VALUE = "unknown_value"
-"""The type of the validation error; its message may be shown as it is."""
+from engine.validation.pydantic_findings import UNKNOWN_VALUE
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z_.]{0,63}")
 

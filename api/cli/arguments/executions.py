@@ -1,6 +1,5 @@
 """`spanloom executions` and its subcommands."""
 
-from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -39,7 +38,7 @@ def executions(
 ) -> None:
     """Without a subcommand, list executions, newest first."""
     if context.invoked_subcommand is None:
-        _list(status, template, error_type, since, until, limit, json=json)
+        list_executions(status, template, error_type, since, until, limit, json)
 
 
 @app.command("list", cls=Command)
@@ -53,19 +52,6 @@ def list_executions(
     json: Json = False,
 ) -> None:
     """List executions, newest first, like `spanloom executions`."""
-    _list(status, template, error_type, since, until, limit, json=json)
-
-
-def _list(
-    status: list[str] | None,
-    template: str | None,
-    error_type: list[str] | None,
-    since: datetime | None,
-    until: datetime | None,
-    limit: int,
-    *,
-    json: bool,
-) -> None:
     from api.cli.commands.executions import Filters, list_all
 
     filters = Filters(tuple(status or ()), template, tuple(error_type or ()), utc(since), utc(until), limit)

@@ -1,6 +1,6 @@
 """Tables and reports of the terminal: executions, one execution, cost, validation, `doctor`, dead letters."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from rich import box
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from api.cli.rendering.formatting import UNKNOWN, count, duration, moment, percent, plural, tokens, usd
@@ -39,37 +39,34 @@ def executions_table(records: Sequence[ExecutionRecord], *, width: int) -> Rende
     """One line per execution, in the given order. Ids are whole; a narrow terminal gets fewer columns."""
     if not records:
         return Text("No executions. Start one: spanloom run universal_chat -m 'hi'")
-    names = ["id", "status", "workflow", "at (UTC)", "duration", "tokens", "cost"]
-    for name in ("", *_DROPPED_FIRST):
-        names = [each for each in names if each != name]
-        table = _executions_table(records, names)
-        if _total_width(table) <= width:
-            return table
-    others = [_width(column) for column in table.columns if column.header != "status"]
-    table.columns[1].max_width = max(width - sum(others) - _GAP * len(others), _MIN_STATUS)
+    rows = [_execution_cells(record) for record in records]
+    widths = {name: max(cell_len(str(cell)) for cell in (name, *(row[name] for row in rows))) for name in rows[0]}
+    for name in _DROPPED_FIRST:
+        if _total(widths) > width:
+            del widths[name]
+    table = _table(
+        *(name for name in widths if name not in _NUMBERS), right=[name for name in widths if name in _NUMBERS]
+    )
+    if _total(widths) > width:
+        table.columns[1].max_width = max(width - _total(widths) + widths["status"], _MIN_STATUS)
+    for row in rows:
+        table.add_row(*(row[name] for name in widths))
     return table
+
+
+def _execution_cells(record: ExecutionRecord) -> dict[str, RenderableType]:
+    return {
+        "id": record.id,
+        "status": _status(record.status, record.error_type),
+        "workflow": record.workflow_name,
+        "at (UTC)": moment(record.started_at or record.queued_at),
+        "duration": duration(record.duration_ms),
+        "tokens": tokens(record.input_tokens, record.output_tokens),
+        "cost": _cost(record),
+    }
 
 
 _DROPPED_FIRST = ("tokens", "duration", "at (UTC)")
-
-
-def _executions_table(records: Sequence[ExecutionRecord], names: Sequence[str]) -> Table:
-    left = [name for name in names if name not in _NUMBERS]
-    table = _table(*left, right=[name for name in names if name in _NUMBERS])
-    for record in records:
-        cells: dict[str, RenderableType] = {
-            "id": record.id,
-            "status": _status(record.status, record.error_type),
-            "workflow": record.workflow_name,
-            "at (UTC)": moment(record.started_at or record.queued_at),
-            "duration": duration(record.duration_ms),
-            "tokens": tokens(record.input_tokens, record.output_tokens),
-            "cost": _cost(record),
-        }
-        table.add_row(*(cells[name] for name in names))
-    return table
-
-
 _NUMBERS = frozenset({"duration", "tokens", "cost"})
 
 
@@ -321,12 +318,8 @@ def _table(*names: str, right: Sequence[str]) -> Table:
     return table
 
 
-def _total_width(table: Table) -> int:
-    return sum(_width(column) for column in table.columns) + _GAP * (len(table.columns) - 1)
-
-
-def _width(column: Column) -> int:
-    return max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+def _total(widths: Mapping[str, int]) -> int:
+    return sum(widths.values()) + _GAP * (len(widths) - 1)
 
 
 def _status(status: str, error_type: str | None = None) -> Text:
