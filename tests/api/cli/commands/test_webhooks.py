@@ -2,19 +2,16 @@
 
 import asyncio
 import json
-import os
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import cast
 
 import pytest
 
 from engine.graph import JsonObject
+from tests.api.cli.shell import Shell
 from tests.telemetry.receiver import Receiver, Reply, receiving
-
-_SPANLOOM = "from api.cli.main import main; main()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,32 +30,18 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Shell:
-    """A shell with a database of its own, from which a receiver may be reached."""
+class Webhooks:
+    """A shell from which a receiver may be reached."""
 
-    folder: Path
+    shell: Shell
     receiver: Receiver
 
     async def run(self, *arguments: str) -> Said:
-        """`spanloom webhooks` with these arguments."""
-        environment = os.environ | {
-            "SPANLOOM_DATABASE_URL": f"sqlite:///{self.folder}/spanloom.db",
-            "SPANLOOM_EGRESS_ALLOW": self.receiver.url.removeprefix("http://"),
-            "NO_COLOR": "1",
-        }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            _SPANLOOM,
-            "webhooks",
-            *arguments,
-            env=environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await process.communicate()
-        assert process.returncode is not None
-        return Said(process.returncode, out.decode(), err.decode())
+        """`spanloom webhooks` with these arguments, one command after another: they share this process's streams."""
+        allowed = self.receiver.url.removeprefix("http://")
+        command = partial(self.shell.run, "webhooks", *arguments, SPANLOOM_EGRESS_ALLOW=allowed, NO_COLOR="1")
+        done = await asyncio.to_thread(command)
+        return Said(done.returncode, done.stdout, done.stderr)
 
     async def add(self) -> str:
         """An endpoint at the receiver; its id."""
@@ -69,44 +52,44 @@ class Shell:
 
 
 @pytest.fixture
-async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
+async def webhooks(shell: Shell) -> AsyncIterator[Webhooks]:
     """A shell and a receiver."""
     async with receiving() as receiver:
-        yield Shell(tmp_path, receiver)
+        yield Webhooks(shell, receiver)
 
 
-async def test_an_endpoint_is_added_tested_and_listed(shell: Shell) -> None:
-    id_ = await shell.add()
-    tested = await shell.run("test", id_[:18])
+async def test_an_endpoint_is_added_tested_and_listed(webhooks: Webhooks) -> None:
+    id_ = await webhooks.add()
+    tested = await webhooks.run("test", id_[:18])
     assert tested.code == 0, tested.err
     assert tested.out.startswith("Delivered: status 204 after ")
-    assert shell.receiver.accepted[0].document["type"] == "webhook.test"
-    listed = await shell.run("list")
-    assert shell.receiver.url in listed.out
+    assert webhooks.receiver.accepted[0].document["type"] == "webhook.test"
+    listed = await webhooks.run("list")
+    assert webhooks.receiver.url in listed.out
     assert "active" in listed.out
-    deliveries = await shell.run("deliveries", "--json")
+    deliveries = await webhooks.run("deliveries", "--json")
     items = cast("list[JsonObject]", deliveries.document["items"])
-    again = await shell.run("redeliver", str(items[0]["id"]), "--json")
+    again = await webhooks.run("redeliver", str(items[0]["id"]), "--json")
     assert (again.code, again.document) == (0, {"deliveries": 1})
 
 
-async def test_a_test_event_that_is_not_delivered_is_bad_news(shell: Shell) -> None:
-    id_ = await shell.add()
-    shell.receiver.answer = lambda call: Reply(500)
-    tested = await shell.run("test", id_)
+async def test_a_test_event_that_is_not_delivered_is_bad_news(webhooks: Webhooks) -> None:
+    id_ = await webhooks.add()
+    webhooks.receiver.answer = lambda call: Reply(500)
+    tested = await webhooks.run("test", id_)
     assert (tested.code, tested.out) == (1, "Not delivered: status 500.\n")
 
 
-async def test_a_secret_is_rotated_and_an_endpoint_disabled_and_enabled(shell: Shell) -> None:
-    id_ = await shell.add()
-    rotated = await shell.run("rotate", id_, "--overlap-hours", "0", "--json")
-    shell.receiver.secrets["/a"] = str(rotated.document["secret"])
-    assert (await shell.run("test", id_)).code == 0
-    assert (await shell.run("disable", id_)).code == 0
-    refused = await shell.run("test", id_)
+async def test_a_secret_is_rotated_and_an_endpoint_disabled_and_enabled(webhooks: Webhooks) -> None:
+    id_ = await webhooks.add()
+    rotated = await webhooks.run("rotate", id_, "--overlap-hours", "0", "--json")
+    webhooks.receiver.secrets["/a"] = str(rotated.document["secret"])
+    assert (await webhooks.run("test", id_)).code == 0
+    assert (await webhooks.run("disable", id_)).code == 0
+    refused = await webhooks.run("test", id_)
     assert (refused.code, refused.err) == (4, "spanloom: The endpoint is disabled; enable it first.\n")
-    assert (await shell.run("enable", id_)).code == 0
-    ranged = await shell.run("redeliver", id_, "--from", "2026-01-01", "--to", "2100-01-01", "--json")
+    assert (await webhooks.run("enable", id_)).code == 0
+    ranged = await webhooks.run("redeliver", id_, "--from", "2026-01-01", "--to", "2100-01-01", "--json")
     assert ranged.document == {"deliveries": 0}
 
 
@@ -123,19 +106,19 @@ async def test_a_secret_is_rotated_and_an_endpoint_disabled_and_enabled(shell: S
     ],
 )
 async def test_a_refusal_says_the_reason_and_no_secret(
-    shell: Shell, arguments: tuple[str, ...], code: int, sentence: str
+    webhooks: Webhooks, arguments: tuple[str, ...], code: int, sentence: str
 ) -> None:
-    said = await shell.run(*arguments)
+    said = await webhooks.run(*arguments)
     assert (said.code, said.out) == (code, "")
     assert sentence in said.err
     assert "canary" not in said.err
 
 
-async def test_an_unknown_id_names_the_command_that_lists_ids(shell: Shell) -> None:
-    await shell.add()
+async def test_an_unknown_id_names_the_command_that_lists_ids(webhooks: Webhooks) -> None:
+    await webhooks.add()
     for command in ("test", "rotate", "disable"):
-        said = await shell.run(command, "nonsense")
+        said = await webhooks.run(command, "nonsense")
         assert said.code == 4
         assert "There is no endpoint 'nonsense'. List the endpoints: spanloom webhooks list" in said.err
-    said = await shell.run("redeliver", "nonsense")
+    said = await webhooks.run("redeliver", "nonsense")
     assert "There is no delivery 'nonsense'" in said.err
