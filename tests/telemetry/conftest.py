@@ -4,16 +4,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from engine.database import migrations
 from engine.database.database import Database
 from tests.telemetry.bookkeeper import Bookkeeper, bookkeeper
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
+async def database(migrated_url: str) -> AsyncIterator[Database]:
     """A database with the schema in it."""
-    await migrations.upgrade(database_url)
-    async with Database(database_url) as opened:
+    async with Database(migrated_url) as opened:
         yield opened
 
 

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select, update
 
-from engine.database import migrations
 from engine.database.database import Database
 from telemetry.collector import outbox
 from telemetry.collector.outbox import RECORDS, WEBHOOKS, Parcel
@@ -133,9 +132,8 @@ async def test_events_and_spans_are_claimed_separately(database: Database) -> No
 
 
 @pytest.mark.postgres
-async def test_two_shippers_neither_wait_for_each_other_nor_take_the_same(postgres_url: str) -> None:
-    await migrations.upgrade(postgres_url)
-    async with Database(postgres_url) as database:
+async def test_two_shippers_neither_wait_for_each_other_nor_take_the_same(migrated_postgres_url: str) -> None:
+    async with Database(migrated_postgres_url) as database:
         await put(database, make_signals(4))
         async with database.begin() as one, database.begin() as other:
             first = await outbox.claim(one, are_events=False, max_bytes=3_000)

@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from engine.database import migrations
 from engine.database.database import Database
 from engine.errors import ConversationBusy, Unavailable
 from engine.ledger import Checkpoint
@@ -67,10 +66,9 @@ class Failing(Database):
 
 
 @pytest.fixture
-async def failing(database_url: str) -> AsyncIterator[Failing]:
+async def failing(migrated_url: str) -> AsyncIterator[Failing]:
     """A migrated database that can be told to fail."""
-    await migrations.upgrade(database_url)
-    async with Failing(database_url) as opened:
+    async with Failing(migrated_url) as opened:
         yield opened
 
 
@@ -333,9 +331,8 @@ async def test_a_consumer_that_hangs_changes_no_decision(database: Database) -> 
 
 
 @pytest.mark.postgres
-async def test_a_consumer_that_hangs_in_a_statement_changes_no_decision(postgres_url: str) -> None:
-    await migrations.upgrade(postgres_url)
-    async with Database(postgres_url) as database:
+async def test_a_consumer_that_hangs_in_a_statement_changes_no_decision(migrated_postgres_url: str) -> None:
+    async with Database(migrated_postgres_url) as database:
         await decision_stands_beside(Hanging("SELECT pg_sleep(30)"), database)
 
 
@@ -353,10 +350,8 @@ async def test_a_malformed_signal_becomes_a_dead_letter(keeper: Bookkeeper) -> N
     assert len(letters) == 2
 
 
-async def test_signals_of_a_database_that_is_gone_stay_buffered_until_it_is_back(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'books.db'}"
-    await migrations.upgrade(url)
-    async with Failing(url) as failing, bookkeeper(failing) as keeper:
+async def test_signals_of_a_database_that_is_gone_stay_buffered_until_it_is_back(migrated_sqlite_url: str) -> None:
+    async with Failing(migrated_sqlite_url) as failing, bookkeeper(failing) as keeper:
         story = keeper.begin()
         await keeper.journal.accept(story.acceptance())
         failing.refusals = 2

@@ -7,7 +7,6 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from engine.database import migrations
 from engine.database.database import Database
 from engine.errors import Unavailable
 from engine.tracing import semconv
@@ -126,15 +125,14 @@ async def test_a_consumer_that_leaves_a_savepoint_open_is_undone(database: Datab
 
 
 @pytest.mark.postgres
-async def test_a_lost_connection_is_no_signals_fault(postgres_url: str) -> None:
+async def test_a_lost_connection_is_no_signals_fault(migrated_postgres_url: str) -> None:
     class Unlucky:
         name = "unlucky"
 
         async def apply(self, connection: AsyncConnection, batch: Batch) -> None:
             await connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
-    await migrations.upgrade(postgres_url)
-    async with Database(postgres_url) as database:
+    async with Database(migrated_postgres_url) as database:
         with pytest.raises(Unavailable):
             await apply(database, Pipeline([Unlucky()]), told(1))
         assert await letters(database) == []

@@ -10,7 +10,6 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from engine.database import migrations
 from engine.database.database import Database
 from telemetry.store.bulk import BulkInsert
 from telemetry.store.tables import dead_letter
@@ -84,9 +83,8 @@ async def test_rows_that_are_mostly_new_are_stored_once(migrated_url: str, there
 
 
 @pytest.mark.postgres
-async def test_two_who_store_the_same_rows_at_once_store_each_once(postgres_url: str) -> None:
-    await migrations.upgrade(postgres_url)
-    async with Database(postgres_url) as database:
+async def test_two_who_store_the_same_rows_at_once_store_each_once(migrated_postgres_url: str) -> None:
+    async with Database(migrated_postgres_url) as database:
 
         async def store(connection: AsyncConnection, first: int) -> int:
             return len(await MOSTLY_NEW.run(connection, _rows(first, MANY)))

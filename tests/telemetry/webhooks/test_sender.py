@@ -241,13 +241,13 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 @pytest.mark.slow
-async def test_senders_that_are_killed_lose_nothing(post: Post, database_url: str) -> None:
+async def test_senders_that_are_killed_lose_nothing(post: Post, migrated_url: str) -> None:
     ends = [await post.endpoint(path) for path in ("/a", "/b", "/c")]
     post.receiver.answer = lambda call: Reply(500 if len(post.receiver.calls) % 3 == 0 else 204)
     await post.tell(60, *ends)
     for _ in range(5):
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", _KILLED, database_url, post.receiver.url.removeprefix("http://"), KEY
+            sys.executable, "-c", _KILLED, migrated_url, post.receiver.url.removeprefix("http://"), KEY
         )
         await post.more_calls(8)
         os.kill(process.pid, signal.SIGKILL)
