@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.harness import ROOT, ROUNDS, Effort, Goal, Report, Row, environment
+from tests.services.process import free_port
 
 SPANLOOM = str(Path(sys.executable).with_name("spanloom"))
 WAIT_SECONDS = 60.0
@@ -58,7 +58,7 @@ def _command(command: list[str], folder: Path) -> float:
 
 def _serve(database: Path) -> float:
     """Return the seconds until the service is ready."""
-    port = _free_port()
+    port = free_port()
     settings = {"SPANLOOM_DATABASE_URL": f"sqlite:///{database}", "PORT": str(port)}
     began = time.perf_counter()
     process = subprocess.Popen(
@@ -81,12 +81,6 @@ def _is_ready(url: str) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def _fresh(clone: Path) -> float:

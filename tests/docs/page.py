@@ -3,14 +3,16 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sysconfig
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+
+from tests.services.detached import is_taken
+from tests.services.process import free_port, running
 
 PATIENCE_SECONDS = 60.0
 PAGE_PORTS = (8000, 9000)
@@ -72,14 +74,14 @@ class PageRun:
 
     def run(self, page: Path) -> None:
         """Run every block of the page that is to be run; programs that keep running end with it."""
-        with ExitStack() as running:
+        with ExitStack() as programs:
             for block in blocks(page):
                 if block.title:
                     (self.folder / block.title).write_text(self._here(block.text))
                 elif block.language != "sh" or block.why_not_run:
                     continue
                 elif block.port:
-                    running.enter_context(self._keep_running(block))
+                    programs.enter_context(self._keep_running(block))
                 else:
                     self._run(block)
 
@@ -99,21 +101,14 @@ class PageRun:
     @contextmanager
     def _keep_running(self, block: Block) -> Iterator[None]:
         assert block.port is not None
-        with (self.folder / f"{block.port}.log").open("w") as log:
-            process = subprocess.Popen(
-                ["bash", "-euc", self._here(block.text)],
-                cwd=self.folder,
-                env=self._environment(),
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-            try:
-                _wait_for(self.ports[block.port], process)
-                yield
-            finally:
-                os.killpg(process.pid, signal.SIGTERM)
-                process.wait(timeout=PATIENCE_SECONDS)
+        command = ["bash", "-euc", self._here(block.text)]
+        is_ready = partial(is_taken, self.ports[block.port])
+        log = self.folder / f"{block.port}.log"
+        with running(
+            command, log=log, ready=is_ready, environment=self._environment(), stop_seconds=PATIENCE_SECONDS
+        ) as process:
+            yield
+        assert process.returncode != -signal.SIGKILL, "the program did not stop when it was asked to"
 
     def _here(self, text: str) -> str:
         for port, free in self.ports.items():
@@ -124,24 +119,3 @@ class PageRun:
         path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
         own = {"PATH": path, "HOME": str(self.folder), "PORT": str(self.ports[8000])}
         return {**os.environ, **own, **({"SPANLOOM_DATABASE_URL": self.postgres_url} if self.postgres_url else {})}
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        assert process.poll() is None, f"the program ended with {process.returncode}"
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise AssertionError(f"nobody listens on port {port}")
