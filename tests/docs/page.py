@@ -42,6 +42,16 @@ class Block:
         return self.mark.removeprefix("not run: ") if self.mark.startswith("not run: ") else None
 
     @property
+    def is_run(self) -> bool:
+        """Whether it holds commands that are to be run."""
+        return self.language == "sh" and not self.title and not self.why_not_run
+
+    @property
+    def needs_postgres(self) -> bool:
+        """Whether its commands are about PostgreSQL."""
+        return self.mark == "needs postgres"
+
+    @property
     def port(self) -> int | None:
         """The port that a program listens on which keeps running."""
         found = re.fullmatch(r"keeps running on (\d+)", self.mark)
@@ -78,7 +88,7 @@ class PageRun:
             for block in blocks(page):
                 if block.title:
                     (self.folder / block.title).write_text(self._here(block.text))
-                elif block.language != "sh" or block.why_not_run:
+                elif not block.is_run:
                     continue
                 elif block.port:
                     programs.enter_context(self._keep_running(block))

@@ -11,7 +11,8 @@ DOCS = ROOT / "docs"
 PAGES = sorted(
     str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md") if page.parent.name not in ("reference", "decisions")
 )
-WITH_COMMANDS = [name for name in PAGES if any(not block.why_not_run for block in blocks(DOCS / name))]
+WITH_COMMANDS = [name for name in PAGES if any(block.is_run for block in blocks(DOCS / name))]
+ON_POSTGRES = [name for name in WITH_COMMANDS if any(block.needs_postgres for block in blocks(DOCS / name))]
 NOT_RUN = {
     ("quick-start.md", "the tests run the version that is checked out"),
     ("quick-start.md", "it needs a key of OpenAI"),
@@ -35,7 +36,7 @@ SAYS = {
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", [name for name in WITH_COMMANDS if name != "how-to/postgres.md"])
+@pytest.mark.parametrize("name", [name for name in WITH_COMMANDS if name not in ON_POSTGRES])
 def test_the_commands_of_a_page_work(name: str, tmp_path: Path) -> None:
     page = PageRun(tmp_path)
     page.run(DOCS / name)
@@ -44,8 +45,9 @@ def test_the_commands_of_a_page_work(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.postgres
-def test_the_commands_of_the_page_on_postgresql_work(postgres_url: str, tmp_path: Path) -> None:
-    PageRun(tmp_path, postgres_url=postgres_url).run(DOCS / "how-to/postgres.md")
+@pytest.mark.parametrize("name", ON_POSTGRES)
+def test_the_commands_of_a_page_on_postgresql_work(name: str, postgres_url: str, tmp_path: Path) -> None:
+    PageRun(tmp_path, postgres_url=postgres_url).run(DOCS / name)
 
 
 def test_only_the_blocks_listed_here_are_not_run() -> None:
