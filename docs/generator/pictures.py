@@ -16,6 +16,9 @@ from html import escape
 from pathlib import Path
 from typing import Any, cast
 
+from api.cli.rendering.formatting import count, tokens
+from engine.usage import dollars
+
 HOME = Path(__file__).parents[1] / "pictures"
 WIDTH, LINE, MARGIN = 960, 26, 24
 SANS, MONO = "system-ui, -apple-system, 'Segoe UI', sans-serif", "ui-monospace, Menlo, Consolas, monospace"
@@ -87,9 +90,9 @@ def _span_row(span: Json, y: int, start_us: float, total_us: float, all_nano_usd
         ),
     ]
     if None not in used:
-        cells.append(_text(WIDTH - MARGIN - 108, y, f"{used[0]:,} → {used[1]:,}", mono=True, anchor="end"))
+        cells.append(_text(WIDTH - MARGIN - 108, y, tokens(*used), mono=True, anchor="end"))
     if cost:
-        cells.append(_text(WIDTH - MARGIN, y, _dollars(cost), mono=True, anchor="end"))
+        cells.append(_text(WIDTH - MARGIN, y, dollars(cost), mono=True, anchor="end"))
     return cells
 
 
@@ -108,10 +111,10 @@ def cost_picture(cost: Json) -> str:
             name,
             row["executions"],
             row["executions_failed"],
-            f"{row['input_tokens']:,}",
-            f"{row['output_tokens']:,}",
+            count(row["input_tokens"]),
+            count(row["output_tokens"]),
             row["unpriced_calls"],
-            f"{row['cost_nano_usd'] / 1e9:.9f}",
+            dollars(row["cost_nano_usd"], every_digit=True).removeprefix("$"),
         )
         color = [FAILED if column == 2 and value else INK for column, value in enumerate(values)]
         weight = 600 if name == "total" else 400
@@ -162,10 +165,6 @@ def _svg(height: int, title: str, parts: list[str]) -> str:
 
 def _time(span: Json) -> float:
     return datetime.fromisoformat(span["started_at"]).timestamp()
-
-
-def _dollars(nano_usd: int) -> str:
-    return "$" + f"{nano_usd / 1e9:.9f}".rstrip("0")
 
 
 def _spanloom(*arguments: str, **environment: str) -> str:
