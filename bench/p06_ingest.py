@@ -6,7 +6,6 @@ events and clears its outbox. The client waits for the response to a batch befor
 
 import asyncio
 import os
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -27,7 +26,7 @@ from telemetry.signals.otlp import CONTENT_TYPE
 from telemetry.store.tables import executions, outbox, spans
 from tests.services.cache import ServiceMissing
 from tests.services.postgres import server as postgres
-from tests.services.process import free_port, running
+from tests.services.process import SPANLOOM, free_port, running
 
 OURS: dict[Effort, int] = {"smoke": 1, "short": 10, "full": 20}
 """Batches per round; peers get one."""
@@ -98,7 +97,7 @@ def _receiver(url: str, folder: Path) -> Iterator[tuple[str, int]]:
         except httpx2.TransportError:
             return False
 
-    command = [sys.executable, "-c", "from api.cli.main import main; main()", "serve", "--role", "ingest"]
+    command = [*SPANLOOM, "serve", "--role", "ingest"]
     settings = environment() | settings | {"PYTHONPATH": str(ROOT)}
     with running(command, log=folder / "log", ready=is_ready, environment=settings) as process:
         yield base, process.pid

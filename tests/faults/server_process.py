@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.house.lock import ROOT
-from tests.services.process import ServiceBroken, answers, free_port
+from tests.services.process import SPANLOOM, ServiceBroken, answers, free_port
 
 READY_SECONDS = 60.0
 _POLL_SECONDS = 0.05
@@ -137,8 +137,8 @@ class ServerProcess:
         await self._ended()
 
     def _command(self) -> list[str]:
-        program = ["-m", "tests.faults.faulty_serve", *self.faults, "--"] if self.faults else _SPANLOOM
-        return [sys.executable, *program, "serve", *(["--role", self.roles] if self.roles else [])]
+        faulty = (sys.executable, "-m", "tests.faults.faulty_serve", *self.faults, "--")
+        return [*(faulty if self.faults else SPANLOOM), "serve", *(["--role", self.roles] if self.roles else [])]
 
     def _environment(self) -> dict[str, str]:
         passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
@@ -157,9 +157,6 @@ class ServerProcess:
 
     async def _ended(self) -> int:
         return await asyncio.to_thread(self._running().wait)
-
-
-_SPANLOOM = ["-c", "from api.cli.main import main; main()"]
 
 
 @asynccontextmanager

@@ -4,12 +4,16 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+SPANLOOM = (sys.executable, "-m", "spanloom")
+"""The command, to which arguments are added; it starts where `spanloom` can be imported."""
 
 _POLL_SECONDS = 0.05
 

@@ -18,7 +18,7 @@ from tests.services.cache import ServiceMissing, run
 from tests.services.collector import server as collector_service
 from tests.services.detached import Processes, is_taken, wait_for
 from tests.services.jaeger import server as jaeger_service
-from tests.services.process import ServiceBroken, answers
+from tests.services.process import SPANLOOM, ServiceBroken, answers
 from tests.services.prometheus import server as prometheus_service
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,6 @@ READY_SECONDS = 60
 STOP_SECONDS = 30
 """Longer than the 20 s that the service needs to drain."""
 
-_SPANLOOM = [sys.executable, "-c", "from api.cli.main import main; main()"]
 _POSTGRES_URL = "postgresql://spanloom@127.0.0.1:5432/spanloom"
 
 
@@ -87,7 +86,7 @@ def up(state: Path) -> None:
             _compose(compose, token, "up", "--detach", "--wait")
         for part in parts:
             _start(part, processes)
-        run([*_SPANLOOM, "migrate"], cwd=ROOT, environment=service.environment)
+        run([*SPANLOOM, "migrate"], cwd=ROOT, environment=service.environment)
         _start(service, processes)
     except (ServiceBroken, ServiceMissing):
         down(state)
@@ -188,7 +187,7 @@ def _service(database_url: str, token: str, secret_key: str) -> Part:
         "SPANLOOM_PROMETHEUS_URL": "http://127.0.0.1:9090",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
     }
-    command, shown = [*_SPANLOOM, "serve"], "http://127.0.0.1:8000"
+    command, shown = [*SPANLOOM, "serve"], "http://127.0.0.1:8000"
     return Part("spanloom", (8000, 8001), f"{shown}/readyz", shown, command, environment)
 
 

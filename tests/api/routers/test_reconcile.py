@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -19,13 +18,13 @@ from telemetry.reconcile.job import ReconcileJob
 from telemetry.store.tables import executions
 from tests.api.harness import Service
 from tests.house.lock import ROOT
+from tests.services.process import SPANLOOM
 
 
 def spanloom(url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run the command."""
-    code = "from api.cli.main import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [*SPANLOOM, *arguments],
         cwd=ROOT,
         env=os.environ | {"SPANLOOM_DATABASE_URL": url},
         capture_output=True,

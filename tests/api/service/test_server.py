@@ -18,6 +18,7 @@ from engine.testing.models import Hold, Say
 from tests.api.harness import request, running
 from tests.house.lock import ROOT
 from tests.misbehaving_collector import TOKEN
+from tests.services.process import SPANLOOM
 
 SECONDS = 30
 
@@ -140,7 +141,7 @@ async def test_a_process_of_its_own_may_take_signals_back(migrated_sqlite_url: s
         "SPANLOOM_INGEST_TOKENS": f"old,{TOKEN}",
         "SPANLOOM_INGEST_BIND": "127.0.0.1:0",
     }
-    command = (sys.executable, "-c", "from api.cli.main import main; main()", "serve", "--role", "ingest")
+    command = (*SPANLOOM, "serve", "--role", "ingest")
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment, stderr=asyncio.subprocess.PIPE)
     assert process.stderr is not None
     async with asyncio.timeout(SECONDS):
