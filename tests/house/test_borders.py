@@ -2,13 +2,11 @@
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.house.lock import ROOT
-
-PACKAGES = ("spanloom", "engine", "telemetry", "api")
+from tests.house.sources import PACKAGES, sources
 
 # What is imported or named -> the files and folders that may.
 ALLOWED = {
@@ -43,7 +41,7 @@ ALLOWED = {
 
 @pytest.mark.parametrize(("name", "homes"), ALLOWED.items())
 def test_a_guarded_name_is_used_in_its_homes_only(name: str, homes: tuple[str, ...]) -> None:
-    users = {file for file in _sources() if _uses(name, (ROOT / file).read_text())}
+    users = {file for file in sources() if _uses(name, (ROOT / file).read_text())}
     assert {file for file in users if not file.startswith(homes or ("nowhere/",))} == set()
 
 
@@ -70,7 +68,7 @@ NODE_MODULES_FOR_OTHERS = {"base", "registry"}
 
 def test_validation_and_interpreter_know_no_node_type_by_name() -> None:
     rooms = ("engine/validation/", "engine/interpreter/")
-    files = [file for file in _sources() if file.startswith(rooms)]
+    files = [file for file in sources() if file.startswith(rooms)]
     assert {file: found for file in files if (found := _node_types((ROOT / file).read_text()))} == {}
 
 
@@ -94,12 +92,6 @@ def test_no_lint_rule_is_silenced_in_the_code() -> None:
     tops = (*PACKAGES, "tests", "migrations", "bench", "dashboards")
     files = [file for top in tops for file in (ROOT / top).rglob("*.py")]
     assert [str(file.relative_to(ROOT)) for file in files if mark in file.read_text()] == []
-
-
-def _sources() -> Iterator[str]:
-    for package in PACKAGES:
-        for file in sorted((ROOT / package).rglob("*.py")):
-            yield Path(file).relative_to(ROOT).as_posix()
 
 
 def _uses(name: str, source: str) -> bool:
