@@ -87,6 +87,25 @@ def _node_types(source: str) -> set[str]:
     return {path[2] for path in paths} - NODE_MODULES_FOR_OTHERS
 
 
+LANGGRAPH_PRIVATE = {
+    "langgraph.checkpoint.serde._msgpack",
+    "langgraph.checkpoint.serde._msgpack.STRICT_MSGPACK_ENABLED",
+    "langgraph.pregel._write.ChannelWriteEntry",
+}
+
+
+def test_no_other_module_imports_a_private_name_of_langgraph() -> None:
+    found = {file: _private_of_langgraph((ROOT / file).read_text()) for file in sources()}
+    assert {file: names for file, names in found.items() if names} == {
+        "engine/store/langgraph_private.py": LANGGRAPH_PRIVATE
+    }
+
+
+def _private_of_langgraph(source: str) -> set[str]:
+    """The names of LangGraph with an underscore in front that a source uses."""
+    return {name for name in _names(ast.parse(source)) if name.startswith("langgraph.") and "._" in name}
+
+
 def test_no_lint_rule_is_silenced_in_the_code() -> None:
     mark = "# no" + "qa"
     tops = (*PACKAGES, "tests", "migrations", "bench", "dashboards")

@@ -1,9 +1,7 @@
 """The private and undocumented names of LangGraph that spanloom uses: an upgrade that changes one fails here first."""
 
-import ast
 import inspect
 from importlib.metadata import version
-from pathlib import Path
 
 import aiosqlite
 import langchain_core.runnables.config
@@ -17,7 +15,6 @@ from langgraph.pregel import Pregel
 
 from engine.store import langgraph_private
 
-ROOMS = Path(__file__).parents[3]
 CHANGED = "an upgrade changed it: adapt engine/store/langgraph_private.py"
 CAPPED = {"langgraph": "1.2.", "langgraph-checkpoint": "4.3.", "langgraph-checkpoint-sqlite": "3.1."}
 
@@ -58,22 +55,3 @@ async def test_the_tables_of_the_sqlite_saver_are_as_they_are_used() -> None:
         async with saver.lock, connection.execute("SELECT thread_id, checkpoint_id FROM checkpoints") as rows:
             assert await rows.fetchall() == [], CHANGED
         await langgraph_private.delete_older_in_sqlite(saver, "none")
-
-
-def test_no_other_module_imports_a_private_name_of_langgraph() -> None:
-    home = ROOMS / "engine/store/langgraph_private.py"
-    others = [file for file in sorted(ROOMS.glob("engine/**/*.py")) if file != home]
-    assert {file.name: found for file in others if (found := _private_imports(file.read_text()))} == {}
-    assert _private_imports(home.read_text()) == ["langgraph.checkpoint.serde._msgpack", "langgraph.pregel._write"]
-
-
-def _private_imports(source: str) -> list[str]:
-    """The modules of LangGraph with an underscore in front that a source imports."""
-    names: list[str] = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    is_private = (name for name in names if any(part.startswith("_") for part in name.split(".")))
-    return sorted({name for name in is_private if name.startswith("langgraph.") and "._write." not in name})
