@@ -33,6 +33,12 @@ def test_the_map_names_every_module_once() -> None:
     assert on_the_map((ROOT / "ARCHITECTURE.md").read_text()) == Counter(modules())
 
 
+def test_the_map_names_every_room() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    rooms = {f"{module.rpartition('/')[0]}/" for module in modules()}
+    assert [room for room in sorted(rooms) if f"| `{room}` |" not in text] == []
+
+
 def test_a_module_that_is_not_on_the_map_is_seen() -> None:
     text = (
         "\n## Code map\n| where | modules |\n|---|---|\n| `engine/nodes/` | `base` of every type, `loop` goes round |\n"
