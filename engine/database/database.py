@@ -30,9 +30,10 @@ DialectName = Literal["sqlite", "postgresql"]
 APPLICATION_NAME = "spanloom"
 """The application name of our connections in PostgreSQL."""
 IDLE_SECONDS = 30.0
-"""How long a transaction on PostgreSQL may be idle. A statement waits half as long for a lock.
+"""How long a transaction on PostgreSQL may be idle. A statement waits a third of it for a lock.
 
-Otherwise a frozen process could get a lock that it waited for, and keep it for another `IDLE_SECONDS`.
+Otherwise a frozen process could get a row that it waited for, and keep it for another `IDLE_SECONDS`. A third, since
+a statement waits for a row up to twice: first for its turn to wait, and PostgreSQL limits each wait by itself.
 """
 COMMAND_SECONDS = 60.0
 """How long a statement on PostgreSQL may take, including its result."""
@@ -222,7 +223,7 @@ def _postgres(url: str, *, command_seconds: float | None, idle_seconds: float) -
                 "timezone": "UTC",
                 "jit": "off",
                 "idle_in_transaction_session_timeout": f"{idle_seconds * 1000:.0f}",
-                "lock_timeout": f"{idle_seconds * 1000 / 2:.0f}",
+                "lock_timeout": f"{idle_seconds * 1000 / 3:.0f}",
             },
         )
 

@@ -273,20 +273,25 @@ async def test_a_process_that_stands_still_in_a_transaction_keeps_no_locks(postg
 
 @pytest.mark.postgres
 async def test_a_process_that_stands_still_gets_no_lock_that_it_waited_for(postgres_url: str) -> None:
-    idle_seconds = 2.0
+    idle_seconds = 4.5
+    together = asyncio.Barrier(4)
     async with Database(postgres_url, idle_seconds=idle_seconds) as still, Database(postgres_url) as other:
         async with other.begin() as connection:
             await connection.execute(text("CREATE TABLE counts (number int)"))
             await connection.execute(text("INSERT INTO counts VALUES (1)"))
 
-        async def stand_still() -> None:
+        async def stand_still(after_seconds: float) -> None:
             async with still.begin() as mine:
+                await mine.execute(text("SELECT 1"))
+                await together.wait()
+                await asyncio.sleep(after_seconds)
                 await mine.execute(text("UPDATE counts SET number = 2"))
                 await asyncio.Event().wait()
 
+        standing = [asyncio.create_task(stand_still(seconds)) for seconds in (0.0, 0.1, 0.2)]
+        await together.wait()
         began = asyncio.get_running_loop().time()
-        standing = [asyncio.create_task(stand_still()) for _ in range(3)]
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)
         async with other.begin() as theirs:
             await theirs.execute(text("UPDATE counts SET number = number + 10"))
         assert asyncio.get_running_loop().time() - began < 1.75 * idle_seconds
