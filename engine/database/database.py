@@ -30,10 +30,12 @@ DialectName = Literal["sqlite", "postgresql"]
 APPLICATION_NAME = "spanloom"
 """The application name of our connections in PostgreSQL."""
 IDLE_SECONDS = 30.0
-"""How long a transaction on PostgreSQL may be idle. A statement waits a third of it for a lock.
+"""How long a transaction on PostgreSQL may be idle."""
+_LOCK_SHARE = 0.4
+"""The share of `IDLE_SECONDS` that a statement on PostgreSQL waits for a lock.
 
-Otherwise a frozen process could get a row that it waited for, and keep it for another `IDLE_SECONDS`. A third, since
-a statement waits for a row up to twice: first for its turn to wait, and PostgreSQL limits each wait by itself.
+Otherwise a frozen process could get a row that it waited for, and keep it for another `IDLE_SECONDS`. Less than a half,
+since a statement waits for a row up to twice: first for its turn to wait, and PostgreSQL limits each wait by itself.
 """
 COMMAND_SECONDS = 60.0
 """How long a statement on PostgreSQL may take, including its result."""
@@ -48,8 +50,7 @@ class Database:
 
     Nothing is opened before the first use. `synchronous` and `busy_seconds` are for SQLite: NORMAL survives a crash of
     the process, FULL one of the machine. `idle_seconds` is for PostgreSQL: a transaction that is idle for longer is
-    rolled back, so that a frozen process keeps no locks; see `IDLE_SECONDS`. Raises `Unavailable` if the URL is neither
-    form.
+    rolled back, so that a frozen process keeps no locks. Raises `Unavailable` if the URL is neither form.
     """
 
     def __init__(
@@ -223,7 +224,7 @@ def _postgres(url: str, *, command_seconds: float | None, idle_seconds: float) -
                 "timezone": "UTC",
                 "jit": "off",
                 "idle_in_transaction_session_timeout": f"{idle_seconds * 1000:.0f}",
-                "lock_timeout": f"{idle_seconds * 1000 / 3:.0f}",
+                "lock_timeout": f"{idle_seconds * 1000 * _LOCK_SHARE:.0f}",
             },
         )
 

@@ -18,18 +18,25 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 GRACE_SECONDS = 1.0
 """How long an interrupted statement may take to end before its connection is discarded."""
 
+_LOCK_NOT_AVAILABLE = "55P03"
+
 _AGAIN_SECONDS = 0.05
 """The interval between interruptions: one that arrives just before a statement begins is lost."""
 
 
 async def within(connection: AsyncConnection, seconds: float, work: Awaitable[None]) -> None:
-    """Do the work. Raises `TimeoutError`; then `is_in_transaction` says whether the transaction is still open."""
+    """Do the work. Raises `TimeoutError`, also if a wait for a lock reaches the database's own limit.
+
+    Then `is_in_transaction` says whether the transaction is still open.
+    """
     interruption = _Interruption(connection)
     timer = asyncio.get_running_loop().call_later(seconds, interruption.begin)
     try:
         async with asyncio.timeout(seconds + GRACE_SECONDS):
             await work
     except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+            raise TimeoutError("a statement waited too long for a lock") from error
         if interruption.task is not None and not connection.invalidated:
             raise TimeoutError(f"a statement took longer than {seconds:g} s") from error
         raise

@@ -66,6 +66,17 @@ async def test_the_next_writer_need_not_wait_for_what_was_ended(migrated_url: st
                 await connection.rollback()
 
 
+@pytest.mark.postgres
+async def test_a_wait_for_a_lock_that_the_database_ends_is_no_other_error(migrated_postgres_url: str) -> None:
+    async with Database(migrated_postgres_url) as holding, Database(migrated_postgres_url, idle_seconds=0.5) as waiting:
+        async with holding.begin() as holder, waiting.begin() as waiter:
+            await keep_a_graph(holder)
+            with pytest.raises(TimeoutError, match="waited too long for a lock"):
+                await within(waiter, 60.0, keep_a_graph(waiter))
+            assert is_in_transaction(waiter)
+            await waiter.rollback()
+
+
 async def test_work_that_waits_for_something_else_is_ended_too(migrated_url: str) -> None:
     async with Database(migrated_url) as database:
         async with database.begin() as connection:
