@@ -330,7 +330,7 @@ class ResourceMissing(NodeFailure):
 
 
 class OutputInvalid(NodeFailure):
-    """The node's output is not a JSON value, or it is larger than 256 KiB."""
+    """The node's output is not a JSON value, it is nested 64 levels deep, or it is larger than 256 KiB."""
 
     code = "output_invalid"
     error_class = ErrorClass.WORKFLOW

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
-import orjson
-
+from engine.documents.json_text import to_json
 from engine.graph import JsonObject
 from engine.result import Status
 
@@ -229,7 +228,7 @@ def _size(event: ExecutionEvent) -> int:
     if event.type is EventType.TOKEN:
         return _FRAME_BYTES + len(str(event.data["text"]))
     try:
-        return _FRAME_BYTES + len(orjson.dumps(event.data))
+        return _FRAME_BYTES + len(to_json(event.data))
     except TypeError:  # a lone surrogate is not JSON
         return _FRAME_BYTES + len(repr(event.data))
 

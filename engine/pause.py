@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from engine.documents.json_schema import validator
+from engine.documents.json_schema import compiled
 from engine.graph import Json
 from engine.result import Approval
 
@@ -26,11 +26,11 @@ def answer_problem(approval: Approval, choice: str, data: Json) -> str | None:
         return f"The choices are: {', '.join(approval.choices)}."
     if approval.response_schema is None:
         return None
-    error = next(iter(validator(approval.response_schema, mask="the value").iter_errors(data)), None)
-    if error is None:
+    mismatch = compiled(approval.response_schema, mask="the value").find_mismatch(data)
+    if mismatch is None:
         return None
-    place = "/".join(["data", *(str(step) for step in error.instance_path)])
-    return f"At {place}: {error.message}."
+    place = "/".join(["data", *(str(step) for step in mismatch.path)])
+    return f"At {place}: {mismatch.message}."
 
 
 @dataclass(frozen=True, slots=True)

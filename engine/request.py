@@ -8,6 +8,7 @@ import orjson
 from opentelemetry.context import Context
 from pydantic import Field, JsonValue
 
+from engine.documents.json_text import to_json
 from engine.graph import Document, Durability, JsonObject, OnLost, RecordLevel
 from engine.identity import Trigger
 
@@ -88,7 +89,7 @@ def digest(request: ExecutionRequest, *, retry_of: str | None = None) -> str:
     asked = request.model_dump(mode="json", include={"source", "input", "overrides"})
     if retry_of is not None:
         asked["retry_of"] = retry_of
-    return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return hashlib.sha256(to_json(asked, options=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

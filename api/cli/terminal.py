@@ -8,6 +8,7 @@ import orjson
 from rich.console import Console, RenderableType
 
 from api.settings import Settings, read_settings
+from engine.documents.json_text import to_json
 
 PIPED_WIDTH = 160
 """Columns of output that is not a terminal: wide enough to cut nothing off."""
@@ -43,7 +44,7 @@ def show(view: RenderableType) -> None:
 
 def show_json(document: object) -> None:
     """Print a document to stdout as indented JSON."""
-    print(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z).decode())
+    print(to_json(document, options=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z).decode())
 
 
 def begin() -> Settings:

@@ -8,13 +8,14 @@ import orjson
 from pydantic import BaseModel, TypeAdapter
 
 from api.http.problems import Problem
+from engine.documents.json_text import to_json
 
 _TEXTS = TypeAdapter(list[str])
 
 
 def write_cursor(position: list[str], asked: BaseModel) -> str:
     """An opaque cursor for the end of a page; `asked` holds the filters of the list."""
-    content = orjson.dumps([_digest(position, asked), *position])
+    content = to_json([_digest(position, asked), *position])
     return base64.urlsafe_b64encode(content).decode().rstrip("=")
 
 
@@ -33,4 +34,4 @@ def read_cursor(cursor: str, asked: BaseModel) -> list[str]:
 def _digest(position: list[str], asked: BaseModel) -> str:
     """Page size and cursor are left out, as they may differ between the pages of a list."""
     filters = asked.model_dump(mode="json", exclude={"cursor", "limit"})
-    return hashlib.blake2b(orjson.dumps([position, filters], option=orjson.OPT_SORT_KEYS), digest_size=9).hexdigest()
+    return hashlib.blake2b(to_json([position, filters], options=orjson.OPT_SORT_KEYS), digest_size=9).hexdigest()

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import orjson
 from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from engine.documents.json_text import to_json
 from engine.errors import MalformedWorkflow, SpanloomError
 from engine.report import ValidationReport
 
@@ -147,7 +147,7 @@ class Problem(Exception):
             headers["Retry-After"] = str(document.retry_after_seconds)
         if document.execution_id is not None:
             headers["X-Execution-ID"] = document.execution_id
-        body = orjson.dumps(document.model_dump(mode="json"))
+        body = to_json(document.model_dump(mode="json"))
         return Response(body, document.status, headers, media_type=MEDIA_TYPE)
 
 

@@ -5,11 +5,11 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
-import orjson
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from api.http.problems import ProblemDocument
+from engine.documents.json_text import to_json
 from engine.errors import SpanloomError
 from engine.events import ExecutionEvent
 
@@ -32,7 +32,7 @@ def frame(event: ExecutionEvent) -> bytes:
     """The event as a frame; its id is `<attempt>-<seq>`."""
     return b"event: %b\ndata: %b\nid: %d-%d\n\n" % (
         event.type.encode(),
-        orjson.dumps(event.document()),
+        to_json(event.document()),
         event.attempt,
         event.seq,
     )
@@ -40,7 +40,7 @@ def frame(event: ExecutionEvent) -> bytes:
 
 def error_frame(problem: ProblemDocument) -> bytes:
     """A frame that says why the stream broke, while the execution may go on. It has no id."""
-    return b"event: stream_error\ndata: %b\n\n" % orjson.dumps(problem.model_dump(mode="json"))
+    return b"event: stream_error\ndata: %b\n\n" % to_json(problem.model_dump(mode="json"))
 
 
 async def frames(

@@ -9,6 +9,7 @@ import orjson
 from opentelemetry import trace
 
 from api.settings import Settings
+from engine.documents.json_text import to_json
 from engine.security.redaction import redact
 
 _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
@@ -39,7 +40,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()
-        return redact(orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode())
+        return redact(to_json(line, default=str, options=orjson.OPT_NON_STR_KEYS).decode())
 
 
 class TextLines(logging.Formatter):

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
 from sqlalchemy import (
     JSON,
     CheckConstraint,
@@ -31,6 +30,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import DateTime, TypeDecorator
+
+from engine.documents.json_text import to_json
 
 metadata = MetaData(
     naming_convention={
@@ -112,11 +113,11 @@ def _later_on_sqlite(element: later_sql, compiler: SQLCompiler, **kw: Any) -> st
 def json_text(value: object) -> str:
     """A value as JSON text that both databases accept: `storable`, with null for NaN."""
     try:
-        text = orjson.dumps(value)
+        text = to_json(value)
     except TypeError:
-        text = orjson.dumps(storable(value))
+        text = to_json(storable(value))
     if rb"\u0000" in text:
-        text = orjson.dumps(storable(value))
+        text = to_json(storable(value))
     return text.decode()
 
 

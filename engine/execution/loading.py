@@ -2,6 +2,8 @@
 
 from collections import OrderedDict
 
+from engine.documents.json_schema import compiled as compiled_schema
+from engine.documents.schema_branches import UnusableSchema
 from engine.errors import InvalidWorkflow, MalformedWorkflow
 from engine.graph import JsonObject, content_hash, read_canonical
 from engine.interpreter.langgraph import CompiledWorkflow, compile_plan
@@ -16,6 +18,8 @@ class Loader:
     """Validates documents and caches the compiled workflows."""
 
     def __init__(self, resources: Resources) -> None:
+        """Raises `UnusableSchema` for a tool or a retriever whose own JSON Schema cannot be used."""
+        _check_schemas(resources)
         self._resources = resources
         self._validator = WorkflowValidator()
         self._compiled: OrderedDict[str, CompiledWorkflow] = OrderedDict()
@@ -48,3 +52,13 @@ class Loader:
         else:
             self._compiled.move_to_end(content_hash)
         return compiled
+
+
+def _check_schemas(resources: Resources) -> None:
+    schemas = [(f"tool {name!r}: parameters", tool.spec.parameters) for name, tool in resources.tools.items()]
+    schemas += [(f"retriever {name!r}: options", each.options_schema) for name, each in resources.retrievers.items()]
+    for owner, schema in schemas:
+        try:
+            compiled_schema(schema)
+        except UnusableSchema as error:
+            raise UnusableSchema(f"{owner}: {error}", error.path) from error

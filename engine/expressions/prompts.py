@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 
 import orjson
 
+from engine.documents.json_text import NotJson, to_json
 from engine.errors import TemplateError
 from engine.graph import Json
 
@@ -268,8 +269,8 @@ def _as_text(value: Json) -> str:
 
 def _as_json(value: Json) -> bytes:
     try:
-        return orjson.dumps(value)
-    except orjson.JSONEncodeError:
+        return to_json(value)
+    except NotJson:
         raise TemplateError("A value in the prompt cannot be written as JSON.") from None
 
 

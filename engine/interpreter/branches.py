@@ -7,8 +7,7 @@ fork's edges, so the result does not depend on timing.
 import asyncio
 from dataclasses import dataclass, field
 
-import orjson
-
+from engine.documents.json_text import to_json
 from engine.errors import LimitExceeded
 from engine.graph import Json, JsonObject
 from engine.runtime.position import WalkPosition
@@ -59,7 +58,7 @@ class Scope:
         self.added_bytes += added_bytes
         self.at_most_bytes += added_bytes
         if self.at_most_bytes > limit:
-            self.at_most_bytes = len(orjson.dumps(self.state))
+            self.at_most_bytes = len(to_json(self.state))
             if self.at_most_bytes > limit:
                 raise LimitExceeded(f"the state is larger than {limit} bytes")
 

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-import jsonschema_rs
-import orjson
-
-from engine.documents.json_schema import validator as schema_validator
+from engine.documents.json_schema import Mismatch, Schema, compiled
+from engine.documents.json_text import to_json
 from engine.errors import InvalidInput, NoRoute
 from engine.expressions.cel import Expression, holds
 from engine.expressions.cel import parse as parse_expression
@@ -94,7 +92,7 @@ class Plan:
     span_names: dict[str, str]
     bounded_span_names: dict[str, str]
     """Span names for ad-hoc graphs, with node types instead of ids, which would make the number of names unbounded."""
-    input_validator: jsonschema_rs.Draft202012Validator
+    input_schema: Schema
 
     @property
     def durability(self) -> Durability:
@@ -108,18 +106,18 @@ class Plan:
 
     def check_input(self, value: JsonObject) -> None:
         """Check a run's input. Raises `InvalidInput`, which names the place but never the value."""
-        if len(orjson.dumps(value)) > MAX_INPUT_BYTES:
+        if len(to_json(value)) > MAX_INPUT_BYTES:
             raise InvalidInput(f"the input is larger than {MAX_INPUT_BYTES:,} bytes")
-        error = next(iter(self.input_validator.iter_errors(value)), None)
-        if error is not None:
-            raise InvalidInput(_input_problem(error))
+        mismatch = self.input_schema.find_mismatch(value)
+        if mismatch is not None:
+            raise InvalidInput(_input_problem(mismatch))
 
 
-def _input_problem(error: jsonschema_rs.ValidationError) -> str:
-    place = "/".join(str(step) for step in error.instance_path)
-    rule = "/".join(str(step) for step in error.schema_path)
-    if error.schema_path and error.schema_path[-1] == "required":
-        return f"the input lacks a required field: {error.message}"
+def _input_problem(mismatch: Mismatch) -> str:
+    place = "/".join(str(step) for step in mismatch.path)
+    rule = "/".join(str(step) for step in mismatch.rule)
+    if mismatch.keyword == "required":
+        return f"the input lacks a required field: {mismatch.message}"
     return f"the input at /{place} does not fit the workflow's input_schema (rule {rule})"
 
 
@@ -137,7 +135,7 @@ def make_plan(graph: WorkflowGraph, canonical: bytes, content_hash: str) -> Plan
         start=topology.start,
         span_names={node_id: f"{semconv.SPAN_NODE} {node_id}" for node_id in built},
         bounded_span_names={node_id: f"{semconv.SPAN_NODE} {node.type}" for node_id, node in built.items()},
-        input_validator=schema_validator(graph.input_schema),
+        input_schema=compiled(graph.input_schema),
     )
 
 

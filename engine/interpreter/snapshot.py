@@ -10,6 +10,7 @@ from typing import TypedDict
 
 import orjson
 
+from engine.documents.json_text import to_json
 from engine.graph import JsonObject
 from engine.result import ErrorInfo
 from engine.runtime.context import ExecutionContext
@@ -39,7 +40,7 @@ def take(context: ExecutionContext) -> bytes:
     """The current state of the run as JSON, independent of later changes."""
     position = context.current_position
     error = position.arrival.error
-    return orjson.dumps(
+    return to_json(
         Snapshot(
             state=context.state,
             state_bytes=context.state_bytes,

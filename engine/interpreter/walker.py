@@ -3,8 +3,7 @@
 import asyncio
 from time import monotonic
 
-import orjson
-
+from engine.documents.json_text import MAX_NESTING, NotJson, check_nesting, to_json
 from engine.errors import (
     ExecutionFailure,
     Failure,
@@ -29,6 +28,8 @@ from engine.security.redaction import error_text
 from engine.tracing.spans import NodeSpan
 
 MAX_OUTPUT_BYTES = 262_144
+_LEVELS_OF_A_CHANGE = 5
+"""Levels around the deepest value in a change: the arguments of a message's tool calls."""
 
 
 class Stopped(Exception):
@@ -212,12 +213,17 @@ class Walker:
         return self._planned(visit).node.instead(failure, state, visit)
 
     def _check_output(self, result: NodeResult) -> int:
-        """The bytes of JSON that the visit adds to the state. Raises `OutputInvalid` if it is not JSON or too large."""
+        """The bytes of JSON that the visit adds to the state.
+
+        Raises `OutputInvalid` if it is not JSON, nested too deep or too large.
+        """
         try:
-            output = len(orjson.dumps(result.output))
-            change = 0 if result.change is NO_CHANGE else len(orjson.dumps(result.change))
-        except TypeError as error:
-            raise OutputInvalid(f"the node's output is not JSON: {error}") from error
+            check_nesting(result.output)
+            check_nesting(result.change, MAX_NESTING + _LEVELS_OF_A_CHANGE)
+            output = len(to_json(result.output))
+            change = 0 if result.change is NO_CHANGE else len(to_json(result.change))
+        except NotJson as error:
+            raise OutputInvalid(f"the node's output {error}") from error
         if output > MAX_OUTPUT_BYTES:
             raise OutputInvalid
         return output + change

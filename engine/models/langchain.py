@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import orjson
-from jsonschema_rs import ValidationError
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import (
     AIMessage,
@@ -24,7 +23,8 @@ from langchain_core.messages import ToolCall as LangChainToolCall
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.runnables import Runnable, RunnableBinding
 
-from engine.documents.json_schema import validator as schema_validator
+from engine.documents.json_schema import compiled
+from engine.documents.json_text import NotJson, check_nesting, to_json
 from engine.errors import ModelFailure
 from engine.graph import Json, JsonObject
 from engine.models.provider_errors import WIRE_ERRORS, failure_of
@@ -145,14 +145,14 @@ class LangChainModel:
 
     def estimate_input_tokens(self, request: ModelRequest) -> int:
         """Estimate one token per two bytes of the request, plus a flat amount per message and file."""
-        texts = [request.system, *(orjson.dumps(tool.parameters).decode() + tool.description for tool in request.tools)]
+        texts = [request.system, *(to_json(tool.parameters).decode() + tool.description for tool in request.tools)]
         tokens = _TOKENS_PER_MESSAGE * (len(request.messages) + 1 + len(request.tools))
         for message in request.messages:
             content = message.get("content", "")
             if not isinstance(content, str):
                 tokens += _TOKENS_PER_FILE * sum(part["type"] == "file" for part in content)
             texts.append(_text(content))
-            texts += [orjson.dumps(call).decode() for call in message.get("tool_calls", ())]
+            texts += [to_json(call).decode() for call in message.get("tool_calls", ())]
         return tokens + sum(len(text.encode()) for text in texts) // _BYTES_PER_TOKEN
 
     async def aclose(self) -> None:
@@ -311,13 +311,16 @@ def _empty_reason(finish: str | None) -> str:
 def _parsed(text: str, schema: JsonObject, finish: str | None) -> Json:
     try:
         data: Json = orjson.loads(text)
-        schema_validator(schema).validate(data)
+        check_nesting(data)
+    except NotJson as error:
+        raise ModelFailure("invalid_output", f"the answer {error}") from error
     except orjson.JSONDecodeError as error:
         cut = ": it was cut off at max_tokens" if finish == "length" else ""
         raise ModelFailure("invalid_output", f"the answer is not JSON{cut}") from error
-    except ValidationError as error:
-        place = "/".join(str(step) for step in error.instance_path) or "the answer"
-        raise ModelFailure("invalid_output", f"the answer does not fit response_schema at {place}") from error
+    mismatch = compiled(schema).find_mismatch(data)
+    if mismatch is not None:
+        place = "/".join(str(step) for step in mismatch.path) or "the answer"
+        raise ModelFailure("invalid_output", f"the answer does not fit response_schema at {place}")
     return data
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import orjson
 
 from engine.documents.framing import unframe
+from engine.documents.json_text import to_json
 from engine.errors import ModelFailure
 from engine.graph import Json, JsonObject
 from engine.resources import Message, ModelReply, ModelRequest, ToolCall, ToolSpec
@@ -331,4 +332,4 @@ def _tokens(texts: Iterable[str]) -> int:
 
 
 def _dumps(value: ToolCall | JsonObject) -> str:
-    return orjson.dumps(value).decode()
+    return to_json(value).decode()

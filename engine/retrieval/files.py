@@ -6,7 +6,6 @@ the passage's BM25 relative to the best hit, times the share of the question's w
 """
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
+from engine.documents.json_text import to_json
 from engine.errors import ResourceMissing
 from engine.graph import JsonObject
 from engine.resources import Passage, RetrievalQuery
@@ -194,7 +194,7 @@ class _Index:
         terms = _terms(query.text)
         if not terms:
             return []
-        documents = None if query.document_ids is None else json.dumps(query.document_ids)
+        documents = None if query.document_ids is None else to_json(query.document_ids).decode()
         found = self.database.execute(
             _BEST_PASSAGES,
             {"query": " OR ".join(terms), "documents": documents, "limit": max(_CANDIDATES, query.max_documents)},
@@ -216,7 +216,7 @@ class _Index:
     def _shares(self, terms: Sequence[str], rows: Sequence[int]) -> dict[int, float]:
         """The share of the terms that each row contains, according to the index's own tokenizer."""
         counts = dict.fromkeys(rows, 0)
-        among = json.dumps(rows)
+        among = to_json(rows).decode()
         for term in terms:
             for (row,) in self.database.execute(_ROWS_CONTAINING, {"term": term, "rows": among}):
                 counts[row] += 1

@@ -4,9 +4,8 @@ import asyncio
 from copy import deepcopy
 from dataclasses import dataclass
 
-import orjson
-
-from engine.documents.json_schema import validator as schema_validator
+from engine.documents.json_schema import compiled
+from engine.documents.json_text import NotJson, check_nesting, to_json
 from engine.errors import Failure, ModelFailure, NodeTimeout, OutputInvalid, ResourceMissing
 from engine.events import EventType
 from engine.graph import Json, JsonObject
@@ -48,6 +47,7 @@ async def call_model(visit: Visit, model: ChatModel, request: ModelRequest, *, s
         raise
     try:
         reply = await (model.invoke(request) if stream_as is None else _stream(visit, call, model, request, stream_as))
+        _check_reply(reply)
     except ModelFailure as failure:
         waste = Waste.RETRIED if visit.can_retry(failure) else Waste.FAILED
         price = call.fail(failure.error_type, failure.message, failure.usage, waste)
@@ -99,6 +99,16 @@ async def _stream(
     if reply is None:
         raise ModelFailure("connection", "the stream ended before the answer was complete")
     return reply
+
+
+def _check_reply(reply: ModelReply) -> None:
+    """Raises `ModelFailure` for data and arguments that are no JSON for the state. The answer is paid for."""
+    try:
+        check_nesting(reply.data)
+        for call in reply.tool_calls:
+            check_nesting(call["arguments"])
+    except NotJson as error:
+        raise ModelFailure("invalid_output", f"the model's answer {error}", usage=reply.usage) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,16 +199,17 @@ def _failed_outcome(error: BaseException) -> ToolOutcome:
 
 def _result_text(result: Json, max_bytes: int) -> str:
     try:
-        text = result if isinstance(result, str) else orjson.dumps(result).decode()
-    except TypeError as error:
-        raise OutputInvalid("the tool's result cannot be converted to JSON") from error
+        check_nesting(result)
+        text = result if isinstance(result, str) else to_json(result).decode()
+    except NotJson as error:
+        raise OutputInvalid(f"the tool's result {error}") from error
     data = text.encode("utf-8", "replace")
     return text if len(data) <= max_bytes else data[:max_bytes].decode("utf-8", "ignore") + " [cut]"
 
 
 def _arguments_problem(schema: JsonObject, arguments: JsonObject) -> str | None:
-    error = next(iter(schema_validator(schema).iter_errors(arguments)), None)
-    return None if error is None else error_text(error.message)
+    mismatch = compiled(schema).find_mismatch(arguments)
+    return None if mismatch is None else error_text(mismatch.message)
 
 
 async def retrieve(visit: Visit, name: str, query: RetrievalQuery) -> list[Passage]:

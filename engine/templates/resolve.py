@@ -4,10 +4,9 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, cast, get_args
 
-from jsonschema_rs import ValidationError
 from pydantic import BaseModel
 
-from engine.documents.json_schema import validator as schema_validator
+from engine.documents.json_schema import Mismatch, compiled
 from engine.errors import ExpressionError, InvalidParams
 from engine.expressions.cel import BadExpression, holds, parse
 from engine.expressions.prompts import escape
@@ -45,14 +44,14 @@ def checked_params(template: Template, params: JsonObject) -> JsonObject:
         if name not in known:
             raise InvalidParams(f"template {template.key} has no parameter {name!r}{_nearest(name, known)}")
     values = {**template.defaults, **params}
-    problem = next(iter(schema_validator(template.parameters, mask="its value").iter_errors(values)), None)
+    problem = compiled(template.parameters, mask="its value").find_mismatch(values)
     if problem is not None:
         raise InvalidParams(_sentence(template, problem, values))
     return values
 
 
-def _sentence(template: Template, problem: ValidationError, values: JsonObject) -> str:
-    where = ".".join(str(step) for step in problem.instance_path)
+def _sentence(template: Template, problem: Mismatch, values: JsonObject) -> str:
+    where = ".".join(str(step) for step in problem.path)
     if where in values and values[where] is None:
         return f"template {template.key} needs the parameter {where} here"
     if where:

@@ -6,7 +6,6 @@ Unlike LangChain's own fake models it reports usage when streaming, accepts tool
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
-import orjson
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
@@ -18,6 +17,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
 
+from engine.documents.json_text import to_json
 from engine.graph import JsonObject
 from engine.retrieval.lexical import words
 from engine.testing.models import USAGE
@@ -100,7 +100,7 @@ class ScriptedChat(BaseChatModel):
         """Return the tool call as providers stream it: the name first, then the arguments in two pieces."""
         if self.tool is None:
             return []
-        arguments = orjson.dumps(self.arguments).decode()
+        arguments = to_json(self.arguments).decode()
         half = len(arguments) // 2
         return [
             tool_call_chunk(name=self.tool, args="", id=_CALL_ID, index=0),

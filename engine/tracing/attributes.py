@@ -4,11 +4,11 @@ import hashlib
 from collections.abc import Mapping
 from uuid import NAMESPACE_URL
 
-import orjson
 from opentelemetry.trace import format_span_id
 from opentelemetry.util.types import AttributeValue
 from uuid_utils.compat import uuid5
 
+from engine.documents.json_text import to_json
 from engine.identity import ExecutionIdentity
 from engine.resources import ChatModel, ModelRequest
 from engine.security.redaction import redact
@@ -106,8 +106,8 @@ def identity_attributes(identity: ExecutionIdentity) -> Attributes:
         semconv.CORRELATION_ID: identity.correlation_id,
         semconv.CONVERSATION_ID: identity.conversation_id,
         semconv.RETRY_OF: identity.retry_of,
-        semconv.TAGS: orjson.dumps(identity.tags).decode() if identity.tags else None,
-        semconv.PARAMS: redact(orjson.dumps(identity.params).decode()) if identity.params else None,
+        semconv.TAGS: to_json(identity.tags).decode() if identity.tags else None,
+        semconv.PARAMS: redact(to_json(identity.params).decode()) if identity.params else None,
     }
     return always | {key: value for key, value in optional.items() if value is not None}
 

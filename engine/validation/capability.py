@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from engine.documents.json_schema import validator as schema_validator
+from engine.documents.json_schema import compiled
 from engine.documents.strict_json import escape
 from engine.nodes.base import ModelUse
 from engine.report import Severity
@@ -70,10 +70,10 @@ def bad_options(checked: CheckedGraph, resources: Resources) -> Iterator[Finding
     """Options that break the retriever's own schema."""
     for node_id, use in checked.retriever_uses.items():
         if use.name in resources.retrievers:
-            schema = resources.retrievers[use.name].options_schema
-            for error in schema_validator(schema).iter_errors(use.options):
-                place = f"/config{use.options_pointer}" + "".join(f"/{escape(step)}" for step in error.instance_path)
-                message = f"The options break the keyword `{error.kind.name}` of the retriever's schema."
+            mismatch = compiled(resources.retrievers[use.name].options_schema).find_mismatch(use.options)
+            if mismatch is not None:
+                place = f"/config{use.options_pointer}" + "".join(f"/{escape(step)}" for step in mismatch.path)
+                message = f"The options break the keyword `{mismatch.keyword}` of the retriever's schema."
                 yield checked.at_node("capability.bad_options", node_id, message, place=place)
 
 

@@ -142,7 +142,8 @@ RULES: dict[str, Rule] = {
             "schema.bad_json_schema",
             _E,
             "Invalid JSON Schema",
-            "Use JSON Schema 2020-12 with local `$ref` only; patterns cannot use look-around or back-references.",
+            "Use JSON Schema 2020-12 with local `$ref`, and at most 1,000 branches for one value; patterns cannot use "
+            "look-around or back-references.",
         ),
         Rule("schema.bad_prompt", _E, "Invalid prompt", r"Write {{ path | filter }}. A literal {{ is written \{{."),
         Rule(

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-import jsonschema_rs
-import orjson
 from pydantic import ValidationError
 
+from engine.documents.json_schema import compiled
+from engine.documents.json_text import to_json
+from engine.documents.schema_branches import UnusableSchema
 from engine.documents.strict_json import escape
 from engine.expressions.prompts import BadPrompt, parse_json
 from engine.expressions.prompts import parse as parse_prompt
@@ -39,8 +40,6 @@ MAX_EXPRESSION_CHARACTERS = 1_000
 MAX_EXPRESSIONS_CHARACTERS = 32 << 10
 MAX_NODES = 200
 MAX_EDGES = 1_000
-
-_LINEAR = jsonschema_rs.RegexOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +135,7 @@ def _metadata_size(item: JsonObject, pointer: str) -> Iterator[Finding]:
 
 
 def _over(value: Json, limit: int, pointer: str, what: str) -> Iterator[Finding]:
-    size = len(orjson.dumps(value))
+    size = len(to_json(value))
     if size > limit:
         data: JsonObject = {"bytes": size, "limit": limit}
         yield Finding("schema.too_large", pointer, f"{what} is larger than {limit:,} bytes.", data=data)
@@ -248,12 +247,10 @@ def json_schemas(parsed: Parsed) -> Iterator[Finding]:
 
 def _bad_json_schema(schema: JsonObject, pointer: str) -> Iterator[Finding]:
     try:
-        jsonschema_rs.Draft202012Validator(schema, pattern_options=_LINEAR, offline=True)
-    except jsonschema_rs.ValidationError as error:
-        place = "".join(f"/{escape(step)}" for step in error.instance_path)
-        yield Finding("schema.bad_json_schema", pointer + place, "This is not a JSON Schema that can be used here.")
-    except (jsonschema_rs.ReferencingError, ValueError):
-        yield Finding("schema.bad_json_schema", pointer, "This is not a JSON Schema that can be used here.")
+        compiled(schema)
+    except UnusableSchema as error:
+        place = "".join(f"/{escape(step)}" for step in error.path)
+        yield Finding("schema.bad_json_schema", pointer + place, str(error))
 
 
 def prompts(parsed: Parsed) -> Iterator[Finding]:

@@ -5,8 +5,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-import orjson
-
+from engine.documents.json_text import to_json
 from engine.documents.strict_json import escape
 from engine.graph import Json
 from engine.security.redaction import SECRET_SHAPES
@@ -35,7 +34,7 @@ def find_secrets(document: Json) -> Secrets:
     """Search every text of the document."""
     values: list[str] = []
     references: list[str] = []
-    shapes = _may_hold_shapes(orjson.dumps(document).decode())
+    shapes = _may_hold_shapes(to_json(document).decode())
     open_values: list[tuple[Json, str, str]] = [(document, "", "")]
     while open_values:
         value, pointer, key = open_values.pop()

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-import jsonschema_rs
-
+from engine.documents.json_schema import compiled
+from engine.documents.schema_branches import UnusableSchema
 from engine.documents.strict_json import escape
 from engine.errors import ExpressionError, InvalidParams
 from engine.expressions.cel import BadExpression, Expression
@@ -179,9 +179,9 @@ def _declared(checked: _Subject) -> Iterator[Finding]:
         message = "`parameters` must be an object schema with `additionalProperties: false`."
         yield Finding("schema.bad_parameter", "/parameters", message)
     try:
-        jsonschema_rs.Draft202012Validator(parameters, pattern_options=jsonschema_rs.RegexOptions(), offline=True)
-    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError):
-        yield Finding("schema.bad_json_schema", "/parameters", "`parameters` is not a JSON Schema that can be checked.")
+        compiled(parameters)
+    except UnusableSchema as error:
+        yield Finding("schema.bad_json_schema", "/parameters", str(error))
     for name in checked.properties:
         pointer = f"/parameters/properties/{escape(name)}"
         if name not in checked.required and name not in checked.template.defaults:

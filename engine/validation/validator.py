@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import orjson
 
+from engine.documents.json_text import to_json
 from engine.documents.strict_json import find_flaw, unescape
 from engine.graph import Json, JsonObject, WorkflowGraph, canonical, content_hash, is_id, read_canonical
 from engine.nodes.base import NodeConfig
@@ -72,7 +73,7 @@ class WorkflowValidator:
 
     def _static(self, document: Json) -> _Static:
         try:
-            data = orjson.dumps(document)
+            data = to_json(document)
         except TypeError:
             return _refused(document)
         if orjson.loads(data) != document:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.database.base import insert
 from engine.database.database import Database
+from engine.documents.json_text import to_json
 from engine.errors import SpanloomError
 from engine.graph import JsonObject
 from telemetry.reconcile.compare import DAY, CounterOutcome, ReconcileReport, Window, compare_books, floor_hour
@@ -182,5 +183,5 @@ _REPORT = TypeAdapter(ReconcileReport)
 
 def _document(report: ReconcileReport) -> JsonObject:
     stored = replace(report, differences=report.differences[:MAX_STORED_DIFFERENCES])
-    document: JsonObject = orjson.loads(orjson.dumps(asdict(stored)))
+    document: JsonObject = orjson.loads(to_json(asdict(stored)))
     return document

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-import orjson
 from sqlalchemy import ColumnElement, delete, insert, select, tuple_, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
 from engine.database.base import database_time
+from engine.documents.json_text import to_json
 from engine.errors import NotFound, Refusal
 from telemetry.store.tables import webhook_deliveries, webhook_endpoints
 
@@ -227,7 +227,7 @@ def _new_secret() -> str:
 
 
 def _sealed_headers(headers: Mapping[str, str], sealer: "Sealer") -> dict[str, object]:
-    sealed = sealer.seal(orjson.dumps(dict(headers)).decode()) if headers else None
+    sealed = sealer.seal(to_json(dict(headers)).decode()) if headers else None
     return {"header_names": sorted(headers), "sealed_headers": sealed}
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Literal
 
-import orjson
 from pydantic import BaseModel, ConfigDict
 
+from engine.documents.json_text import to_json
 from engine.graph import Json
 from engine.tracing import semconv
 from engine.tracing.semconv import Event
@@ -172,11 +172,11 @@ def body_of_test(endpoint_id: str, at: datetime) -> bytes:
 def _write(type_: str, at: datetime, data: BaseModel) -> bytes:
     """JSON of at most `MAX_BODY_BYTES`; long texts are cut if necessary."""
     document: Json = {"type": type_, "timestamp": _text(at), "data": data.model_dump(mode="json")}
-    body = orjson.dumps(document)
+    body = to_json(document)
     for limit in (1_024, 256, 64):
         if len(body) <= MAX_BODY_BYTES:
             break
-        body = orjson.dumps(_cut(document, limit))
+        body = to_json(_cut(document, limit))
     return body
 
 

@@ -77,6 +77,7 @@ def with_condition(text: str) -> Json:
     return document("start>c c>end:true c>x:false x>end", {"c": condition(text)})
 
 
+REFERRING: dict[str, Json] = {"$ref": "#/$defs/input", "$defs": {"input": {"type": "object"}}}
 TOPIC: dict[str, Json] = {
     "type": "object",
     "properties": {"subject": {"type": "object", "properties": {"name": {"type": "string"}}}},
@@ -181,7 +182,8 @@ CASES: dict[str, list[Case]] = {
     ],
     "schema.bad_json_schema": [
         Case(document(input_schema={"type": "objekt"}), document(input_schema={"type": "object"})),
-        Case(document(input_schema={"$ref": "https://example.com/s"}), document(input_schema={"$ref": "#"})),
+        Case(document(input_schema={"$ref": "https://example.com/s"}), document(input_schema=REFERRING)),
+        Case(document(input_schema={"$ref": "#"}), document(input_schema=REFERRING)),
         Case(chat(response_schema={"pattern": "(?=a)b"}), chat(response_schema={"pattern": "(a+)+$"})),
         Case(approval(response_schema={"type": "objekt"}), approval(response_schema={"type": "object"})),
     ],

@@ -1,0 +1,58 @@
+"""Writes JSON. Everything that becomes JSON text is written by `to_json`; nothing else calls the serialiser.
+
+orjson (3.13.0 and five releases before it) writes behind its buffer where lists are nested over about 200 deep, which
+ends the process. So nesting is checked first, without recursion.
+"""
+
+from collections.abc import Callable, Iterable
+from types import NoneType
+from typing import Any
+
+import orjson
+
+MAX_NESTING = 64
+"""A value that a node, a model, a tool or a retriever returns is nested less deep than this."""
+
+_MOST_LEVELS = 128
+"""A value is written if it is nested less deep: one of those in the containers of a snapshot, a record or an event."""
+
+_MOST_VALUES = 8_000_000
+"""How many values are written at once: twice as many as the largest state can hold."""
+
+_SCALARS = frozenset({str, int, float, bool, NoneType})
+
+
+class NotJson(TypeError):
+    """The value cannot be written as JSON. The message is the end of a sentence that begins with the value."""
+
+
+def to_json(value: object, *, options: int = 0, default: Callable[[Any], Any] | None = None) -> bytes:
+    """The value as JSON; `options` and `default` are those of orjson. Raises `NotJson`."""
+    check_nesting(value, _MOST_LEVELS)
+    try:
+        return orjson.dumps(value, default, options)
+    except orjson.JSONEncodeError as error:
+        raise NotJson(f"is not JSON: {error}") from error
+
+
+def check_nesting(value: object, levels: int = MAX_NESTING) -> int:
+    """How many values are inside the value. Raises `NotJson` if it is nested `levels` deep, or they are millions."""
+    inside: Iterable[object] = (value,)
+    count = 0
+    for _ in range(levels):
+        inside = [child for outer in inside if type(outer) not in _SCALARS for child in _children(outer)]
+        if not inside:
+            return count
+        count += len(inside)
+        if count > _MOST_VALUES:
+            raise NotJson(f"holds more than {_MOST_VALUES:,} values")
+    raise NotJson(f"is nested {levels} levels deep or deeper")
+
+
+def _children(value: object) -> Iterable[object]:
+    """What is directly inside a value that the serialiser would go into."""
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, list | tuple):
+        return value
+    return [getattr(value, name) for name in getattr(value, "__dataclass_fields__", ())]

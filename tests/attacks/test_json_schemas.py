@@ -1,0 +1,160 @@
+"""Attack: JSON Schemas whose check, or whose error, takes exponential time and memory."""
+
+import resource
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from engine.documents.json_schema import compiled
+from engine.documents.schema_branches import MAX_BRANCHES, UnusableSchema, count_branches
+from engine.engine import ExecutionEngine
+from engine.graph import Json, JsonObject
+from engine.resources import Effect, ToolContext, ToolSpec
+from tests.engine.harness import scripted_resources
+from tests.engine.validation.graphs import document, model, report
+
+SECONDS = 0.25
+KIBIBYTES = 100 << 10
+
+
+def doubling(levels: int) -> dict[str, Any]:
+    """Each level tries the next one twice."""
+    definitions: dict[str, Any] = {
+        f"l{level}": {"anyOf": [{"$ref": f"#/$defs/l{level + 1}"}, {"$ref": f"#/$defs/l{level + 1}"}]}
+        for level in range(levels)
+    }
+    return {"$ref": "#/$defs/l0", "$defs": {**definitions, f"l{levels}": {"type": "string"}}}
+
+
+def doubling_inside(keyword: str) -> dict[str, Any]:
+    """Each level tries itself twice on what is inside the value."""
+    inside = {"x": {"$ref": "#"}} if keyword in ("properties", "patternProperties") else {"$ref": "#"}
+    return {"anyOf": [{keyword: inside}, {keyword: inside, "minProperties": 1}]}
+
+
+@pytest.mark.parametrize("levels", [24, 40, 200])
+def test_alternatives_that_multiply_are_refused(levels: int) -> None:
+    with pytest.raises(UnusableSchema, match="Over 1,000 branches"):
+        compiled(doubling(levels))
+
+
+GRAPHS = [
+    ("/input_schema", document(input_schema=doubling(24))),
+    (
+        "/nodes/2/config/response_schema",
+        document("start>m m>end", {"m": model(model="scripted", response_schema=doubling(24))}),
+    ),
+    (
+        "/nodes/2/config/response_schema",
+        document(
+            "start>a a>end:approved a>end:rejected",
+            {"a": ("approval", {"prompt": "Go on?", "response_schema": doubling(24)})},
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("place", "graph"), GRAPHS)
+def test_no_schema_of_a_workflow_may_multiply(place: str, graph: JsonObject) -> None:
+    began = time.perf_counter()
+    issues = [issue for issue in report(graph).issues if issue.code == "schema.bad_json_schema"]
+    assert time.perf_counter() - began < SECONDS
+    assert [(issue.pointer, issue.message.split(".")[0]) for issue in issues] == [
+        (place, "Over 1,000 branches may have to be tried for one value")
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Doubling:
+    """A tool whose parameters multiply."""
+
+    spec: ToolSpec = field(default_factory=lambda: ToolSpec("doubling", "Doubles.", doubling(24)))
+    effect: Effect = "read"
+
+    async def call(self, arguments: JsonObject, context: ToolContext) -> Json:
+        return None
+
+
+def test_no_schema_of_a_tool_may_multiply() -> None:
+    with pytest.raises(UnusableSchema, match="tool 'doubling': parameters: Over 1,000 branches"):
+        ExecutionEngine(scripted_resources(tools=[Doubling()]))
+
+
+@pytest.mark.parametrize(
+    "keyword", ["properties", "patternProperties", "additionalProperties", "unevaluatedProperties", "items", "contains"]
+)
+def test_alternatives_that_multiply_inside_the_value_are_refused(keyword: str) -> None:
+    with pytest.raises(UnusableSchema, match="Over 1,000 branches"):
+        compiled(doubling_inside(keyword))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#"},
+        {"allOf": [{"$ref": "#"}]},
+        {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"not": {"$ref": "#/$defs/a"}}}, "$ref": "#/$defs/a"},
+        {"$ref": "#/$defs/nowhere"},
+        {"$ref": "http://127.0.0.1:9/schema.json"},
+        {"$dynamicRef": "#somewhere"},
+        {"properties": {"x": {"$id": "http://127.0.0.1:9/other", "$ref": "#/$defs/a"}}},
+    ],
+)
+def test_references_to_nowhere_elsewhere_and_themselves_are_refused(schema: dict[str, Any]) -> None:
+    with pytest.raises(UnusableSchema):
+        compiled(schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"left": {"$ref": "#"}, "right": {"$ref": "#"}, "value": {"type": "integer"}}},
+        {"anyOf": [{"type": "null"}, {"type": "object", "properties": {"next": {"$ref": "#"}}}]},
+        {"type": "array", "items": {"$ref": "#"}},
+        {"oneOf": [{"properties": {"kind": {"const": number}}} for number in range(300)]},
+    ],
+)
+def test_trees_lists_and_many_alternatives_are_possible(schema: dict[str, Any]) -> None:
+    assert count_branches(schema) <= MAX_BRANCHES
+    compiled(schema)
+
+
+LARGE = [
+    pytest.param({"items": {"anyOf": [{"type": "string"}, {"minimum": 5}] * 240}}, [1] * 100_000, id="many items"),
+    pytest.param(doubling(7), [1] * 100_000, id="many branches"),
+    pytest.param({"items": doubling(7) | {"$defs": {}}} | {"$defs": doubling(7)["$defs"]}, [[1] * 50_000], id="both"),
+    pytest.param({"properties": {"a": {"maxLength": 5}}}, {"a": "x" * 250_000}, id="a long text"),
+    pytest.param({"anyOf": [{"maxLength": 5}] * 900}, "x" * 250_000, id="a long text and many branches"),
+    pytest.param({"items": {"anyOf": [{"minimum": 5}] * 980 + [{}]}}, [1] * 100_000, id="branches that fit at last"),
+    pytest.param({"anyOf": [{"uniqueItems": True}] * 900 + [{}]}, [*range(60_000), 1], id="unique items, many times"),
+    pytest.param({"uniqueItems": True}, [[number % 99] for number in range(50_000)], id="unique items"),
+]
+
+
+@pytest.mark.parametrize(("schema", "value"), LARGE)
+def test_what_does_not_fit_is_said_in_little_time_and_memory(schema: dict[str, Any], value: Any) -> None:
+    checked = compiled(schema, mask="the value")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    mismatch = checked.find_mismatch(value)
+    seconds = time.perf_counter() - began
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert mismatch is not None
+    assert mismatch.message
+    assert seconds < SECONDS
+    assert grown < KIBIBYTES
+
+
+def test_the_place_in_a_large_value_is_found() -> None:
+    schema: dict[str, Any] = {
+        "$defs": {"row": {"properties": {"name": {"type": "string"}, "tags": {"items": {"enum": ["a", "b"]}}}}},
+        "properties": {"text": {"type": "string"}, "rows": {"items": {"$ref": "#/$defs/row"}}},
+    }
+    rows: list[Any] = [{"name": "n", "tags": ["a"] * 500} for _ in range(90)]
+    rows[50]["tags"][7] = "c"
+    mismatch = compiled(schema).find_mismatch({"text": "t" * 200_000, "rows": rows})
+    assert mismatch is not None
+    assert mismatch.path == ("rows", 50, "tags", 7)
+    assert mismatch.keyword == "enum"
