@@ -18,7 +18,8 @@ from opentelemetry._logs import LoggerProvider
 from opentelemetry.trace import TracerProvider
 from uuid_utils.compat import uuid7
 
-from engine.errors import Draining, Fenced, Refusal
+from engine.database.retry import retrying
+from engine.errors import Draining, Fenced, Refusal, Unavailable
 from engine.events import EventRing, ExecutionEvent
 from engine.execution.acceptance import acceptance_of
 from engine.execution.attempts import identity_at_start
@@ -156,11 +157,18 @@ class ExecutionEngine:
 
     async def take_on(self, claim: Claim) -> Execution:
         """Start an attempt of an execution that this process has claimed."""
-        execution = await self._builder.restore(identity_at_start(claim), claim.request, claim.graph, claim.carried)
+        execution = await self._restore(claim)
         execution.claim = claim
         self._begin(execution, Caller(owner=claim.identity.owner))
         await asyncio.wait({execution.accepted})
         return execution
+
+    async def _restore(self, claim: Claim) -> Execution:
+        """Build the claimed execution; trouble with the database for a moment does not cost the attempt."""
+        async for attempt in retrying():
+            with attempt:
+                return await self._builder.restore(identity_at_start(claim), claim.request, claim.graph, claim.carried)
+        raise Unavailable
 
     def _begin(self, execution: Execution, caller: Caller) -> None:
         older = self._executions.get(execution.id)
@@ -231,8 +239,8 @@ class ExecutionEngine:
         self._ended[execution.id] = execution.context.events
         while len(self._ended) > _KEPT_RINGS:
             self._ended.popitem(last=False)
-        if isinstance(task.exception() if not task.cancelled() else None, Fenced):
-            log.warning("execution %s is owned by another attempt now", execution.id)
-            return
-        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, Refusal):
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Fenced):
+            log.warning("execution %s stops in this process: %s", execution.id, error)
+        elif error is not None and not isinstance(error, Refusal):
             log.error("execution %s could not be closed: %s", execution.id, error)

@@ -7,11 +7,11 @@
     │   ├── QueueFull           ├── NotFinished     ├── IdempotencyMismatch ├── Replayed
     │   └── NotPaused           ├── AlreadyAnswered ├── InvalidAnswer       └── InputGone
     ├── Fenced                  a newer attempt owns the execution
+    │   └── AttemptLost         this attempt could not be made durable
     └── Failure                 an accepted execution fails; `error_type` and `error_class` go on span, event and record
         ├── ExecutionFailure    nothing inside the graph can catch it
         │   ├── InvalidWorkflow ├── InvalidParams   ├── InvalidInput        ├── NoEnd
-        │   ├── RunTimeout      ├── LimitExceeded   ├── BudgetExceeded      ├── AuthorFailure
-        │   └── BooksClosed
+        │   └── RunTimeout      ├── LimitExceeded   ├── BudgetExceeded      └── AuthorFailure
         └── NodeFailure         the node's `on_error` policy may catch it
             ├── NoRoute         ├── ExpressionError ├── TemplateError       ├── NodeTimeout
             └── ModelFailure    ├── ToolFailed      ├── ResourceMissing     └── TypeMismatch …
@@ -164,6 +164,12 @@ class Fenced(SpanloomError):
     code = "fenced"
 
 
+class AttemptLost(Fenced):
+    """The database did not store the progress of this attempt in time; its lease runs out, and `on_lost` decides."""
+
+    code = "attempt_lost"
+
+
 class Failure(SpanloomError):
     """The execution failed."""
 
@@ -230,12 +236,6 @@ class BudgetExceeded(ExecutionFailure):
 
     code = "budget_exceeded"
     error_class = ErrorClass.WORKFLOW
-
-
-class BooksClosed(ExecutionFailure):
-    """The database stopped accepting writes, and an execution is not run without its record."""
-
-    code = "internal_error"
 
 
 class UnpricedModel(ExecutionFailure):

@@ -8,7 +8,7 @@ from typer import TyperException
 from typer.core import TyperGroup
 
 from api.cli.exit_codes import BAD_NEWS, INTERNAL, NOT_READY, REFUSED, WRONG_USE
-from engine.errors import Draining, Refusal, SpanloomError, Unavailable
+from engine.errors import AttemptLost, Draining, Refusal, SpanloomError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def wants_json(command: Any, arguments: list[str]) -> bool:
 
 def exit_code(error: SpanloomError) -> int:
     """The exit code for one of spanloom's errors."""
-    if isinstance(error, Unavailable | Draining):
+    if isinstance(error, Unavailable | Draining | AttemptLost):
         return NOT_READY
     if isinstance(error, Refusal):
         return REFUSED

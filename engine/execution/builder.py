@@ -2,7 +2,7 @@
 
 import time
 
-from engine.errors import Failure, Refusal, ResourceMissing
+from engine.errors import Failure, Refusal, ResourceMissing, Unavailable
 from engine.events import EventRing
 from engine.execution.acceptance import identity_of, request_of, user_message_of
 from engine.execution.handle import Execution
@@ -46,7 +46,10 @@ class ExecutionBuilder:
     async def restore(
         self, identity: ExecutionIdentity, request: JsonObject, graph: bytes | None, carried: Carried
     ) -> Execution:
-        """An execution as it was accepted. It runs the stored graph, even if its template or definition has changed."""
+        """An execution as it was accepted. It runs the stored graph, even if its template or definition has changed.
+
+        Raises `Unavailable` if the database cannot be read.
+        """
         asked = request_of(request, graph)
         history = await self._history(identity)
         if graph is not None:
@@ -54,6 +57,8 @@ class ExecutionBuilder:
         caller = Caller(owner=identity.owner)
         try:
             compiled, failure = self._load(await resolve(asked, caller, self._resources), caller)
+        except Unavailable:
+            raise
         except Refusal as refusal:
             compiled, failure = None, ResourceMissing(refusal.message)
         return self._make(asked, identity, compiled, failure, history, carried)
@@ -111,5 +116,5 @@ class ExecutionBuilder:
         )
         execution = Execution(request, identity, context, history)
         execution.compiled, execution.failure, execution.user_message = compiled, failure, user_message
-        context.on_fenced = execution.fence_off
+        context.on_fenced, context.on_lost = execution.fence_off, execution.lose
         return execution

@@ -15,7 +15,7 @@ from engine.resources import History, Message
 from engine.result import ExecutionResult
 from engine.runtime.context import ExecutionContext
 
-Stop = Literal["cancel", "hand over", "fence off"]
+Stop = Literal["cancel", "hand over", "lose", "fence off"]
 
 CLIENT_LEFT = "the client left"
 SHUTDOWN = "the engine is shutting down"
@@ -81,9 +81,14 @@ class Execution:
         if not self.ended:
             self._end_walk("fence off")
 
+    def lose(self) -> None:
+        """Stop because the database stores no progress: the lease runs out, and `on_lost` decides."""
+        if not self.ended:
+            self._end_walk("lose")
+
     @property
     def stop(self) -> Stop | None:
-        """Why the walk is stopped early. The first reason counts, but `fence off` replaces it."""
+        """Why the walk is stopped early. The first reason counts, but `lose` and `fence off` replace it."""
         return self._stop
 
     @property
@@ -94,7 +99,7 @@ class Execution:
         return self.compiled.plan.on_lost if self.compiled else "fail"
 
     def _end_walk(self, why: Stop) -> None:
-        if self._stop is None or why == "fence off":
+        if self._stop is None or (why in ("lose", "fence off") and self._stop != "fence off"):
             self._stop = why
             if self.task is not None and self.accepted.done():
                 self.task.cancel()

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import NoReturn
 
-from engine.errors import Draining, Failure, Fenced, NoEnd
+from engine.errors import AttemptLost, Draining, Failure, Fenced, NoEnd, Unavailable
 from engine.events import EventType, closing_event
 from engine.execution.acceptance import acceptance_of
 from engine.execution.attempts import first_start, later_start, resume_of
@@ -45,7 +46,10 @@ class AttemptRunner:
             result = make_result(context, execution.identity, outcome)
             document = result.model_dump(mode="json")
             await self._finish(execution, outcome, document)
-        except Fenced:
+        except Fenced as error:
+            execution.ended = True
+            if isinstance(error, AttemptLost):
+                await self._keep_signals(execution)
             self._ledger.abandon(execution.id, context.attempt)
             context.events.close()
             raise
@@ -88,6 +92,8 @@ class AttemptRunner:
             return Outcome(Status.FAILED, failure)
         except Fenced:
             raise
+        except Unavailable as error:
+            raise AttemptLost from error
         except asyncio.CancelledError:
             _swallow_cancellation()
             return _stopped(execution)
@@ -149,6 +155,11 @@ class AttemptRunner:
         await self._ledger.release(Release(execution.id, execution.context.attempt))
         raise Draining("the service is stopping; the execution continues in another process")
 
+    async def _keep_signals(self, execution: Execution) -> None:
+        """Make what a lost attempt has used durable, if the database answers by now; its lease runs out anyway."""
+        with suppress(Fenced, Unavailable):
+            await self._ledger.checkpoint(Checkpoint(execution.id, execution.context.attempt))
+
     async def _forget_checkpoints(self, execution: Execution, status: Status) -> None:
         compiled = execution.compiled
         if compiled is not None and compiled.plan.durability != "none" and status.is_terminal:
@@ -156,9 +167,11 @@ class AttemptRunner:
 
 
 def _stopped(execution: Execution) -> Outcome:
-    """The outcome of a walk that was stopped. Raises `Fenced` if it was fenced off."""
+    """The outcome of a walk that was stopped. Raises `Fenced` if it was fenced off or lost."""
     if execution.stop == "fence off":
         raise Fenced
+    if execution.stop == "lose":
+        raise AttemptLost
     if execution.stop == "hand over":
         return HANDED_OVER
     return Outcome(Status.CANCELLED, cancel_reason=execution.cancel_reason or SHUTDOWN)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine.errors import BooksClosed, Fenced, LimitExceeded, Unavailable
+from engine.errors import Fenced, LimitExceeded, Unavailable
 from engine.events import EventRing, EventType, ExecutionEvent
 from engine.graph import JsonObject, Limits, WorkflowGraph
 from engine.ledger import CallReservation, Checkpoint, Ledger, NullLedger
@@ -44,6 +44,8 @@ class ExecutionContext:
     ledger: Ledger = field(default_factory=NullLedger)
     on_fenced: Callable[[], None] = lambda: None
     """Cancels the run; called when the ledger reports that this attempt no longer owns the execution."""
+    on_lost: Callable[[], None] = lambda: None
+    """Cancels the run; called when the ledger could not store what the attempt has done."""
     state_bytes: int = 0
     """An upper bound of the state's size: the last measurement plus everything added since."""
     position: WalkPosition | None = None
@@ -90,17 +92,18 @@ class ExecutionContext:
             )
 
     async def checkpoint(self, begins: CallReservation | None = None) -> None:
-        """Commit all signals so far and the model call that begins. Raises `BooksClosed` if the ledger is unavailable.
+        """Commit all signals so far and the model call that begins.
 
-        An attempt that is fenced off waits here until it is cancelled.
+        An attempt that is fenced off, or whose ledger is unavailable, waits here until it is cancelled.
         """
         try:
             await self.ledger.checkpoint(Checkpoint(self.execution_id, self.attempt, begins=begins))
-        except Unavailable as error:
-            raise BooksClosed from error
+            return
+        except Unavailable:
+            self.on_lost()
         except Fenced:
             self.on_fenced()
-            await asyncio.get_running_loop().create_future()
+        await asyncio.get_running_loop().create_future()
 
     def tool_calls_left(self, node_id: str, most: int) -> int:
         """Return how many more calls a tools node with the limit `most` can make in this execution."""

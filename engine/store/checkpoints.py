@@ -10,18 +10,28 @@ import logging
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import aiosqlite
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointMetadata, empty_checkpoint
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    empty_checkpoint,
+)
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
-from engine.database.database import APPLICATION_NAME, dialect_name, parse_url
-from engine.errors import MissingExtra, SpanloomError
+from engine.database.database import APPLICATION_NAME, dialect_name, parse_url, safe_name
+from engine.database.failures import unavailable
+from engine.database.retry import RETRY_SECONDS, retrying
+from engine.errors import MissingExtra, SpanloomError, Unavailable
 from engine.store import langgraph_private
 
 SNAPSHOT = "snapshot"
@@ -33,10 +43,12 @@ PRUNE_EVERY = 16
 """Steps after which the older checkpoints of a thread are deleted."""
 _BUSY_SECONDS = 5.0
 _POOL_CONNECTIONS = 10
+_POOL_WAIT_SECONDS = 10.0
 _SETUP_ATTEMPTS = 5
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Saver = BaseCheckpointSaver[str]
 
 
@@ -164,20 +176,68 @@ class _WithoutPendingWrites:
         """Store nothing."""
 
 
+class _InsistentSaver(_WithoutPendingWrites, Saver):
+    """Savers in a database, which try again while it has trouble. Repeating any of these writes changes nothing.
+
+    Each method raises `Unavailable` once the retries are over.
+    """
+
+    database: str
+    """The name of the database in messages."""
+    trouble: tuple[type[Exception], ...]
+    """The driver's errors that a retry may overcome."""
+    retry_seconds = RETRY_SECONDS
+
+    async def insist(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do this work, with the retries of the journal."""
+        async for attempt in retrying(seconds=self.retry_seconds):
+            with attempt:
+                try:
+                    return await work()
+                except self.trouble as error:
+                    reason = f"the checkpoints in {self.database} cannot be read or written: {error}"
+                    raise unavailable(error, self.database) or Unavailable(reason) from error
+        raise Unavailable
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Store a checkpoint."""
+        return await self.insist(partial(super().aput, config, checkpoint, metadata, new_versions))
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Return a checkpoint of a thread, the newest if the configuration names none."""
+        return await self.insist(partial(super().aget_tuple, config))
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Delete all checkpoints of a thread."""
+        await self.insist(partial(super().adelete_thread, thread_id))
+
+
 class _InMemorySaver(_WithoutPendingWrites, InMemorySaver):
     """The saver without a database."""
 
 
-class _SqliteSaver(_WithoutPendingWrites, AsyncSqliteSaver):
+class _SqliteSaver(_InsistentSaver, AsyncSqliteSaver):
     """The saver of one SQLite connection."""
+
+    trouble = (sqlite3.OperationalError,)
 
 
 @asynccontextmanager
 async def _sqlite(file: str) -> AsyncIterator[Checkpoints]:
-    """Open a second connection to the ledger's file, with the same lock timeout."""
-    async with aiosqlite.connect(file, timeout=_BUSY_SECONDS) as connection:
+    """Open a second connection to the ledger's file, with the same lock timeout.
+
+    Each statement commits by itself: a transaction that could not get the lock would stay open, with its old snapshot.
+    """
+    async with aiosqlite.connect(file, timeout=_BUSY_SECONDS, isolation_level=None) as connection:
         await connection.execute("PRAGMA synchronous = NORMAL")
         saver = _SqliteSaver(connection, serde=_serializer())
+        saver.database = file
 
         async def prune(thread_id: str) -> None:
             try:
@@ -185,7 +245,7 @@ async def _sqlite(file: str) -> AsyncIterator[Checkpoints]:
             except sqlite3.Error as error:
                 log.warning("older checkpoints could not be deleted: %s", error)
 
-        yield Checkpoints(saver, setup=saver.setup, prune=prune)
+        yield Checkpoints(saver, setup=partial(saver.insist, saver.setup), prune=prune)
 
 
 def _has_postgres_saver() -> bool:
@@ -194,14 +254,20 @@ def _has_postgres_saver() -> bool:
 
 @asynccontextmanager
 async def _postgres(url: str) -> AsyncIterator[Checkpoints]:
-    """Open a separate connection pool: this saver uses psycopg, the ledger uses asyncpg."""
+    """Open a separate connection pool: this saver uses psycopg, the ledger uses asyncpg.
+
+    The pool replaces a broken connection once it was used, so that a retry gets another. It does not check connections
+    before use: then it would wait a second and more after each broken one, and the saver's lock with it.
+    """
     from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-    from psycopg import AsyncConnection, Error, errors
+    from psycopg import AsyncConnection, Error, InterfaceError, OperationalError, errors
     from psycopg.rows import DictRow, dict_row
     from psycopg_pool import AsyncConnectionPool
 
-    class PostgresSaver(_WithoutPendingWrites, AsyncPostgresSaver):
+    class PostgresSaver(_InsistentSaver, AsyncPostgresSaver):
         """The saver of one pool."""
+
+        trouble = (OperationalError, InterfaceError)
 
     settings = {
         "autocommit": True,
@@ -210,10 +276,16 @@ async def _postgres(url: str) -> AsyncIterator[Checkpoints]:
         "application_name": APPLICATION_NAME,
     }
     pool: AsyncConnectionPool[AsyncConnection[DictRow]] = AsyncConnectionPool(
-        url, min_size=0, max_size=_POOL_CONNECTIONS, open=False, kwargs=settings
+        url,
+        min_size=0,
+        max_size=_POOL_CONNECTIONS,
+        open=False,
+        kwargs=settings,
+        timeout=_POOL_WAIT_SECONDS,
     )
     async with pool:
         saver = PostgresSaver(pool, serde=_serializer())
+        saver.database = safe_name(parse_url(url))
 
         async def setup() -> None:
             """Retry when other processes create the tables at the same time."""
@@ -228,4 +300,4 @@ async def _postgres(url: str) -> AsyncIterator[Checkpoints]:
             except Error as error:
                 log.warning("older checkpoints could not be deleted: %s", error)
 
-        yield Checkpoints(saver, setup=setup, prune=prune)
+        yield Checkpoints(saver, setup=partial(saver.insist, setup), prune=prune)

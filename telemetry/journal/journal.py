@@ -14,13 +14,13 @@ from typing import Self
 from uuid import uuid4
 
 import anyio
-import stamina
 from opentelemetry.sdk.trace import SpanProcessor
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.database.database import Database
 from engine.database.failures import DATABASE_ERRORS
+from engine.database.retry import RETRY_SECONDS, retrying
 from engine.errors import Fenced, Refusal, Unavailable
 from engine.ledger import Acceptance, Checkpoint, Claim, Finish, Ledger, Pause, Release
 from engine.result import Status
@@ -40,7 +40,6 @@ from telemetry.signals.records import Attempt, Batch
 
 FLUSH_SECONDS = 0.2
 POLL_SECONDS = 1.0
-RETRY_SECONDS = 30.0
 STALE_SECONDS = 600.0
 """Signals of an execution that was never accepted, or has ended, are dropped after this time."""
 
@@ -48,8 +47,6 @@ _UNREADABLE = "the signal could not be read; its `problem` says why"
 _GROUP = 256
 _QUEUE = 1_024
 _ERRORS = (*DATABASE_ERRORS, ConsumerHung, ValueError, TypeError)
-_TRANSIENT = (Unavailable, ConsumerHung, OSError)
-"""Errors that a retry may overcome; any other error would occur again."""
 
 log = logging.getLogger(__name__)
 
@@ -191,9 +188,7 @@ class Journal(Ledger):
     async def _insist(self, item: Item) -> bool:
         """Decide, with retries and growing waits while the database has trouble."""
         try:
-            async for attempt in stamina.retry_context(
-                on=_TRANSIENT, attempts=None, timeout=self._retry_seconds, wait_initial=0.1, wait_max=2.0
-            ):
+            async for attempt in retrying(ConsumerHung, seconds=self._retry_seconds):
                 with attempt:
                     return await self._decide(Decision.of(item, repeated=attempt.num > 1))
         except (ConsumerHung, OSError) as error:

@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from uuid_utils.compat import UUID, uuid7
 
 from engine.database.database import Database
+from engine.database.retry import RETRY_SECONDS
 from engine.identity import ExecutionIdentity
 from engine.ledger import Acceptance, Finish
 from engine.resources import ModelReply, ModelRequest
@@ -24,7 +25,7 @@ from engine.tracing.semconv import Waste
 from engine.tracing.spans import NodeSpan
 from engine.tracing.tracker import Tracing, WorkflowTracker
 from engine.usage import Usage
-from telemetry.journal.journal import FLUSH_SECONDS, POLL_SECONDS, RETRY_SECONDS, Journal
+from telemetry.journal.journal import FLUSH_SECONDS, POLL_SECONDS, Journal
 from telemetry.pipeline.pipeline import Consumer, Pipeline
 from telemetry.records.consumer import Records
 from telemetry.sdk.conversion import event_record, span_record

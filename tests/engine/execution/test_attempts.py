@@ -9,11 +9,14 @@ import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 from pydantic import ValidationError
 
-from engine.errors import Draining, Fenced, Unavailable
+from engine.errors import AttemptLost, Draining, Fenced, Unavailable
 from engine.events import EventType
+from engine.execution.builder import ExecutionBuilder
 from engine.graph import JsonObject
+from engine.identity import ExecutionIdentity
 from engine.ledger import Acceptance, Checkpoint, Claim, ClaimReason, Release
 from engine.request import Caller, ExecutionRequest
+from engine.resources import History
 from engine.result import Status
 from engine.testing.models import Hold, Say, ScriptedModel
 from engine.tracing.attributes import seal_hash
@@ -94,17 +97,39 @@ async def test_a_model_call_is_recorded_before_and_after_it_is_made() -> None:
     assert after.begins is None
 
 
-async def test_a_call_that_cannot_be_recorded_is_not_made_and_costs_nothing() -> None:
+@pytest.mark.parametrize("workflow", [TWICE, FORK])
+async def test_an_attempt_whose_call_cannot_be_recorded_is_lost_and_not_failed(workflow: JsonObject) -> None:
     harness = Harness([Say("fine")])
+    ledger = durable(harness)
 
     async def refuse(checkpoint: Checkpoint) -> None:
         raise Unavailable
 
-    durable(harness).before_checkpoint = refuse
-    run = await harness.run(ASK)
-    assert (run.result.status, run.result.error_type) == ("failed", "internal_error")
-    assert harness.model.requests == []
-    assert (run.result.cost_nano_usd, run.result.unpriced_calls) == (0, 0)
+    ledger.before_checkpoint = refuse
+    execution = await harness.engine.start(graph_request(workflow), streaming=True)
+    with pytest.raises(AttemptLost):
+        await execution.result()
+    assert (harness.model.requests, ledger.finished, ledger.accepted) == ([], [], []), "abandoned to its lease"
+    assert not any([event.type.is_closing async for event in execution.context.events.read()])
+    assert not any(span.name.startswith("invoke_workflow") for span in harness.spans())
+
+
+async def test_what_a_lost_attempt_has_used_is_stored_once_the_database_answers_again() -> None:
+    harness = Harness(models=[ScriptedModel(lambda request: Say("fine"))])
+    ledger = durable(harness)
+    refused: list[Checkpoint] = []
+
+    async def refuse(checkpoint: Checkpoint) -> None:
+        if len(ledger.checkpoints) == 1 and not refused:
+            refused.append(checkpoint)
+            raise Unavailable
+
+    ledger.before_checkpoint = refuse
+    execution = await harness.engine.start(graph_request(TWICE), streaming=True)
+    with pytest.raises(AttemptLost):
+        await execution.result()
+    assert len(harness.model.requests) == 1
+    assert [each.begins is None for each in ledger.checkpoints] == [False, True]
 
 
 @pytest.mark.parametrize("workflow", [TWICE, FORK])
@@ -123,6 +148,26 @@ async def test_a_fenced_off_attempt_stops_at_once_and_emits_nothing_more(workflo
     assert ledger.finished == []
     assert not any([event.type.is_closing async for event in execution.context.events.read()])
     assert not any(span.name.startswith("invoke_workflow") for span in harness.spans())
+
+
+async def test_a_claimed_execution_begins_although_the_database_could_not_be_read_at_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    harness = Harness([Say("fine")])
+    ledger = durable(harness)
+    await harness.engine.enqueue(graph_request(ASK))
+    [acceptance] = ledger.accepted
+    troubles = [Unavailable("cut"), Unavailable("cut again")]
+    history = ExecutionBuilder._history
+
+    async def read(builder: ExecutionBuilder, identity: ExecutionIdentity) -> History | None:
+        if troubles:
+            raise troubles.pop()
+        return await history(builder, identity)
+
+    monkeypatch.setattr(ExecutionBuilder, "_history", read)
+    execution = await harness.engine.take_on(claim_of(acceptance))
+    assert (await execution.result()).status == "completed"
 
 
 async def test_a_queued_execution_runs_once_it_is_claimed() -> None:
