@@ -10,8 +10,11 @@ from api.wiring.runtime import Runtime
 from api.wiring.webhooks import build_sender
 from engine.database.frozen import keep_ending
 from telemetry.reconcile.job import ReconcileJob
+from telemetry.recovery.leftovers import keep_deleting
 
 KEEPER_RESTART_SECONDS = 5.0
+LEFTOVER_SWEEPS = 12
+"""Sweeps from one search for leftover checkpoints to the next: a minute, by default."""
 WORKER_RESTART_SECONDS = 1.0
 STOP_SECONDS = 1.0
 """Seconds that the keeper's jobs may take to stop."""
@@ -21,14 +24,18 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def run_keeper(runtime: Runtime) -> AsyncIterator[None]:
-    """Run the keeper's jobs during the block: sweep lost executions and frozen connections, replay dead letters, send
-    webhooks, and compare the books.
+    """Run the keeper's jobs during the block: sweep lost executions and what they left, end frozen connections, replay
+    dead letters, send webhooks, and compare the books.
     """
-    reconcile = ReconcileJob(runtime.database, runtime.settings.prometheus_url)
-    sender = build_sender(runtime.settings, runtime.database, runtime.receiver.health.deliveries)
+    database, sweep_seconds = runtime.database, runtime.settings.sweep_seconds
+    reconcile = ReconcileJob(database, runtime.settings.prometheus_url)
+    sender = build_sender(runtime.settings, database, runtime.receiver.health.deliveries)
     jobs: dict[str, Callable[[], Awaitable[None]]] = {
         "sweeper": runtime.sweeper.run,
-        "frozen connections": partial(keep_ending, runtime.database, every_seconds=runtime.settings.sweep_seconds),
+        "frozen connections": partial(keep_ending, database, every_seconds=sweep_seconds),
+        "leftover checkpoints": partial(
+            keep_deleting, database, runtime.checkpoints, every_seconds=LEFTOVER_SWEEPS * sweep_seconds
+        ),
         "dead letters": runtime.replay.run,
         "reconcile": reconcile.run,
         "deliveries": sender.run,

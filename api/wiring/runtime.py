@@ -54,6 +54,7 @@ class Runtime:
     dispatcher: "Dispatcher"
     sweeper: "Sweeper"
     """Ends executions that no process runs."""
+    checkpoints: "Checkpoints"
     replay: "Replay"
     """Replays dead letters to their consumers."""
     readers: Counter[str] = field(default_factory=Counter)
@@ -98,6 +99,7 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
             engine=engine,
             dispatcher=_build_dispatcher(settings, engine, journal),
             sweeper=_build_sweeper(settings, database, make_sink, checkpoints),
+            checkpoints=checkpoints,
             replay=build_replay(settings, database, ingest.receiver.health),
         )
         await _renew_leases(runtime, stack)

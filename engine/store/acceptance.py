@@ -121,6 +121,7 @@ async def _insert(connection: AsyncConnection, acceptances: Sequence[Acceptance]
             accepted_at=now_sql(),
             lease_owner=leased.owner if leased else None,
             lease_until=later_sql(leased.seconds) if leased else None,
+            lease_age_seconds=leased.age_seconds if leased else None,
         )
         rows = await connection.execute(
             statement.on_conflict_do_nothing().returning(execution_control.c.execution_id), values

@@ -62,11 +62,17 @@ class Checkpoints:
     """Stores the snapshots of runs and finds the newest. Tables are created on first use."""
 
     def __init__(
-        self, saver: Saver, *, setup: Callable[[], Awaitable[None]], prune: Callable[[str], Awaitable[None]]
+        self,
+        saver: Saver,
+        *,
+        setup: Callable[[], Awaitable[None]],
+        prune: Callable[[str], Awaitable[None]],
+        threads: Callable[[], Awaitable[list[str]]],
     ) -> None:
         self.saver = saver
         self._setup = setup
         self._prune = prune
+        self._threads = threads
         self._is_set_up = False
 
     async def setup(self) -> None:
@@ -99,6 +105,15 @@ class Checkpoints:
         """Delete all checkpoints of an attempt but the newest."""
         await self._prune(thread_id(execution_id, attempt))
 
+    async def attempts(self) -> dict[str, list[int]]:
+        """Return the attempts that have checkpoints, by execution id. Raises `Unavailable`."""
+        await self.setup()
+        found: dict[str, list[int]] = {}
+        for name in await self._threads():
+            execution_id, _, attempt = name.rpartition(":")
+            found.setdefault(execution_id, []).append(int(attempt))
+        return found
+
     async def delete_thread(self, execution_id: str, attempts: Iterable[int]) -> None:
         """Delete the checkpoints of these attempts of an ended execution."""
         await self.setup()
@@ -106,7 +121,7 @@ class Checkpoints:
             await self.saver.adelete_thread(thread_id(execution_id, attempt))
 
     async def forget(self, execution_id: str, attempts: int) -> None:
-        """Delete all checkpoints of an ended execution. Failures are logged only: leftover checkpoints are harmless."""
+        """Delete all checkpoints of an ended execution. Failures are logged only: the keeper finds what is left."""
         try:
             await self.delete_thread(execution_id, range(1, attempts + 1))
         except Exception as error:
@@ -140,7 +155,10 @@ def in_memory() -> Checkpoints:
     async def prune(thread_id: str) -> None:
         langgraph_private.delete_older_in_memory(saver, thread_id)
 
-    return Checkpoints(saver, setup=nothing, prune=prune)
+    async def threads() -> list[str]:
+        return list(saver.storage)
+
+    return Checkpoints(saver, setup=nothing, prune=prune, threads=threads)
 
 
 @asynccontextmanager
@@ -177,9 +195,9 @@ class _WithoutPendingWrites:
 
 
 class _InsistentSaver(_WithoutPendingWrites, Saver):
-    """Savers in a database, which try again while it has trouble. Repeating any of these writes changes nothing.
+    """Savers in a database, which try again while it has trouble. Repeating a write changes nothing.
 
-    Each method raises `Unavailable` once the retries are over.
+    Each method raises `Unavailable`: what an attempt needs after the retries, what the keeper repeats at once.
     """
 
     database: str
@@ -192,12 +210,16 @@ class _InsistentSaver(_WithoutPendingWrites, Saver):
         """Do this work, with the retries of the journal."""
         async for attempt in retrying(seconds=self.retry_seconds):
             with attempt:
-                try:
-                    return await work()
-                except self.trouble as error:
-                    reason = f"the checkpoints in {self.database} cannot be read or written: {error}"
-                    raise unavailable(error, self.database) or Unavailable(reason) from error
+                return await self.once(work)
         raise Unavailable
+
+    async def once(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do this work without a retry."""
+        try:
+            return await work()
+        except self.trouble as error:
+            reason = f"the checkpoints in {self.database} cannot be read or written: {error}"
+            raise unavailable(error, self.database) or Unavailable(reason) from error
 
     async def aput(
         self,
@@ -215,7 +237,7 @@ class _InsistentSaver(_WithoutPendingWrites, Saver):
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Delete all checkpoints of a thread."""
-        await self.insist(partial(super().adelete_thread, thread_id))
+        await self.once(partial(super().adelete_thread, thread_id))
 
 
 class _InMemorySaver(_WithoutPendingWrites, InMemorySaver):
@@ -245,7 +267,8 @@ async def _sqlite(file: str) -> AsyncIterator[Checkpoints]:
             except sqlite3.Error as error:
                 log.warning("older checkpoints could not be deleted: %s", error)
 
-        yield Checkpoints(saver, setup=partial(saver.insist, saver.setup), prune=prune)
+        threads = partial(saver.once, partial(langgraph_private.threads_in_sqlite, saver))
+        yield Checkpoints(saver, setup=partial(saver.insist, saver.setup), prune=prune, threads=threads)
 
 
 def _has_postgres_saver() -> bool:
@@ -300,4 +323,9 @@ async def _postgres(url: str) -> AsyncIterator[Checkpoints]:
             except Error as error:
                 log.warning("older checkpoints could not be deleted: %s", error)
 
-        yield Checkpoints(saver, setup=partial(saver.insist, setup), prune=prune)
+        async def threads() -> list[str]:
+            async with pool.connection() as connection, connection.cursor() as cursor:
+                await cursor.execute(langgraph_private.THREADS)
+                return [row["thread_id"] for row in await cursor.fetchall()]
+
+        yield Checkpoints(saver, setup=partial(saver.insist, setup), prune=prune, threads=partial(saver.once, threads))

@@ -3,6 +3,7 @@
 All functions work in the caller's transaction. Only the database's clock decides whether an execution is due.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -15,12 +16,16 @@ from engine.identity import ExecutionIdentity
 from engine.ledger import Claim, ClaimReason, Release, Root
 from engine.result import Status
 from engine.store import approvals, unfinished
-from engine.store.control import read_identity, read_root
+from engine.store.control import ControlRow, read_identity, read_root
 from engine.store.leases import Lease
 from engine.store.tables import execution_control, graphs
 
 MAX_CRASHES = 3
 """An execution fails after this number of crashed attempts."""
+EARLY_SECONDS = 10.0
+"""A process that dies within this time after its start counts as no crash of what it ran: a deploy may be broken."""
+BACK_OFF_SECONDS = 1.0
+"""How long an execution waits on average after its first early loss; each further one doubles it."""
 
 _control = execution_control.c
 
@@ -28,6 +33,7 @@ _CLAIMABLE = {
     "status": Status.RUNNING,
     "lease_owner": None,
     "lease_until": None,
+    "lease_age_seconds": None,
     "not_before": None,
 }
 """The column values that make an execution claimable."""
@@ -40,7 +46,7 @@ async def claim_many(connection: AsyncConnection, lease: Lease, limit: int) -> l
             select(execution_control, graphs.c.graph, now_sql().label("now"))
             .join_from(execution_control, graphs, graphs.c.content_hash == _control.graph_hash, isouter=True)
             .where(_control.lease_owner.is_(None), _control.cancel_requested_at.is_(None))
-            .where(or_(_control.status.in_(("queued", "running")), _is_due()))
+            .where(_is_due())
             .order_by(_control.accepted_at, _control.execution_id)
             .limit(limit)
             .with_for_update(skip_locked=True, of=execution_control)
@@ -84,9 +90,38 @@ async def release_many(connection: AsyncConnection, releases: Sequence[Release])
         await _make_claimable(connection, [item.execution_id for item in releases], "shutdown", crashes=0)
 
 
-async def lose(connection: AsyncConnection, execution_ids: Sequence[str]) -> None:
-    """Count a crash for each execution and make it claimable. The caller must have locked their rows."""
-    await _make_claimable(connection, execution_ids, "crash", crashes=1)
+async def lose(connection: AsyncConnection, rows: Sequence[ControlRow]) -> None:
+    """Make executions claimable whose process died. The caller must have locked their rows.
+
+    An early loss is no crash; it delays the claim instead. The delays of executions that were lost together differ by
+    up to a factor of three, so that one that kills its process soon stands alone.
+    """
+    crashed = [row.execution_id for row in rows if not was_lost_early(row)]
+    if crashed:
+        await _make_claimable(connection, crashed, "crash", crashes=1)
+    for row in rows:
+        if was_lost_early(row):
+            losses, due = row.early_losses + 1, later_sql(_back_off_seconds(row))
+            values = _CLAIMABLE | {"claim_reason": "crash", "early_losses": losses, "not_before": due}
+            await connection.execute(
+                update(execution_control).where(_control.execution_id == row.execution_id).values(values)
+            )
+
+
+def was_lost_early(row: ControlRow) -> bool:
+    """Whether the process of a lost execution died soon after its start, as far as it was heard of."""
+    return row.lease_age_seconds is not None and row.lease_age_seconds < EARLY_SECONDS
+
+
+def may_be_held_back(row: ControlRow, run_seconds: float) -> bool:
+    """Whether an execution that was lost early may run again: its waits in a row must fit into its run time."""
+    losses = row.early_losses + 1
+    return losses < MAX_CRASHES or BACK_OFF_SECONDS * (2**losses - 1) <= run_seconds
+
+
+def _back_off_seconds(row: ControlRow) -> float:
+    """The wait after an early loss: half as long as the average to half as long again, by chance."""
+    return BACK_OFF_SECONDS * float(2**row.early_losses) * random.uniform(0.5, 1.5)
 
 
 async def make_answered(connection: AsyncConnection, execution_id: str) -> bool:
@@ -107,12 +142,16 @@ async def _make_claimable(
     await connection.execute(
         update(execution_control)
         .where(_control.execution_id.in_(execution_ids))
-        .values(_CLAIMABLE | {"claim_reason": reason, "crashes": _control.crashes + crashes})
+        .values(
+            _CLAIMABLE | {"claim_reason": reason, "crashes": _control.crashes + crashes, "early_losses": 0},
+        )
     )
 
 
 def _is_due() -> ColumnElement[bool]:
-    return and_(_control.status == Status.PAUSED, _control.not_before <= now_sql())
+    """A paused execution without a due time waits for its answer."""
+    at_once = and_(_control.status.in_((Status.QUEUED, Status.RUNNING)), _control.not_before.is_(None))
+    return or_(at_once, _control.not_before <= now_sql())
 
 
 def _claim_statement(lease: Lease) -> Any:
@@ -124,6 +163,7 @@ def _claim_statement(lease: Lease) -> Any:
             attempt=bindparam("next_attempt"),
             lease_owner=lease.owner,
             lease_until=later_sql(lease.seconds),
+            lease_age_seconds=lease.age_seconds,
             claim_reason=None,
             not_before=None,
             paused_at=None,

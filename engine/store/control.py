@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import orjson
 from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.database.base import now_sql
-from engine.graph import JsonObject, OnLost
+from engine.graph import JsonObject, Limits, OnLost
 from engine.identity import ExecutionIdentity
 from engine.ledger import ClaimReason, Root
 from engine.result import Status
@@ -43,7 +44,11 @@ class ControlRow:
     graph_hash: str | None
     on_lost: OnLost
     crashes: int
+    early_losses: int
+    """Attempts in a row whose process died soon after its start."""
     is_leased: bool
+    lease_age_seconds: float | None
+    """How long the process had been running when it last renewed its lease."""
     claim_reason: ClaimReason | None
     request: JsonObject
     result: JsonObject | None
@@ -70,6 +75,13 @@ async def get_graph(connection: AsyncConnection, graph_hash: str) -> bytes | Non
     """Return the canonical JSON of the graph with this hash; null if it is not stored."""
     found = (await connection.execute(select(graphs.c.graph).where(graphs.c.content_hash == graph_hash))).scalar()
     return None if found is None else found.encode()
+
+
+async def get_run_seconds(connection: AsyncConnection, row: ControlRow) -> float:
+    """Return the limit on the run time of an execution; the default without a graph."""
+    graph = None if row.graph_hash is None else await get_graph(connection, row.graph_hash)
+    limits = None if graph is None else orjson.loads(graph).get("limits")
+    return Limits.model_validate(limits or {}, strict=False).run_seconds
 
 
 async def request_cancel(
@@ -115,7 +127,9 @@ def read_row(row: Row[Any]) -> ControlRow:
         graph_hash=row.graph_hash,
         on_lost=row.on_lost,
         crashes=row.crashes,
+        early_losses=row.early_losses,
         is_leased=row.lease_owner is not None,
+        lease_age_seconds=row.lease_age_seconds,
         claim_reason=row.claim_reason,
         request=row.request,
         result=row.result,

@@ -113,6 +113,18 @@ async def count_unfinished(connection: AsyncConnection, statuses: Collection[Sta
     return [UnfinishedCount(*row) for row in rows]
 
 
+async def ended(connection: AsyncConnection, execution_ids: Collection[str]) -> list[str]:
+    """Return those of these executions that have ended."""
+    if not execution_ids:
+        return []
+    rows = await connection.execute(
+        select(_control.execution_id).where(
+            among(connection.dialect, _control.execution_id, execution_ids), _control.finished_at.is_not(None)
+        )
+    )
+    return list(rows.scalars())
+
+
 async def leased_after_end(connection: AsyncConnection) -> list[str]:
     """Return the ids of executions that have ended but still hold a lease."""
     leased = await connection.execute(

@@ -58,6 +58,7 @@ _FINISH = (
         finished_at=now_sql(),
         lease_owner=None,
         lease_until=None,
+        lease_age_seconds=None,
         not_before=None,
         claim_reason=None,
     )
@@ -84,6 +85,8 @@ _PAUSE = (
         paused_at=now_sql(),
         lease_owner=None,
         lease_until=None,
+        lease_age_seconds=None,
+        early_losses=0,
     )
 )
 

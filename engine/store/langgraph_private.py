@@ -15,6 +15,9 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.pregel import Pregel
 from langgraph.pregel._write import ChannelWriteEntry
 
+THREADS = "SELECT DISTINCT thread_id FROM checkpoints"
+"""The threads in the tables of the savers, on both databases."""
+
 App = TypeVar("App", bound=Pregel[Any, Any, Any, Any])
 
 
@@ -48,6 +51,12 @@ def delete_older_in_memory(saver: InMemorySaver, thread_id: str) -> None:
     for key in versions:
         if newest[key[2]] != key:
             del saver.blobs[key]
+
+
+async def threads_in_sqlite(saver: AsyncSqliteSaver) -> list[str]:
+    """Return the ids of all threads. Raises `sqlite3.Error`."""
+    async with saver.lock, saver.conn.execute(THREADS) as rows:
+        return [thread_id for (thread_id,) in await rows.fetchall()]
 
 
 async def delete_older_in_sqlite(saver: AsyncSqliteSaver, thread_id: str) -> None:

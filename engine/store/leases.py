@@ -4,7 +4,8 @@ All functions work in the caller's transaction. Only the database's clock decide
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import monotonic
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -23,6 +24,13 @@ class Lease:
 
     owner: str
     seconds: float = 30.0
+    began: float = field(default_factory=monotonic)
+    """When the process began to run executions, in seconds of `time.monotonic()`."""
+
+    @property
+    def age_seconds(self) -> float:
+        """How long the process has been running executions."""
+        return monotonic() - self.began
 
 
 async def owned(connection: AsyncConnection, execution_ids: Collection[str], lease_owner: str) -> dict[str, int]:
@@ -47,7 +55,9 @@ async def renew(connection: AsyncConnection, lease: Lease, execution_ids: Collec
     leased = sorted(await owned(connection, execution_ids, lease.owner))
     if leased:
         prolonged = update(execution_control).where(_control.execution_id.in_(leased))
-        await connection.execute(prolonged.values(lease_until=later_sql(lease.seconds)))
+        await connection.execute(
+            prolonged.values(lease_until=later_sql(lease.seconds), lease_age_seconds=lease.age_seconds)
+        )
     return frozenset(leased)
 
 

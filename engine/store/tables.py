@@ -122,10 +122,14 @@ execution_control = Table(
     # The process that runs the execution, and when its lease expires; null while no process owns it.
     Column("lease_owner", Text),
     Column("lease_until", UtcTime),
-    # When a paused execution continues without an answer.
+    # How long that process had been running when it took or last renewed the lease; null if it did not say.
+    Column("lease_age_seconds", Float),
+    # When a paused execution continues without an answer, or one whose young processes died may be claimed again.
     Column("not_before", UtcTime),
     # Attempts that ended because their process died; the execution fails after three.
     Column("crashes", Integer, nullable=False, server_default=text("0")),
+    # Attempts in a row that ended because their process died soon after its start; they do not count as crashes.
+    Column("early_losses", Integer, nullable=False, server_default=text("0")),
     # Why the next attempt starts; null while an attempt runs.
     Column("claim_reason", Text),
     Column("idempotency_key", Text),

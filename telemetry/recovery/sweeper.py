@@ -15,7 +15,7 @@ from engine.database.base import database_time
 from engine.database.database import Database
 from engine.database.failures import DATABASE_ERRORS
 from engine.result import Status
-from engine.store import claims, endings, leases, unfinished
+from engine.store import claims, control, endings, leases, unfinished
 from engine.store.control import ControlRow
 from telemetry.journal.sinks import Sink
 from telemetry.pipeline.pipeline import ConsumerHung
@@ -36,6 +36,10 @@ SWEEP_SECONDS = 5.0
 PAGE = 100
 
 _ERRORS = (*DATABASE_ERRORS, ConsumerHung)
+_TOO_OFTEN = (
+    f"{{}} processes in a row died within {claims.EARLY_SECONDS:g} s of their start,"
+    " and a further wait would exceed the limit run_seconds"
+)
 
 log = logging.getLogger(__name__)
 
@@ -170,8 +174,7 @@ class Sweeper:
         if batch.spans or batch.events:
             await self._sink.apply(connection, batch, hung)
         await unfinished.keep(connection, [root_part(one, roots[id(one)]) for one in retried if id(one) in roots])
-        if retried:
-            await claims.lose(connection, [one.row.execution_id for one in retried])
+        await claims.lose(connection, [one.row for one in retried])
         await endings.conclude(connection, [finish(one, end) for one, end in ended])
         return batch
 
@@ -191,17 +194,21 @@ async def _find_lost(connection: AsyncConnection) -> list[_Found]:
     lost = await leases.expired(connection, PAGE)
     stopped = await leases.unowned_with_cancel_request(connection, PAGE - len(lost)) if len(lost) < PAGE else []
     return [
-        *(_Found(row, _fate(row), is_lost=True) for row in lost),
+        *[_Found(row, await _fate(connection, row), is_lost=True) for row in lost],
         *(_Found(row, _cancelled(row)) for row in stopped),
     ]
 
 
-def _fate(row: ControlRow) -> Ending | None:
+async def _fate(connection: AsyncConnection, row: ControlRow) -> Ending | None:
     """How an execution ends whose process died; null if another process is to continue it."""
     if row.cancel_requested_at is not None:
         return _cancelled(row)
     if row.on_lost == "fail":
         return Ending(Status.FAILED, error_message=PROCESS_GONE)
+    if claims.was_lost_early(row):
+        if claims.may_be_held_back(row, await control.get_run_seconds(connection, row)):
+            return None
+        return Ending(Status.FAILED, error_message=f"{PROCESS_GONE}; {_TOO_OFTEN.format(row.early_losses + 1)}")
     if row.crashes + 1 >= claims.MAX_CRASHES:
         return Ending(
             Status.FAILED, error_message=f"{PROCESS_GONE}; it crashed {claims.MAX_CRASHES} times, the most allowed"

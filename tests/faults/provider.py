@@ -211,9 +211,9 @@ class _Made:
         return {**self._document("chat.completion.chunk", []), "usage": self.usage()}
 
     def whole(self) -> JsonObject:
-        message: JsonObject = {"role": "assistant", "content": None, "tool_calls": [self._tool_call()]}
-        if not self.answer.tool:
-            message = {"role": "assistant", "content": "".join(self._pieces())}
+        message: JsonObject = {"role": "assistant", "content": "".join(self._pieces())}
+        if self.answer.tool:
+            message = {"role": "assistant", "content": None, "tool_calls": [self._tool_call()]}
         choice: JsonObject = {"index": 0, "message": message, "finish_reason": self.finish_reason}
         return {**self._document("chat.completion", [choice]), "usage": self.usage()}
 

@@ -95,8 +95,8 @@ def wrong_statuses(told: list[Told], ends: dict[str, End], crashes: list[datetim
     for id_, end in ends.items():
         if end.status == "completed":
             continue
-        survives = MAX_CRASHES - 1 if end.on_lost == "retry" else 0
+        least, most = (MAX_CRASHES, len(end.during(crashes))) if end.on_lost == "retry" else (1, 1)
         is_lost = end.status == "failed" and end.error_type == "engine_lost"
-        if not (is_lost and end.attempt == survives + 1 <= len(end.during(crashes))):
+        if not (is_lost and end.during(crashes) and least <= end.attempt <= most):
             wrong.append(f"{id_}: {end.status} {end.error_type} at attempt {end.attempt}")
     return wrong

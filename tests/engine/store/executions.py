@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 
 from engine.database.database import Database
 from engine.identity import ExecutionIdentity
@@ -45,7 +46,8 @@ PLAIN = replace(
     CHAT, identity=replace(SUBJECT, source="template", workflow_name="rag", conversation_id=None), user_message=None
 )
 QUEUED = replace(PLAIN, status=Status.QUEUED, root=None)
-HERE, THERE, ADMISSION = Lease("here"), Lease("there"), Admission()
+OLD = monotonic() - 3_600
+HERE, THERE, ADMISSION = Lease("here", began=OLD), Lease("there", began=OLD), Admission()
 
 
 def of(acceptance: Acceptance, execution_id: str, **identity: object) -> Acceptance:

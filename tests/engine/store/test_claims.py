@@ -1,6 +1,7 @@
 """Which executions a process can claim, and the content of a claim."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,11 +12,23 @@ from engine.database.database import Database
 from engine.ledger import CallReservation, Release, Root
 from engine.result import Status
 from engine.store import unfinished
-from engine.store.claims import begin_roots, lose, release_many
+from engine.store.claims import begin_roots, lose, may_be_held_back, release_many, was_lost_early
 from engine.store.control import request_cancel
-from engine.store.leases import Lease
+from engine.store.leases import Lease, renew
 from engine.usage import Totals, Usage
-from tests.engine.store.executions import PLAIN, QUEUED, ROOT, STARTED, accept_all, change, claim_all, of, pause, row_of
+from tests.engine.store.executions import (
+    OLD,
+    PLAIN,
+    QUEUED,
+    ROOT,
+    STARTED,
+    accept_all,
+    change,
+    claim_all,
+    of,
+    pause,
+    row_of,
+)
 
 
 async def test_a_queued_execution_is_claimed_once_as_its_first_attempt(database: Database) -> None:
@@ -57,13 +70,77 @@ async def test_the_attempt_after_a_crash_carries_on_the_books(database: Database
         calls = [("e1", 1, CallReservation(f"{n:016x}", "p", "m", 10, upper)) for n, upper in ((1, 3), (2, 4))]
         await unfinished.reserve(connection, calls)
         await unfinished.settle(connection, [("e1", f"{2:016x}")])
-        await lose(connection, ["e1"])
+        await lose(connection, [await row_of(database, "e1")])
     [claim] = await claim_all(database)
     assert (claim.identity.attempt, claim.reason, claim.previous_root) == (2, "crash", ROOT)
     assert claim.carried.totals == part + part
     assert claim.carried.span_ids == [0xAA, 0xAB]
     assert (claim.carried.unfinished.calls, claim.carried.unfinished.upper_nano_usd) == (1, 3)
     assert (await row_of(database, "e1")).crashes == 1
+
+
+def young() -> Lease:
+    """A process that has just started."""
+    return Lease("young")
+
+
+async def test_an_execution_whose_young_process_died_is_claimed_after_a_wait_that_doubles(database: Database) -> None:
+    await accept_all(database, [PLAIN], lease=young())
+    for losses, at_least in ((1, 0.5), (2, 1.0), (3, 2.0)):
+        lost = await row_of(database, "e1")
+        async with database.begin() as connection:
+            await lose(connection, [lost])
+            now = (await connection.execute(select(now_sql()))).scalar_one()
+        row = await row_of(database, "e1")
+        assert (row.crashes, row.early_losses, row.claim_reason, row.lease_age_seconds) == (0, losses, "crash", None)
+        assert row.not_before is not None
+        assert at_least - 0.1 <= (row.not_before - now).total_seconds() <= 3 * at_least
+        assert await claim_all(database, young()) == [], "not yet"
+        await change(database, "e1", not_before=now - timedelta(seconds=1))
+        [claim] = await claim_all(database, young())
+        assert (claim.identity.attempt, claim.reason) == (losses + 1, "crash")
+    assert (await row_of(database, "e1")).not_before is None
+
+
+async def test_executions_that_were_lost_together_do_not_wait_equally_long(database: Database) -> None:
+    await accept_all(database, [of(PLAIN, f"e{number}") for number in range(8)], lease=young())
+    lost = [await row_of(database, f"e{number}") for number in range(8)]
+    async with database.begin() as connection:
+        await lose(connection, lost)
+    due = [(await row_of(database, f"e{number}")).not_before for number in range(8)]
+    times = sorted(each for each in due if each is not None)
+    assert (times[-1] - times[0]).total_seconds() > 0.1
+
+
+async def test_a_process_that_has_run_for_long_or_says_nothing_of_its_age_counts_as_a_crash(
+    database: Database,
+) -> None:
+    await accept_all(database, [PLAIN], lease=young())
+    row = await row_of(database, "e1")
+    assert was_lost_early(row)
+    assert not was_lost_early(replace(row, lease_age_seconds=None)), "an older version has claimed it"
+    async with database.begin() as connection:
+        await renew(connection, young(), ["e1"])
+    assert was_lost_early(await row_of(database, "e1"))
+    async with database.begin() as connection:
+        await renew(connection, Lease("young", began=OLD), ["e1"])
+    old = await row_of(database, "e1")
+    assert not was_lost_early(old)
+    async with database.begin() as connection:
+        await lose(connection, [replace(old, early_losses=2)])
+    row = await row_of(database, "e1")
+    assert (row.crashes, row.early_losses, row.not_before) == (1, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("early_losses", "run_seconds", "may"), [(1, 1, True), (2, 6, False), (2, 7, True), (8, 900, True), (9, 900, False)]
+)
+async def test_the_waits_of_an_execution_fit_into_its_run_time(
+    database: Database, early_losses: int, run_seconds: float, may: bool
+) -> None:
+    await accept_all(database, [PLAIN], lease=young())
+    row = replace(await row_of(database, "e1"), early_losses=early_losses)
+    assert may_be_held_back(row, run_seconds) is may
 
 
 async def test_a_pause_whose_time_has_come_goes_on_without_an_answer(database: Database) -> None:
@@ -94,7 +171,7 @@ async def test_an_execution_released_at_shutdown_continues_elsewhere_without_a_c
 async def test_a_claimed_attempt_keeps_its_own_root(database: Database) -> None:
     await accept_all(database, [PLAIN])
     async with database.begin() as connection:
-        await lose(connection, ["e1"])
+        await lose(connection, [await row_of(database, "e1")])
     [claim] = await claim_all(database)
     assert (await row_of(database, "e1")).root is None
     root = Root("t2", "s2", None, STARTED)

@@ -42,7 +42,7 @@ async def test_an_older_attempt_is_fenced_off_and_writes_nothing(database: Datab
 async def test_the_attempt_before_is_fenced_off_once_another_has_begun(database: Database) -> None:
     await accept_all(database, [PLAIN])
     async with database.begin() as connection:
-        await lose(connection, ["e1"])
+        await lose(connection, [await row_of(database, "e1")])
     assert await finish_all(database, [ended("e1")]) == {"e1"}
     await claim_all(database, THERE)
     assert await finish_all(database, [ended("e1")]) == {"e1"}

@@ -57,7 +57,9 @@ def comparable(totals: Totals) -> Totals:
 async def take_away(database: Database, story: Story) -> None:
     """Somebody finds the lease over and lets another process go on."""
     async with database.begin() as connection:
-        await lose(connection, [story.identity.execution_id])
+        row = await get(connection, story.identity.execution_id, story.identity.owner)
+        assert row is not None
+        await lose(connection, [replace(row, lease_age_seconds=None)])
 
 
 async def test_a_running_execution_is_leased_until_it_ends(keeper: Bookkeeper) -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from time import monotonic
 from uuid import uuid4
 
 import orjson
@@ -21,7 +22,9 @@ from engine.result import Approval, ExecutionResult, Status
 from engine.store import control, endings
 from engine.store.control import ControlRow
 from engine.store.tables import approvals, call_reservations, execution_control, journalled
+from engine.store.claims import MAX_CRASHES
 from engine.testing.models import PerTokenPrices
+from engine.store.leases import Lease
 from engine.tracing import semconv
 from engine.tracing.tracker import AttemptStart, Tracing, WorkflowTracker
 from telemetry.collector.receiver import Receiver
@@ -43,6 +46,7 @@ SECONDS = 10
 
 @dataclass(slots=True)
 class Scene:
+OLD = Lease("a process that has run for long", began=monotonic() - 3_600)
     """A process that keeps books, and another process's sweeper on the same database."""
 
     keeper: Bookkeeper
@@ -116,7 +120,7 @@ class Scene:
 @pytest.fixture
 async def scene(migrated_url: str) -> AsyncIterator[Scene]:
     """A process and a sweeper, over a database of their own."""
-    async with Database(migrated_url) as database, bookkeeper(database, flush_seconds=60) as keeper:
+    async with Database(migrated_url) as database, bookkeeper(database, lease=OLD, flush_seconds=60) as keeper:
         scene = Scene(keeper, None, Health())  # type: ignore[arg-type]  # it is made below
         sink = Pipeline([Records()], health=scene.health, after_commit=scene.committed.append)
         scene.sweeper = Sweeper(database, sink)
@@ -349,6 +353,45 @@ async def queued(scene: Scene) -> Story:
         on_lost="fail",
     )
     await scene.keeper.journal.accept(waiting)
+async def lose_early(scene: Scene, times: int) -> list[Swept]:
+    """The one execution is lost so often by processes that died within seconds; what came of it each time."""
+    outcomes = []
+    for number in range(times):
+        if number:
+            async with scene.database.begin() as connection:
+                await connection.execute(update(execution_control).values(not_before=None))
+            await scene.claimed()
+        async with scene.database.begin() as connection:
+            await connection.execute(update(execution_control).values(lease_age_seconds=5.0))
+        outcomes.append(await scene.lost())
+    return outcomes
+
+
+async def test_losses_of_young_processes_are_no_crashes_and_delay_the_next_claim(scene: Scene) -> None:
+    story = await scene.accepted("resume")
+    id_ = story.identity.execution_id
+    assert await lose_early(scene, MAX_CRASHES + 1) == [Swept(retried=[id_])] * (MAX_CRASHES + 1)
+    row = await scene.control(story)
+    assert (row.status, row.crashes, row.early_losses) == (Status.RUNNING, 0, MAX_CRASHES + 1)
+    assert await scene.keeper.journal.claim(10) == []
+
+
+async def test_an_execution_that_keeps_killing_young_processes_is_given_up_within_its_run_time(scene: Scene) -> None:
+    story = await scene.accepted("retry")
+    id_ = story.identity.execution_id
+    outcomes = await lose_early(scene, 10)
+    assert outcomes == [*([Swept(retried=[id_])] * 9), Swept(failed=[id_])], "after 1 + 2 + … + 256 of 900 s"
+    row = await scene.control(story)
+    assert (row.status, result_of(row).error_type, row.attempt) == (Status.FAILED, "engine_lost", 10)
+    assert "10 processes in a row died within 10 s" in (result_of(row).error_message or "")
+    assert await check_books(scene.database) == []
+
+
+async def test_a_policy_to_fail_holds_for_young_processes_too(scene: Scene) -> None:
+    story = await scene.accepted("fail")
+    assert await lose_early(scene, 1) == [Swept(failed=[story.identity.execution_id])]
+
+
     return story
 
 
