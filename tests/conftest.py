@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import hypothesis
 import pytest
 
+from tests.faults.figures import IS_LONG, commit_of_tree, reported, table
 from tests.services.aimock import server as aimock_service
 from tests.services.aimock.server import ModelServer
 from tests.services.alertmanager import server as alertmanager_service
@@ -67,6 +68,21 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     if REQUIRE_ALL and report.skipped:
         report.outcome, report.longrepr = "failed", f"SPANLOOM_REQUIRE_ALL=1 allows no skip: {report.longreprtext}"
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The figures of the tests that count faults, with the commit."""
+    reports = [
+        report
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, [])
+        if isinstance(report, pytest.TestReport)
+    ]
+    if lines := table(reported(reports)):
+        form = "long" if IS_LONG else "short"
+        terminalreporter.section(f"faults, {form} form, commit {commit_of_tree()}")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
