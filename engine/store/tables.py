@@ -216,6 +216,8 @@ journalled = Table(
     Column("span_ids", Text, nullable=False),
     # The `engine.usage.Totals` of the same signals.
     Column("totals", JsonColumn, nullable=False),
+    # The `engine.store.unfinished.OpenNode`s of the attempt after this commit; null if an older version wrote the row.
+    Column("open_nodes", JsonColumn),
 )
 """The committed totals and spans of an unfinished execution, one row per commit. A later attempt continues from them;
 if the process died, they are all that is known of its run. Deleted when the execution ends."""

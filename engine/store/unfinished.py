@@ -4,8 +4,8 @@ Works in the caller's transaction. A later attempt continues from these rows; if
 known of its run. They are deleted when the execution ends.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from sqlalchemy import bindparam, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,6 +19,18 @@ _ID_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
+class OpenNode:
+    """A node whose span has not ended, though spans below it are durable, as far as those tell."""
+
+    span_id: str
+    node_id: str
+    node_type: str
+    node_attempt: int
+    start_ns: int
+    """When the first of the spans below it started, ns since the epoch; its own start is not known."""
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """The spans and totals that one commit of an attempt added; `number` increases within the attempt."""
 
@@ -28,6 +40,8 @@ class Part:
     span_ids: Sequence[str]
     """Hex ids of spans that the record level keeps."""
     totals: Totals
+    open_nodes: Sequence[OpenNode] = ()
+    """The open nodes of the attempt after the commit."""
 
 
 async def keep(connection: AsyncConnection, parts: Sequence[Part]) -> None:
@@ -38,7 +52,7 @@ async def keep(connection: AsyncConnection, parts: Sequence[Part]) -> None:
     await connection.execute(
         statement.on_conflict_do_update(
             index_elements=["execution_id", "attempt", "number"],
-            set_={"span_ids": statement.excluded.span_ids, "totals": statement.excluded.totals},
+            set_={name: statement.excluded[name] for name in ("span_ids", "totals", "open_nodes")},
         ),
         [
             {
@@ -47,6 +61,7 @@ async def keep(connection: AsyncConnection, parts: Sequence[Part]) -> None:
                 "number": part.number,
                 "span_ids": "".join(part.span_ids),
                 "totals": part.totals.as_json(),
+                "open_nodes": [asdict(node) for node in part.open_nodes],
             }
             for part in parts
         ],
@@ -105,6 +120,20 @@ async def carried(connection: AsyncConnection, execution_ids: Collection[str]) -
     for row in calls:
         one = found[row.execution_id]
         one.unfinished = one.unfinished.plus(row.upper_nano_usd)
+    return found
+
+
+async def open_nodes(connection: AsyncConnection, attempts: Mapping[str, int]) -> dict[str, list[OpenNode]]:
+    """Return the open nodes after the last commit of an attempt of each execution."""
+    found: dict[str, list[OpenNode]] = {execution_id: [] for execution_id in attempts}
+    rows = await connection.execute(
+        select(journalled.c.execution_id, journalled.c.attempt, journalled.c.open_nodes)
+        .where(journalled.c.execution_id.in_(attempts))
+        .order_by(journalled.c.execution_id, journalled.c.attempt, journalled.c.number)
+    )
+    for row in rows:
+        if row.attempt == attempts[row.execution_id]:
+            found[row.execution_id] = [OpenNode(**node) for node in row.open_nodes or ()]
     return found
 
 

@@ -1,14 +1,16 @@
 """The attempts that run in this process, and what each has made durable beside its control row."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from engine.ledger import Checkpoint, Finish
 from engine.store import unfinished
+from engine.store.unfinished import OpenNode
+from engine.tracing import semconv
 from telemetry.journal.decisions import Decision
 from telemetry.records.totals import is_recorded, totals_of
-from telemetry.signals.records import Attempt
+from telemetry.signals.records import Attempt, Kind, SpanRecord
 
 
 @dataclass(slots=True)
@@ -18,6 +20,8 @@ class _Run:
     """Commits with spans since the attempt began."""
     has_rows: bool = False
     """It has rows beside its control row, which must be deleted when it ends."""
+    open_nodes: dict[str, OpenNode] = field(default_factory=dict)
+    """After the last commit, by span id."""
 
 
 class Running:
@@ -50,6 +54,7 @@ class Running:
             reserves = isinstance(decision.item, Checkpoint) and decision.item.begins is not None
             run.parts += has_spans
             run.has_rows = run.has_rows or has_spans or reserves
+            run.open_nodes = _open_after(run.open_nodes, decision.batch.spans)
 
     def ended(self, attempt: Attempt) -> None:
         """The attempt does not run here any more."""
@@ -62,9 +67,12 @@ class Running:
         """The spans of a decision as the next part of an unfinished execution."""
         execution_id, attempt = decision.attempt
         run = self._runs.get(execution_id)
-        stored = [span.span_id for span in decision.batch.spans if is_recorded(span)]
-        number = run.parts + 1 if run is not None and run.attempt == attempt else 1
-        return unfinished.Part(execution_id, attempt, number, stored, totals_of(decision.batch.spans))
+        if run is None or run.attempt != attempt:
+            run = _Run(attempt)
+        spans = decision.batch.spans
+        stored = [span.span_id for span in spans if is_recorded(span)]
+        still_open = list(_open_after(run.open_nodes, spans).values())
+        return unfinished.Part(execution_id, attempt, run.parts + 1, stored, totals_of(spans), still_open)
 
     def with_rows(self, finishes: Iterable[Finish], checkpointed: AbstractSet[str]) -> list[str]:
         """The ending executions that may have rows beside their control row.
@@ -84,3 +92,22 @@ class Running:
     def cancelled(self, execution_id: str) -> None:
         """The execution was told to stop; it is not told again."""
         self._heard.add(execution_id)
+
+
+def _open_after(before: Mapping[str, OpenNode], spans: Sequence[SpanRecord]) -> dict[str, OpenNode]:
+    """The open nodes once these spans are durable, too."""
+    ended = {span.span_id for span in spans if span.kind is Kind.NODE}
+    found = {**before}
+    for span in spans:
+        node = _node_above(span)
+        if node is not None and (known := found.get(node.span_id, node)).start_ns >= node.start_ns:
+            found[node.span_id] = replace(known, start_ns=node.start_ns)
+    return {span_id: node for span_id, node in found.items() if span_id not in ended}
+
+
+def _node_above(span: SpanRecord) -> OpenNode | None:
+    """The node that a call was made by; null for other spans."""
+    node_id, node_type = span.text(semconv.NODE_ID), span.text(semconv.NODE_TYPE)
+    if span.kind in (Kind.WORKFLOW, Kind.NODE) or span.parent_span_id is None or node_id is None or node_type is None:
+        return None
+    return OpenNode(span.parent_span_id, node_id, node_type, span.integer(semconv.NODE_ATTEMPT) or 1, span.start_ns)

@@ -1,29 +1,39 @@
-"""Writes for an execution without a process: the root span of its lost attempt, the closing event, the result.
+"""Writes for an execution without a process: the open spans of its lost attempt, the closing event, the result.
 
 Everything comes from the database: its identity, the ids and the start of its root span, and the totals made durable
 so far. Durations follow the database's clock, because a worker's clock may be off by an hour.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Self
 
 from engine.events import LAST_SEQ
 from engine.identity import ExecutionIdentity
 from engine.ledger import Finish, Root
 from engine.result import ErrorClass, ExecutionResult, Status, result_of
 from engine.store.control import ControlRow
-from engine.store.unfinished import Part
+from engine.store.unfinished import OpenNode, Part
 from engine.tracing import semconv
-from engine.tracing.attributes import LOST_ERROR, Attributes, event_id, identity_attributes, sums
-from engine.tracing.semconv import Event
-from engine.usage import Carried, Totals
+from engine.tracing.attributes import (
+    LOST_ERROR,
+    Attributes,
+    common_attributes,
+    event_id,
+    identity_attributes,
+    sums,
+)
+from engine.tracing.semconv import Event, NodeStatus
+from engine.usage import Carried
+from telemetry.records.totals import is_recorded, totals_of
 from telemetry.signals.builders import make_event, make_span
 from telemetry.signals.records import EventRecord, SpanRecord
 from telemetry.signals.sanitize import place_all
 
 PROCESS_GONE = "the process that ran the execution died or stopped renewing its lease"
 
-_ROOT_PART = 0
+_LOST_PART = 0
 """Parts of the attempt itself are numbered from 1."""
 
 
@@ -58,6 +68,23 @@ class UnownedExecution:
     """Whether its process died during an attempt, so that the root span is missing."""
     end: Ending | None
     """Null if another process is to continue it."""
+    nodes: Sequence[SpanRecord] = ()
+    """The spans of nodes that were open in the lost attempt, as far as spans below them are durable."""
+
+    def with_nodes(self, open_nodes: Sequence[OpenNode]) -> Self:
+        """The same with spans for the open nodes of its lost attempt; totals and seal include them."""
+        root, carried = self.root, self.carried
+        if root is None:
+            return self
+        nodes = [_node_span(self, root, node) for node in open_nodes if int(node.span_id, 16) not in carried.span_ids]
+        ids = [int(span.span_id, 16) for span in nodes if is_recorded(span)]
+        known = replace(carried, totals=carried.totals + totals_of(nodes), span_ids=[*carried.span_ids, *ids])
+        return replace(self, carried=known, nodes=nodes)
+
+    def end_ns(self, start_ns: int) -> int:
+        """The end of a span of the lost attempt: now, as in `ended_ns` for the first attempt."""
+        now_ns = self.ended_ns if self.row.attempt == 1 else _ns(self.now)
+        return max(start_ns, now_ns)
 
     @property
     def root(self) -> Root | None:
@@ -76,11 +103,15 @@ class UnownedExecution:
         return self.row.identity.queued_ns + int(self.duration_seconds * 1e9)
 
 
-def root_span(execution: UnownedExecution) -> SpanRecord | None:
+def lost_spans(execution: UnownedExecution) -> list[SpanRecord]:
+    """The spans that the process of a lost attempt could not end, without which its tree would fall apart."""
+    root = execution.root
+    return [] if root is None else [_root_span(execution, root), *execution.nodes]
+
+
+def _root_span(execution: UnownedExecution, root: Root) -> SpanRecord:
     """The root span of a lost attempt; it carries a status only if the execution ends with this attempt."""
-    root, identity = execution.root, execution.row.identity
-    if root is None:
-        return None
+    identity = execution.row.identity
     start_ns = _ns(root.started_at)
     ended = {} if execution.end is None else _outcome(execution.end) | _sums(execution)
     return make_span(
@@ -89,16 +120,42 @@ def root_span(execution: UnownedExecution) -> SpanRecord | None:
         parent_span_id=root.parent_span_id,
         name=f"{semconv.SPAN_WORKFLOW} {identity.workflow_name}",
         start_ns=start_ns,
-        end_ns=max(start_ns, execution.ended_ns if identity.attempt == 1 else _ns(execution.now)),
+        end_ns=execution.end_ns(start_ns),
         placed=place_all({**identity_attributes(identity), **ended, semconv.ERROR_TYPE: LOST_ERROR}),
         failed=True,
         description=(execution.end and execution.end.error_message) or PROCESS_GONE,
     )
 
 
-def root_part(execution: UnownedExecution, span: SpanRecord) -> Part:
-    """The root span as a durable part of the execution, so that the seal of a later attempt includes it."""
-    return Part(execution.row.execution_id, execution.row.attempt, _ROOT_PART, [span.span_id], Totals())
+def _node_span(execution: UnownedExecution, root: Root, node: OpenNode) -> SpanRecord:
+    """The span of a node that was open; named as the walker names it."""
+    identity = execution.row.identity
+    name = node.node_type if identity.source == "graph" else node.node_id
+    known: Attributes = {
+        semconv.NODE_ID: node.node_id,
+        semconv.NODE_TYPE: node.node_type,
+        semconv.NODE_PATH: node.node_id,
+        semconv.NODE_ATTEMPT: node.node_attempt,
+        semconv.NODE_STATUS: NodeStatus.FAILED.value,
+        semconv.ERROR_TYPE: LOST_ERROR,
+    }
+    return make_span(
+        trace_id=root.trace_id,
+        span_id=node.span_id,
+        parent_span_id=root.span_id,
+        name=f"{semconv.SPAN_NODE} {name}",
+        start_ns=node.start_ns,
+        end_ns=execution.end_ns(node.start_ns),
+        placed=place_all({**common_attributes(identity), **known}),
+        failed=True,
+        description=PROCESS_GONE,
+    )
+
+
+def lost_part(execution: UnownedExecution, spans: Sequence[SpanRecord]) -> Part:
+    """These spans as a durable part of the execution, so that totals and seal of a later attempt include them."""
+    stored = [span.span_id for span in spans if is_recorded(span)]
+    return Part(execution.row.execution_id, execution.row.attempt, _LOST_PART, stored, totals_of(spans))
 
 
 def closing_event(execution: UnownedExecution, end: Ending) -> EventRecord:

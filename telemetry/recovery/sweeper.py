@@ -1,6 +1,6 @@
 """The sweeper finds executions whose process died, and ends them or makes them claimable; the books stay complete.
 
-One transaction decides what becomes of an execution, writes the root span of the lost attempt and, if the execution
+One transaction decides what becomes of an execution, writes the open spans of the lost attempt and, if the execution
 ends, its closing event. Records, webhooks and metrics receive both as if the process itself had written them.
 """
 
@@ -26,8 +26,8 @@ from telemetry.recovery.lost_execution import (
     UnownedExecution,
     closing_event,
     finish,
-    root_part,
-    root_span,
+    lost_part,
+    lost_spans,
 )
 from telemetry.signals.records import Batch
 
@@ -167,13 +167,13 @@ class Sweeper:
         self, connection: AsyncConnection, executions: list[UnownedExecution], hung: frozenset[str]
     ) -> Batch:
         """Write the signals and the decisions that belong to them."""
-        roots = {id(one): span for one in executions if (span := root_span(one)) is not None}
+        lost = [(one, spans) for one in executions if (spans := lost_spans(one))]
         ended = [(one, one.end) for one in executions if one.end is not None]
         retried = [one for one in executions if one.end is None]
-        batch = Batch(list(roots.values()), [closing_event(one, end) for one, end in ended])
+        batch = Batch([span for _, spans in lost for span in spans], [closing_event(one, end) for one, end in ended])
         if batch.spans or batch.events:
             await self._sink.apply(connection, batch, hung)
-        await unfinished.keep(connection, [root_part(one, roots[id(one)]) for one in retried if id(one) in roots])
+        await unfinished.keep(connection, [lost_part(one, spans) for one, spans in lost if one.end is None])
         await claims.lose(connection, [one.row for one in retried])
         await endings.conclude(connection, [finish(one, end) for one, end in ended])
         return batch
@@ -225,5 +225,11 @@ async def _read(connection: AsyncConnection, found: list[_Found]) -> list[Unowne
     if not found:
         return []
     carried = await unfinished.carried(connection, [one.row.execution_id for one in found])
+    open_nodes = await unfinished.open_nodes(connection, {one.row.execution_id: one.row.attempt for one in found})
     now = await database_time(connection)
-    return [UnownedExecution(one.row, carried[one.row.execution_id], now, one.is_lost, one.end) for one in found]
+    return [
+        UnownedExecution(one.row, carried[one.row.execution_id], now, one.is_lost, one.end).with_nodes(
+            open_nodes[one.row.execution_id]
+        )
+        for one in found
+    ]

@@ -1,11 +1,12 @@
 """Executions without a process end, or go on elsewhere, and their books miss nothing."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from time import monotonic
+from typing import Any
 from uuid import uuid4
 
 import orjson
@@ -18,13 +19,14 @@ from engine.errors import Fenced, Unavailable
 from engine.events import LAST_SEQ
 from engine.graph import OnLost
 from engine.ledger import Acceptance, CallReservation, Checkpoint, Claim, Finish, Pause, Release
+from engine.resources import ModelReply
 from engine.result import Approval, ExecutionResult, Status
 from engine.store import control, endings
-from engine.store.control import ControlRow
-from engine.store.tables import approvals, call_reservations, execution_control, journalled
 from engine.store.claims import MAX_CRASHES
-from engine.testing.models import PerTokenPrices
+from engine.store.control import ControlRow
 from engine.store.leases import Lease
+from engine.store.tables import approvals, call_reservations, execution_control, journalled
+from engine.testing.models import USAGE, PerTokenPrices, ScriptedModel
 from engine.tracing import semconv
 from engine.tracing.tracker import AttemptStart, Tracing, WorkflowTracker
 from telemetry.collector.receiver import Receiver
@@ -33,20 +35,22 @@ from telemetry.journal import journal
 from telemetry.journal.sinks import OutboxSink
 from telemetry.metrics.exposition import Metrics
 from telemetry.pipeline.pipeline import Pipeline
+from telemetry.reads.traces import get_trace
 from telemetry.reconcile.audit import check_books
 from telemetry.records.consumer import Records
 from telemetry.recovery.sweeper import PAGE, Sweeper, Swept
 from telemetry.signals.records import Batch
 from telemetry.store.tables import executions, spans
 from tests.leases import end_leases
-from tests.telemetry.bookkeeper import Bookkeeper, Story, bookkeeper, identity
+from tests.telemetry.bookkeeper import REQUEST, Bookkeeper, Story, bookkeeper, identity
+from tests.workflow_runner import drawing
 
 SECONDS = 10
+OLD = Lease("a process that has run for long", began=monotonic() - 3_600)
 
 
 @dataclass(slots=True)
 class Scene:
-OLD = Lease("a process that has run for long", began=monotonic() - 3_600)
     """A process that keeps books, and another process's sweeper on the same database."""
 
     keeper: Bookkeeper
@@ -196,6 +200,97 @@ async def test_the_children_of_a_lost_attempt_keep_their_parent(scene: Scene) ->
     assert {row.parent_span_id for row in rows} - {row.span_id for row in rows} == {None}
 
 
+async def open_branches(scene: Scene, story: Story) -> None:
+    """Two nodes that have made calls and are not done, each committed in part, and one that ends later."""
+    first, second, third = story.node("model"), story.node("tools"), story.node("tools")
+    third.tool_call("calculate", "call-0").complete()
+    first.model_call(ScriptedModel([]), REQUEST).complete(ModelReply(text="hi", usage=USAGE))
+    second.tool_call("calculate", "call-1").complete()
+    await scene.checkpoint(story)
+    second.retrieval("files").complete()
+    third.complete(label=None, edges="e1", degraded=False)
+    await scene.checkpoint(story, a_call())
+
+
+async def tree(scene: Scene, story: Story) -> str:
+    """What is stored of the trace of its last attempt, as text."""
+    async with scene.database.read() as connection:
+        trace = await get_trace(connection, story.identity.execution_id, "default")
+    assert trace is not None
+    return drawing(trace.spans)
+
+
+LOST_TREE = """
+invoke_workflow test  failed  engine_lost
+  execute_node n3
+    execute_tool calculate
+  execute_node {first}  failed  engine_lost
+    chat scripted-1
+  execute_node {second}  failed  engine_lost
+    execute_tool calculate
+    retrieval files
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "first", "second"), [("definition", "n1", "n2"), ("graph", "model", "tools")], ids=["stored", "ad hoc"]
+)
+async def test_a_node_whose_process_died_has_a_span_above_its_calls(
+    scene: Scene, source: str, first: str, second: str
+) -> None:
+    story = await scene.accepted(source=source, workflow_name="test")
+    await open_branches(scene, story)
+    assert await scene.lost() == Swept(failed=[story.identity.execution_id])
+
+    assert await tree(scene, story) == LOST_TREE.format(first=first, second=second)
+    record = await scene.record(story)
+    assert (record.nodes_total, record.nodes_failed, record.model_calls, record.tool_calls) == (3, 2, 1, 2)
+    assert record.spans_expected == record.spans_stored == 8
+    async with scene.database.read() as connection:
+        mine = (spans.c.execution_id == story.identity.execution_id, spans.c.node_id == "n1", spans.c.kind == "node")
+        node = (await connection.execute(select(spans).where(*mine))).one()
+    assert (node.node_type, node.node_attempt, node.path, node.attempt) == ("model", 1, "n1", 1)
+    assert await check_books(scene.database) == []
+    assert await scene.left_overs() == 0
+
+
+async def test_the_seal_of_a_later_attempt_includes_the_nodes_that_were_lost(scene: Scene) -> None:
+    story = await scene.accepted("retry", source="definition", workflow_name="test")
+    await open_branches(scene, story)
+    await scene.lost()
+    assert await tree(scene, story) == LOST_TREE.format(first="n1", second="n2")
+
+    again = await scene.claimed()
+    again.answer()
+    again.tracker.complete()
+    assert await scene.keeper.journal.finish(again.finish())
+    record = await scene.record(story)
+    assert (record.status, record.nodes_total, record.nodes_failed) == ("completed", 4, 2)
+    assert record.spans_expected == record.spans_stored == 8 + 3
+    assert await check_books(scene.database) == []
+
+
+async def test_the_open_nodes_of_an_earlier_attempt_are_not_lost_again(scene: Scene) -> None:
+    story = await scene.accepted("retry")
+    await open_branches(scene, story)
+    await scene.lost()
+    await scene.claimed()
+    assert await scene.lost() == Swept(retried=[story.identity.execution_id])
+    async with scene.database.read() as connection:
+        rows = (await connection.execute(select(spans).where(spans.c.error_type == "engine_lost"))).all()
+    assert Counter((row.attempt, row.kind) for row in rows) == {(1, "workflow"): 1, (1, "node"): 2, (2, "workflow"): 1}
+
+
+async def test_a_record_of_summaries_keeps_no_lost_nodes_and_its_seal_counts_none(scene: Scene) -> None:
+    story = await scene.accepted(record_level="summary")
+    await open_branches(scene, story)
+    await scene.lost()
+    record = await scene.record(story)
+    assert record.spans_expected == record.spans_stored == 2
+    assert {span.name for batch in scene.committed for span in batch.spans} >= {"execute_node n1", "execute_node n2"}
+    assert await check_books(scene.database) == []
+
+
 async def test_an_execution_whose_lease_is_not_over_is_left_alone(scene: Scene) -> None:
     story = await scene.accepted()
     assert len(await scene.sweeper.sweep()) == 0
@@ -256,6 +351,45 @@ async def test_an_execution_is_given_up_after_the_third_crash(scene: Scene) -> N
     assert record.spans_expected == record.spans_stored == 3 + 4
     assert await check_books(scene.database) == []
     assert await scene.keeper.journal.claim(10) == []
+
+
+async def lose_early(scene: Scene, times: int) -> list[Swept]:
+    """The one execution is lost so often by processes that died within seconds; what came of it each time."""
+    outcomes = []
+    for number in range(times):
+        if number:
+            async with scene.database.begin() as connection:
+                await connection.execute(update(execution_control).values(not_before=None))
+            await scene.claimed()
+        async with scene.database.begin() as connection:
+            await connection.execute(update(execution_control).values(lease_age_seconds=5.0))
+        outcomes.append(await scene.lost())
+    return outcomes
+
+
+async def test_losses_of_young_processes_are_no_crashes_and_delay_the_next_claim(scene: Scene) -> None:
+    story = await scene.accepted("resume")
+    id_ = story.identity.execution_id
+    assert await lose_early(scene, MAX_CRASHES + 1) == [Swept(retried=[id_])] * (MAX_CRASHES + 1)
+    row = await scene.control(story)
+    assert (row.status, row.crashes, row.early_losses) == (Status.RUNNING, 0, MAX_CRASHES + 1)
+    assert await scene.keeper.journal.claim(10) == []
+
+
+async def test_an_execution_that_keeps_killing_young_processes_is_given_up_within_its_run_time(scene: Scene) -> None:
+    story = await scene.accepted("retry")
+    id_ = story.identity.execution_id
+    outcomes = await lose_early(scene, 10)
+    assert outcomes == [*([Swept(retried=[id_])] * 9), Swept(failed=[id_])], "after 1 + 2 + … + 256 of 900 s"
+    row = await scene.control(story)
+    assert (row.status, result_of(row).error_type, row.attempt) == (Status.FAILED, "engine_lost", 10)
+    assert "10 processes in a row died within 10 s" in (result_of(row).error_message or "")
+    assert await check_books(scene.database) == []
+
+
+async def test_a_policy_to_fail_holds_for_young_processes_too(scene: Scene) -> None:
+    story = await scene.accepted("fail")
+    assert await lose_early(scene, 1) == [Swept(failed=[story.identity.execution_id])]
 
 
 async def test_an_attempt_that_died_before_it_began_has_no_root_span(scene: Scene) -> None:
@@ -353,45 +487,6 @@ async def queued(scene: Scene) -> Story:
         on_lost="fail",
     )
     await scene.keeper.journal.accept(waiting)
-async def lose_early(scene: Scene, times: int) -> list[Swept]:
-    """The one execution is lost so often by processes that died within seconds; what came of it each time."""
-    outcomes = []
-    for number in range(times):
-        if number:
-            async with scene.database.begin() as connection:
-                await connection.execute(update(execution_control).values(not_before=None))
-            await scene.claimed()
-        async with scene.database.begin() as connection:
-            await connection.execute(update(execution_control).values(lease_age_seconds=5.0))
-        outcomes.append(await scene.lost())
-    return outcomes
-
-
-async def test_losses_of_young_processes_are_no_crashes_and_delay_the_next_claim(scene: Scene) -> None:
-    story = await scene.accepted("resume")
-    id_ = story.identity.execution_id
-    assert await lose_early(scene, MAX_CRASHES + 1) == [Swept(retried=[id_])] * (MAX_CRASHES + 1)
-    row = await scene.control(story)
-    assert (row.status, row.crashes, row.early_losses) == (Status.RUNNING, 0, MAX_CRASHES + 1)
-    assert await scene.keeper.journal.claim(10) == []
-
-
-async def test_an_execution_that_keeps_killing_young_processes_is_given_up_within_its_run_time(scene: Scene) -> None:
-    story = await scene.accepted("retry")
-    id_ = story.identity.execution_id
-    outcomes = await lose_early(scene, 10)
-    assert outcomes == [*([Swept(retried=[id_])] * 9), Swept(failed=[id_])], "after 1 + 2 + … + 256 of 900 s"
-    row = await scene.control(story)
-    assert (row.status, result_of(row).error_type, row.attempt) == (Status.FAILED, "engine_lost", 10)
-    assert "10 processes in a row died within 10 s" in (result_of(row).error_message or "")
-    assert await check_books(scene.database) == []
-
-
-async def test_a_policy_to_fail_holds_for_young_processes_too(scene: Scene) -> None:
-    story = await scene.accepted("fail")
-    assert await lose_early(scene, 1) == [Swept(failed=[story.identity.execution_id])]
-
-
     return story
 
 
