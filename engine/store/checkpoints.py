@@ -5,6 +5,7 @@ still write checkpoints, but no other attempt reads them. A checkpoint holds one
 Only the newest checkpoints of a thread are kept.
 """
 
+import asyncio
 import importlib.util
 import logging
 import sqlite3
@@ -102,8 +103,11 @@ class Checkpoints:
         await self.saver.aput(thread(execution_id, attempt), checkpoint, CheckpointMetadata(source="update"), versions)
 
     async def prune(self, execution_id: str, attempt: int) -> None:
-        """Delete all checkpoints of an attempt but the newest."""
-        await self._prune(thread_id(execution_id, attempt))
+        """Delete all checkpoints of an attempt but the newest; it is tried again with a later one."""
+        try:
+            await self._prune(thread_id(execution_id, attempt))
+        except Unavailable as error:
+            log.warning("older checkpoints could not be deleted: %s", error)
 
     async def attempts(self) -> dict[str, list[int]]:
         """Return the attempts that have checkpoints, by execution id. Raises `Unavailable`."""
@@ -203,8 +207,9 @@ class _InsistentSaver(_WithoutPendingWrites, Saver):
     database: str
     """The name of the database in messages."""
     trouble: tuple[type[Exception], ...]
-    """The driver's errors that a retry may overcome."""
+    """The errors that a retry may overcome: of the driver, and of the time limit."""
     retry_seconds = RETRY_SECONDS
+    answer_seconds = 10.0
 
     async def insist(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do this work, with the retries of the journal."""
@@ -214,9 +219,10 @@ class _InsistentSaver(_WithoutPendingWrites, Saver):
         raise Unavailable
 
     async def once(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do this work without a retry."""
+        """Do this work without a retry. It takes no longer than `answer_seconds`: a failover may leave a dead peer."""
         try:
-            return await work()
+            async with asyncio.timeout(self.answer_seconds):
+                return await work()
         except self.trouble as error:
             reason = f"the checkpoints in {self.database} cannot be read or written: {error}"
             raise unavailable(error, self.database) or Unavailable(reason) from error
@@ -247,7 +253,7 @@ class _InMemorySaver(_WithoutPendingWrites, InMemorySaver):
 class _SqliteSaver(_InsistentSaver, AsyncSqliteSaver):
     """The saver of one SQLite connection."""
 
-    trouble = (sqlite3.OperationalError,)
+    trouble = (sqlite3.OperationalError, TimeoutError)
 
 
 @asynccontextmanager
@@ -262,10 +268,7 @@ async def _sqlite(file: str) -> AsyncIterator[Checkpoints]:
         saver.database = file
 
         async def prune(thread_id: str) -> None:
-            try:
-                await langgraph_private.delete_older_in_sqlite(saver, thread_id)
-            except sqlite3.Error as error:
-                log.warning("older checkpoints could not be deleted: %s", error)
+            await saver.once(partial(langgraph_private.delete_older_in_sqlite, saver, thread_id))
 
         threads = partial(saver.once, partial(langgraph_private.threads_in_sqlite, saver))
         yield Checkpoints(saver, setup=partial(saver.insist, saver.setup), prune=prune, threads=threads)
@@ -283,14 +286,14 @@ async def _postgres(url: str) -> AsyncIterator[Checkpoints]:
     before use: then it would wait a second and more after each broken one, and the saver's lock with it.
     """
     from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-    from psycopg import AsyncConnection, Error, InterfaceError, OperationalError, errors
+    from psycopg import AsyncConnection, InterfaceError, OperationalError, errors
     from psycopg.rows import DictRow, dict_row
     from psycopg_pool import AsyncConnectionPool
 
     class PostgresSaver(_InsistentSaver, AsyncPostgresSaver):
         """The saver of one pool."""
 
-        trouble = (OperationalError, InterfaceError)
+        trouble = (OperationalError, InterfaceError, TimeoutError)
 
     settings = {
         "autocommit": True,
@@ -318,10 +321,7 @@ async def _postgres(url: str) -> AsyncIterator[Checkpoints]:
             return await saver.setup()
 
         async def prune(thread_id: str) -> None:
-            try:
-                await saver.aprune([thread_id], strategy="keep_latest")
-            except Error as error:
-                log.warning("older checkpoints could not be deleted: %s", error)
+            await saver.once(partial(saver.aprune, [thread_id], strategy="keep_latest"))
 
         async def threads() -> list[str]:
             async with pool.connection() as connection, connection.cursor() as cursor:

@@ -194,6 +194,26 @@ async def test_an_attempt_whose_checkpoints_cannot_be_stored_is_lost(
         assert (row.status, row.attempt) == ("completed", 2)
 
 
+async def test_a_checkpoint_that_is_never_answered_is_written_again(
+    migrated_sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = AsyncSqliteSaver.aput
+    hung: list[object] = []
+
+    async def hang(saver: AsyncSqliteSaver, config: Any, checkpoint: Any, metadata: Any, versions: Any) -> Any:
+        """Wait for ever for the second checkpoint, as for a host that is gone."""
+        if metadata["step"] == 0 and not hung:
+            hung.append(metadata)
+            await asyncio.get_running_loop().create_future()
+        return await put(saver, config, checkpoint, metadata, versions)
+
+    monkeypatch.setattr(AsyncSqliteSaver, "aput", hang)
+    monkeypatch.setattr(_InsistentSaver, "answer_seconds", 0.3)
+    async with service(migrated_sqlite_url) as runtime, asyncio.timeout(30):
+        result = await runtime.engine.execute(request({"kind": "graph", "graph": workflow("step")}))
+    assert (len(hung), result.status) == (1, "completed")
+
+
 async def ended(runtime: Runtime, execution_id: str) -> control.ControlRow:
     """The control row, once the execution has ended."""
     while True:
