@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from api.cli.exit_codes import BAD_NEWS, INTERNAL, NOT_READY, REFUSED, WRONG_USE
 from engine.errors import AttemptLost, Draining, Refusal, SpanloomError, Unavailable
+from engine.security.printable import one_line
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def report(error: Exception, *, as_json: bool) -> int:
         if as_json:
             _print_problem(error.code, error.message, error)
         else:
-            print(f"spanloom: {error.message}", file=sys.stderr)
+            print(f"spanloom: {one_line(error.message)}", file=sys.stderr)
         log.debug("the command failed", exc_info=error)
         return exit_code(error)
     return _report_internal(error, as_json=as_json)
@@ -91,7 +92,7 @@ def _report_internal(error: Exception, *, as_json: bool) -> int:
     if as_json:
         _print_problem("internal_error", sentence)
     else:
-        print(f"spanloom: {sentence}", file=sys.stderr)
+        print(f"spanloom: {one_line(sentence)}", file=sys.stderr)
     log.debug("the command failed", exc_info=error)
     return INTERNAL
 

@@ -22,6 +22,7 @@ from engine.events import EventType, ExecutionEvent
 from engine.request import Caller, ExecutionRequest
 from engine.resources import CostSource
 from engine.result import ExecutionResult, Status
+from engine.security.printable import one_line
 from engine.usage import Totals
 from telemetry.reads.traces import get_trace
 
@@ -89,7 +90,7 @@ def problem(result: ExecutionResult) -> Text | None:
         return None
     node = next((error.node_id for error in reversed(result.errors) if not error.handled), None)
     place = f" at node {node}" if node else ""
-    return Text(f"{result.error_type}{place}: {result.error_message or ''}", style="red")
+    return Text(one_line(f"{result.error_type}{place}: {result.error_message or ''}"), style="red")
 
 
 def _used(followed: Followed) -> list[str]:
@@ -162,6 +163,8 @@ class _Screen:
     _live: Live | None = None
     _streamed: str = ""
     """The answer as it came, without the line breaks that were inserted for progress lines."""
+    _held: str = ""
+    """A CR at the end of a piece: whether it is half of a line break, the next piece shows."""
     _line_is_open: bool = False
     """The last character on stdout is not a line break."""
 
@@ -215,7 +218,10 @@ class _Screen:
     def _ends_with(self, response: str) -> bool:
         return self._streamed.rstrip().endswith(response.rstrip())
 
-    def _write(self, text: str) -> None:
+    def _write(self, piece: str) -> None:
+        text = self._held + piece
+        self._held = "\r" if text.endswith("\r") else ""
+        text = text.removesuffix(self._held)
         if not self.prints_answer or not text:
             return
         if self._live is not None and sys.stdout.isatty():

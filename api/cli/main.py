@@ -8,6 +8,7 @@ import typer
 from api.cli.arguments import executions, records, service, webhooks, workflows
 from api.cli.exit_codes import DONE
 from api.cli.help import EPILOG, Command, Group
+from api.cli.streams import guard_streams
 
 PROGRAM = "spanloom"
 """The name in help texts and completions, also under `python -m spanloom`."""
@@ -41,8 +42,7 @@ for command in (
 
 def main() -> None:
     """Run the command of `sys.argv` and exit with its code. An error is one sentence or one problem document."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # they are the interpreter's text streams
+    guard_streams()
     arguments = sys.argv[1:]
     try:
         code = app(arguments, prog_name=PROGRAM, standalone_mode=False)

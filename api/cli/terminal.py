@@ -1,22 +1,38 @@
-"""Output and start of every command: the two consoles, JSON, settings, log."""
+"""Output and start of every command: the two consoles, JSON, settings, log.
 
-import logging
+Only this module writes past the guard of `streams`: a console whose segments are escaped one by one, since its colours
+are not, and `show_json`, whose values stay exact.
+"""
+
 import os
 import sys
+from collections.abc import Iterable
 
-import orjson
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
+from api.cli.streams import exact
+from api.service.logs import log_for_command
 from api.settings import Settings, read_settings
-from engine.documents.json_text import to_json
+from engine.security.printable import json_text, printable
 
 PIPED_WIDTH = 160
 """Columns of output that is not a terminal: wide enough to cut nothing off."""
 
 
+class _Console(Console):
+    """A console that escapes control characters in what it is given, but not in its own colours and movements."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of a renderable."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console on stdout or stderr, in colour if it is a terminal and `NO_COLOR` is not set."""
-    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    file = exact(sys.stderr if stderr else sys.stdout)
+    made = _Console(file=file, highlight=False, markup=False, emoji=False)
     if not made.is_terminal:
         made.width = PIPED_WIDTH
     return made
@@ -43,23 +59,12 @@ def show(view: RenderableType) -> None:
 
 
 def show_json(document: object) -> None:
-    """Print a document to stdout as indented JSON."""
-    print(to_json(document, options=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z).decode())
+    """Print a document to stdout as indented JSON with exact values."""
+    print(json_text(document, indented=True), file=exact(sys.stdout))
 
 
 def begin() -> Settings:
     """Read the settings and send the log to stderr. Raises `SettingsInvalid`."""
     settings = read_settings()
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("spanloom: %(message)s"))
-    is_debug = settings.log_level == "debug"
-    if not is_debug:
-        handler.addFilter(_without_traceback)
-    logging.basicConfig(level=logging.DEBUG if is_debug else logging.ERROR, handlers=[handler])
+    log_for_command(settings)
     return settings
-
-
-def _without_traceback(record: logging.LogRecord) -> bool:
-    """Drop the traceback: it is shown with `SPANLOOM_LOG_LEVEL=debug` only."""
-    record.exc_info = record.exc_text = None
-    return True

@@ -1,30 +1,45 @@
-"""The log of this process: one sentence with fields per line, as text or as JSON, with secrets redacted."""
+"""The log of this process: one sentence with fields per line, as text or as JSON, with secrets redacted.
+
+Only our own loggers follow `SPANLOOM_LOG_LEVEL`. Drivers and clients log at warning at the lowest: at debug they write
+statements with their values, requests with prompts, and URLs with keys.
+"""
 
 import logging
 import sys
 import traceback
 from datetime import UTC, datetime
+from textwrap import indent
 
-import orjson
 from opentelemetry import trace
 
 from api.settings import Settings
-from engine.documents.json_text import to_json
+from engine.security.printable import json_text, one_line, printable
 from engine.security.redaction import redact
 
 _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
-_TELL_URLS = ("httpx2", "httpcore2")
-"""Loggers that write the URLs of requests. URLs of webhooks may hold secrets."""
+_OURS = ("spanloom", "engine", "telemetry", "api", "alembic", "uvicorn")
+"""Loggers of our packages, and of the two libraries whose sentences hold no content."""
 
 
 def configure_logs(settings: Settings) -> None:
     """Log to standard error as the settings say."""
+    _log_to_stderr(JsonLines() if settings.logs_as_json else TextLines(), settings.log_level)
+
+
+def log_for_command(settings: Settings) -> None:
+    """Log errors of a command to standard error; with `SPANLOOM_LOG_LEVEL=debug` everything, with tracebacks."""
+    is_debug = settings.log_level == "debug"
+    _log_to_stderr(TextLines("spanloom: %(message)s", with_traceback=is_debug), "debug" if is_debug else "error")
+
+
+def _log_to_stderr(formatter: logging.Formatter, level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if settings.logs_as_json else TextLines())
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    for name in _TELL_URLS:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    handler.setFormatter(formatter)
+    ours = logging.getLevelNamesMapping()[level.upper()]
+    logging.basicConfig(level=max(ours, logging.WARNING), handlers=[handler], force=True)
+    for name in _OURS:
+        logging.getLogger(name).setLevel(ours)
 
 
 class JsonLines(logging.Formatter):
@@ -40,19 +55,26 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()
-        return redact(to_json(line, default=str, options=orjson.OPT_NON_STR_KEYS).decode())
+        return redact(json_text(line, default=str))
 
 
 class TextLines(logging.Formatter):
-    """Formats a record as text: time, level, sentence, fields."""
+    """Formats a record as text: time, level, sentence, fields. Further lines, of a traceback, are indented.
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+    So no text in a record can look like a record of its own.
+    """
+
+    def __init__(self, form: str = "%(asctime)s %(levelname)-7s %(message)s", *, with_traceback: bool = True) -> None:
+        super().__init__(form, "%H:%M:%S")
+        self._with_traceback = with_traceback
 
     def format(self, record: logging.LogRecord) -> str:
-        first, *rest = super().format(record).split("\n")
+        record.message, record.asctime = record.getMessage(), self.formatTime(record, self.datefmt)
         fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
-        return redact("\n".join([first + fields, *rest]))
+        line = one_line(redact(self.formatMessage(record) + fields))
+        if not (record.exc_info and self._with_traceback):
+            return line
+        return f"{line}\n{indent(printable(redact(self.formatException(record.exc_info))), '  ')}"
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:

@@ -1,9 +1,10 @@
-"""Writes JSON. Everything that becomes JSON text is written by `to_json`; nothing else calls the serialiser.
+"""Writes JSON. Everything that becomes JSON text is written here; nothing else calls a serialiser.
 
 orjson (3.13.0 and five releases before it) writes behind its buffer where lists are nested over about 200 deep, which
 ends the process. So nesting is checked first, without recursion.
 """
 
+import json
 from collections.abc import Callable, Iterable
 from types import NoneType
 from typing import Any
@@ -33,6 +34,14 @@ def to_json(value: object, *, options: int = 0, default: Callable[[Any], Any] | 
         return orjson.dumps(value, default, options)
     except orjson.JSONEncodeError as error:
         raise NotJson(f"is not JSON: {error}") from error
+
+
+def to_ascii_json(
+    value: object, *, is_indented: bool = False, default: Callable[[Any], Any] | None = None
+) -> str:
+    """The value as JSON in ASCII: a lone surrogate, which `to_json` refuses, is escaped like any other character."""
+    check_nesting(value, _MOST_LEVELS)
+    return json.dumps(value, default=default, indent=2 if is_indented else None)
 
 
 def check_nesting(value: object, levels: int = MAX_NESTING) -> int:

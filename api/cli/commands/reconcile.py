@@ -8,6 +8,7 @@ from api.cli.database_reads import check_exists
 from api.cli.errors import wrong_use
 from api.cli.exit_codes import BAD_NEWS, DONE
 from api.cli.rendering.formatting import plural, usd
+from api.cli.rendering.plain import plain
 from api.schemas.reconcile import ReconcileDocument
 from api.settings import Settings
 from api.wiring.database import open_database
@@ -57,7 +58,7 @@ def sentences(report: ReconcileReport) -> list[str]:
     return [
         compared,
         *counters,
-        *map(str, report.differences[:_SHOWN]),
+        *plain([str(difference) for difference in report.differences[:_SHOWN]]),
         *([f"… and {more} more; --json prints all"] if more > 0 else []),
         f"The books disagree: {plural(len(report.differences), 'difference')}, {usd(report.drift_nano_usd)}.",
     ]

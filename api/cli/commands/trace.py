@@ -8,6 +8,7 @@ from api.cli import terminal
 from api.cli.database_reads import check_exists, find_execution, read
 from api.cli.exit_codes import BAD_NEWS, DONE, INTERRUPTED
 from api.cli.rendering.formatting import duration
+from api.cli.rendering.plain import plain
 from api.cli.rendering.trace_tree import trace_header, trace_view
 from api.schemas import executions
 from api.wiring.database import open_database
@@ -65,7 +66,7 @@ async def _until_ended(database: Database, id: str) -> ExecutionRecord:
         async with database.read() as connection:
             record, trace = await find_trace(connection, id)
         id = record.id
-        for span in trace.spans:
+        for span in plain(trace.spans):
             if span.duration_us is not None and span.span_id not in shown and span.kind != "workflow":
                 console.print(f"  {span.name}  {span.status}  {duration(span.duration_us / 1_000)}", soft_wrap=True)
                 shown.add(span.span_id)

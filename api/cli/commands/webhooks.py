@@ -14,6 +14,7 @@ from api.cli.database_reads import check_exists
 from api.cli.errors import wrong_use
 from api.cli.exit_codes import BAD_NEWS, DONE
 from api.cli.rendering.formatting import plural
+from api.cli.rendering.plain import plain
 from api.cli.rendering.webhooks import deliveries_table, endpoints_table
 from api.schemas import webhooks as documents
 from api.settings import Settings
@@ -82,7 +83,7 @@ def test(id: str, *, as_json: bool) -> int:
     elif found.state == "delivered":
         print(f"Delivered: status {found.last_status} after {attempts[-1].duration_ms} ms.")
     else:
-        reason = found.last_error or "it is still pending; see `spanloom webhooks deliveries`"
+        reason = plain(found.last_error) or "it is still pending; see `spanloom webhooks deliveries`"
         print(f"Not delivered: {reason}.")
     return DONE if found.state == "delivered" else BAD_NEWS
 

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from api.cli.rendering.formatting import duration
 from engine.events import EventType, ExecutionEvent
+from engine.security.printable import one_line
 
 State = Literal["running", "completed", "failed", "retrying", "handled"]
 
@@ -38,10 +39,10 @@ class _Entry:
         lasted = self.duration_ms if self.duration_ms is not None else (now - self.began_at) * 1_000
         text = Text("  " * (self.depth + 1), no_wrap=True, overflow="ellipsis")
         text.append(f"{mark} ", style=style)
-        text.append(self.name.ljust(26 - 2 * self.depth))
+        text.append(one_line(self.name).ljust(26 - 2 * self.depth))
         text.append(f"{duration(lasted):>9}", style="dim")
         if self.note:
-            text.append(f"  {self.note}", style="dim" if self.state == "completed" else style)
+            text.append(f"  {one_line(self.note)}", style="dim" if self.state == "completed" else style)
         return text
 
 

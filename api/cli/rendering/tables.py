@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from api.cli.rendering.formatting import UNKNOWN, count, duration, moment, percent, plural, tokens, usd
+from api.cli.rendering.plain import plain
 from api.cli.rendering.trace_tree import STATUS_STYLES
 from engine.report import Issue, Severity, ValidationReport
 from engine.result import Approval, Status
@@ -39,7 +40,7 @@ def executions_table(records: Sequence[ExecutionRecord], *, width: int) -> Rende
     """One line per execution, in the given order. Ids are whole; a narrow terminal gets fewer columns."""
     if not records:
         return Text("No executions. Start one: spanloom run universal_chat -m 'hi'")
-    rows = [_execution_cells(record) for record in records]
+    rows = [_execution_cells(record) for record in plain(records)]
     widths = {name: max(cell_len(str(cell)) for cell in (name, *(row[name] for row in rows))) for name in rows[0]}
     for name in _DROPPED_FIRST:
         if _total(widths) > width:
@@ -75,7 +76,7 @@ def execution_details(record: ExecutionRecord, trace_url: str | None, *, is_answ
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, value in _details(record, trace_url):
+    for name, value in _details(plain(record), trace_url):
         grid.add_row(name, "answered, waiting for a worker" if is_answered and name == "status" else value)
     if is_answered:
         return Group(grid, Text(f"Answered. It continues {_WHEN_SERVED}"))
@@ -89,6 +90,7 @@ _WHEN_SERVED = "when a `spanloom serve` is running on this database."
 
 def question_view(execution_id: str, question: Approval) -> RenderableType:
     """A question of a paused execution, and how to answer it."""
+    question = plain(question)
     text = Text(f"Question: {question.prompt}", style="bold")
     until = f"until {moment(question.expires_at)} UTC"
     text.append(f"\n  {' or '.join(question.choices)}, {until} (approval {question.approval_id})", style="not bold")
@@ -187,7 +189,7 @@ def cost_table(report: CostReport, demo: DemoShare) -> RenderableType:
     table = _table(*names, right=list(columns))
     for row in rows:
         mark = "*" if row.group in demo.groups else " " if demo.groups else ""
-        table.add_row(*(_group_value(value) for value in row.group), *_cells(columns, row.sums, mark))
+        table.add_row(*(_group_value(plain(value)) for value in row.group), *_cells(columns, row.sums, mark))
     total = ["total", *[""] * (len(names) - 1), *_cells(columns, report.total, "*" if demo.groups else "")]
     table.show_footer = True
     for column, cell in zip(table.columns, total, strict=True):
@@ -243,6 +245,7 @@ def _group_value(value: GroupValue) -> str:
 
 def validation_view(name: str, report: ValidationReport) -> Text:
     """Every issue of one document: its place, what is wrong, and how to fix it."""
+    name, report = plain(name), plain(report)
     text = Text()
     mark, style = _MARKS["ok" if report.valid else "fail"]
     text.append(f"{mark} {name}", style=style)
@@ -301,7 +304,7 @@ def dead_letters_table(found: Sequence["DeadLetterGroup"]) -> RenderableType:
         return Text("No dead letters.")
     table = _table("consumer", "since (UTC)", "next try (UTC)", right=["signals"])
     table.add_column("reason", overflow="fold")
-    for group in found:
+    for group in plain(found):
         cells = (group.consumer, moment(group.since), moment(group.next_try_at), count(group.letters), group.reason)
         table.add_row(*cells)
     return table

@@ -9,6 +9,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from api.cli.rendering.formatting import UNKNOWN, duration, moment, tokens, usd
+from api.cli.rendering.plain import plain
 from telemetry.reads.executions import ExecutionRecord, Seal
 from telemetry.reads.traces import Trace, TraceSpan
 
@@ -76,6 +77,7 @@ def _end(span: TraceSpan, otherwise: datetime) -> datetime:
 
 def trace_header(record: ExecutionRecord) -> Text:
     """The workflow, its status, duration, id and start, and the error if it failed."""
+    record = plain(record)
     text = Text(f"{record.workflow_name}  ", style="bold")
     text.append(record.status, style=STATUS_STYLES.get(record.status, ""))
     text.append(f"  {duration(record.duration_ms)}", style="not bold")
@@ -88,7 +90,7 @@ def trace_header(record: ExecutionRecord) -> Text:
 
 def trace_view(trace: Trace, record: ExecutionRecord, *, width: int) -> Text:
     """The span tree with duration bars, duration, tokens, cost and errors, and the seal below."""
-    view = Text(no_wrap=True, overflow="ellipsis")
+    trace, view = plain(trace), Text(no_wrap=True, overflow="ellipsis")
     for attempt, spans in groupby(trace.spans, key=lambda span: span.attempt):
         if len(trace.attempts) > 1:
             view.append(f"attempt {attempt}\n", style="bold")

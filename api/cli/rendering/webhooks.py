@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from api.cli.rendering.formatting import UNKNOWN, moment
+from api.cli.rendering.plain import plain
 from telemetry.webhooks.deliveries import Delivery
 from telemetry.webhooks.endpoints import Endpoint
 
@@ -21,7 +22,7 @@ def endpoints_table(endpoints: Sequence[Endpoint], *, width: int) -> RenderableT
         return Text("No endpoints. Add one: spanloom webhooks add https://…")
     is_wide = width >= _WIDE
     table = _table("id", "status", "url", *(("events", "since (UTC)") if is_wide else ()))
-    for one in endpoints:
+    for one in plain(endpoints):
         status = one.status if one.disabled_reason is None else f"{one.status} ({one.disabled_reason})"
         if one.status == "active" and one.failures_in_row:
             status = f"failing ({one.failures_in_row})"
@@ -39,7 +40,7 @@ def deliveries_table(deliveries: Sequence[Delivery], *, width: int) -> Renderabl
     is_wide = width >= _WIDE
     wide_names = ("attempts", "next (UTC)", "endpoint") if is_wide else ()
     table = _table("id", "state", "event", "last response", *wide_names)
-    for one in deliveries:
+    for one in plain(deliveries):
         response = one.last_error or (UNKNOWN if one.last_status is None else str(one.last_status))
         wide = (str(one.attempts), moment(one.next_attempt_at), one.endpoint_id) if is_wide else ()
         table.add_row(one.id, Text(one.state, style=_STYLES[one.state]), one.event_type, response, *wide)
