@@ -4,9 +4,10 @@ SQLite has one writer connection, which takes the write lock when its transactio
 see a snapshot. PostgreSQL has one pool for both.
 """
 
+import os
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -177,6 +178,7 @@ def _sqlite_engine(url: URL, busy_seconds: float, pool_size: int) -> AsyncEngine
     engine = create_async_engine(
         url.set(drivername="sqlite+aiosqlite"),
         connect_args={"isolation_level": None, "timeout": busy_seconds},
+        hide_parameters=True,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=_POOL_WAIT_SECONDS,
@@ -189,7 +191,19 @@ def _sqlite_engine(url: URL, busy_seconds: float, pool_size: int) -> AsyncEngine
 
 def _open_once(dialect: Dialect, entry: ConnectionPoolEntry, arguments: list[str], named: dict[str, object]) -> None:
     """Fail here if the file cannot be opened: aiosqlite would leave a thread that reports to a closed loop."""
+    if not named.get("uri"):
+        create_private(arguments[0])
     sqlite3.connect(arguments[0], uri=bool(named.get("uri"))).close()
+
+
+def create_private(file: str) -> None:
+    """Create an empty database file that only its owner can read; an existing file stays as it is.
+
+    SQLite gives its log and its shared memory the rights of the file. Closing an existing file here would drop the
+    locks that SQLite holds on it.
+    """
+    with suppress(OSError):  # it exists, or SQLite says why it cannot
+        os.close(os.open(os.path.realpath(file), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def _on_connect(engine: AsyncEngine, *statements: str) -> None:
@@ -231,6 +245,7 @@ def _postgres(url: str, *, command_seconds: float | None, idle_seconds: float) -
     engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=open_connection,
+        hide_parameters=True,
         pool_size=10,
         max_overflow=10,
         pool_timeout=_POOL_WAIT_SECONDS,

@@ -29,7 +29,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
-from engine.database.database import APPLICATION_NAME, dialect_name, parse_url, safe_name
+from engine.database.database import APPLICATION_NAME, create_private, dialect_name, parse_url, safe_name
 from engine.database.failures import unavailable
 from engine.database.retry import RETRY_SECONDS, retrying
 from engine.errors import MissingExtra, SpanloomError, Unavailable
@@ -262,6 +262,7 @@ async def _sqlite(file: str) -> AsyncIterator[Checkpoints]:
 
     Each statement commits by itself: a transaction that could not get the lock would stay open, with its old snapshot.
     """
+    create_private(file)
     async with aiosqlite.connect(file, timeout=_BUSY_SECONDS, isolation_level=None) as connection:
         await connection.execute("PRAGMA synchronous = NORMAL")
         saver = _SqliteSaver(connection, serde=_serializer())

@@ -3,16 +3,14 @@
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import closing
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
 from engine.graph import Json, JsonObject
 from tests.api.cli.shell import Shell
+from tests.attacks.model_server import provider
 from tests.attacks.pseudo_terminal import ATTACK, ATTACKS, MARK, obeyed, run_on_terminal
 
 QUESTION: JsonObject = {
@@ -30,53 +28,11 @@ QUESTION: JsonObject = {
     ],
 }
 
-Pieces = Sequence[str]
-
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     """A folder of its own."""
     return Shell(tmp_path)
-
-
-@contextmanager
-def provider(pieces: Pieces, *, status: int = 200) -> Iterator[str]:
-    """A model server that streams these pieces, or refuses with them; its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            self.send_response(status)
-            self.send_header("content-type", "text/event-stream" if status == 200 else "application/json")
-            self.end_headers()
-            self.wfile.write(b"".join(_events(pieces)) if status == 200 else _refusal(pieces))
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/v1"
-        finally:
-            server.shutdown()
-
-
-def _events(pieces: Pieces) -> Iterator[bytes]:
-    for piece in pieces:
-        choice: JsonObject = {"index": 0, "delta": {"role": "assistant", "content": piece}, "finish_reason": None}
-        yield _event({"choices": [choice]})
-    yield _event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-    yield b"data: [DONE]\n\n"
-
-
-def _event(fields: JsonObject) -> bytes:
-    common = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    return f"data: {json.dumps({**common, **fields})}\n\n".encode()
-
-
-def _refusal(pieces: Pieces) -> bytes:
-    return json.dumps({"error": {"message": "".join(pieces), "type": "bad", "code": "bad"}}).encode()
 
 
 def ask(shell: Shell, address: str, *more: str) -> tuple[int, str]:
