@@ -19,6 +19,7 @@ from api.wiring.pipelines import MakeSink, PipelineParts, open_pipeline
 from api.wiring.recovery import build_replay
 from api.wiring.resources import build_resources, store_builtin_templates
 from api.wiring.shutdown import CLOSE_SECONDS, enter_within
+from api.wiring.webhooks import seal_urls
 from engine.database.database import Database
 from engine.store.acceptance import Admission
 from engine.store.leases import Lease
@@ -80,6 +81,7 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
     async with AsyncExitStack() as stack:
         database = await enter_within(stack, CLOSE_SECONDS, "the database", open_database(settings))
         await store_builtin_templates(database)
+        await seal_urls(settings, database)
         resources = build_resources(settings, database, stack, models=models)
         telemetry = open_exporters(settings, stack)
         ingest = build_ingest(settings, database)

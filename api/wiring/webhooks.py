@@ -1,5 +1,6 @@
 """Builds the sender of webhooks, with its address guard and the sealing of secrets."""
 
+import logging
 import os
 import secrets
 from pathlib import Path
@@ -8,10 +9,14 @@ from api.settings import Settings, SettingsInvalid
 from engine.database.database import Database, dialect_name, parse_url
 from engine.security.addresses import Exceptions
 from engine.security.egress import Egress
-from engine.security.sealing import Sealer
+from engine.security.redaction import know_secrets
+from engine.security.sealing import Sealer, SecretKeyMissing
 from telemetry.health import DeliveryHealth
+from telemetry.webhooks import endpoints
 from telemetry.webhooks.queue import Policy
 from telemetry.webhooks.sender import Sender
+
+log = logging.getLogger(__name__)
 
 
 def build_egress(settings: Settings) -> Egress:
@@ -41,6 +46,15 @@ def build_sender(settings: Settings, database: Database, health: DeliveryHealth 
     )
 
 
+async def seal_urls(settings: Settings, database: Database) -> None:
+    """Seal the URLs that an earlier version stored openly, if there is a key."""
+    try:
+        async with database.begin() as connection:
+            await endpoints.seal_urls(connection, build_sealer(settings))
+    except SecretKeyMissing:
+        log.warning("webhook URLs with credentials are not sealed: set SPANLOOM_SECRET_KEY")
+
+
 def key_file(settings: Settings) -> Path | None:
     """The key file beside a SQLite database; None for PostgreSQL, whose processes must share a configured key."""
     url = parse_url(settings.database_url)
@@ -56,7 +70,9 @@ def _kept_key(settings: Settings) -> tuple[str, ...]:
         _make(file)
     if file.stat().st_mode & 0o077:
         raise SettingsInvalid(f"{file} holds a secret, but other users can read it; run: chmod 600 {file}")
-    return (file.read_text().strip(),)
+    key = file.read_text().strip()
+    know_secrets([key])
+    return (key,)
 
 
 def _make(file: Path) -> None:

@@ -36,9 +36,7 @@ def to_json(value: object, *, options: int = 0, default: Callable[[Any], Any] | 
         raise NotJson(f"is not JSON: {error}") from error
 
 
-def to_ascii_json(
-    value: object, *, is_indented: bool = False, default: Callable[[Any], Any] | None = None
-) -> str:
+def to_ascii_json(value: object, *, is_indented: bool = False, default: Callable[[Any], Any] | None = None) -> str:
     """The value as JSON in ASCII: a lone surrogate, which `to_json` refuses, is escaped like any other character."""
     check_nesting(value, _MOST_LEVELS)
     return json.dumps(value, default=default, indent=2 if is_indented else None)

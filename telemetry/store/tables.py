@@ -223,7 +223,9 @@ webhook_endpoints = Table(
     # Ids or keys of templates; null is every execution.
     Column("templates", JsonColumn),
     Column("header_names", JsonColumn, nullable=False),
-    # Sealed: the headers as JSON, the secret, and during a rotation the one before.
+    # `url` as it is shown; sealed: the whole URL if it holds credentials, the headers as JSON, the secret, and during a
+    # rotation the one before.
+    Column("sealed_url", Text),
     Column("sealed_headers", Text),
     Column("sealed_secret", Text, nullable=False),
     Column("sealed_old_secret", Text),

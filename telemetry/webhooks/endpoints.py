@@ -18,6 +18,7 @@ from uuid_utils.compat import uuid7
 from engine.database.base import database_time
 from engine.documents.json_text import to_json
 from engine.errors import NotFound, Refusal
+from engine.security.redaction import mask_url
 from telemetry.store.tables import webhook_deliveries, webhook_endpoints
 
 if TYPE_CHECKING:  # processes that only store signals need no cryptography
@@ -68,6 +69,7 @@ class Endpoint:
     id: str
     owner: str
     url: str
+    """With the values of its query masked."""
     description: str | None
     events: list[str]
     templates: list[str] | None
@@ -99,7 +101,7 @@ async def create(connection: AsyncConnection, owner: str, new: NewEndpoint, seal
     values = {
         "id": endpoint_id,
         "owner_id": owner,
-        "url": new.url,
+        **_sealed_url(new.url, sealer),
         "description": new.description,
         "events": list(new.events),
         "templates": None if new.templates is None else list(new.templates),
@@ -150,12 +152,13 @@ async def find_endpoint_ids(connection: AsyncConnection, owner: str, beginning: 
 async def change(
     connection: AsyncConnection, owner: str, endpoint_id: str, changes: Changes, sealer: "Sealer"
 ) -> Endpoint:
-    """Change an endpoint; returns the new state. Raises `NotFound`."""
+    """Change an endpoint; returns the new state. Its URL as it is shown changes nothing. Raises `NotFound`."""
     found = await get(connection, owner, endpoint_id, lock=True)
     values: dict[str, object] = {"updated_at": datetime.now(UTC), **dict.fromkeys(changes.clear)}
-    for name in ("url", "description"):
-        if (text := getattr(changes, name)) is not None:
-            values[name] = text
+    if changes.url is not None and changes.url != found.url:
+        values |= _sealed_url(changes.url, sealer)
+    if changes.description is not None:
+        values["description"] = changes.description
     for name in ("events", "templates"):
         if (items := getattr(changes, name)) is not None:
             values[name] = list(items)
@@ -226,6 +229,20 @@ def _new_secret() -> str:
     return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
 
 
+async def seal_urls(connection: AsyncConnection, sealer: "Sealer") -> None:
+    """Seal the URLs that an earlier version stored openly. Raises `SecretKeyMissing` if there are any, and no key."""
+    c = webhook_endpoints.c
+    statement = select(c.id, c.url).where(c.sealed_url.is_(None), c.url.contains("?", autoescape=True))
+    for id_, url in (await connection.execute(statement.order_by(c.id).with_for_update())).all():
+        values = _sealed_url(url, sealer)
+        await connection.execute(update(webhook_endpoints).where(c.id == id_).values(values))
+
+
+def _sealed_url(url: str, sealer: "Sealer") -> dict[str, object]:
+    shown = mask_url(url)
+    return {"url": shown, "sealed_url": sealer.seal(url) if shown != url else None}
+
+
 def _sealed_headers(headers: Mapping[str, str], sealer: "Sealer") -> dict[str, object]:
     sealed = sealer.seal(to_json(dict(headers)).decode()) if headers else None
     return {"header_names": sorted(headers), "sealed_headers": sealed}
@@ -235,7 +252,7 @@ def _read(row: RowMapping) -> Endpoint:
     return Endpoint(
         id=row["id"],
         owner=row["owner_id"],
-        url=row["url"],
+        url=mask_url(row["url"]),
         description=row["description"],
         events=row["events"],
         templates=row["templates"],

@@ -59,6 +59,8 @@ class Claimed:
     endpoint_id: str
     body: bytes
     url: str
+    """The URL to send to, or as it is shown if `sealed_url` holds it."""
+    sealed_url: str | None
     sealed_headers: str | None
     sealed_secrets: tuple[str, ...]
     """Newest first; two during a rotation."""
@@ -320,6 +322,7 @@ async def _read(
                 endpoint_id=row.endpoint_id,
                 body=bytes(row.body),
                 url=endpoint["url"],
+                sealed_url=endpoint["sealed_url"],
                 sealed_headers=endpoint["sealed_headers"],
                 sealed_secrets=(endpoint["sealed_secret"], *old),
                 at=now,

@@ -23,7 +23,7 @@ from engine.database.failures import DATABASE_ERRORS
 from engine.documents.retry_after import parse_retry_after
 from engine.errors import Unavailable
 from engine.security.egress import Egress, UrlNotAllowed, open_client, read_reply
-from engine.security.redaction import error_text
+from engine.security.redaction import MIN_SECRET_CHARACTERS, error_text, redact, url_values
 from engine.security.sealing import Sealer
 from telemetry.health import DeliveryHealth
 from telemetry.webhooks.queue import (
@@ -59,6 +59,16 @@ class _Answer:
     error: str | None = None
     reply: bytes = b""
     retry_after_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is sent besides the body, opened."""
+
+    url: str
+    headers: Mapping[str, str]
+    secrets: tuple[str, ...]
+    """What an answer or an error may repeat and no record may keep."""
 
 
 class Sender:
@@ -199,11 +209,11 @@ class Sender:
         """Make one attempt; null if the request could not be signed."""
         began = time.perf_counter()
         try:
-            headers = self._headers(one)
+            request = self._request(one)
         except Unavailable as error:
             log.warning("a webhook could not be signed: %s", error.message, extra={"endpoint_id": one.endpoint_id})
             return None
-        answer = await self._post(client, one, headers)
+        answer = await self._post(client, request, one)
         reply = answer.reply[:KEPT_REPLY_BYTES].decode("utf-8", "replace").replace("\0", "\ufffd")
         return Outcome(
             delivery_id=one.delivery_id,
@@ -211,16 +221,16 @@ class Sender:
             at=one.at,
             duration_ms=round((time.perf_counter() - began) * 1000),
             http_status=answer.http_status,
-            error=None if answer.error is None else error_text(answer.error),
-            reply=reply or None,
+            error=None if answer.error is None else error_text(answer.error, *request.secrets),
+            reply=redact(reply, *request.secrets) or None,
             retry_after_seconds=answer.retry_after_seconds,
         )
 
-    async def _post(self, client: httpx2.AsyncClient, one: Claimed, headers: Mapping[str, str]) -> _Answer:
+    async def _post(self, client: httpx2.AsyncClient, request: "_Request", one: Claimed) -> _Answer:
         try:
             async with (
                 asyncio.timeout(self._timeout_seconds),
-                client.stream("POST", one.url, content=one.body, headers=headers) as response,
+                client.stream("POST", request.url, content=one.body, headers=request.headers) as response,
             ):
                 return await _read(response, one.at)
         except (TimeoutError, httpx2.TimeoutException):
@@ -230,13 +240,14 @@ class Sender:
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
             return _Answer(error=str(error) or type(error).__name__)
 
-    def _headers(self, one: Claimed) -> dict[str, str]:
+    def _request(self, one: Claimed) -> "_Request":
         """The owner's headers, overridden by those of Standard Webhooks. Raises `SealBroken`, `SecretKeyMissing`."""
+        url = self._sealer.open(one.sealed_url) if one.sealed_url else one.url
         own: dict[str, str] = orjson.loads(self._sealer.open(one.sealed_headers)) if one.sealed_headers else {}
         webhook_id = f"evt_{one.event_id}"
         body = one.body.decode()
         secrets = [self._sealer.open(sealed) for sealed in one.sealed_secrets]
-        return own | {
+        headers = own | {
             "content-type": "application/json",
             "accept-encoding": "identity",
             "user-agent": f"spanloom/{version('spanloom')}",
@@ -244,6 +255,8 @@ class Sender:
             "webhook-timestamp": str(int(one.at.timestamp())),
             "webhook-signature": " ".join(Webhook(secret).sign(webhook_id, one.at, body) for secret in secrets),
         }
+        told = [*own.values(), *secrets, *([url, *url_values(url)] if one.sealed_url else [])]
+        return _Request(url, headers, tuple(value for value in told if len(value) >= MIN_SECRET_CHARACTERS))
 
 
 async def _read(response: httpx2.Response, now: datetime) -> _Answer:

@@ -25,6 +25,7 @@ class Call:
     body: bytes
     document: JsonObject
     headers: dict[str, str]
+    query: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ async def _read(scope: Scope, receive: Receive) -> Call:
         if not message.get("more_body"):
             break
     headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-    return Call(headers["webhook-id"], scope["path"], body, json.loads(body), headers)
+    return Call(headers["webhook-id"], scope["path"], body, json.loads(body), headers, scope["query_string"].decode())
 
 
 @asynccontextmanager
