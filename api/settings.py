@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from engine.errors import SpanloomError
 from engine.models.registry import ProviderSettings
 from engine.security.addresses import Exceptions
+from engine.security.redaction import know_secrets, mask_url, url_secrets
 
 PREFIX = "SPANLOOM_"
 
@@ -255,6 +256,19 @@ class Settings(BaseSettings):
         }
 
     @property
+    def secrets(self) -> list[str]:
+        """Every value that is written nowhere: keys, tokens, and what URLs hold besides the address."""
+        found: list[str] = []
+        for name, field in Settings.model_fields.items():
+            value: object = getattr(self, name)
+            for text in [value] if isinstance(value, str) else value if isinstance(value, tuple) else []:
+                if "://" in str(text):
+                    found += url_secrets(str(text))
+                elif not field.repr:
+                    found.append(str(text))
+        return found
+
+    @property
     def logs_as_json(self) -> bool:
         """Whether logs are JSON; without a setting they are text on a terminal and JSON elsewhere."""
         return not sys.stderr.isatty() if self.log_format is None else self.log_format == "json"
@@ -286,7 +300,9 @@ def prepare_process(settings: Settings) -> None:
     """Set variables that libraries read during their import; call this before LangGraph is imported.
 
     Then LangGraph runs no code from checkpoints, no payloads go to LangSmith, and Anthropic's client makes no spans.
+    The values of secrets are redacted from here on.
     """
+    know_secrets(settings.secrets)
     strict = "LANGGRAPH_STRICT_MSGPACK"
     if "langgraph" in sys.modules and os.environ.get(strict, "").lower() not in ("1", "true", "yes"):
         raise SettingsInvalid(f"LangGraph was imported before {strict}=true was set")
@@ -343,7 +359,7 @@ def in_force(settings: Settings) -> list[SettingInForce]:
     found: list[SettingInForce] = []
     for name, field in Settings.model_fields.items():
         value: object = getattr(settings, name)
-        shown = _shown(value) if field.repr else "present" if value else "absent"
+        shown = mask_url(_shown(value)) if field.repr else "present" if value else "absent"
         found.append(SettingInForce(_variable((name,)), shown, name in settings.model_fields_set))
     return found
 

@@ -14,7 +14,7 @@ from opentelemetry import trace
 
 from api.settings import Settings
 from engine.security.printable import json_text, one_line, printable
-from engine.security.redaction import redact
+from engine.security.redaction import know_secrets, redact
 
 _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
@@ -24,11 +24,13 @@ _OURS = ("spanloom", "engine", "telemetry", "api", "alembic", "uvicorn")
 
 def configure_logs(settings: Settings) -> None:
     """Log to standard error as the settings say."""
+    know_secrets(settings.secrets)
     _log_to_stderr(JsonLines() if settings.logs_as_json else TextLines(), settings.log_level)
 
 
 def log_for_command(settings: Settings) -> None:
     """Log errors of a command to standard error; with `SPANLOOM_LOG_LEVEL=debug` everything, with tracebacks."""
+    know_secrets(settings.secrets)
     is_debug = settings.log_level == "debug"
     _log_to_stderr(TextLines("spanloom: %(message)s", with_traceback=is_debug), "debug" if is_debug else "error")
 

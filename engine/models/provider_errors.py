@@ -21,7 +21,7 @@ from langchain_core.exceptions import (
 
 from engine.documents.retry_after import parse_retry_after
 from engine.errors import ModelFailure
-from engine.security.redaction import REDACTED, error_text
+from engine.security.redaction import error_text, redact
 
 WIRE_ERRORS: tuple[type[Exception], ...] = (
     LangChainException,
@@ -79,6 +79,9 @@ _SAID = {
     "bad_request": "refused the request",
     "provider_error": "failed or sent an unreadable response",
 }
+MAX_SAID = 300
+"""Characters of a provider's own message that are kept: some repeat the whole request."""
+
 _WRONG_KEY = re.compile(r"API_KEY_INVALID|API key not valid|invalid x-api-key", re.IGNORECASE)
 _OVERLOADED = re.compile(r"overloaded", re.IGNORECASE)
 _RETRY_DELAY = re.compile(r"""retryDelay\W+(\d+(?:\.\d+)?)s""")
@@ -109,10 +112,11 @@ def failure_of(
     response, said = _response(error), str(error)
     code = _code(error, codes, response, said)
     status = f" ({response.status_code})" if response is not None else ""
-    message = f"{provider} {_SAID[code]}{status}, model {model}: {said}"
-    if secret:
-        message = message.replace(secret, REDACTED)
-    return ModelFailure(code, error_text(message), retry_after_seconds=_retry_after_seconds(response, said))
+    secrets = (secret,) if secret else ()
+    shown = redact(said, *secrets)
+    shown = shown if len(shown) <= MAX_SAID else shown[:MAX_SAID] + "…"
+    message = error_text(f"{provider} {_SAID[code]}{status}, model {model}: {shown}", *secrets)
+    return ModelFailure(code, message, retry_after_seconds=_retry_after_seconds(response, said))
 
 
 def _code(error: Exception, codes: Mapping[type[Exception], str | None], response: _Response | None, said: str) -> str:

@@ -112,6 +112,25 @@ def identity_attributes(identity: ExecutionIdentity) -> Attributes:
     return always | {key: value for key, value in optional.items() if value is not None}
 
 
+def root_attributes(identity: ExecutionIdentity) -> Attributes:
+    """The attributes of the root span, known from the start: those of the events, with hashes of the parameters."""
+    return with_hashed_params(identity_attributes(identity))
+
+
+def with_hashed_params(attributes: Mapping[str, AttributeValue]) -> Attributes:
+    """A copy in which the template's parameters are hashes: spans and logs that leave the process hold no content."""
+    params = attributes.get(semconv.PARAMS)
+    if not isinstance(params, str):
+        return dict(attributes)
+    hashes = {name: content_hash(orjson.dumps(value)) for name, value in orjson.loads(params).items()}
+    return {**attributes, semconv.PARAMS: orjson.dumps(hashes).decode()}
+
+
+def content_hash(content: bytes) -> str:
+    """Stands for content: equal contents have equal hashes, and nobody can read them."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()[:16]}"
+
+
 def request_attributes(model: ChatModel, request: ModelRequest) -> Attributes:
     """The attributes of a model call's span, known from the start."""
     settings = request.settings

@@ -128,7 +128,7 @@ OPENINFERENCE_KIND = _key("openinference.span.kind", "string", "CHAIN on the roo
 RETRY_OF = _key("workflow.execution.retry_of", "string", "id of the finished execution that this one runs again")
 RESUME_REASON = _key("workflow.resume.reason", "string", "why a later attempt began: answer, timer, crash, shutdown")
 TAGS = _key("workflow.tags", "string", "the request's tags as JSON")
-PARAMS = _key("workflow.params", "string", "the template's parameters as JSON, secrets redacted")
+PARAMS = _key("workflow.params", "string", "the template's parameters as JSON, secrets redacted; in spans their hashes")
 QUEUED_AT = _key("workflow.queued_at", "int", "when the execution was accepted", "ns since the epoch")
 STARTED_AT = _key("workflow.started_at", "int", "when the first attempt began", "ns since the epoch")
 

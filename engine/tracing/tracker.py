@@ -41,6 +41,7 @@ from engine.tracing.attributes import (
     common_attributes,
     event_id,
     identity_attributes,
+    root_attributes,
     sums,
 )
 from engine.tracing.semconv import Event
@@ -122,7 +123,7 @@ class WorkflowTracker:
         self._root = self._tracing.engine.start_span(
             f"{semconv.SPAN_WORKFLOW} {identity.workflow_name}",
             context=start.parent if start.parent is not None else Context(),
-            attributes=self.identity_attributes,
+            attributes=root_attributes(identity),
             links=[Link(context) for context in start.links] or None,
             start_time=self._root_ns,
         )

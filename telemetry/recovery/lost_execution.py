@@ -22,6 +22,7 @@ from engine.tracing.attributes import (
     common_attributes,
     event_id,
     identity_attributes,
+    root_attributes,
     sums,
 )
 from engine.tracing.semconv import Event, NodeStatus
@@ -121,7 +122,7 @@ def _root_span(execution: UnownedExecution, root: Root) -> SpanRecord:
         name=f"{semconv.SPAN_WORKFLOW} {identity.workflow_name}",
         start_ns=start_ns,
         end_ns=execution.end_ns(start_ns),
-        placed=place_all({**identity_attributes(identity), **ended, semconv.ERROR_TYPE: LOST_ERROR}),
+        placed=place_all({**root_attributes(identity), **ended, semconv.ERROR_TYPE: LOST_ERROR}),
         failed=True,
         description=(execution.end and execution.end.error_message) or PROCESS_GONE,
     )

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from typing import Any
 
 from opentelemetry._logs import Logger as ApiLogger
@@ -54,6 +55,7 @@ __all__ = [
     "RecordingLoggerProvider",
     "RecordingTracer",
     "RecordingTracerProvider",
+    "with_attributes",
 ]
 
 log = logging.getLogger(__name__)
@@ -168,6 +170,13 @@ class RecordedEvent(ReadWriteLogRecord):
 
     def __post_init__(self) -> None:
         """Skip the SDK's step that cleans and copies the attributes."""
+
+
+def with_attributes(event: ReadWriteLogRecord, attributes: Mapping[str, AnyValue]) -> ReadWriteLogRecord:
+    """A copy of a log record with other attributes."""
+    record = copy(event.log_record)
+    record.attributes = attributes
+    return RecordedEvent(record, event.resource, event.instrumentation_scope, event.limits)
 
 
 class RecordingLogger(ApiLogger):

@@ -20,6 +20,9 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerPro
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
 from opentelemetry.util.re import parse_env_headers
 
+from engine.security.redaction import know_secrets, mask_url
+from engine.tracing import semconv
+from engine.tracing.attributes import content_hash, with_hashed_params
 from telemetry.sdk.internals import (
     BatchLogRecordProcessor,
     ConsoleLogRecordExporter,
@@ -31,6 +34,7 @@ from telemetry.sdk.internals import (
     ReadWriteLogRecord,
     RecordingLoggerProvider,
     RecordingTracerProvider,
+    with_attributes,
 )
 from telemetry.signals.records import Attributes, is_ours
 from telemetry.signals.sanitize import sanitize
@@ -39,6 +43,8 @@ EXPORT_DELAY_MILLIS = 250
 """Puts a trace into its backend within a second of the execution's end; `OTEL_BSP_SCHEDULE_DELAY` overrides it."""
 
 _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_QUERY = "url.query"
+_SIGNALS = ("TRACES", "LOGS")
 
 T = TypeVar("T")
 
@@ -78,8 +84,10 @@ def build_telemetry(*, exports_ours: bool = True) -> Telemetry:
     Without `exports_ours` the exporters get only the signals of other libraries, because the shipper sends ours. Raises
     `ExportSettingInvalid` for an unsupported exporter or protocol.
     """
+    know_secrets(value for signal in _SIGNALS for value in _headers(signal).values())
     resource = Resource.create(_service())
     tracers = RecordingTracerProvider(resource)
+    tracers.add_span_processor(_HashedQueries())
     loggers = RecordingLoggerProvider(resource)
     for span_exporter in _exporters("TRACES", _SPAN_EXPORTERS):
         delay = _delay_millis("OTEL_BSP_SCHEDULE_DELAY")
@@ -88,9 +96,38 @@ def build_telemetry(*, exports_ours: bool = True) -> Telemetry:
     for log_exporter in _exporters("LOGS", _LOG_EXPORTERS):
         delay = _delay_millis("OTEL_BLRP_SCHEDULE_DELAY")
         events = BatchLogRecordProcessor(log_exporter, schedule_delay_millis=delay)
-        loggers.add_log_record_processor(events if exports_ours else _OtherEvents(events))
+        loggers.add_log_record_processor(_HashedParams(events) if exports_ours else _OtherEvents(events))
     _warn_of_ignored_variables()
     return Telemetry(tracers, loggers)
+
+
+class _HashedQueries(SpanProcessor):
+    """Hashes the queries of URLs in the spans of other libraries: people put ids, texts and keys into them."""
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Hash the query as the span starts, before any exporter has it."""
+        query = (span.attributes or {}).get(_QUERY)
+        if isinstance(query, str):
+            span.set_attribute(_QUERY, content_hash(query.encode("utf-8", "replace")))
+
+
+class _HashedParams(LogRecordProcessor):
+    """Passes events on with hashes of the template's parameters; the journal gets them with the parameters."""
+
+    def __init__(self, inner: LogRecordProcessor) -> None:
+        self._inner = inner
+
+    def on_emit(self, log_record: ReadWriteLogRecord) -> None:
+        attributes = log_record.log_record.attributes
+        if attributes and semconv.PARAMS in attributes:
+            log_record = with_attributes(log_record, with_hashed_params(attributes))
+        self._inner.on_emit(log_record)
+
+    def shutdown(self) -> None:
+        self._inner.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._inner.force_flush(timeout_millis)
 
 
 class _OtherSpans(SpanProcessor):
@@ -169,14 +206,18 @@ def _destination(signal: str, path: str) -> Destination:
     url = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or f"{base.rstrip('/')}/{path}"
     if not url.startswith(("http://", "https://")):
         raise ExportSettingInvalid(
-            f"The Collector's URL {url} must begin with http:// or https://, as in http://localhost:4318"
+            f"The Collector's URL {mask_url(url)} must begin with http:// or https://, as in http://localhost:4318"
         )
     return Destination(
         url=url,
-        headers=parse_env_headers(_of_signal(signal, "HEADERS"), liberal=True),
+        headers=_headers(signal),
         timeout_seconds=_timeout_seconds(signal),
         compress=_of_signal(signal, "COMPRESSION") == "gzip",
     )
+
+
+def _headers(signal: str) -> Mapping[str, str]:
+    return parse_env_headers(_of_signal(signal, "HEADERS"), liberal=True)
 
 
 def _timeout_seconds(signal: str) -> float:

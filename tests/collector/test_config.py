@@ -145,6 +145,8 @@ def test_scopes_and_events_are_told_apart_as_the_bookkeeper_does() -> None:
         "eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl",
         "-----BEGIN RSA PRIVATE KEY-----\nMII",
         "bearer abcdefghijklmnop",
+        "Basic YW5uYTpnZWhlaW0x",
+        "whsec_abcdefgh+ijk/lmnop==",
         "https://anna:geheim@example.org/x",
     ],
 )

@@ -19,6 +19,7 @@ from engine.errors import SpanloomError
 from engine.models.offline import OFFLINE
 from engine.models.pricing import GenaiPrices
 from engine.models.registry import PROVIDERS, LangChainModels, Provider
+from engine.security.redaction import mask_url
 from telemetry.sdk.providers import ExportSettingInvalid, build_telemetry
 
 _SKEW_SECONDS = 2.0
@@ -114,7 +115,7 @@ def _models(settings: Settings) -> Iterator[Check]:
 def _provider(provider: Provider, settings: Settings) -> Check:
     reach = settings.providers[provider.name]
     key = "key present" if reach.api_key else "no key"
-    address = f", at {reach.base_url}" if reach.base_url else ""
+    address = f", at {mask_url(reach.base_url)}" if reach.base_url else ""
     if provider.is_installed:
         return Check(provider.name, "ok" if reach.is_set else "info", f"installed, {key}{address}")
     advice = f"pip install 'spanloom[{provider.name}]'" if reach.is_set else ""

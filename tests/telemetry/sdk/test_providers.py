@@ -259,3 +259,18 @@ def test_the_global_provider_is_left_alone() -> None:
     telemetry = build_telemetry()
     assert trace.get_tracer_provider() is before
     assert telemetry.tracer_provider is not before
+
+
+def test_parameters_and_queries_leave_only_as_hashes(backend: Received, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", backend.url)
+    listener = Listener()
+    listener.begin(params={"style": "canary-param", "limit": 3}).tracker.complete()
+    tracer = listener.telemetry.tracer_provider.get_tracer("fastapi")
+    tracer.start_span("GET", attributes={"url.query": "key=canary-query", "url.path": "/v1/executions"}).end()
+    listener.telemetry.shutdown()
+    left = b"".join(backend.bodies).decode("utf-8", "replace")
+    assert "canary" not in left
+    assert "/v1/executions" in left
+    assert left.count('{"style":"sha256:') == 3, "the root span, `started` and `completed`"
+    kept = [(log.log_record.attributes or {})[semconv.PARAMS] for log in listener.events.get_finished_logs()]
+    assert kept == ['{"style":"canary-param","limit":3}'] * 2, "the books have them"
