@@ -161,6 +161,10 @@ class Settings(BaseSettings):
         description="provider:model for nodes that name none (the first provider with a key, else offline:extractive)",
     )
     files_roots: Folders = Field((), description="Folders that requests over HTTP may search with the files retriever")
+    files_allow: Listed = Field(
+        (),
+        description="Names of hidden and key files that the files retriever may read, as in .github or id_*.md",
+    )
     prices: Path | None = Field(
         None, description="JSON file with your own prices, which take precedence over the catalogue"
     )

@@ -31,7 +31,13 @@ def build_resources(
     from engine.store.definitions import StoredDefinitions
     from engine.store.templates import StoredTemplates
 
-    local = resources_of(settings.providers, settings.model, files_roots=settings.files_roots, prices=settings.prices)
+    local = resources_of(
+        settings.providers,
+        settings.model,
+        files_roots=settings.files_roots,
+        files_allow=settings.files_allow,
+        prices=settings.prices,
+    )
     stack.push_async_callback(within, CLOSE_SECONDS, "the providers' clients", local.aclose)
     return replace(
         local,

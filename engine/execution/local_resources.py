@@ -75,6 +75,7 @@ def resources_of(
     model: str | None,
     *,
     files_roots: Sequence[Path] = (),
+    files_allow: Sequence[str] = (),
     prices: Path | None = None,
     tools: Iterable[Tool] = (),
     retrievers: Mapping[str, Retriever] | None = None,
@@ -84,7 +85,7 @@ def resources_of(
     If there are `files_roots`, the retriever `default` searches all of them.
     """
     models = LangChainModels(providers, model)
-    files = FilesRetriever(files_roots)
+    files = FilesRetriever(files_roots, allowed=files_allow)
     found: dict[str, Retriever] = {"files": files}
     if files_roots:
         found["default"] = FoldersRetriever(files, files_roots)

@@ -14,7 +14,7 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import anyio
 import anyio.to_thread
@@ -24,6 +24,7 @@ from engine.errors import ResourceMissing
 from engine.graph import JsonObject
 from engine.resources import Passage, RetrievalQuery
 from engine.retrieval.lexical import STOP_WORDS
+from engine.retrieval.private_files import is_private, named_part
 
 MAX_FILES = 2_000
 MAX_FILE_BYTES = 2 << 20
@@ -43,6 +44,9 @@ _WORD = re.compile(r"[^\W_]+")
 _HEADING = re.compile(r"#{1,6}\s+(.*?)\s*#*\s*$")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _NOT_ALLOWED = "the path cannot be searched: it must exist, in a folder of the server's setting SPANLOOM_FILES_ROOTS"
+_PRIVATE = (
+    "the file is hidden or holds keys, by its name; SPANLOOM_FILES_ALLOW=NAME lets the files retriever read it anyway"
+)
 _log = logging.getLogger(__name__)
 
 _SCHEMA = """
@@ -63,7 +67,8 @@ _ROWS_CONTAINING = (
 class FilesRetriever:
     """Searches files below `roots`. A query with `any_folder` (from the command line) may use any path.
 
-    Files are checked for changes at most every `check_seconds`.
+    Hidden files and files that hold keys, by their names, are left out unless a pattern in `allowed` names them. Files
+    are checked for changes at most every `check_seconds`.
     """
 
     options_schema: JsonObject = {
@@ -80,7 +85,8 @@ class FilesRetriever:
         "additionalProperties": False,
     }
 
-    def __init__(self, roots: Sequence[Path] = (), *, check_seconds: float = 1.0) -> None:
+    def __init__(self, roots: Sequence[Path] = (), *, allowed: Sequence[str] = (), check_seconds: float = 1.0) -> None:
+        self._allowed_names = tuple(allowed)
         self._roots = [Path(os.path.realpath(root)) for root in roots]
         self._check_seconds = check_seconds
         self._indexes: dict[Path, _Index] = {}
@@ -107,18 +113,27 @@ class FilesRetriever:
         """The resolved path. Forbidden and missing paths get the same error, so that nobody can probe the disk."""
         try:
             if any_folder:
-                return Path(path).expanduser().resolve(strict=True)
+                return self._any_path(path)
             for root in self._roots:
                 real = Path(os.path.realpath(root / path))
-                if real.is_relative_to(root) and real.exists():
+                if real.is_relative_to(root) and real.exists() and not self._is_private(real.relative_to(root)):
                     return real
         except (OSError, ValueError, RuntimeError) as error:
             raise ResourceMissing("there is no such file or folder" if any_folder else _NOT_ALLOWED) from error
         raise ResourceMissing(_NOT_ALLOWED)
 
+    def _any_path(self, path: str) -> Path:
+        real = Path(path).expanduser().resolve(strict=True)
+        if self._is_private(named_part(real)):
+            raise ResourceMissing(_PRIVATE)
+        return real
+
+    def _is_private(self, path: Path | PurePath) -> bool:
+        return is_private(path, self._allowed_names)
+
     def _index(self, path: Path) -> "_Index":
         """The up-to-date index of a path. The least recently used index is dropped if there are too many."""
-        index = self._indexes.pop(path, None) or _Index(path)
+        index = self._indexes.pop(path, None) or _Index(path, self._allowed_names)
         now = time.monotonic()
         if now >= index.checked_at + self._check_seconds:
             try:
@@ -151,6 +166,7 @@ class _Index:
     """The passages of one folder or file. Used by one thread at a time."""
 
     path: Path
+    allowed: tuple[str, ...] = ()
     checked_at: float = float("-inf")
     files: dict[str, _File] = field(default_factory=dict)
     rows: int = 0
@@ -165,7 +181,7 @@ class _Index:
 
     def refresh(self) -> None:
         """Read new and changed files and remove deleted ones. Raises `ResourceMissing` if no file is left."""
-        present = dict(_files(self.path))
+        present = dict(_files(self.path, self.allowed))
         if not present:
             raise ResourceMissing("there is no text or Markdown file at this path")
         self.database.execute("BEGIN")
@@ -230,13 +246,13 @@ def _terms(question: str) -> list[str]:
     return [f'"{word}"' for word in meaningful[:MAX_QUERY_TERMS]]
 
 
-def _files(path: Path) -> Iterator[tuple[str, _File]]:
+def _files(path: Path, allowed: Sequence[str]) -> Iterator[tuple[str, _File]]:
     """The files to read, with paths relative to the folder. Raises `ResourceMissing` if there are too many."""
     if not path.is_dir():
         yield path.name, _File(*_checked_stat(path))
         return
     count = size_bytes = 0
-    for name in sorted(_file_names(path)):
+    for name in sorted(_file_names(path, allowed)):
         try:
             modified_ns, file_bytes = _checked_stat(path / name)
         except ResourceMissing as error:
@@ -251,16 +267,20 @@ def _files(path: Path) -> Iterator[tuple[str, _File]]:
         yield name, _File(modified_ns, file_bytes)
 
 
-def _file_names(folder: Path) -> Iterator[str]:
-    """Text files below a folder. Hidden files, linked folders and links to files outside are skipped."""
+def _file_names(folder: Path, allowed: Sequence[str]) -> Iterator[str]:
+    """Text files below a folder. Private files, linked folders, and links to files outside or private are skipped."""
     for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in _SKIPPED_FOLDERS]
+        folders[:] = [
+            name for name in folders if not is_private(PurePath(name), allowed) and name not in _SKIPPED_FOLDERS
+        ]
         for name in files:
             path = Path(parent, name)
-            if path.suffix.lower() not in SUFFIXES or name.startswith("."):
+            if path.suffix.lower() not in SUFFIXES or is_private(PurePath(name), allowed):
                 continue
-            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder):
-                continue
+            if path.is_symlink():
+                real = Path(os.path.realpath(path))
+                if not real.is_relative_to(folder) or is_private(real.relative_to(folder), allowed):
+                    continue
             yield path.relative_to(folder).as_posix()
 
 

@@ -227,3 +227,47 @@ async def test_long_texts_are_split_into_passages(retriever: FilesRetriever, fol
         (found,) = await find(retriever, topic)
         assert topic in found.text
         assert len(found.text) < 1_700
+
+
+PRIVATE = (".env", "id_rsa.txt", "tls.key", "ca.pem", "prod.env", ".ssh/notes.md", "spanloom.db", "spanloom.db.key")
+
+
+@pytest.fixture
+def keys(folder: Path) -> Path:
+    """A folder with secrets in private files, and a link to one of them."""
+    for name in PRIVATE:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("the parrot password is kea")
+    (folder / "harmless.md").symlink_to(folder / ".env")
+    return folder
+
+
+@pytest.mark.parametrize("name", [*PRIVATE, ".ssh", "harmless.md", "sub/../.env", "ID_RSA.txt"])
+@pytest.mark.parametrize("any_folder", [False, True])
+async def test_hidden_and_key_files_are_not_read_by_name(
+    keys: Path, name: str, any_folder: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(keys)
+    (keys / "ID_RSA.txt").write_text("the parrot password is kea")
+    query = RetrievalQuery(text="password", owner="local", options={"path": name}, any_folder=any_folder)
+    with pytest.raises(ResourceMissing):
+        await FilesRetriever([keys]).retrieve(query)
+
+
+async def test_hidden_and_key_files_are_not_found_in_a_folder(keys: Path) -> None:
+    assert await find(FilesRetriever([keys]), "password") == []
+
+
+async def test_a_setting_names_hidden_and_key_files_that_may_be_read(keys: Path) -> None:
+    retriever = FilesRetriever([keys], allowed=["id_*.txt", ".SSH", "*.pem"])
+    assert {one.source for one in await find(retriever, "password")} == {"id_rsa.txt", ".ssh/notes.md"}
+    assert [one.source for one in await find(retriever, "password", "ca.pem")] == ["ca.pem"]
+    with pytest.raises(ResourceMissing):
+        await find(retriever, "password", "tls.key")
+
+
+async def test_a_hidden_folder_that_is_a_root_or_holds_the_root_is_searched(tmp_path: Path) -> None:
+    root = tmp_path / ".cache" / ".docs"
+    root.mkdir(parents=True)
+    (root / "guide.md").write_text(GUIDE)
+    assert await find(FilesRetriever([root]), "Keas") != []
