@@ -5,7 +5,9 @@ Alembic is large, so it is imported only if a migration is pending.
 
 import importlib.resources
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 _VERSIONS = "alembic_version"
 """The table in which alembic keeps the revision of the database."""
+
+_DROPPED = re.compile(r"DROP TABLE (\w+)|ALTER TABLE (\w+) DROP COLUMN (\w+)")
 
 _MIGRATION_LOCK = 0x5350_4C4D
 """Any fixed number: of two processes that start together the second waits for the first."""
@@ -56,19 +60,81 @@ async def pending(database_url: str) -> list[str]:
     scripts = ScriptDirectory(str(scripts_folder()))
     known = [script.revision for script in scripts.walk_revisions()]
     if not set(current) <= set(known):
-        raise Unavailable(f"the database {safe_name(url)} has a newer schema than this program; install a newer one")
+        raise Unavailable(
+            f"the database {safe_name(url)} has a newer schema than this program; install a newer one, or go back with "
+            f"it: spanloom migrate --to {_newest()}"
+        )
     applied = {script.revision for head in current for script in scripts.iterate_revisions(head, "base")}
     return [revision for revision in reversed(known) if revision not in applied]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """The way from the revision of a database to another one."""
+
+    start: str
+    """`base` is the empty database."""
+    end: str
+    revisions: list[str]
+    """Those that run, or that are undone, in this order."""
+    is_down: bool
+
+    def sql(self, database_url: str) -> str:
+        """The SQL that it runs on a database of this kind."""
+        from alembic import command
+
+        run = command.downgrade if self.is_down else command.upgrade
+        return _sql(database_url, lambda config: run(config, f"{self.start}:{self.end}", sql=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Data that a downgrade deletes: the rows of a table, or the values of a column."""
+
+    table: str
+    column: str | None
+    count: int
+
+    def __str__(self) -> str:
+        place = self.table if self.column is None else f"{self.table}.{self.column}"
+        thing = "row" if self.column is None else "value"
+        return f"{self.count:,} {thing}{'' if self.count == 1 else 's'} of {place}"
+
+
+async def find_move(database_url: str, revision: str) -> Move:
+    """The way to a revision, `base` or `head`. Raises `Unavailable`, also for a revision that this program lacks."""
+    from alembic.script import ScriptDirectory
+
+    waiting = await pending(database_url)
+    known = [script.revision for script in ScriptDirectory(str(scripts_folder())).walk_revisions()][::-1]
+    places = ["base", *known]
+    wanted = known[-1] if revision == "head" else revision
+    if wanted not in places:
+        raise Unavailable(f"this program has no revision {revision}; it has base, {', '.join(known)}")
+    now, then = len(known) - len(waiting), places.index(wanted)
+    revisions = places[now + 1 : then + 1] if then >= now else places[then + 1 : now + 1][::-1]
+    return Move(places[now], wanted, revisions, is_down=then < now)
+
+
+async def losses(database_url: str, move: Move) -> list[Loss]:
+    """What a downgrade deletes that is not empty."""
+    dropped = [(table or of, column or None) for table, of, column in _DROPPED.findall(move.sql(database_url))]
+    async with Database(database_url) as database, database.read() as connection:
+        return await connection.run_sync(_count, dropped)
 
 
 def sql(database_url: str) -> str:
     """The SQL that `upgrade` runs on an empty database of this kind, for review."""
     from alembic import command
 
+    return _sql(database_url, lambda config: command.upgrade(config, "head", sql=True))
+
+
+def _sql(database_url: str, run: Callable[["Config"], None]) -> str:
     script = io.StringIO()
     config = _config(output=script)
     config.attributes["dialect_name"] = dialect_name(parse_url(database_url))
-    command.upgrade(config, "head", sql=True)
+    run(config)
     return script.getvalue()
 
 
@@ -77,6 +143,18 @@ def scripts_folder() -> Path:
     package = importlib.resources.files("engine")
     installed = Path(str(package / "_migrations"))
     return installed if installed.is_dir() else Path(str(package)).parent / "migrations"
+
+
+def _count(connection: Connection, dropped: Sequence[tuple[str, str | None]]) -> list[Loss]:
+    """Count what is there now: a downgrade may drop a column that an earlier step of it has brought back."""
+    tables = {table for table, column in dropped if column is None}
+    found: list[Loss] = []
+    for table, column in dropped:
+        columns = {None, *(each["name"] for each in inspect(connection).get_columns(table))}
+        if column in columns and (column is None or table not in tables):
+            number = connection.execute(text(f"SELECT count({column or '*'}) FROM {table}")).scalar_one()
+            found.append(Loss(table, column, number))
+    return [loss for loss in found if loss.count]
 
 
 def _newest() -> str:

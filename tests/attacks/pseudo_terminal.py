@@ -40,8 +40,11 @@ _OURS = re.compile(r"\x1b\[(?:0|[1-79]|3\d|9\d)(?:;[\d;]+)?m|\x1b\[\?25[lh]|\x1b
 """What our own tables and progress write: colours, the cursor hidden and shown, a line up, a line erased."""
 
 
-def run_on_terminal(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
-    """Run a command with all three streams on a pseudo-terminal; its exit code and what the terminal got."""
+def run_on_terminal(folder: Path, *arguments: str, typed: str = "", **environment: str) -> tuple[int, str]:
+    """Run a command with all three streams on a pseudo-terminal; its exit code and what the terminal got.
+
+    `typed` waits in the terminal's buffer until the command reads it.
+    """
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (ROWS, COLUMNS))
     try:
@@ -56,6 +59,7 @@ def run_on_terminal(folder: Path, *arguments: str, **environment: str) -> tuple[
         )
     finally:
         os.close(slave)
+    os.write(master, typed.encode())
     with closing(os.fdopen(master, "rb", buffering=0)) as terminal:
         shown = b"".join(_chunks(terminal.fileno()))
         return process.wait(SECONDS), shown.decode("utf-8", "surrogateescape")

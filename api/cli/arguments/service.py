@@ -49,12 +49,29 @@ def serve(
 
 def migrate(
     check: Annotated[bool, typer.Option("--check", help="Only check; exit 1 if the schema is not up to date.")] = False,
-    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL that creates the schema, and exit.")] = False,
+    sql: Annotated[
+        bool, typer.Option("--sql", help="Print the SQL that creates the schema, or that --to runs, and exit.")
+    ] = False,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="REVISION", help="Go to this revision, forwards or back; `base` is the empty database."
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete the data that going back loses, without asking.")] = False,
     json: Json = False,
 ) -> None:
-    """Upgrade the database schema to this version of spanloom."""
-    from api.cli.commands.migrate import run_migration
+    """Upgrade the database schema to this version of spanloom.
 
+    With --to it goes to another revision, for example before an older version is installed. Stop all processes first.
+    """
+    from api.cli.commands.migrate import move_to, run_migration
+    from api.cli.errors import wrong_use
+
+    if to is not None:
+        if check:
+            wrong_use("--check and --to cannot be combined.")
+        raise typer.Exit(move_to(to, yes=yes, sql=sql, as_json=json))
     raise typer.Exit(run_migration(check=check, sql=sql, as_json=json))
 
 

@@ -8,9 +8,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import httpx2
+
 from api.cli import terminal
 from api.cli.exit_codes import DONE, NOT_READY
-from api.cli.rendering.tables import Check, checks_view
+from api.cli.rendering.tables import Check, Level, checks_view
+from api.service.server import CannotListen, listen
 from api.settings import Settings, check_bind, check_ingest, in_force, prepare_process
 from engine.database import migrations
 from engine.database.base import database_time
@@ -123,10 +126,11 @@ def _provider(provider: Provider, settings: Settings) -> Check:
 
 
 def _surroundings(settings: Settings) -> Iterator[Check]:
-    yield _attempt("address", lambda: check_bind(settings), "{}:{}".format(*settings.address))
+    yield _attempt("address", lambda: check_bind(settings), "{}:{}".format(*settings.address), _port(settings))
     if settings.pipeline == "collector":
         address = "{}:{}".format(*settings.ingest_address)
-        yield _attempt("Collector", lambda: check_ingest(settings), f"{address}, a token is set")
+        taken = _taken("Collector", *settings.ingest_address, "SPANLOOM_INGEST_BIND", "fail")
+        yield _attempt("Collector", lambda: check_ingest(settings), f"{address}, a token is set", taken)
     yield _attempt("checkpoints", lambda: prepare_process(settings), "strict deserialisation (msgpack) is on")
     if settings.langsmith:
         yield Check(
@@ -160,12 +164,38 @@ def _surroundings(settings: Settings) -> Iterator[Check]:
         yield Check("files", "info", "HTTP requests cannot search any folder", advice)
 
 
-def _attempt(name: str, check: Callable[[], None], finding: str) -> Check:
+def _attempt(name: str, check: Callable[[], None], finding: str, otherwise: Check | None = None) -> Check:
     try:
         check()
     except SpanloomError as error:
         return Check(name, "fail", error.message)
-    return Check(name, "ok", finding)
+    return otherwise or Check(name, "ok", finding)
+
+
+def _port(settings: Settings) -> Check | None:
+    """A check if the port of the API is taken. Other programs like the default port, and `run` does not need it."""
+    is_named = bool({"bind", "port"} & settings.model_fields_set)
+    return _taken("address", *settings.address, "SPANLOOM_BIND", "fail" if is_named else "warn")
+
+
+def _taken(name: str, host: str, port: int, variable: str, level: Level) -> Check | None:
+    """A check if nobody can listen there, or if a spanloom listens there already; else null."""
+    try:
+        listen(host, port, variable=variable).close()
+    except CannotListen as error:
+        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        if _is_spanloom(f"http://{place}/healthz"):
+            return Check(name, "ok", f"{place}, where a spanloom is running")
+        return Check(name, level, error.message)
+    return None
+
+
+def _is_spanloom(url: str) -> bool:
+    try:
+        answer = httpx2.get(url, trust_env=False, timeout=1.0)
+        return answer.status_code == 200 and set(answer.json()) == {"status", "version"}
+    except (httpx2.HTTPError, ValueError, TypeError):
+        return False
 
 
 def _exporters() -> Check:

@@ -1,12 +1,15 @@
-"""`spanloom migrate`: upgrade or check the database schema."""
+"""`spanloom migrate`: upgrade or check the database schema, or go to another revision of it."""
 
 import asyncio
+import sys
+from dataclasses import asdict
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
 from api.cli import terminal
+from api.cli.errors import wrong_use
 from api.cli.exit_codes import BAD_NEWS, DONE
 from api.cli.rendering.formatting import plural
 from engine.database import migrations
@@ -41,6 +44,49 @@ def run_migration(*, check: bool, sql: bool, as_json: bool) -> int:
     else:
         print(f"{name}: {plural(len(waiting), 'migration')} applied." if waiting else f"{name} is up to date.")
     return BAD_NEWS if check and (waiting or differences) else DONE
+
+
+def move_to(revision: str, *, yes: bool, sql: bool, as_json: bool) -> int:
+    """Go to a revision. Before a downgrade deletes data, it says which and asks. Raises `WrongUse`."""
+    url = terminal.begin().database_url
+    move = asyncio.run(migrations.find_move(url, revision))
+    if sql:
+        print(move.sql(url))
+        return DONE
+    lost = asyncio.run(migrations.losses(url, move)) if move.is_down else []
+    if lost and not yes:
+        _ask(move, lost, as_json=as_json)
+    if move.revisions:
+        asyncio.run((migrations.downgrade if move.is_down else migrations.upgrade)(url, move.end))
+    name = safe_name(parse_url(url))
+    if as_json:
+        done = {"undone" if move.is_down else "run": move.revisions, "lost": [asdict(loss) for loss in lost]}
+        terminal.show_json({"database": name, "revision": move.end, **done})
+    else:
+        print(_moved(name, move))
+    return DONE
+
+
+def _ask(move: migrations.Move, lost: list[migrations.Loss], *, as_json: bool) -> None:
+    """Raises `WrongUse` unless the person at the terminal agrees."""
+    deleted = f"Going back to {move.end} deletes {', '.join(map(str, lost))}"
+    if as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        wrong_use(f"{deleted}. Back up the database, then add --yes.")
+    print(f"{deleted}. It cannot be undone.\nType yes to go on: ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() != "yes":
+        wrong_use("Nothing was changed.")
+
+
+def _moved(name: str, move: migrations.Move) -> str:
+    if not move.revisions:
+        return f"{name} is at revision {move.end}."
+    count = plural(len(move.revisions), "migration")
+    if not move.is_down:
+        return f"{name} is at revision {move.end}: {count} applied."
+    return (
+        f"{name} is at revision {move.end}: {count} undone. "
+        "Now install the version of spanloom that has this revision; this one would upgrade it again."
+    )
 
 
 def _verdict(name: str, waiting: list[str], differences: list[str]) -> str:

@@ -1,7 +1,14 @@
 """`spanloom doctor`: settings in force and problems, but no secrets."""
 
 import json
+import socket
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
+import pytest
+
+from api.cli.commands import doctor
+from api.service.server import CannotListen
 from tests.api.cli.shell import Shell
 
 
@@ -25,3 +32,58 @@ def test_doctor_is_not_ready_for_the_collector_without_an_ingest_token(shell: Sh
     assert "SPANLOOM_INGEST_TOKENS" in failed["Collector"]
     ready = shell.run("doctor", SPANLOOM_PIPELINE="collector", SPANLOOM_INGEST_TOKENS="t" * 32)
     assert (ready.returncode, ready.stdout.splitlines()[-1]) == (0, "Ready.")
+
+
+def test_doctor_masks_what_urls_hold_besides_the_address(shell: Shell) -> None:
+    address = "https://anna:canary-password@models.example/v1?key=canary-key"
+    for arguments in (("doctor",), ("doctor", "--json")):
+        done = shell.run(*arguments, OPENAI_BASE_URL=address, SPANLOOM_PROMETHEUS_URL=f"{address}&canary=canary")
+        assert "canary-" not in done.stdout + done.stderr
+        assert "https://***@models.example/v1?key=***" in done.stdout
+
+
+def test_doctor_sees_a_taken_port(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = shell.run("doctor", "--json", PORT=str(port))
+        checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+        assert (done.returncode, checks["address"]["level"]) == (3, "fail")
+        assert checks["address"]["finding"].endswith("(Address already in use); name another address in SPANLOOM_BIND")
+        done = shell.run(
+            "doctor", "--json",
+            SPANLOOM_PIPELINE="collector", SPANLOOM_INGEST_TOKENS="t" * 32, SPANLOOM_INGEST_BIND=f"127.0.0.1:{port}",
+        )  # fmt: skip
+        checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+        assert (done.returncode, checks["Collector"]["level"]) == (3, "fail")
+
+
+def test_doctor_takes_a_default_port_of_another_program_for_a_warning(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(host: str, port: int, *, variable: str) -> socket.socket:
+        raise CannotListen(f"cannot listen on {host}:{port}")
+
+    monkeypatch.setattr(doctor, "listen", refuse)
+    monkeypatch.setattr(doctor, "_is_spanloom", lambda url: False)
+    report = shell.json("doctor")
+    assert (report["ready"], [check["level"] for check in report["checks"] if check["name"] == "address"]) == (
+        True,
+        ["warn"],
+    )
+
+
+def test_doctor_knows_its_own_service_on_the_port(shell: Shell) -> None:
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"status": "ok", "version": "1"}')
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Healthy) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        done = shell.run("doctor", PORT=str(server.server_port))
+        server.shutdown()
+    assert (done.returncode, "where a spanloom is running" in done.stdout) == (0, True)
