@@ -1,22 +1,25 @@
-"""Dependencies of routes: the running service, the caller, and the Idempotency-Key."""
+"""Dependencies of routes: the running service, the caller, ids in paths, and the Idempotency-Key."""
 
 import re
 from typing import Annotated
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Path, Query, Request
 from opentelemetry import trace
 from opentelemetry.context import Context
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from api.http.middleware import ids_of
 from api.http.problems import Problem
 from api.http.responses import IDEMPOTENCY_KEY
 from api.wiring.runtime import Runtime
+from engine.errors import NotFound
 from engine.request import Caller
 
 OWNER = "default"
 """The owner of every execution: the service has no API keys yet, so all callers are one owner."""
 
+_ID_PATTERN = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY = re.compile(r"[!-~]{1,255}")
 
 LINKED_TRACE = "spanloom.linked_trace"
@@ -59,7 +62,24 @@ def _idempotency_key(request: Request) -> str | None:
     return keys[0]
 
 
+def _exists(kind: str) -> AfterValidator:
+    """A check that a text can be an id at all, before anything is made of it: a header, a query, a log line."""
+
+    def check(text: str) -> str:
+        if re.fullmatch(_ID_PATTERN, text):
+            return text
+        raise NotFound.of(kind, text if _PLAIN_ID.fullmatch(text) else "of this id")
+
+    return AfterValidator(check)
+
+
+_IN_PATH = Path(json_schema_extra={"format": "uuid", "pattern": f"^{_ID_PATTERN}$"})
+
 RuntimeDep = Annotated[Runtime, Depends(_runtime)]
 IdempotencyKeyDep = Annotated[str | None, Depends(_idempotency_key)]
 CallerDep = Annotated[Caller, Depends(_caller)]
 NoQueryDep = Annotated[NoQuery, Query()]
+ExecutionId = Annotated[str, _IN_PATH, _exists("execution")]
+EndpointId = Annotated[str, _IN_PATH, _exists("endpoint")]
+DeliveryId = Annotated[str, _IN_PATH, _exists("delivery")]
+"""Ids in paths. Any other text raises `NotFound`, like an id that nothing has."""

@@ -1,27 +1,24 @@
-"""The outermost middleware: checks host and size of every request, adds ids and headers to every response, and turns
-errors into problem documents.
+"""The middleware of every request: checks its host and size, adds ids and headers to the response, and turns errors
+into problem documents.
 """
 
 import asyncio
 import logging
-import re
-import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 
 from fastapi import Request
-from opentelemetry import trace
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.http.hosts import host_of, plain_host
 from api.http.problems import Problem, RequestIds, internal_error, problem_of
 from api.settings import is_loopback
 from engine.errors import SpanloomError
 
 _DRAINED_BYTES = 32 * 1024 * 1024
 _DRAIN_SECONDS = 5.0
-_CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 log = logging.getLogger(__name__)
 
@@ -31,16 +28,16 @@ class OuterMiddleware:
 
     def __init__(self, app: ASGIApp, *, allowed_hosts: Sequence[str], max_body_bytes: int) -> None:
         self._app = app
-        self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
+        self._allowed_hosts = frozenset(plain_host(host) for host in allowed_hosts)
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request. This is the one place where HTTP catches every exception."""
+        """Handle one request. What is left becomes a problem here, before the server's span could record its text."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        ids = _make_ids(headers)
+        ids = RequestIds.of(headers)
         scope.setdefault("state", {})["ids"] = ids
         body, answer = _Body(receive, self._max_body_bytes), _Response(ids, send)
         try:
@@ -53,18 +50,18 @@ class OuterMiddleware:
         except SpanloomError as error:
             refusal = problem_of(error)
             if refusal.status == 500:
-                log.exception("request failed", extra=_fields(ids))
+                log.exception("request failed", extra=ids.fields)
             await answer.refuse(refusal, scope, receive)
         except ClientDisconnect:
-            log.debug("the client disconnected before it had sent the whole request", extra=_fields(ids))
+            log.debug("the client disconnected before it had sent the whole request", extra=ids.fields)
         except Exception:
-            log.exception("request failed", extra=_fields(ids))
+            log.exception("request failed", extra=ids.fields)
             if answer.has_begun:
                 raise
             await answer.refuse(internal_error(), scope, receive)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
-        host = _host_name(headers.get("host", ""))
+        host = _host(scope, headers)
         if not (is_loopback(host) or host in self._allowed_hosts):
             raise Problem(
                 "host_not_allowed", "Call the service as localhost, or add its name to SPANLOOM_ALLOWED_HOSTS."
@@ -119,9 +116,7 @@ class _Response:
         if message["type"] == "http.response.start":
             self.has_begun = True
             headers = MutableHeaders(scope=message)
-            headers["X-Correlation-ID"] = self._ids.correlation_id
-            headers["traceresponse"] = self._ids.traceresponse
-            headers["X-Content-Type-Options"] = "nosniff"
+            headers.update(self._ids.headers)
             headers.setdefault("Cache-Control", "no-store")
         await self._send(message)
 
@@ -140,23 +135,13 @@ def _too_large(most_bytes: int) -> Problem:
     return Problem("body_too_large", f"Send a body of at most {most_bytes} bytes.", headers={"Connection": "close"})
 
 
-def _make_ids(headers: Headers) -> RequestIds:
-    """The ids of the server span; random ids, under which nothing is stored, if the request is not traced."""
-    span = trace.get_current_span().get_span_context()
-    trace_id = trace.format_trace_id(span.trace_id) if span.is_valid else secrets.token_hex(16)
-    span_id = trace.format_span_id(span.span_id) if span.is_valid else secrets.token_hex(8)
-    given = headers.get("x-correlation-id", "")
-    correlation_id = given if _CORRELATION_ID.fullmatch(given) else trace_id
-    return RequestIds(correlation_id, trace_id, span_id, span.trace_flags.sampled)
-
-
-def _fields(ids: RequestIds) -> dict[str, str]:
-    """The ids as fields of a log line."""
-    return {"correlation_id": ids.correlation_id, "trace_id": ids.trace_id}
-
-
-def _host_name(header: str) -> str:
-    """The host of a Host header in lower case, without the port and without the brackets of an IPv6 address."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0]
-    return header.partition(":")[0].lower().rstrip(".")
+def _host(scope: Scope, headers: Headers) -> str:
+    """The host that the request is for. RFC 9112 section 3.2 wants 400 for none, for several, and for no host."""
+    given = headers.getlist("host")
+    if not given and scope["http_version"] == "1.0":
+        return ""
+    try:
+        [header] = given
+        return host_of(header)
+    except ValueError:
+        raise Problem("invalid_header", "Send one Host header with a host name or address, and a port.") from None

@@ -1,14 +1,23 @@
-"""Pagination cursors. A cursor holds the end of a page and a digest of the filters, so that misuse is noticed."""
+"""Pagination cursors. A cursor holds the end of a page and a digest of the filters, so that misuse is noticed.
+
+The digest has no key: whoever knows it can make a cursor, so the position is checked like any other input.
+"""
 
 import base64
 import binascii
 import hashlib
+from collections.abc import Callable
+from datetime import datetime
+from typing import TypeVar
 
 import orjson
 from pydantic import BaseModel, TypeAdapter
 
 from api.http.problems import Problem
+from api.schemas.timestamps import in_range
 from engine.documents.json_text import to_json
+
+Position = TypeVar("Position")
 
 _TEXTS = TypeAdapter(list[str])
 
@@ -19,16 +28,31 @@ def write_cursor(position: list[str], asked: BaseModel) -> str:
     return base64.urlsafe_b64encode(content).decode().rstrip("=")
 
 
-def read_cursor(cursor: str, asked: BaseModel) -> list[str]:
-    """The end of the page before. Raises `Problem` if the cursor is damaged or belongs to other filters."""
+def read_cursor(cursor: str | None, asked: BaseModel, read: Callable[..., Position]) -> Position | None:
+    """The end of the page before, as `read` makes it of the texts of the position; null without a cursor.
+
+    Raises `Problem` if the cursor is damaged, belongs to other filters, or `read` raises one of its errors.
+    """
+    if cursor is None:
+        return None
     padded = cursor + "=" * (-len(cursor) % 4)
     try:
         digest, *position = _TEXTS.validate_json(base64.b64decode(padded, altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError):
-        digest, position = "", []
-    if digest != _digest(position, asked):
-        raise Problem("invalid_cursor", "Send the cursor unchanged, with the same filters, or begin without a cursor.")
-    return position
+        if digest == _digest(position, asked) and "\0" not in "".join(position):
+            return read(*position)
+    except (binascii.Error, ValueError, TypeError, OverflowError):
+        pass
+    raise invalid_cursor()
+
+
+def invalid_cursor() -> Problem:
+    """The problem for a cursor that names no end of a page."""
+    return Problem("invalid_cursor", "Send the cursor unchanged, with the same filters, or begin without a cursor.")
+
+
+def read_time(text: str) -> datetime:
+    """The time in a position. Raises `ValueError`."""
+    return in_range(datetime.fromisoformat(text))
 
 
 def _digest(position: list[str], asked: BaseModel) -> str:

@@ -1,26 +1,33 @@
 """Errors as RFC 9457 problem documents. They repeat no input except ids and plain names."""
 
+import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
-from fastapi import Response
+from opentelemetry import trace
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
 
 from engine.documents.json_text import to_json
 from engine.errors import MalformedWorkflow, SpanloomError
 from engine.report import ValidationReport
+
+_CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 100
 RETRY_AFTER_SECONDS = 5
 
 TITLES: Mapping[str, tuple[int, str]] = {
+    "malformed_request": (400, "The request is not HTTP"),
     "malformed_json": (400, "The request body is not valid JSON"),
     "invalid_cursor": (400, "The cursor cannot be used"),
     "invalid_header": (400, "A header cannot be used"),
     "not_found": (404, "Not found"),
     "method_not_allowed": (405, "The path does not support this method"),
+    "request_timeout": (408, "The request took too long to arrive"),
     "already_finished": (409, "The execution has already ended"),
     "not_finished": (409, "The execution has not ended yet"),
     "not_paused": (409, "The execution is not waiting for an answer"),
@@ -38,8 +45,10 @@ TITLES: Mapping[str, tuple[int, str]] = {
     "missing_extra": (422, "A provider's package is not installed"),
     "url_not_allowed": (422, "The URL is not allowed"),
     "too_many_groups": (422, "The result would have too many groups"),
+    "too_many_connections": (429, "Too many connections come from one address"),
     "queue_full": (429, "Too many executions are queued"),
     "too_many_subscribers": (429, "Too many readers follow the execution"),
+    "headers_too_large": (431, "The headers are too large"),
     "internal_error": (500, "Something went wrong in the service"),
     "unavailable": (503, "The service cannot take the request now"),
     "draining": (503, "The service is stopping"),
@@ -89,10 +98,30 @@ class RequestIds:
     span_id: str
     is_sampled: bool
 
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> Self:
+        """The ids of the server span; random ids, under which nothing is stored, if the request is not traced."""
+        span = trace.get_current_span().get_span_context()
+        trace_id = trace.format_trace_id(span.trace_id) if span.is_valid else secrets.token_hex(16)
+        span_id = trace.format_span_id(span.span_id) if span.is_valid else secrets.token_hex(8)
+        given = headers.get("x-correlation-id", "")
+        correlation_id = given if _CORRELATION_ID.fullmatch(given) else trace_id
+        return cls(correlation_id, trace_id, span_id, span.trace_flags.sampled)
+
     @property
-    def traceresponse(self) -> str:
-        """The value of the `traceresponse` header."""
-        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.is_sampled else '00'}"
+    def headers(self) -> dict[str, str]:
+        """The headers that every response has, but for `Cache-Control`, which a route may set itself."""
+        flags = "01" if self.is_sampled else "00"
+        return {
+            "X-Correlation-ID": self.correlation_id,
+            "traceresponse": f"00-{self.trace_id}-{self.span_id}-{flags}",
+            "X-Content-Type-Options": "nosniff",
+        }
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The ids as fields of a log line."""
+        return {"correlation_id": self.correlation_id, "trace_id": self.trace_id}
 
 
 class Problem(Exception):
@@ -139,10 +168,10 @@ class Problem(Exception):
             report=self.report,
         )
 
-    def response(self, ids: RequestIds, instance: str) -> Response:
+    def response(self, ids: RequestIds, instance: str | None) -> Response:
         """The problem as an HTTP response."""
         document = self.document(ids, instance)
-        headers = dict(self.headers)
+        headers = {**ids.headers, "Cache-Control": "no-store", **self.headers}
         if document.retry_after_seconds is not None:
             headers["Retry-After"] = str(document.retry_after_seconds)
         if document.execution_id is not None:

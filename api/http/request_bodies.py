@@ -10,10 +10,15 @@ from pydantic import BaseModel, ValidationError
 from api.http.problems import InputError, Problem
 from api.schemas.values import shown
 from engine.documents.strict_json import MalformedJson, escape, read_json
-from engine.graph import Json
+from engine.graph import Document, Json
 from engine.validation.pydantic_findings import findings_of
 
 Body = TypeVar("Body", bound=BaseModel)
+
+
+class NoBody(Document):
+    """A request that says everything by its path: `{}`."""
+
 
 _CODES = {
     "missing": "missing_field",
@@ -27,11 +32,14 @@ _CODES = {
 
 
 async def read_body(request: Request, model: type[Body], *, optional: bool = False) -> Body:
-    """The body as a model. An empty body is refused, or means the model's defaults if `optional`. Raises `Problem`."""
+    """The body as a model. An empty body is refused, or means the model's defaults if `optional`. Raises `Problem`.
+
+    The content type is asked for without a body too: a page of another site could send any other POST.
+    """
     data = await request.body()
+    _check_content_type(request)
     if not data and optional:
         return model()
-    _check_content_type(request)
     if not data:
         raise Problem("malformed_json", "The request body is empty. Send a JSON document.")
     try:
@@ -73,7 +81,7 @@ def _check_content_type(request: Request) -> None:
     media_type, _, parameters = request.headers.get("content-type", "").partition(";")
     charset = parameters.strip().lower().removeprefix("charset=").strip('"')
     if media_type.strip().lower() != "application/json" or charset not in ("", "utf-8", "utf8"):
-        raise Problem("unsupported_media_type", "Send the body as application/json in UTF-8.")
+        raise Problem("unsupported_media_type", "Send Content-Type: application/json, also with an empty body.")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Problem("unsupported_media_type", "Send the body without a content encoding.")
 

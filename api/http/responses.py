@@ -14,7 +14,16 @@ IDEMPOTENCY_KEY = "Idempotency-Key"
 OpenapiResponses = dict[int | str, dict[str, Any]]
 """OpenAPI's description of each response, by status."""
 
-PROBLEMS_EVERYWHERE = ("host_not_allowed", "internal_error", "unavailable")
+PROBLEMS_EVERYWHERE = (
+    "malformed_request",
+    "invalid_header",
+    "request_timeout",
+    "host_not_allowed",
+    "too_many_connections",
+    "headers_too_large",
+    "internal_error",
+    "unavailable",
+)
 
 
 def json_response(document: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -38,24 +47,13 @@ def openapi_body(
     if examples:
         content["examples"] = examples
     body: dict[str, object] = {"requestBody": {"required": required, "content": {"application/json": content}}}
-    return body | openapi_key() if key else body
-
-
-def openapi_key() -> dict[str, object]:
-    """OpenAPI's description of the Idempotency-Key header."""
-    meaning = "A repeated request with the same key starts no second execution. Visible ASCII, unique per owner."
-    schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
-    return {
-        "parameters": [
-            {"name": IDEMPOTENCY_KEY, "in": "header", "required": False, "description": meaning, "schema": schema}
-        ]
-    }
+    return body | {"parameters": [_KEY_HEADER]} if key else body
 
 
 def openapi_responses(good: OpenapiResponses, *codes: str) -> OpenapiResponses:
     """OpenAPI's description of a route's responses: the successful ones, its own problems, and those of every route."""
     found: OpenapiResponses = {}
-    for code in sorted((*codes, *PROBLEMS_EVERYWHERE), key=lambda code: TITLES[code][0]):
+    for code in sorted({*codes, *PROBLEMS_EVERYWHERE}, key=list(TITLES).index):
         status, title = TITLES[code]
         if status in found:
             found[status]["description"] += f"; `{code}`: {title}"
@@ -64,4 +62,11 @@ def openapi_responses(good: OpenapiResponses, *codes: str) -> OpenapiResponses:
     return found | good
 
 
+_KEY_HEADER = {
+    "name": IDEMPOTENCY_KEY,
+    "in": "header",
+    "required": False,
+    "description": "A repeated request with the same key starts no second execution. Visible ASCII, unique per owner.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}
 _PROBLEM_CONTENT = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}

@@ -5,9 +5,9 @@ from dataclasses import replace
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from api.http.dependencies import OWNER, CallerDep, IdempotencyKeyDep, NoQueryDep, RuntimeDep
-from api.http.request_bodies import read_body
-from api.http.responses import json_response, openapi_body, openapi_key, openapi_responses
+from api.http.dependencies import OWNER, CallerDep, ExecutionId, IdempotencyKeyDep, NoQueryDep, RuntimeDep
+from api.http.request_bodies import NoBody, read_body
+from api.http.responses import json_response, openapi_body, openapi_responses
 from api.operations.approve import ResumeBody, answer
 from api.operations.lookup import about, headers_of, read_execution
 from api.operations.retry import read_original
@@ -68,7 +68,7 @@ RESUME_EXAMPLES: dict[str, JsonObject] = {
     ),
     openapi_extra=openapi_body("CancelBody", required=False, examples=CANCEL_EXAMPLES),
 )
-async def cancel(execution_id: str, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def cancel(execution_id: ExecutionId, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
     """A running execution is asked to stop; `status` is `cancelled` once it has. Others are cancelled at once."""
     body = await read_body(request, CancelBody, optional=True)
     async with about(execution_id):
@@ -105,7 +105,7 @@ async def cancel(execution_id: str, request: Request, runtime: RuntimeDep, query
     ),
     openapi_extra=openapi_body("ResumeBody", examples=RESUME_EXAMPLES),
 )
-async def resume(execution_id: str, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def resume(execution_id: ExecutionId, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
     """The first answer counts; later ones are conflicts. A process with a free slot continues the execution."""
     body = await read_body(request, ResumeBody)
     async with about(execution_id):
@@ -128,22 +128,31 @@ async def resume(execution_id: str, request: Request, runtime: RuntimeDep, query
                 "headers": ACCEPTED_HEADERS,
             }
         },
+        "malformed_json",
         "invalid_header",
         "not_found",
         "not_finished",
         "input_gone",
         "conversation_busy",
+        "body_too_large",
+        "unsupported_media_type",
         "invalid_request",
         "idempotency_mismatch",
         "queue_full",
         "draining",
     ),
-    openapi_extra=openapi_key(),
+    openapi_extra=openapi_body("NoBody", key=True),
 )
 async def retry(
-    execution_id: str, runtime: RuntimeDep, caller: CallerDep, key: IdempotencyKeyDep, query: NoQueryDep
+    execution_id: ExecutionId,
+    request: Request,
+    runtime: RuntimeDep,
+    caller: CallerDep,
+    key: IdempotencyKeyDep,
+    query: NoQueryDep,
 ) -> Response:
     """The new execution is queued, whatever the mode of the original was."""
+    await read_body(request, NoBody, optional=True)
     async with about(execution_id):
         async with runtime.database.read() as connection:
             asked = await read_original(connection, execution_id, OWNER)

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from api.http.dependencies import OWNER, QueryModel, RuntimeDep
+from api.http.dependencies import OWNER, ExecutionId, QueryModel, RuntimeDep
 from api.http.problems import Problem
 from api.http.responses import openapi_responses
 from api.operations.follow import StreamPosition, has_received_all
@@ -62,7 +62,7 @@ _PARAMETER = {
     openapi_extra={"parameters": [_PARAMETER]},
 )
 async def events(
-    execution_id: str, request: Request, runtime: RuntimeDep, query: Annotated[EventsQuery, Query()]
+    execution_id: ExecutionId, request: Request, runtime: RuntimeDep, query: Annotated[EventsQuery, Query()]
 ) -> Response:
     """The events after the id. A `gap` event stands for events that are not known. A paused execution sends no more."""
     async with about(execution_id):

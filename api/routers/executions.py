@@ -1,14 +1,13 @@
 """/v1/executions: start an execution, list executions, get one and its trace."""
 
 from dataclasses import replace
-from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from api.http.dependencies import OWNER, CallerDep, IdempotencyKeyDep, NoQueryDep, QueryModel, RuntimeDep
-from api.http.pagination import read_cursor, write_cursor
+from api.http.dependencies import OWNER, CallerDep, ExecutionId, IdempotencyKeyDep, NoQueryDep, QueryModel, RuntimeDep
+from api.http.pagination import invalid_cursor, read_cursor, read_time, write_cursor
 from api.http.request_bodies import read_body
 from api.http.responses import json_response, next_link, openapi_body, openapi_responses
 from api.operations import start as starting
@@ -174,10 +173,10 @@ async def list_executions(request: Request, runtime: RuntimeDep, query: Annotate
 
 
 def _position(query: ListQuery) -> executions.ExecutionCursor | None:
-    if query.cursor is None:
-        return None
-    queued_at, id_ = read_cursor(query.cursor, query)
-    return executions.ExecutionCursor(datetime.fromisoformat(queued_at), id_)
+    def read(queued_at: str, id_: str) -> executions.ExecutionCursor:
+        return executions.ExecutionCursor(read_time(queued_at), id_)
+
+    return read_cursor(query.cursor, query, read)
 
 
 @router.get(
@@ -191,7 +190,7 @@ def _position(query: ListQuery) -> executions.ExecutionCursor | None:
         "invalid_request",
     ),
 )
-async def get(execution_id: str, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def get(execution_id: ExecutionId, runtime: RuntimeDep, query: NoQueryDep) -> Response:
     """The record, the open questions, and the result as long as it is kept."""
     async with about(execution_id):
         return json_response(await read_execution(runtime, execution_id), headers=headers_of(execution_id))
@@ -210,15 +209,18 @@ async def get(execution_id: str, runtime: RuntimeDep, query: NoQueryDep) -> Resp
     ),
 )
 async def trace(
-    execution_id: str, request: Request, runtime: RuntimeDep, query: Annotated[TraceQuery, Query()]
+    execution_id: ExecutionId, request: Request, runtime: RuntimeDep, query: Annotated[TraceQuery, Query()]
 ) -> Response:
     """The spans in depth-first order. A running execution shows its root span and the spans that have ended."""
     async with about(execution_id):
-        after = read_cursor(query.cursor, query)[0] if query.cursor else None
-        async with runtime.database.read() as connection:
-            found = await traces.get_trace(
-                connection, execution_id, OWNER, attempt=query.attempt, limit=query.limit, after=after
-            )
+        after = read_cursor(query.cursor, query, str)
+        try:
+            async with runtime.database.read() as connection:
+                found = await traces.get_trace(
+                    connection, execution_id, OWNER, attempt=query.attempt, limit=query.limit, after=after
+                )
+        except traces.UnknownCursor:
+            raise invalid_cursor() from None
         if found is None:
             raise NotFound.of("execution", execution_id)
         cursor = write_cursor([found.end], query) if found.end else None

@@ -1,6 +1,6 @@
 """/v1/reconcile: the hourly comparisons of the books."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -10,7 +10,7 @@ from api.http.dependencies import QueryModel, RuntimeDep
 from api.http.pagination import read_cursor, write_cursor
 from api.http.responses import json_response, openapi_responses
 from api.schemas.reconcile import ReconcileDocument, ReconcilePage
-from api.schemas.timestamps import Time
+from api.schemas.timestamps import EARLIEST, Time, in_range
 from telemetry.reconcile.job import ReconcileRun, list_runs
 
 router = APIRouter(prefix="/v1/reconcile", tags=["operations"])
@@ -38,7 +38,7 @@ class ReconcileQuery(QueryModel):
 )
 async def runs(runtime: RuntimeDep, query: Annotated[ReconcileQuery, Query()]) -> Response:
     """The keeper compares the books once an hour."""
-    before = _EPOCH + timedelta(seconds=int(read_cursor(query.cursor, query)[0])) if query.cursor else None
+    before = read_cursor(query.cursor, query, _due)
     async with runtime.database.read() as connection:
         found = await list_runs(connection, since=query.since, until=query.until, before=before, limit=query.limit + 1)
     page = found[: query.limit]
@@ -48,11 +48,12 @@ async def runs(runtime: RuntimeDep, query: Annotated[ReconcileQuery, Query()]) -
     )
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+def _due(seconds: str) -> datetime:
+    return in_range(EARLIEST + timedelta(seconds=int(seconds)))
 
 
 def _cursor(last: ReconcileRun, query: ReconcileQuery) -> str:
-    return write_cursor([f"{(last.scheduled_for - _EPOCH).total_seconds():.0f}"], query)
+    return write_cursor([f"{(last.scheduled_for - EARLIEST).total_seconds():.0f}"], query)
 
 
 def _document(run: ReconcileRun) -> ReconcileDocument:

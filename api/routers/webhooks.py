@@ -1,14 +1,13 @@
 """/v1/webhooks: endpoints, their deliveries, and redelivery."""
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from api.http.dependencies import OWNER, NoQueryDep, QueryModel, RuntimeDep
-from api.http.pagination import read_cursor, write_cursor
-from api.http.request_bodies import read_body
+from api.http.dependencies import OWNER, DeliveryId, EndpointId, NoQueryDep, QueryModel, RuntimeDep
+from api.http.pagination import read_cursor, read_time, write_cursor
+from api.http.request_bodies import NoBody, read_body
 from api.http.responses import json_response, next_link, openapi_body, openapi_responses
 from api.schemas import webhooks as documents
 from api.schemas.timestamps import Time
@@ -104,7 +103,7 @@ async def create_endpoint(request: Request, runtime: RuntimeDep, query: NoQueryD
         {200: {"description": "The endpoint.", "model": documents.EndpointAnswer}}, "not_found", "invalid_request"
     ),
 )
-async def get_endpoint(endpoint_id: str, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def get_endpoint(endpoint_id: EndpointId, runtime: RuntimeDep, query: NoQueryDep) -> Response:
     """The endpoint without its secret."""
     async with runtime.database.read() as connection:
         return json_response(documents.endpoint(await endpoints.get(connection, OWNER, endpoint_id)))
@@ -123,7 +122,9 @@ async def get_endpoint(endpoint_id: str, runtime: RuntimeDep, query: NoQueryDep)
     ),
     openapi_extra=openapi_body("EndpointChange"),
 )
-async def change_endpoint(endpoint_id: str, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def change_endpoint(
+    endpoint_id: EndpointId, request: Request, runtime: RuntimeDep, query: NoQueryDep
+) -> Response:
     """A disabled endpoint receives nothing. After it is enabled, `redeliver` sends the events that it missed."""
     body = await read_body(request, documents.EndpointChange)
     if body.url is not None:
@@ -141,7 +142,7 @@ async def change_endpoint(endpoint_id: str, request: Request, runtime: RuntimeDe
     status_code=204,
     responses=openapi_responses({204: {"description": "The endpoint is deleted."}}, "not_found", "invalid_request"),
 )
-async def delete_endpoint(endpoint_id: str, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def delete_endpoint(endpoint_id: EndpointId, runtime: RuntimeDep, query: NoQueryDep) -> Response:
     """Nothing more is sent to the endpoint, except requests that are already being sent."""
     async with runtime.database.begin() as connection:
         await endpoints.remove(connection, OWNER, endpoint_id)
@@ -160,7 +161,7 @@ async def delete_endpoint(endpoint_id: str, runtime: RuntimeDep, query: NoQueryD
     ),
     openapi_extra=openapi_body("RotateBody", required=False),
 )
-async def rotate_secret(endpoint_id: str, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def rotate_secret(endpoint_id: EndpointId, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
     """Requests are signed with both secrets for `overlap_hours`."""
     body = await read_body(request, documents.RotateBody, optional=True)
     async with runtime.database.begin() as connection:
@@ -178,13 +179,15 @@ async def rotate_secret(endpoint_id: str, request: Request, runtime: RuntimeDep,
     status_code=202,
     responses=openapi_responses(
         {202: {"description": "The delivery.", "model": documents.DeliveryAnswer}},
+        *_WITH_BODY,
         "not_found",
         "endpoint_disabled",
-        "invalid_request",
     ),
+    openapi_extra=openapi_body("NoBody"),
 )
-async def test_endpoint(endpoint_id: str, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def test_endpoint(endpoint_id: EndpointId, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
     """The event is sent at once; the delivery shows the outcome."""
+    await read_body(request, NoBody, optional=True)
     async with runtime.database.begin() as connection:
         made = await deliveries.send_test(connection, OWNER, endpoint_id)
     return json_response(documents.delivery(made), 202)
@@ -204,7 +207,9 @@ async def test_endpoint(endpoint_id: str, runtime: RuntimeDep, query: NoQueryDep
     ),
     openapi_extra=openapi_body("RedeliverBody"),
 )
-async def redeliver_range(endpoint_id: str, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def redeliver_range(
+    endpoint_id: EndpointId, request: Request, runtime: RuntimeDep, query: NoQueryDep
+) -> Response:
     """Sends events again with the same ids and bytes, including events missed while the endpoint was disabled."""
     body = await read_body(request, documents.RedeliverBody)
     async with runtime.database.begin() as connection:
@@ -245,7 +250,7 @@ async def list_deliveries(
         {200: {"description": "The delivery.", "model": documents.DeliveryDetail}}, "not_found", "invalid_request"
     ),
 )
-async def get_delivery(delivery_id: str, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def get_delivery(delivery_id: DeliveryId, runtime: RuntimeDep, query: NoQueryDep) -> Response:
     """The delivery, with the first 2 KiB of each reply."""
     async with runtime.database.read() as connection:
         found = await deliveries.get_delivery(connection, OWNER, delivery_id)
@@ -261,23 +266,25 @@ async def get_delivery(delivery_id: str, runtime: RuntimeDep, query: NoQueryDep)
     status_code=202,
     responses=openapi_responses(
         {202: {"description": "The delivery.", "model": documents.DeliveryAnswer}},
+        *_WITH_BODY,
         "not_found",
         "endpoint_disabled",
-        "invalid_request",
     ),
+    openapi_extra=openapi_body("NoBody"),
 )
-async def redeliver(delivery_id: str, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def redeliver(delivery_id: DeliveryId, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
     """The delivery keeps its id and bytes; its schedule of attempts starts again."""
+    await read_body(request, NoBody, optional=True)
     async with runtime.database.begin() as connection:
         found = await deliveries.redeliver(connection, OWNER, delivery_id)
     return json_response(documents.delivery(found), 202)
 
 
 def _position(query: EndpointsQuery | DeliveriesQuery) -> endpoints.WebhookCursor | None:
-    if query.cursor is None:
-        return None
-    created_at, id_ = read_cursor(query.cursor, query)
-    return endpoints.WebhookCursor(datetime.fromisoformat(created_at), id_)
+    def read(created_at: str, id_: str) -> endpoints.WebhookCursor:
+        return endpoints.WebhookCursor(read_time(created_at), id_)
+
+    return read_cursor(query.cursor, query, read)
 
 
 def _cursor(end: endpoints.WebhookCursor | None, query: EndpointsQuery | DeliveriesQuery) -> str | None:

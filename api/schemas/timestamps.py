@@ -1,8 +1,20 @@
 """Times in parameters: ISO 8601 with an offset; numbers are refused."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import AwareDatetime, BeforeValidator
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator
+
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST = datetime(9999, 1, 1, tzinfo=UTC)
+"""Times of records, exclusive. Nearer to the ends of the calendar, time zones and whole hours overflow."""
+
+
+def in_range(value: datetime) -> datetime:
+    """The time, if records can have it. Raises `ValueError`; a time without an offset is none of ours."""
+    if value.tzinfo is None or not EARLIEST <= value < LATEST:
+        raise ValueError("Choose a time between 1970 and 9998")
+    return value
 
 
 def _is_written(value: object) -> object:
@@ -12,4 +24,4 @@ def _is_written(value: object) -> object:
     return value
 
 
-Time = Annotated[AwareDatetime, BeforeValidator(_is_written)]
+Time = Annotated[AwareDatetime, BeforeValidator(_is_written), AfterValidator(in_range)]

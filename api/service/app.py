@@ -84,6 +84,7 @@ def _bare(**settings: Any) -> Service:
     )
     app.add_exception_handler(HTTPException, _routing_problem)
     app.add_exception_handler(RequestValidationError, _parameter_problem)
+    app.add_exception_handler(Exception, _leave_to_last_resort)
     for routes in (executions, events, decisions, analytics, webhooks, reconcile, monitoring):
         app.include_router(routes.router)
     return app
@@ -92,6 +93,11 @@ def _bare(**settings: Any) -> Service:
 def _is_untraced(scope: MutableMapping[str, Any]) -> bool:
     """Health checks and scrapes are not traced."""
     return scope["path"] in UNTRACED
+
+
+async def _leave_to_last_resort(request: Request, error: Exception) -> Response:
+    """Starlette would answer in plain text."""
+    raise error
 
 
 async def _parameter_problem(request: Request, error: Exception) -> Response:

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from api.http.problems import ProblemDocument
+from api.http.request_bodies import NoBody
 from api.operations.approve import ResumeBody
 from api.routers.decisions import CancelBody
 from api.schemas.webhooks import EndpointBody, EndpointChange, RedeliverBody, RotateBody
@@ -26,6 +27,7 @@ _BODIES: tuple[type[BaseModel], ...] = (
     EndpointChange,
     RotateBody,
     RedeliverBody,
+    NoBody,
 )
 _ANSWERS: tuple[type[BaseModel], ...] = (ExecutionResult, ProblemDocument, *DATA_MODELS.values())
 

@@ -34,6 +34,10 @@ def request(**more: Json) -> JsonObject:
     return {"source": {"kind": "graph", "graph": ASK}, "input": {"message": "hi"}, **more}
 
 
+UNKNOWN_ID = "0190c8e0-7a3b-7000-8000-000000000000"
+"""An id that nothing has."""
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One event of a stream, as httpx2 reads it."""
@@ -100,6 +104,12 @@ async def ended(service: Service, execution_id: str) -> JsonObject:
     return found
 
 
+def client_of(url: str) -> httpx2.AsyncClient:
+    """A client whose requests say JSON even without a body, which every POST must."""
+    headers = {"Content-Type": "application/json"}
+    return httpx2.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=30)
+
+
 @asynccontextmanager
 async def running(database_url: str, script: Script | None = None, **settings: object) -> AsyncIterator[Service]:
     """A service over the database, with a worker; without a script its model says hello each time."""
@@ -118,7 +128,7 @@ async def front(database_url: str, script: Script | None = None, **settings: obj
             server = make_server(runtime, listener, lambda _: started.set())
             serving = asyncio.create_task(server.serve([listener]), name="service")
             await started.wait()
-            async with httpx2.AsyncClient(base_url=url_of(listener), trust_env=False, timeout=30) as client:
+            async with client_of(url_of(listener)) as client:
                 yield Service(runtime, model, client, server, serving)
             server.should_exit = True
             await serving

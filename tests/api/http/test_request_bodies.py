@@ -7,7 +7,7 @@ import pytest
 
 from api.http.problems import TITLES
 from engine.graph import JsonObject
-from tests.api.harness import ASK, Service, running
+from tests.api.harness import ASK, UNKNOWN_ID, Service, running
 
 JSON = {"Content-Type": "application/json"}
 SECRET = "sk-canary-1234"
@@ -77,7 +77,7 @@ async def test_a_misspelt_field_is_named_with_the_right_one(service: Service) ->
         {"Content-Type": "application/x-www-form-urlencoded"},
         {"Content-Type": "application/json; charset=latin-1"},
         {"Content-Type": "application/json", "Content-Encoding": "gzip"},
-        {},
+        {"Content-Type": ""},
     ],
 )
 async def test_another_content_type_is_refused(service: Service, headers: dict[str, str]) -> None:
@@ -125,8 +125,8 @@ async def test_a_body_that_is_sent_whole_is_refused_at_once(migrated_sqlite_url:
         ("/v1/executions?from=2026-11-24T02:20:00", "/from"),
         ("/v1/executions?template_version=99999999999", "/template_version"),
         ("/v1/executions?duration_ms_min=9223372036854775808", "/duration_ms_min"),
-        ("/v1/executions/x?limit=1", "/limit"),
-        ("/v1/executions/x/trace?attempt=0", "/attempt"),
+        (f"/v1/executions/{UNKNOWN_ID}?limit=1", "/limit"),
+        (f"/v1/executions/{UNKNOWN_ID}/trace?attempt=0", "/attempt"),
         ("/v1/analytics/cost?group_by=colour", "/group_by/0"),
         ("/v1/analytics/cost?group_by=day&group_by=model&group_by=source", "/group_by"),
         ("/healthz?x", "/x"),
@@ -202,7 +202,7 @@ async def test_another_method_is_told_all_that_there_are(
 
 async def test_a_bad_reason_for_cancelling_is_refused(service: Service) -> None:
     for body in ({"reason": 5}, {"reasn": "x"}, {"reason": "x" * 501}):
-        answer = await service.client.post("/v1/executions/x/cancel", json=body)
+        answer = await service.client.post(f"/v1/executions/{UNKNOWN_ID}/cancel", json=body)
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
 
 

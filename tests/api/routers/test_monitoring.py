@@ -8,7 +8,7 @@ import asyncpg  # type: ignore[import-untyped]  # asyncpg ships no types
 import pytest
 
 from engine.errors import Unavailable
-from tests.api.harness import Service, running
+from tests.api.harness import UNKNOWN_ID, Service, running
 
 
 async def test_health_touches_nothing(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,8 +56,8 @@ async def test_a_read_only_database_is_said_until_it_can_be_written(migrated_pos
             refused = await service.start()
             assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
             assert "read-only" in refused.json()["detail"]
-            cancel = await service.client.post("/v1/executions/x/cancel")
-            assert (cancel.status_code, cancel.json()["execution_id"]) == (503, "x")
+            cancel = await service.client.post(f"/v1/executions/{UNKNOWN_ID}/cancel")
+            assert (cancel.status_code, cancel.json()["execution_id"]) == (503, UNKNOWN_ID)
             ready = await service.client.get("/readyz")
             assert (ready.status_code, ready.json()["checks"]["journal"]["ok"]) == (503, False)
         assert (await service.client.get("/readyz")).status_code == 200
