@@ -184,6 +184,11 @@ class Settings(BaseSettings):
     )
     egress_ports: Ports = Field((443, 8443), description="Ports that webhooks may call")
     max_body_bytes: int = Field(1_048_576, ge=1, description="Largest request body, in bytes")
+    header_seconds: Span = Field(10.0, description="Seconds in which the headers of a request must arrive")
+    body_seconds: Span = Field(60.0, description="Seconds in which the body of a request must arrive")
+    max_connections: int = Field(
+        512, ge=1, description="Maximum number of connections per client address; a proxy in front is one address"
+    )
     disconnect_seconds: Seconds = Field(
         5.0, description="Seconds after the last client disconnects until its execution is cancelled"
     )
@@ -340,7 +345,7 @@ def check_ingest(settings: Settings) -> None:
 
 def is_loopback(host: str) -> bool:
     """Whether a name or address reaches only this machine."""
-    if host.lower().rstrip(".") == "localhost":
+    if host.lower().removesuffix(".") == "localhost":
         return True
     try:
         return ip_address(host).is_loopback

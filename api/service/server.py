@@ -16,6 +16,7 @@ from typing import Literal
 import uvicorn
 from starlette.types import ASGIApp
 
+from api.service.connections import ConnectionLimits, bounded
 from api.service.ingest import create_ingest_app
 from api.settings import Settings, check_bind, check_ingest
 from api.wiring.ingest import Ingest, open_ingest
@@ -110,7 +111,7 @@ async def _signal() -> None:
 @asynccontextmanager
 async def receiving(ingest: Ingest, listener: socket.socket) -> AsyncIterator[None]:
     """Serve the Collector at `listener` during the block."""
-    server = _IngestServer(_config(create_ingest_app(ingest)))
+    server = _IngestServer(_config(create_ingest_app(ingest), ingest.settings))
     serving = asyncio.create_task(server.serve([listener]), name="ingest")
     log.info("listening for the Collector at %s", url_of(listener))
     try:
@@ -142,15 +143,17 @@ def make_server(
     on_signal: Callable[[], None] = lambda: None,
 ) -> uvicorn.Server:
     """The server, not yet started. Setting its `should_exit` has the effect of a signal."""
+    from api.http.last_resort import LastResort
     from api.service.app import create_app
 
-    return _Server(_config(create_app(runtime)), runtime, listener, on_ready, on_signal)
+    return _Server(_config(LastResort(create_app(runtime)), runtime.settings), runtime, listener, on_ready, on_signal)
 
 
-def _config(app: ASGIApp) -> uvicorn.Config:
+def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    limits = ConnectionLimits(settings.header_seconds, settings.body_seconds, settings.max_connections)
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=bounded(limits),
         ws="none",
         lifespan="off",
         log_config=None,
