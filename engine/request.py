@@ -12,6 +12,9 @@ from engine.documents.json_text import to_json
 from engine.graph import Document, Durability, JsonObject, OnLost, RecordLevel
 from engine.identity import Trigger
 
+MAX_NAMES = 200
+"""The most parameters or overridden nodes of a request: a graph has no more nodes."""
+
 Key = Annotated[str, Field(min_length=1, max_length=255)]
 Version = Annotated[int, Field(ge=1)]
 
@@ -22,7 +25,7 @@ class TemplateSource(Document):
     kind: Literal["template"]
     template: Key
     version: Version | None = None
-    params: JsonObject = Field(default_factory=dict)
+    params: JsonObject = Field(default_factory=dict, max_length=MAX_NAMES)
 
 
 class DefinitionSource(Document):
@@ -48,7 +51,7 @@ class ChatSource(Document):
     template: Key | None = None
     definition: Key | None = None
     version: Version | None = None
-    params: JsonObject = Field(default_factory=dict)
+    params: JsonObject = Field(default_factory=dict, max_length=MAX_NAMES)
 
 
 Source = Annotated[TemplateSource | DefinitionSource | GraphSource | ChatSource, Field(discriminator="kind")]
@@ -58,7 +61,7 @@ class Overrides(Document):
     """Changes to the graph for one execution. They are applied before the graph is validated, hashed and run."""
 
     model_defaults: JsonObject = Field(default_factory=dict)
-    nodes: dict[str, JsonObject] = Field(default_factory=dict)
+    nodes: dict[str, JsonObject] = Field(default_factory=dict, max_length=MAX_NAMES)
     limits: JsonObject = Field(default_factory=dict)
     record_level: RecordLevel | None = None
     durability: Durability | None = None

@@ -1,17 +1,19 @@
 """Reads request bodies as strict JSON, validates them, and turns validation errors into problems."""
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, Literal, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
-from api.http.problems import InputError, Problem
+from api.http.problems import MAX_ERRORS, InputError, Problem
 from api.schemas.values import shown
 from engine.documents.strict_json import MalformedJson, escape, read_json
 from engine.graph import Document, Json
 from engine.validation.pydantic_findings import findings_of
+from engine.validation.rules import issues_of
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -61,7 +63,7 @@ def invalid_parameters(error: RequestValidationError) -> Problem:
         pointer = "".join(f"/{escape(step)}" for step in steps)
         part: Literal["path", "query"] = "path" if place == "path" else "query"
         errors.append(InputError(place=part, pointer=pointer, code=code, message=_sentence(found)))
-    return _invalid(errors)
+    return _invalid(errors, len(errors))
 
 
 def _sentence(found: Mapping[str, Any]) -> str:
@@ -88,15 +90,16 @@ def _check_content_type(request: Request) -> None:
 
 def _invalid_body(error: ValidationError, document: Json, model: type[BaseModel]) -> Problem:
     errors = []
-    for finding in findings_of(error, document, model):
-        message = finding.message if finding.hint is None else f"{finding.message} {finding.issue().hint}"
+    findings = list(islice(findings_of(error, document, model), MAX_ERRORS))
+    for finding, issue in zip(findings, issues_of(findings), strict=True):
+        message = finding.message if finding.hint is None else f"{finding.message} {issue.hint}"
         code = finding.code.removeprefix("schema.")
         errors.append(InputError(place="body", pointer=finding.pointer, code=code, message=message))
-    return _invalid(errors)
+    return _invalid(errors, error.error_count())
 
 
-def _invalid(errors: list[InputError]) -> Problem:
+def _invalid(errors: list[InputError], count: int) -> Problem:
     first = errors[0]
-    rest = f" And {len(errors) - 1} more." if len(errors) > 1 else ""
+    rest = f" And {count - 1} more." if count > 1 else ""
     where = f"the {first.place}" + (f" at {first.pointer}" if first.pointer else "")
     return Problem("invalid_request", f"In {where}: {first.message}{rest}", errors=errors)

@@ -4,6 +4,7 @@ Modules that only one role needs are imported where they are used, to keep the p
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -34,6 +35,7 @@ signals from the Collector.
 """
 
 _BACKLOG = 2_048
+_GARBAGE_THRESHOLDS = (50_000, 20, 20)
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ async def serve(
         if collector is not None:
             ingest = ingest_of(runtime) if runtime else await stack.enter_async_context(open_ingest(settings))
             await stack.enter_async_context(receiving(ingest, collector))
+        _collect_garbage_rarely()
         if runtime is not None:
             await _start_background(runtime, roles, stack)
         if runtime is not None and api is not None:
@@ -74,6 +77,17 @@ async def serve(
         on_signal()
         if runtime is not None:
             await runtime.drain()
+
+
+def _collect_garbage_rarely() -> None:
+    """Leave what is loaded by now out of the garbage collection, and collect after more allocations than by default.
+
+    A body of 1 MiB can hold 350,000 arrays. With the defaults they cause 500 collections, three times the work of
+    reading them.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GARBAGE_THRESHOLDS)
 
 
 def _listen_for_api(settings: Settings, stack: AsyncExitStack) -> socket.socket:

@@ -1,6 +1,7 @@
 """Turns pydantic's errors into findings of the schema layer, with pointers into the document as sent."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -9,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from engine.documents.strict_json import escape
 from engine.graph import ID_PATTERN, Json, json_type
+from engine.report import MAX_ISSUES
 from engine.validation.rules import MAX_NAME, Finding, Near
 
 UNKNOWN_VALUE = "unknown_value"
@@ -60,8 +62,8 @@ _RANGE_WORDS = {
 
 
 def findings_of(error: ValidationError, document: Json, model: type[BaseModel], pointer: str = "") -> Iterator[Finding]:
-    """One finding per error. `document` is what was validated against `model`; it stands at `pointer`."""
-    for details in error.errors(include_url=False, include_context=True):
+    """One finding per error, at most one more than a report has. `document` stands at `pointer` and is no `model`."""
+    for details in islice(error.errors(include_url=False, include_context=True), MAX_ISSUES + 1):
         yield _finding(details, document, model, pointer)
 
 

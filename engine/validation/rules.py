@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import islice
 
 from engine.graph import JsonObject
 from engine.report import MAX_ISSUES, Counts, Issue, Layer, Severity, ValidationReport
 
 MAX_NAME = 64
 """Longer names are cut before they are compared."""
+MAX_SUGGESTIONS = 20
+"""The most findings of a report that ask whether another name was meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +66,12 @@ class Finding:
         """The severity of this finding."""
         return self.severity or RULES[self.code].severity
 
-    def _hint(self) -> str:
-        question = self.near.question() if self.near else None
+    def _hint(self, *, suggests: bool) -> str:
+        question = self.near.question() if self.near and suggests else None
         return " ".join(filter(None, (question, self.hint))) or RULES[self.code].hint
 
-    def issue(self) -> Issue:
-        """The finding as an issue of a report."""
+    def issue(self, *, suggests: bool = True) -> Issue:
+        """The finding as an issue of a report; the nearest name is searched for if it `suggests` one."""
         rule = RULES[self.code]
         return Issue(
             code=self.code,
@@ -78,7 +81,7 @@ class Finding:
             node_id=self.node_id,
             edge_id=self.edge_id,
             message=self.message,
-            hint=self._hint(),
+            hint=self._hint(suggests=suggests),
             data=self.data,
         )
 
@@ -93,10 +96,16 @@ def report_of(
         valid=counts[Severity.ERROR] == 0,
         content_hash=content_hash,
         layers=list(layers),
-        issues=[finding.issue() for finding in found[:MAX_ISSUES]],
+        issues=issues_of(found),
         counts=Counts(error=counts[Severity.ERROR], warning=counts[Severity.WARNING], info=counts[Severity.INFO]),
         truncated=len(found) > MAX_ISSUES,
     )
+
+
+def issues_of(findings: Iterable[Finding]) -> list[Issue]:
+    """The issues of a report; the nearest names only of the first, since each search takes as long as all the rest."""
+    first = enumerate(islice(findings, MAX_ISSUES))
+    return [finding.issue(suggests=index < MAX_SUGGESTIONS) for index, finding in first]
 
 
 def _rank(finding: Finding) -> tuple[int, int, list[tuple[int, str]], str]:

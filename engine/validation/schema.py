@@ -60,9 +60,6 @@ class Parsed:
 
 def parse(document: JsonObject) -> Parsed:
     """Read the graph and, also where that fails, the configs of all nodes whose type is known."""
-    too_many = list(_too_many(document))
-    if too_many:
-        return Parsed(document, None, {}, tuple(too_many))
     findings: list[Finding] = []
     graph: WorkflowGraph | None = None
     try:
@@ -284,7 +281,8 @@ def _quoted(name: object) -> str:
     return f" `{name}`" if is_id(str(name)) else ""
 
 
-def _too_many(document: JsonObject) -> Iterator[Finding]:
+def too_many(document: JsonObject) -> Iterator[Finding]:
+    """schema.too_many: more nodes or edges than a graph may have. Nothing else is read then."""
     for part, limit in (("nodes", MAX_NODES), ("edges", MAX_EDGES)):
         items = document.get(part)
         if isinstance(items, list) and len(items) > limit:
