@@ -6,10 +6,13 @@ from typing import Any
 from fastapi import Request, Response
 from pydantic import BaseModel
 
-from api.http.problems import TITLES
+from api.http.problems import RETRY_AFTER_SECONDS, TITLES
 from engine.graph import JsonObject
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
+
+RETRY_LATER = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+"""The header of a response that asks for another try."""
 
 OpenapiResponses = dict[int | str, dict[str, Any]]
 """OpenAPI's description of each response, by status."""

@@ -34,6 +34,7 @@ async def start(
 ) -> Response:
     """Start the execution or find the one that the same request started, then respond as its mode says."""
     asked = _with_policy(asked, caller)
+    await runtime.readiness.require_schema()
     try:
         if asked.mode == "async":
             return await _queue(runtime, asked, caller)

@@ -154,6 +154,7 @@ async def retry(
     """The new execution is queued, whatever the mode of the original was."""
     await read_body(request, NoBody, optional=True)
     async with about(execution_id):
+        await runtime.readiness.require_schema()
         async with runtime.database.read() as connection:
             asked = await read_original(connection, execution_id, OWNER)
         try:

@@ -1,19 +1,14 @@
 """/healthz, /readyz and /metrics, for operators."""
 
-from collections.abc import Awaitable
 from importlib.metadata import version
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
-from sqlalchemy import false, text, update
 
 from api.http.dependencies import NoQueryDep, RuntimeDep
-from api.http.responses import json_response, openapi_responses
-from api.wiring.runtime import Runtime
-from engine.database import migrations
-from engine.errors import Draining, Unavailable
-from engine.store.tables import execution_control
+from api.http.responses import RETRY_LATER, json_response, openapi_responses
+from engine.errors import Draining
 
 router = APIRouter(tags=["operations"])
 
@@ -67,41 +62,16 @@ async def health(query: NoQueryDep) -> Response:
     ),
 )
 async def readiness(runtime: RuntimeDep, query: NoQueryDep) -> Response:
-    """Checks the database, its schema, the journal, and that the service is not stopping."""
-    checks = {
-        "database": await _check(_reach(runtime)),
-        "schema": await _check(_compare_schema(runtime)),
-        "journal": await _check(_write(runtime)),
-        "draining": Check(ok=not runtime.is_draining, detail=Draining().message if runtime.is_draining else None),
-    }
+    """Checks the database, its schema, that it can be written, and that the service is not stopping.
+
+    The database is asked at most every two seconds; a good answer is shared meanwhile.
+    """
+    draining = {"draining": Draining().message if runtime.is_draining else None}
+    troubles = {**await runtime.readiness.troubles(), **draining}
+    checks = {name: Check(ok=trouble is None, detail=trouble) for name, trouble in troubles.items()}
     ok = all(check.ok for check in checks.values())
     answer = Readiness.model_validate({"status": "ready" if ok else "not_ready", "checks": checks})
-    return json_response(answer, 200 if ok else 503)
-
-
-async def _check(trial: Awaitable[None]) -> Check:
-    try:
-        await trial
-    except Unavailable as error:
-        return Check(ok=False, detail=error.message)
-    return Check(ok=True)
-
-
-async def _reach(runtime: Runtime) -> None:
-    async with runtime.database.read() as connection:
-        await connection.execute(text("SELECT 1"))
-
-
-async def _compare_schema(runtime: Runtime) -> None:
-    if await migrations.pending(runtime.settings.database_url):
-        raise Unavailable("the schema of the database is older than this program; run `spanloom migrate`")
-
-
-async def _write(runtime: Runtime) -> None:
-    """If the last commit failed, try one that changes nothing: until it succeeds no other request may try."""
-    if not runtime.journal.health.is_writable:
-        async with runtime.database.begin() as connection:
-            await connection.execute(update(execution_control).where(false()).values(attempt=1))
+    return json_response(answer) if ok else json_response(answer, 503, RETRY_LATER)
 
 
 @router.get(

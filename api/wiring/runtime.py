@@ -16,6 +16,7 @@ from api.wiring.database import build_database, open_database
 from api.wiring.exporters import open_exporters
 from api.wiring.ingest import build_ingest
 from api.wiring.pipelines import MakeSink, PipelineParts, open_pipeline
+from api.wiring.readiness import Readiness
 from api.wiring.recovery import build_replay
 from api.wiring.resources import build_resources, store_builtin_templates
 from api.wiring.shutdown import CLOSE_SECONDS, enter_within
@@ -58,6 +59,7 @@ class Runtime:
     checkpoints: "Checkpoints"
     replay: "Replay"
     """Replays dead letters to their consumers."""
+    readiness: Readiness
     readers: Counter[str] = field(default_factory=Counter)
     """Readers per execution, apart from the request that started it."""
     is_draining: bool = False
@@ -103,7 +105,9 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
             sweeper=_build_sweeper(settings, database, make_sink, checkpoints),
             checkpoints=checkpoints,
             replay=build_replay(settings, database, ingest.receiver.health),
+            readiness=Readiness(database),
         )
+        stack.push_async_callback(runtime.readiness.close)
         await _renew_leases(runtime, stack)
         stack.push_async_callback(engine.close)
         yield runtime

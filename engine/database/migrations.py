@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,17 +54,14 @@ async def pending(database_url: str) -> list[str]:
     if _may_exist(url):
         async with Database(database_url) as database, database.read() as connection:
             current = await connection.run_sync(_current)
-    if current == [_newest()]:
+    if current == [max(_known())]:
         return []
     from alembic.script import ScriptDirectory
 
     scripts = ScriptDirectory(str(scripts_folder()))
     known = [script.revision for script in scripts.walk_revisions()]
     if not set(current) <= set(known):
-        raise Unavailable(
-            f"the database {safe_name(url)} has a newer schema than this program; install a newer one, or go back with "
-            f"it: spanloom migrate --to {_newest()}"
-        )
+        raise _too_new(safe_name(url))
     applied = {script.revision for head in current for script in scripts.iterate_revisions(head, "base")}
     return [revision for revision in reversed(known) if revision not in applied]
 
@@ -123,6 +121,15 @@ async def losses(database_url: str, move: Move) -> list[Loss]:
         return await connection.run_sync(_count, dropped)
 
 
+async def require_current(connection: AsyncConnection, name: str) -> None:
+    """Raises `Unavailable` if the schema is not the one of this program. Cheaper than `pending`; `name` is shown."""
+    current = await connection.run_sync(_current)
+    if set(current) - _known():
+        raise _too_new(name)
+    if current != [max(_known())]:
+        raise Unavailable("the schema of the database is older than this program; run `spanloom migrate`")
+
+
 def sql(database_url: str) -> str:
     """The SQL that `upgrade` runs on an empty database of this kind, for review."""
     from alembic import command
@@ -157,9 +164,18 @@ def _count(connection: Connection, dropped: Sequence[tuple[str, str | None]]) ->
     return [loss for loss in found if loss.count]
 
 
-def _newest() -> str:
-    """The revision of the newest script, from its file name."""
-    return max(script.name for script in (scripts_folder() / "versions").glob("[0-9]*.py")).partition("_")[0]
+@cache
+def _known() -> frozenset[str]:
+    """The revisions of the scripts, from their file names."""
+    files = (scripts_folder() / "versions").glob("[0-9]*.py")
+    return frozenset(file.name.partition("_")[0] for file in files)
+
+
+def _too_new(name: str) -> Unavailable:
+    return Unavailable(
+        f"the database {name} has a newer schema than this program; install a newer one, or go back with "
+        f"it: spanloom migrate --to {max(_known())}"
+    )
 
 
 def _may_exist(url: URL) -> bool:

@@ -3,10 +3,11 @@
 The values are those of this process' settings: `know_secrets` makes them known once, before anything is written.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+
+from engine.documents.json_text import to_ascii_json
 
 MAX_MESSAGE_BYTES = 2_048
 REDACTED = "[redacted]"
@@ -63,7 +64,7 @@ def redact(text: str, *values: str) -> str:
 
 
 def _forms(value: str) -> set[str]:
-    return {value, quote(value, safe=""), json.dumps(value)[1:-1]}
+    return {value, quote(value, safe=""), to_ascii_json(value)[1:-1]}
 
 
 def _any_of(values: Iterable[str]) -> re.Pattern[str]:

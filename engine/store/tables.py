@@ -260,3 +260,11 @@ approvals = Table(
     Index(None, "execution_id"),
 )
 """One approval question per row; the first answer, `{choice, data}`, resumes the execution."""
+
+write_probes = Table(
+    "write_probes",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("written_at", UtcTime, nullable=False),
+)
+"""One row, which the readiness check updates to see whether the database can be written."""

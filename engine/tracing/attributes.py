@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from uuid import NAMESPACE_URL
 
+import orjson
 from opentelemetry.trace import format_span_id
 from opentelemetry.util.types import AttributeValue
 from uuid_utils.compat import uuid5
@@ -122,8 +123,8 @@ def with_hashed_params(attributes: Mapping[str, AttributeValue]) -> Attributes:
     params = attributes.get(semconv.PARAMS)
     if not isinstance(params, str):
         return dict(attributes)
-    hashes = {name: content_hash(orjson.dumps(value)) for name, value in orjson.loads(params).items()}
-    return {**attributes, semconv.PARAMS: orjson.dumps(hashes).decode()}
+    hashes = {name: content_hash(to_json(value)) for name, value in orjson.loads(params).items()}
+    return {**attributes, semconv.PARAMS: to_json(hashes).decode()}
 
 
 def content_hash(content: bytes) -> str:
