@@ -58,7 +58,7 @@ def test_the_table_has_seed_hits_and_bounds() -> None:
 
 
 def test_a_run_prints_the_table_with_the_commit(tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text("from tests.faults.conftest import figures, pytest_terminal_summary\n")
+    (tmp_path / "conftest.py").write_text("from tests.faults.figures import figures\n")
     (tmp_path / "test_it.py").write_text(
         "def test_it(figures):\n    with figures('F1', kills=1) as figure:\n        figure.hit('kills')\n"
     )

@@ -114,7 +114,7 @@ async def test_an_execution_that_lost_its_lease_is_stopped_and_emits_nothing_mor
     assert keeper.journal.running() == []
     assert keeper.journal.health.leases.missing == 1
     assert keeper.journal._buffers.older_than(0) == []
-    assert "is owned by another attempt now" in caplog.text
+    assert "stops in this process: A newer attempt owns the execution" in caplog.text
 
 
 class Troubled(Database):
