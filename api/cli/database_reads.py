@@ -1,12 +1,12 @@
 """Database access of the commands that only read, and executions by the first characters of their id."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from api.cli import interrupts
 from api.settings import Settings
 from api.wiring.database import open_database
 from engine.database.database import dialect_name, parse_url
@@ -27,7 +27,7 @@ def read(settings: Settings, query: Callable[[AsyncConnection], Awaitable[T]]) -
         async with open_database(settings) as database, database.read() as connection:
             return await query(connection)
 
-    return asyncio.run(ask())
+    return interrupts.run(ask())
 
 
 def check_exists(settings: Settings) -> None:

@@ -1,7 +1,6 @@
 """Follows a running execution: streams its answer to stdout and shows progress on stderr."""
 
 import asyncio
-import os
 import signal
 import sys
 import time
@@ -13,8 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from api.cli import terminal
-from api.cli.exit_codes import INTERRUPTED
+from api.cli import interrupts, terminal
 from api.cli.rendering.formatting import duration, tokens, usd
 from api.cli.rendering.progress import Progress
 from api.wiring.runtime import Runtime
@@ -50,13 +48,13 @@ async def follow(
     The first Ctrl-C cancels the execution and waits for it, the second exits at once.
     """
     screen = _Screen(quiet=quiet, prints_answer=prints_answer)
-    interrupts = _Interrupts(runtime, screen)
+    pressed = _Interrupts(runtime, screen)
     result: ExecutionResult | None = None
-    with interrupts.caught(), screen:
+    with pressed.caught(), screen:
         async with aclosing(runtime.engine.stream(request, CALLER)) as events:
             async for event in events:
-                interrupts.execution_id = event.execution_id
-                interrupts.cancel_if_pressed()
+                pressed.execution_id = event.execution_id
+                pressed.cancel_if_pressed()
                 running = runtime.engine.running(event.execution_id)
                 screen.show(event, running.context.tracker.totals if running else None)
                 if event.type.is_closing:
@@ -64,7 +62,7 @@ async def follow(
     assert result is not None
     if prints_answer:
         screen.finish_answer(result)
-    return Followed(result, interrupts.count > 0, await _demo_cost(runtime, result))
+    return Followed(result, pressed.count > 0, await _demo_cost(runtime, result))
 
 
 def summary(followed: Followed, *, hint: bool = True) -> Text:
@@ -127,12 +125,13 @@ class _Interrupts:
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
+        loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGINT)
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
         try:
             yield
         finally:
             loop.remove_signal_handler(signal.SIGINT)
+            signal.signal(signal.SIGINT, interrupts.leave if self.count else before)
 
     def cancel_if_pressed(self) -> None:
         """Cancel the execution if Ctrl-C was pressed and the execution has an id."""
@@ -143,8 +142,7 @@ class _Interrupts:
         self.count += 1
         if self.count > 1:
             self.screen.close()
-            sys.stdout.flush()
-            os._exit(INTERRUPTED)
+            interrupts.leave()
         self.screen.say("Cancelling. Press Ctrl-C again to exit at once.")
         self.cancel_if_pressed()
 

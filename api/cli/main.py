@@ -8,6 +8,7 @@ import typer
 from api.cli.arguments import executions, records, service, webhooks, workflows
 from api.cli.exit_codes import DONE
 from api.cli.help import EPILOG, Command, Group
+from api.cli.interrupts import leaving
 from api.cli.streams import guard_streams
 
 PROGRAM = "spanloom"
@@ -44,12 +45,13 @@ def main() -> None:
     """Run the command of `sys.argv` and exit with its code. An error is one sentence or one problem document."""
     guard_streams()
     arguments = sys.argv[1:]
-    try:
-        code = app(arguments, prog_name=PROGRAM, standalone_mode=False)
-    except Exception as error:
-        from api.cli.errors import report, wants_json
+    with leaving():
+        try:
+            code = app(arguments, prog_name=PROGRAM, standalone_mode=False)
+        except Exception as error:
+            from api.cli.errors import report, wants_json
 
-        code = report(error, as_json=wants_json(typer.main.get_command(app), arguments))
+            code = report(error, as_json=wants_json(typer.main.get_command(app), arguments))
     sys.exit(code if isinstance(code, int) else DONE)
 
 

@@ -18,7 +18,7 @@ from engine.security.redaction import know_secrets, redact
 
 _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
-_OURS = ("spanloom", "engine", "telemetry", "api", "alembic", "uvicorn")
+_OURS = ("spanloom", "engine", "telemetry", "api", "alembic.runtime.migration", "uvicorn")
 """Loggers of our packages, and of the two libraries whose sentences hold no content."""
 
 

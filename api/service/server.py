@@ -146,8 +146,12 @@ async def serve_runtime(
     on_ready: Callable[[str], None] | None = None,
     on_signal: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve the API of a running service at `listener`, until SIGTERM or SIGINT."""
+    """Serve the API of a running service at `listener`, until SIGTERM or SIGINT.
+
+    Once it has stopped, a further Ctrl-C ends the process at once, as SIGTERM does.
+    """
     await make_server(runtime, listener, on_ready, on_signal).serve([listener])
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def make_server(

@@ -1,8 +1,9 @@
 """A server that speaks OpenAI's protocol and answers with what a test tells it, piece by piece."""
 
 import json
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -13,10 +14,10 @@ Pieces = Sequence[str | JsonObject]
 
 
 @contextmanager
-def provider(*answers: Pieces, status: int = 200) -> Iterator[str]:
+def provider(*answers: Pieces, status: int = 200, pause_seconds: float = 0.0) -> Iterator[str]:
     """A server that streams the answers, one per request, the last one again and again; its address.
 
-    With another status it refuses each request with the pieces as its message.
+    With another status it refuses each request with the pieces as its message. `pause_seconds` is between two pieces.
     """
     left = list(answers)
 
@@ -27,17 +28,25 @@ def provider(*answers: Pieces, status: int = 200) -> Iterator[str]:
             self.send_response(status)
             self.send_header("content-type", "text/event-stream" if status == 200 else "application/json")
             self.end_headers()
-            self.wfile.write(b"".join(_events(pieces)) if status == 200 else _refusal(pieces))
+            with suppress(OSError):  # the client has left
+                for part in _events(pieces) if status == 200 else [_refusal(pieces)]:
+                    self.wfile.write(part)
+                    time.sleep(pause_seconds)
 
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with _Server(("127.0.0.1", 0), Handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}/v1"
         finally:
             server.shutdown()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
 
 
 def tool_call(name: str, arguments: JsonObject) -> JsonObject:

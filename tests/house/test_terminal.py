@@ -46,3 +46,12 @@ def test_only_the_terminal_module_goes_around_the_guard() -> None:
 )
 def test_a_way_around_is_seen(line: str) -> None:
     assert list(ways_around(line)) != []
+
+
+def test_commands_run_their_work_where_ctrl_c_is_handled() -> None:
+    calls = {
+        module: (ROOT / module).read_text().count("asyncio.run(")
+        for module in modules()
+        if module.startswith("api/cli/") and module != "api/cli/interrupts.py"
+    }
+    assert {module: count for module, count in calls.items() if count} == {}

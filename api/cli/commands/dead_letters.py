@@ -1,9 +1,8 @@
 """`spanloom dead-letters`: list signals that a consumer could not store, and try them again."""
 
-import asyncio
 from dataclasses import asdict
 
-from api.cli import terminal
+from api.cli import interrupts, terminal
 from api.cli.database_reads import check_exists
 from api.cli.exit_codes import BAD_NEWS, DONE
 from api.cli.rendering.formatting import plural
@@ -18,7 +17,7 @@ def list_or_replay(*, replay: bool, as_json: bool) -> int:
     """List dead letters. With `replay`, try them again first; 1 if some remain."""
     settings = terminal.begin()
     check_exists(settings)
-    done, found = asyncio.run(_read(settings, replay=replay))
+    done, found = interrupts.run(_read(settings, replay=replay))
     if as_json:
         stored = {} if done is None else {"stored": done.stored}
         terminal.show_json(stored | {"items": [asdict(group) for group in found]})

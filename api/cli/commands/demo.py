@@ -1,6 +1,5 @@
 """`spanloom demo`: run a few executions on the offline model in a temporary database, and show trace and cost."""
 
-import asyncio
 import importlib.resources
 import shutil
 import socket
@@ -13,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from api.cli import terminal
+from api.cli import interrupts, terminal
 from api.cli.commands.cost import cost_report
 from api.cli.commands.trace import find_trace
 from api.cli.exit_codes import BAD_NEWS, DONE, INTERRUPTED
@@ -64,7 +63,7 @@ def run_demo(*, once: bool, port: int, keep: bool) -> int:
     with _folder(keep=keep) as folder, ExitStack() as stack:
         listener = None if once else stack.enter_context(_listen(port))
         demo_settings = _settings(settings, folder, docs)
-        return asyncio.run(_demo(demo_settings, _steps(docs), listener, is_kept=keep))
+        return interrupts.run(_demo(demo_settings, _steps(docs), listener, is_kept=keep))
 
 
 def _settings(settings: Settings, folder: Path, docs: Path) -> Settings:

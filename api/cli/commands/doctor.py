@@ -1,6 +1,5 @@
 """`spanloom doctor`: check settings, database, models and exporters, with advice."""
 
-import asyncio
 import platform
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import httpx2
 
-from api.cli import terminal
+from api.cli import interrupts, terminal
 from api.cli.exit_codes import DONE, NOT_READY
 from api.cli.rendering.tables import Check, Level, checks_view
 from api.service.server import CannotListen, listen
@@ -31,7 +30,7 @@ _SKEW_SECONDS = 2.0
 def examine(*, as_json: bool) -> int:
     """Run every check; 3 if one fails."""
     settings = terminal.begin()
-    checks = [*_program(settings), *asyncio.run(_database(settings)), *_models(settings), *_surroundings(settings)]
+    checks = [*_program(settings), *interrupts.run(_database(settings)), *_models(settings), *_surroundings(settings)]
     is_ready = all(check.level != "fail" for check in checks)
     if as_json:
         settings_now = [asdict(setting) for setting in in_force(settings)]

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.cli import terminal
+from api.cli import interrupts, terminal
 from api.cli.database_reads import check_exists, find_execution, read
 from api.cli.errors import wrong_use
 from api.cli.exit_codes import BAD_NEWS, DONE
@@ -97,7 +97,7 @@ def cancel_one(id: str, reason: str | None, *, as_json: bool) -> int:
             await sweeper.cancel(record.id, record.owner_id, reason or _REASON)
             return await _ended(database, record)
 
-    record, row = asyncio.run(cancel())
+    record, row = interrupts.run(cancel())
     if as_json:
         terminal.show_json(executions.execution(record, row, [], settings).model_dump(mode="json"))
     elif record.status == Status.CANCELLED:
@@ -125,7 +125,7 @@ def resume_one(id: str, choice: str, approval_id: str | None, data: str | None, 
             async with database.read() as connection:
                 return await _with_control(connection, record.id)
 
-    record, row, asked = asyncio.run(resume())
+    record, row, asked = interrupts.run(resume())
     if as_json:
         terminal.show_json(executions.execution(record, row, asked, settings).model_dump(mode="json"))
     else:
@@ -147,7 +147,7 @@ def retry_one(id: str, *, as_json: bool) -> int:
             again = await runtime.engine.enqueue_again(asked.identity, asked.request, asked.graph, caller)
             return await read_queued(runtime.database, again)
 
-    return show_queued(settings, asyncio.run(retry()), as_json=as_json)
+    return show_queued(settings, interrupts.run(retry()), as_json=as_json)
 
 
 def show_queued(settings: Settings, queued: "Detailed", *, as_json: bool) -> int:

@@ -1,6 +1,5 @@
 """`spanloom migrate`: upgrade or check the database schema, or go to another revision of it."""
 
-import asyncio
 import sys
 from dataclasses import asdict
 
@@ -8,7 +7,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
-from api.cli import terminal
+from api.cli import interrupts, terminal
 from api.cli.errors import wrong_use
 from api.cli.exit_codes import BAD_NEWS, DONE
 from api.cli.rendering.formatting import plural
@@ -32,10 +31,10 @@ def run_migration(*, check: bool, sql: bool, as_json: bool) -> int:
     if sql:
         print(migrations.sql(url))
         return DONE
-    waiting = asyncio.run(migrations.pending(url))
+    waiting = interrupts.run(migrations.pending(url))
     if not check and waiting:
-        asyncio.run(migrations.upgrade(url))
-    differences = asyncio.run(_differences(url)) if check and not waiting else []
+        interrupts.run(migrations.upgrade(url))
+    differences = interrupts.run(_differences(url)) if check and not waiting else []
     name = safe_name(parse_url(url))
     if as_json:
         terminal.show_json({"database": name, "pending" if check else "run": waiting, "differences": differences})
@@ -49,15 +48,15 @@ def run_migration(*, check: bool, sql: bool, as_json: bool) -> int:
 def move_to(revision: str, *, yes: bool, sql: bool, as_json: bool) -> int:
     """Go to a revision. Before a downgrade deletes data, it says which and asks. Raises `WrongUse`."""
     url = terminal.begin().database_url
-    move = asyncio.run(migrations.find_move(url, revision))
+    move = interrupts.run(migrations.find_move(url, revision))
     if sql:
         print(move.sql(url))
         return DONE
-    lost = asyncio.run(migrations.losses(url, move)) if move.is_down else []
+    lost = interrupts.run(migrations.losses(url, move)) if move.is_down else []
     if lost and not yes:
         _ask(move, lost, as_json=as_json)
     if move.revisions:
-        asyncio.run((migrations.downgrade if move.is_down else migrations.upgrade)(url, move.end))
+        interrupts.run((migrations.downgrade if move.is_down else migrations.upgrade)(url, move.end))
     name = safe_name(parse_url(url))
     if as_json:
         done = {"undone" if move.is_down else "run": move.revisions, "lost": [asdict(loss) for loss in lost]}

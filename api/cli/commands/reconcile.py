@@ -1,9 +1,8 @@
 """`spanloom reconcile`: compare spans, records, roll-ups and Prometheus."""
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 
-from api.cli import terminal
+from api.cli import interrupts, terminal
 from api.cli.database_reads import check_exists
 from api.cli.errors import wrong_use
 from api.cli.exit_codes import BAD_NEWS, DONE
@@ -28,7 +27,7 @@ def compare(since: datetime | None, until: datetime | None, *, as_json: bool) ->
     if start >= end:
         wrong_use("--from must be before --to.")
     check_exists(settings)
-    report = asyncio.run(_report(settings, start, end))
+    report = interrupts.run(_report(settings, start, end))
     if as_json:
         terminal.show_json(ReconcileDocument.of(report).model_dump(mode="json"))
     else:

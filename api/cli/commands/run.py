@@ -1,13 +1,12 @@
 """`spanloom run`: run one workflow and print its answer, or queue it."""
 
-import asyncio
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from api.cli import terminal
+from api.cli import interrupts, terminal
 from api.cli.commands.executions import Detailed, read_queued, show_queued
 from api.cli.errors import wrong_use
 from api.cli.exit_codes import BAD_NEWS, DONE, INTERRUPTED
@@ -44,7 +43,7 @@ def run_workflow(
             request = await _build_request(runtime, workflow, document, pairs, input)
             return await follow(runtime, request, quiet=quiet, prints_answer=not as_json)
 
-    followed = asyncio.run(run())
+    followed = interrupts.run(run())
     if as_json:
         terminal.show_json(followed.result.model_dump(mode="json"))
     _print_end(followed, quiet=quiet)
@@ -66,7 +65,7 @@ def queue_workflow(
             execution_id = await runtime.engine.enqueue(request, CALLER)
             return await read_queued(runtime.database, execution_id)
 
-    return show_queued(settings, asyncio.run(queue()), as_json=as_json)
+    return show_queued(settings, interrupts.run(queue()), as_json=as_json)
 
 
 async def _build_request(

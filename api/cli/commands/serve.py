@@ -1,7 +1,6 @@
 """`spanloom serve`: run the service, or some of its roles."""
 
-import asyncio
-
+from api.cli import interrupts
 from api.cli.exit_codes import DONE
 from api.service import server
 from api.service.logs import configure_logs
@@ -14,7 +13,7 @@ def run_service(roles: str | None) -> int:
     settings = read_settings()
     configure_logs(settings)
     chosen = server.default_roles(settings) if roles is None else _chosen(roles)
-    asyncio.run(server.serve(settings, chosen, on_signal=LastResort().arm))
+    interrupts.run(server.serve(settings, chosen, on_signal=LastResort().arm))
     return DONE
 
 

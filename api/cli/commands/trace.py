@@ -4,7 +4,7 @@ import asyncio
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.cli import terminal
+from api.cli import interrupts, terminal
 from api.cli.database_reads import check_exists, find_execution, read
 from api.cli.exit_codes import BAD_NEWS, DONE, INTERRUPTED
 from api.cli.rendering.formatting import duration
@@ -50,7 +50,7 @@ def follow_trace(id: str, *, as_json: bool) -> int:
             return await _until_ended(database, id)
 
     try:
-        record = asyncio.run(follow())
+        record = interrupts.run(follow())
     except KeyboardInterrupt:
         return INTERRUPTED
     show_trace(record.id, as_json=as_json)

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.cli import terminal
+from api.cli import interrupts, terminal
 from api.cli.database_reads import check_exists
 from api.cli.errors import wrong_use
 from api.cli.exit_codes import BAD_NEWS, DONE
@@ -61,7 +61,7 @@ def add(given: NewEndpoint, *, as_json: bool) -> int:
     """Add an endpoint and print its secret, which is shown only once. Raises `UrlNotAllowed`."""
     settings = terminal.begin()
     body = _body(given)
-    asyncio.run(build_egress(settings).check(body.url))
+    interrupts.run(build_egress(settings).check(body.url))
     new = endpoints.NewEndpoint(body.url, body.events, body.templates, body.headers, body.description)
     made, secret = _write(settings, lambda c: endpoints.create(c, _OWNER, new, build_sealer(settings)))
     if as_json:
@@ -77,7 +77,7 @@ def test(id: str, *, as_json: bool) -> int:
     """Send `webhook.test` now and print the response; 1 if it was not delivered."""
     settings = terminal.begin()
     check_exists(settings)
-    found, attempts = asyncio.run(_test(settings, id))
+    found, attempts = interrupts.run(_test(settings, id))
     if as_json:
         terminal.show_json(documents.delivery_detail(found, attempts).model_dump(mode="json"))
     elif found.state == "delivered":
@@ -211,7 +211,7 @@ def _write(settings: Settings, work: Callable[[AsyncConnection], Awaitable[T]]) 
         async with open_database(settings) as database, database.begin() as connection:
             return await work(connection)
 
-    return asyncio.run(run())
+    return interrupts.run(run())
 
 
 async def _all_endpoints(connection: AsyncConnection) -> list[endpoints.Endpoint]:

@@ -81,6 +81,6 @@ def kept_logging() -> Iterator[None]:
         root.handlers[:] = handlers
         for logger, before in zip(loggers, levels, strict=True):
             logger.setLevel(before)
-        for name in ("spanloom", "engine", "telemetry", "api", "alembic", "uvicorn"):
+        for name in ("spanloom", "engine", "telemetry", "api", "alembic.runtime.migration", "uvicorn"):
             if logging.getLogger(name) not in loggers:
                 logging.getLogger(name).setLevel(logging.NOTSET)

@@ -339,3 +339,13 @@ async def test_a_connection_whose_driver_is_confused_is_given_up(
                 async with database.begin() as connection:
                     await connection.execute(text("SELECT 1 AS never_prepared_before"))
         assert await pid(database) != before
+
+
+async def test_an_error_names_no_value_of_its_statement(with_scratch: Database) -> None:
+    statement = insert(scratch).values(id="twice", data={"prompt": "canary"})
+    with pytest.raises(IntegrityError) as raised:
+        async with with_scratch.begin() as connection:
+            await connection.execute(statement)
+            await connection.execute(statement)
+    assert "canary" not in str(raised.value)
+    assert "hidden" in str(raised.value)
