@@ -71,7 +71,7 @@ def _sentence(found: Mapping[str, Any]) -> str:
     if _CODES.get(found["type"]) == "unknown_field":
         return "There is no parameter of this name."
     if found["type"] not in ("literal_error", "enum"):
-        return f"{found['msg'].removeprefix('Value error, ')}."
+        return f"{found['msg'].removeprefix('Value error, ').removesuffix('.')}."
     name = next((step for step in reversed(found["loc"]) if isinstance(step, str)), "")
     valid = found["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
     given = shown(found["input"])

@@ -66,7 +66,7 @@ RESUME_EXAMPLES: dict[str, JsonObject] = {
         "unsupported_media_type",
         "invalid_request",
     ),
-    openapi_extra=openapi_body("CancelBody", required=False, examples=CANCEL_EXAMPLES),
+    openapi_extra=openapi_body("CancelBody", examples=CANCEL_EXAMPLES),
 )
 async def cancel(execution_id: ExecutionId, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
     """A running execution is asked to stop; `status` is `cancelled` once it has. Others are cancelled at once."""

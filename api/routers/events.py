@@ -12,7 +12,7 @@ from api.http.responses import openapi_responses
 from api.operations.follow import StreamPosition, has_received_all
 from api.operations.lookup import about, headers_of
 from api.operations.start import event_stream
-from api.routers.executions import EVENT_STREAM, ID_HEADER
+from api.routers.executions import EVENT_STREAM, ID_HEADER, STREAM_HEADERS
 from engine.errors import NotFound
 from engine.store import control
 from telemetry.reads import executions
@@ -48,7 +48,7 @@ _PARAMETER = {
     response_model=None,
     responses=openapi_responses(
         {
-            200: {"description": "The events after the given id.", "headers": ID_HEADER, "content": EVENT_STREAM},
+            200: {"description": "The events after the given id.", "headers": STREAM_HEADERS, "content": EVENT_STREAM},
             204: {
                 "description": "The execution has ended, and the client already has its closing event.",
                 "headers": ID_HEADER,

@@ -72,6 +72,9 @@ class TraceQuery(QueryModel):
 
 
 ID_HEADER = {"X-Execution-ID": {"description": "The id of the execution.", "schema": {"type": "string"}}}
+STREAM_HEADERS = ID_HEADER | {
+    "X-Accel-Buffering": {"description": "`no` for a stream: proxies pass each event on.", "schema": {"type": "string"}}
+}
 ACCEPTED_HEADERS = ID_HEADER | {
     "Location": {"description": "The path of the execution.", "schema": {"type": "string"}},
     "Idempotency-Replayed": {
@@ -79,12 +82,9 @@ ACCEPTED_HEADERS = ID_HEADER | {
         "schema": {"type": "string"},
     },
 }
-EVENT_STREAM = {
-    "text/event-stream": {
-        "schema": {"type": "string", "description": "Server-sent events, each as `StreamFrame` describes."},
-        "x-itemSchema": {"$ref": "#/components/schemas/StreamFrame"},
-    }
-}
+EVENT_STREAM = {"text/event-stream": {"schema": {"$ref": "#/components/schemas/StreamFrame"}}}
+"""OpenAPI 3.1 cannot say that a stream repeats its schema; readers of the document take it for that of one event."""
+
 _ACCEPTED = {
     "description": "The execution was accepted and continues (`async`, or `wait_seconds` has passed); see `Location`.",
     "model": documents.Execution,
@@ -93,7 +93,7 @@ _ACCEPTED = {
 _STARTED = {
     "description": "`wait`: the result, whatever its status. `stream`: the events; the last event holds the result.",
     "model": ExecutionResult,
-    "headers": ACCEPTED_HEADERS,
+    "headers": ACCEPTED_HEADERS | STREAM_HEADERS,
     "content": EVENT_STREAM,
 }
 

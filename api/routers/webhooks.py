@@ -159,7 +159,7 @@ async def delete_endpoint(endpoint_id: EndpointId, runtime: RuntimeDep, query: N
         *_WITH_BODY,
         "not_found",
     ),
-    openapi_extra=openapi_body("RotateBody", required=False),
+    openapi_extra=openapi_body("RotateBody"),
 )
 async def rotate_secret(endpoint_id: EndpointId, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
     """Requests are signed with both secrets for `overlap_hours`."""

@@ -19,6 +19,21 @@ from telemetry.webhooks.payloads import DATA_MODELS
 
 _REFERENCE = "#/components/schemas/{model}"
 _STOCK = ("HTTPValidationError", "ValidationError")
+_HEADERS = {
+    "X-Correlation-ID": "The caller's id for the request, or the trace id.",
+    "traceresponse": "Trace and span of the request, in the format of `traceparent`.",
+    "X-Content-Type-Options": "`nosniff`.",
+    "Cache-Control": "`no-store`.",
+    "X-Execution-ID": "The id of the execution that the problem is about.",
+    "Retry-After": "Seconds after which another try makes sense.",
+    "Link": "The path of the next page, with `rel` `next`; absent on the last page.",
+}
+_EVERYWHERE = ("X-Correlation-ID", "traceresponse", "X-Content-Type-Options", "Cache-Control")
+_BY_STATUS = {
+    **dict.fromkeys(("400", "404", "409", "422"), ("X-Execution-ID",)),
+    **dict.fromkeys(("429", "503"), ("X-Execution-ID", "Retry-After")),
+}
+_PAGED = ("_list", "_list_endpoints", "_list_deliveries", "_trace")
 _BODIES: tuple[type[BaseModel], ...] = (
     ExecutionRequest,
     CancelBody,
@@ -43,9 +58,19 @@ def describe(app: FastAPI) -> dict[str, Any]:
     schemas |= _schemas() | {"ExecutionEvent": _event(), "StreamFrame": _frame()}
     for operation in (one for path in document["paths"].values() for one in path.values()):
         _drop_stock_answer(operation)
+        for status, response in operation["responses"].items():
+            response["headers"] = _headers(operation["operationId"], status) | response.get("headers", {})
     document["components"]["schemas"] = dict(sorted(schemas.items()))
     document["webhooks"] = {type_: {"post": _webhook(type_, model)} for type_, model in DATA_MODELS.items()}
     return document
+
+
+def _headers(operation_id: str, status: str) -> dict[str, Any]:
+    """The headers that every response has, those of its status, and the link to the next page of a list."""
+    names = [*_EVERYWHERE, *_BY_STATUS.get(status, ())]
+    if status == "200" and operation_id.endswith(_PAGED):
+        names.append("Link")
+    return {name: {"description": _HEADERS[name], "schema": {"type": "string"}} for name in names}
 
 
 def _schemas() -> dict[str, Any]:
