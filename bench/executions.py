@@ -14,6 +14,7 @@ from engine.database.database import Database
 from engine.graph import JsonObject
 from telemetry.collector import outbox
 from telemetry.collector.outbox import RECORDS
+from telemetry.collector.signature import Signer
 from telemetry.health import Health
 from telemetry.journal.journal import Journal
 from telemetry.journal.sinks import OutboxSink
@@ -25,6 +26,11 @@ EXECUTIONS = 100
 
 SPANS = 11
 """Spans per execution."""
+
+SECRET_KEY = "0123456789abcdef" * 4
+"""Signs the signals; the receiver that is measured must have the same."""
+
+SIGNER = Signer(lambda: (SECRET_KEY,))
 
 _MAX_BYTES = 16 * 1024 * 1024
 
@@ -48,7 +54,7 @@ async def exporting(url: str) -> AsyncIterator[Exporting]:
     """
     telemetry = build_telemetry()
     async with Database(url) as database:
-        sink = OutboxSink([RECORDS], health=Health(), on_commit=lambda: None)
+        sink = OutboxSink([RECORDS], health=Health(), signer=SIGNER, on_commit=lambda: None)
         async with Journal(database, sink) as journal, engine(telemetry, journal) as made:
             telemetry.add(journal.spans, journal.events)
             wanted = request(_graph())

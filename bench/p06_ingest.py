@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx2
 from sqlalchemy import func, select
 
-from bench.executions import EXECUTIONS, SPANS, Exported, exporting
+from bench.executions import EXECUTIONS, SECRET_KEY, SPANS, Exported, exporting
 from bench.harness import ROOT, Effort, Goal, Measured, Report, Row, Runner, Variant, Work, compare, environment
 from bench.peers import MLFLOW, PHOENIX, Peer, PeerMissing
 from engine.database import migrations
@@ -34,7 +34,7 @@ OURS: dict[Effort, int] = {"smoke": 1, "short": 10, "full": 20}
 _POSTGRES = "BENCH_POSTGRES"
 """The variable with the URL of the server that `measure` has started, for the worker."""
 
-_TOKEN = "bench"
+_TOKEN = "token-of-the-receiver-that-is-measured"
 _WAIT_SECONDS = 300.0
 _POLL_SECONDS = 0.02
 
@@ -88,6 +88,7 @@ def _receiver(url: str, folder: Path) -> Iterator[tuple[str, int]]:
         "SPANLOOM_PIPELINE": "collector",
         "SPANLOOM_INGEST_BIND": f"127.0.0.1:{port}",
         "SPANLOOM_INGEST_TOKENS": _TOKEN,
+        "SPANLOOM_SECRET_KEY": SECRET_KEY,
     }
     base = f"http://127.0.0.1:{port}"
 

@@ -197,6 +197,14 @@ def _telemetry(options: Options) -> Group:
             "They are kept as dead letters; `spanloom dead-letters` shows why.",
         ),
         Alert(
+            "SpanloomSignalsRefused",
+            TICKET,
+            f"sum by (reason) (increase(spanloom_signals_refused_total[{window}])) > 0",
+            "The receiver refuses signals: {{ $labels.reason }}",
+            'About {{ printf "%.0f" $value }} signals came to the receiver that this deployment did not say, or that '
+            "were changed on the way. None of them is in the books; `spanloom dead-letters` shows some.",
+        ),
+        Alert(
             "SpanloomJournalFailing",
             PAGE,
             "min(spanloom_journal_writable) == 0",

@@ -18,6 +18,8 @@ class OutboxHealth:
     """Signals that came back from the Collector and were stored, by consumer."""
     served_locally: Counter[str] = field(default_factory=Counter)
     """Signals that did not come back in time and were stored locally, by consumer."""
+    refused: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Signals and bodies that the receiver refused, by consumer and reason."""
     requests: Counter[int] = field(default_factory=Counter)
     """Requests to the receiver, by status of the response."""
 

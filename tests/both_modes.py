@@ -39,7 +39,7 @@ from telemetry.store.tables import (
 )
 from telemetry.webhooks.consumer import Webhooks
 from tests.misbehaving_collector import TOKEN, MisbehavingCollector, Mood, always, misbehaving
-from tests.telemetry.bookkeeper import Story, begin
+from tests.telemetry.bookkeeper import SIGNER, Story, begin
 
 SECONDS = 60
 
@@ -101,7 +101,7 @@ async def collector_mode(
     health = Health()
     async with Database(url) as database, FlakyDatabase(url) as receiving_database, AsyncExitStack() as stack:
         receiving_database.random, receiving_database.share = Random(2), unlucky
-        receiver = Receiver(receiving_database, consumers(), health)
+        receiver = Receiver(receiving_database, consumers(), health, SIGNER)
         settings = Settings(database_url=url, pipeline="collector", ingest_tokens=(TOKEN,))
         listener = stack.enter_context(listen("127.0.0.1", 0))
         await stack.enter_async_context(receiving(Ingest(settings, Metrics(database, health), receiver), listener))
@@ -117,7 +117,8 @@ async def collector_mode(
         )
         await stack.enter_async_context(shipper)
         await stack.enter_async_context(Unconfirmed(receiver, after_seconds=confirm_seconds))
-        sink = OutboxSink([consumer.name for consumer in consumers()], health=health, on_commit=shipper.wake)
+        names = [consumer.name for consumer in consumers()]
+        sink = OutboxSink(names, health=health, signer=SIGNER, on_commit=shipper.wake)
         journal = await stack.enter_async_context(Journal(database, sink))
         yield CollectorMode(database, journal, between, url_of(listener), receiving_database, health)
 

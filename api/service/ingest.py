@@ -8,6 +8,7 @@ import hmac
 import logging
 import zlib
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,18 +18,27 @@ from starlette.routing import Route
 
 from api.wiring.ingest import Ingest
 from engine.errors import SpanloomError
-from telemetry.signals.otlp import CONTENT_TYPE, Undecodable, error_status
+from telemetry.collector.outbox import RECORDS, WEBHOOKS
+from telemetry.signals.otlp import CONTENT_TYPE, Undecodable, error_status, partial_success
 
 MAX_BYTES = 16 * 1024 * 1024
 """The largest body, compressed or not."""
 
 RETRY_AFTER_SECONDS = 2
 
+_NOT_OURS = "spanloom did not say these signals, or they were changed on the way; `spanloom dead-letters` shows some"
+
 _GRPC_CODES = {400: 3, 401: 16, 404: 5, 405: 12, 413: 8, 415: 3, 503: 14}
 
 log = logging.getLogger(__name__)
 
-Store = Callable[[bytes], Awaitable[None]]
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """Where the signals of a path go. `store` returns how many were refused."""
+
+    consumer: str
+    store: Callable[[bytes], Awaitable[int]]
 
 
 class Refused(Exception):
@@ -42,12 +52,12 @@ class Refused(Exception):
 def create_ingest_app(ingest: Ingest) -> Starlette:
     """The application for the Collector's requests, with metrics."""
     receiver = ingest.receiver
-    stores: dict[str, Store] = {
-        "/internal/otlp/v1/traces": receiver.traces,
-        "/internal/otlp/v1/logs": receiver.logs,
-        "/internal/otlp/webhooks/v1/logs": receiver.webhook_logs,
+    ways = {
+        "/internal/otlp/v1/traces": _Way(RECORDS, receiver.traces),
+        "/internal/otlp/v1/logs": _Way(RECORDS, receiver.logs),
+        "/internal/otlp/webhooks/v1/logs": _Way(WEBHOOKS, receiver.webhook_logs),
     }
-    routes = [Route(path, _exporting(ingest, store), methods=["POST"]) for path, store in stores.items()]
+    routes = [Route(path, _exporting(ingest, way), methods=["POST"]) for path, way in ways.items()]
     metrics = Route("/metrics", _metrics(ingest), methods=["GET"])
     return Starlette(routes=[*routes, metrics], exception_handlers={HTTPException: _no_such_route})
 
@@ -55,20 +65,21 @@ def create_ingest_app(ingest: Ingest) -> Starlette:
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def _exporting(ingest: Ingest, store: Store) -> Endpoint:
+def _exporting(ingest: Ingest, way: _Way) -> Endpoint:
     async def export(request: Request) -> Response:
-        response = await _answer(ingest, store, request)
+        response = await _answer(ingest, way, request)
         ingest.receiver.health.outbox.requests[response.status_code] += 1
         return response
 
     return export
 
 
-async def _answer(ingest: Ingest, store: Store, request: Request) -> Response:
+async def _answer(ingest: Ingest, way: _Way, request: Request) -> Response:
     """Store the signals and respond. This is the one place where these requests catch every exception."""
     try:
         _authorize(ingest, request)
-        await store(await _body(ingest, request))
+        encoding = _encoding(request)
+        refused = await _store(ingest, way, await _read(request), encoding)
     except Refused as refusal:
         return _error(refusal.status, str(refusal))
     except Undecodable as error:
@@ -81,7 +92,16 @@ async def _answer(ingest: Ingest, store: Store, request: Request) -> Response:
     except Exception:
         log.exception("the signals from the Collector could not be stored")
         return _error(503, "the signals cannot be stored now")
-    return Response(b"", media_type=CONTENT_TYPE)
+    return Response(partial_success(refused, _NOT_OURS) if refused else b"", media_type=CONTENT_TYPE)
+
+
+async def _store(ingest: Ingest, way: _Way, sent: bytes, encoding: str) -> int:
+    """Store the signals of a body; returns how many were refused. Raises `Undecodable` once the body is kept."""
+    try:
+        return await way.store(_unpack(sent) if encoding == "gzip" else sent)
+    except Undecodable:
+        await ingest.receiver.refuse_body(way.consumer, sent, encoding)
+        raise
 
 
 def _metrics(ingest: Ingest) -> Endpoint:
@@ -107,21 +127,14 @@ def _authorize(ingest: Ingest, request: Request) -> None:
         raise Refused(401, "send one of SPANLOOM_INGEST_TOKENS as a bearer token")
 
 
-async def _body(ingest: Ingest, request: Request) -> bytes:
-    """The decompressed body. Raises `Refused`, or `Undecodable` after the bytes were kept as a dead letter."""
+def _encoding(request: Request) -> str:
+    """How the body is compressed, `identity` or `gzip`. Raises `Refused` for another form."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != CONTENT_TYPE:
         raise Refused(415, f"send protobuf ({CONTENT_TYPE}): JSON would garble the ids")
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip"):
         raise Refused(415, "compress with gzip, or do not compress")
-    packed = await _read(request)
-    if encoding == "identity":
-        return packed
-    try:
-        return _unpack(packed)
-    except zlib.error:
-        await ingest.receiver.undecodable(packed)
-        raise Undecodable("the body is not valid gzip") from None
+    return encoding
 
 
 async def _read(request: Request) -> bytes:
@@ -134,12 +147,16 @@ async def _read(request: Request) -> bytes:
 
 
 def _unpack(packed: bytes) -> bytes:
+    """The body decompressed. Raises `Refused` if it is too large, and `Undecodable`."""
     gzip = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    body = gzip.decompress(packed, MAX_BYTES + 1)
+    try:
+        body = gzip.decompress(packed, MAX_BYTES + 1)
+    except zlib.error:
+        raise Undecodable("the body is not valid gzip") from None
     if len(body) > MAX_BYTES:
         raise Refused(413, f"the body has more than {MAX_BYTES} bytes decompressed; send smaller batches")
     if not gzip.eof or gzip.unused_data:
-        raise zlib.error("incomplete or trailing data")
+        raise Undecodable("the body is not valid gzip: it is incomplete, or something follows it")
     return body
 
 

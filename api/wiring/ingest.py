@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from api.settings import Settings
 from api.wiring.database import open_database
 from api.wiring.pipelines import build_consumers
+from api.wiring.secret_key import build_signer, check_signing
 from engine.database.database import Database
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Ingest:
 @asynccontextmanager
 async def open_ingest(settings: Settings) -> AsyncIterator[Ingest]:
     """An ingest over a database of its own, for processes without an engine. Raises a `SpanloomError`."""
+    check_signing(settings)
     async with open_database(settings) as database:
         yield build_ingest(settings, database)
 
@@ -38,4 +40,5 @@ def build_ingest(settings: Settings, database: Database) -> Ingest:
     from telemetry.metrics.exposition import Metrics
 
     health = Health()
-    return Ingest(settings, Metrics(database, health), Receiver(database, build_consumers(settings), health))
+    receiver = Receiver(database, build_consumers(settings), health, build_signer(settings))
+    return Ingest(settings, Metrics(database, health), receiver)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from api.settings import Settings
+from api.wiring.secret_key import build_signer, check_signing
 
 if TYPE_CHECKING:
     from engine.database.database import Database
@@ -61,11 +62,13 @@ async def _open_collector(parts: PipelineParts) -> AsyncIterator[MakeSink]:
     from telemetry.journal.sinks import OutboxSink
     from telemetry.sdk.providers import find_collector
 
+    check_signing(parts.settings)
+    destination, signer = find_collector(), build_signer(parts.settings)
     receiver, health = parts.receiver, parts.receiver.health
-    shipper = Shipper(parts.database, find_collector(), resource=parts.telemetry.resource, health=health.outbox)
+    shipper = Shipper(parts.database, destination, resource=parts.telemetry.resource, health=health.outbox)
     async with shipper, Unconfirmed(receiver, after_seconds=parts.settings.outbox_confirm_seconds):
         names = [intake.name for intake in receiver.intakes]
-        yield lambda: OutboxSink(names, health=health, on_commit=shipper.wake)
+        yield lambda: OutboxSink(names, health=health, signer=signer, on_commit=shipper.wake)
 
 
 _PIPELINES = {"embedded": _open_embedded, "collector": _open_collector}

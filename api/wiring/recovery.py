@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from api.settings import Settings, prepare_process
 from api.wiring.pipelines import build_consumers
+from api.wiring.secret_key import build_signer, check_signing
 from engine.database.database import Database
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ async def open_sweeper(settings: Settings, database: Database) -> AsyncIterator[
 
     health = Health()
     if settings.pipeline == "collector":
-        sink: Sink = OutboxSink([RECORDS, WEBHOOKS], health=health, on_commit=lambda: None)
+        check_signing(settings)
+        signer = build_signer(settings)
+        sink: Sink = OutboxSink([RECORDS, WEBHOOKS], health=health, signer=signer, on_commit=lambda: None)
     else:
         sink = Pipeline(build_consumers(settings), health=health)
     yield Sweeper(database, sink, on_ended=forget)

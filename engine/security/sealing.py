@@ -5,16 +5,11 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from engine.errors import Unavailable
+from engine.security.keys import SecretKeyMissing, derive_key
 
 _PURPOSE = b"spanloom sealing of secrets"
-
-
-class SecretKeyMissing(Unavailable):
-    """Secrets cannot be stored: set SPANLOOM_SECRET_KEY to a long random text, the same in every process."""
 
 
 class SealBroken(Unavailable):
@@ -46,10 +41,4 @@ class Sealer:
         keys = self._keys()
         if not keys:
             raise SecretKeyMissing
-        return MultiFernet([Fernet(_derive(key)) for key in keys])
-
-
-def _derive(key: str) -> bytes:
-    """A key for this purpose only, since the secret key has other uses too."""
-    derived = HKDF(algorithm=SHA256(), length=32, salt=None, info=_PURPOSE).derive(key.encode())
-    return base64.urlsafe_b64encode(derived)
+        return MultiFernet([Fernet(base64.urlsafe_b64encode(derive_key(key, _PURPOSE))) for key in keys])

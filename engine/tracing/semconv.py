@@ -236,5 +236,8 @@ BUDGET_LIMIT = _key("workflow.budget.limit", "int", "size of the budget", "token
 BUDGET_SPENT = _key("workflow.budget.spent", "int", "amount spent so far", "tokens or nano-USD")
 BUDGET_UNIT = _key("workflow.budget.unit", "string", "tokens or nano_usd")
 
+# Added on the way to the Collector; it stands in no record.
+SIGNAL_SIGNATURE = _key("workflow.signal.signature", "string", "tells the receiver that this deployment said it")
+
 CONTENT_KEYS = frozenset({INPUT_MESSAGES, OUTPUT_MESSAGES})
 TERMINAL_EVENTS = frozenset({Event.COMPLETED, Event.FAILED, Event.CANCELLED})

@@ -1,57 +1,77 @@
 """Passes signals to one consumer, in the transaction that clears the consumer's mark in the outbox.
 
-The signals either came back from the Collector or were lost there. The owner of an execution comes from control, never
-from the signal; a signal whose execution control does not know becomes a dead letter.
+The signals either came back from the Collector or were lost there. Of those that came back only the ones that this
+deployment has signed are believed, and their owner comes from control. All else is refused, and clears no mark.
 """
 
-from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.database.database import Database
-from engine.graph import JsonObject
 from engine.store import control_reads
 from telemetry.collector import outbox
 from telemetry.collector.outbox import Parcel
+from telemetry.collector.refusals import SENTENCES, Refusals, Refused, Why, body_letter
+from telemetry.collector.signature import Signer
 from telemetry.health import Health
-from telemetry.pipeline.dead_letters import Unreadable, document
+from telemetry.pipeline.dead_letters import Unreadable
 from telemetry.pipeline.pipeline import Consumer, ConsumerHung, Pipeline
 from telemetry.signals import otlp
 from telemetry.signals.otlp import Decoded
 from telemetry.signals.records import BadSignal, Batch, Signal
 
-UNREADABLE = "the signal could not be decoded; `problem` says why"
-UNKNOWN = "there is no execution with this id"
-
-_Work = Callable[[AsyncConnection, Pipeline, frozenset[str]], Awaitable[int]]
+_T = TypeVar("_T")
+_Work = Callable[[AsyncConnection, Pipeline, frozenset[str]], Awaitable[_T]]
 
 
 class Intake:
-    """The intake of one consumer."""
+    """The intake of one consumer; all of a receiver share the refusals."""
 
-    def __init__(self, database: Database, consumer: Consumer, health: Health) -> None:
+    def __init__(
+        self, database: Database, consumer: Consumer, health: Health, *, signer: Signer, refusals: Refusals
+    ) -> None:
         self._database = database
         self._consumer = consumer
         self._health = health
+        self._signer = signer
+        self._refusals = refusals
         self.name = consumer.name
 
-    async def receive(self, decoded: Decoded) -> None:
-        """Store signals from the Collector, in one transaction. Raises `Unavailable`, `ConsumerHung`."""
+    async def receive(self, decoded: Decoded) -> int:
+        """Store signals from the Collector, in one transaction; returns how many were refused.
 
-        async def work(connection: AsyncConnection, pipeline: Pipeline, hung: frozenset[str]) -> int:
-            ids = [otlp.signal_id(signal) for signal in decoded.signals]
-            await outbox.lock(connection, ids)
-            known, unknown = await split_by_known(connection, decoded.signals)
-            rejected = [(signal.identity.execution_id, document(signal)) for signal in unknown]
-            await pipeline.keep_malformed(connection, self.name, decoded.unreadable, UNREADABLE)
-            await pipeline.keep_malformed(connection, self.name, rejected, UNKNOWN)
+        Raises `Unavailable`, `ConsumerHung`.
+        """
+        said, unsaid = self._split_by_signature(decoded)
+
+        async def work(connection: AsyncConnection, pipeline: Pipeline, hung: frozenset[str]) -> _Received:
+            await outbox.lock(connection, [otlp.signal_id(signal) for signal in said])
+            known, unknown = await split_by_known(connection, said)
+            refused = [*unsaid, *(Refused(Why.UNKNOWN_EXECUTION, signal) for signal in unknown)]
+            await self._refusals.keep(connection, pipeline, self.name, refused)
             await pipeline.apply(connection, Batch.of(known), hung)
-            return await outbox.confirm(connection, self.name, ids)
+            ids = [otlp.signal_id(signal) for signal in known]
+            return _Received(await outbox.confirm(connection, self.name, ids), refused)
 
-        confirmed = await self._transact(work)
-        self._health.outbox.confirmed[self.name] += confirmed
+        nothing_to_store = not (said or self._refusals.room)
+        received = _Received(0, unsaid) if nothing_to_store else await self._transact(work)
+        self._health.outbox.confirmed[self.name] += received.confirmed
+        self._refusals.count(self.name, received.refused)
+        return len(received.refused)
+
+    def _split_by_signature(self, decoded: Decoded) -> tuple[list[Signal], list[Refused]]:
+        """The signals that this deployment has said, and everything else."""
+        said: list[Signal] = []
+        unsaid = [Refused(Why.MALFORMED, letter) for letter in decoded.unreadable]
+        for signal, signature in decoded.signed:
+            if self._signer.has_signed(signal, signature):
+                said.append(signal)
+            else:
+                unsaid.append(Refused(Why.NOT_OURS, signal))
+        return said, unsaid
 
     async def serve_unconfirmed(self, after_seconds: float | None) -> int:
         """Store signals of the outbox that did not come back within `after_seconds`, or (null) all; returns how many.
@@ -62,7 +82,7 @@ class Intake:
         async def work(connection: AsyncConnection, pipeline: Pipeline, hung: frozenset[str]) -> int:
             parcels = await outbox.unconfirmed(connection, self.name, after_seconds)
             signals, unreadable = _read(parcels)
-            await pipeline.keep_malformed(connection, self.name, unreadable, UNREADABLE)
+            await pipeline.keep_malformed(connection, self.name, unreadable, SENTENCES[Why.MALFORMED])
             await pipeline.apply(connection, Batch.of(signals), hung)
             return await outbox.confirm(connection, self.name, [parcel.id for parcel in parcels])
 
@@ -70,31 +90,38 @@ class Intake:
         self._health.outbox.served_locally[self.name] += served
         return served
 
-    async def keep_undecodable(self, body: bytes) -> None:
-        """Keep a request body that could not be decoded as a dead letter. Raises `Unavailable`."""
+    async def refuse_body(self, sent: bytes, encoding: str) -> None:
+        """Count and keep a request body, as it was sent, that could not be decoded. Raises `Unavailable`."""
+        refused = [Refused(Why.UNDECODABLE, body_letter(sent, encoding))]
 
-        async def work(connection: AsyncConnection, pipeline: Pipeline, hung: frozenset[str]) -> int:
-            said: JsonObject = {"type": "bytes", "size": len(body), "base64": b64encode(body).decode()}
-            await pipeline.keep_malformed(
-                connection, self.name, [(None, said)], "the request body is not an OTLP protobuf message"
-            )
-            return 0
+        async def work(connection: AsyncConnection, pipeline: Pipeline, hung: frozenset[str]) -> None:
+            await self._refusals.keep(connection, pipeline, self.name, refused)
 
-        await self._transact(work)
+        if self._refusals.room:
+            await self._transact(work)
+        self._refusals.count(self.name, refused)
 
-    async def _transact(self, work: _Work) -> int:
+    async def _transact(self, work: _Work[_T]) -> _T:
         """If the consumer hangs, repeat the transaction with its signals as dead letters."""
         try:
             return await self._try(work, frozenset())
         except ConsumerHung as error:
             return await self._try(work, frozenset({error.consumer}))
 
-    async def _try(self, work: _Work, hung: frozenset[str]) -> int:
+    async def _try(self, work: _Work[_T], hung: frozenset[str]) -> _T:
         pipeline = Pipeline([self._consumer], health=self._health)
         async with self._database.begin() as connection:
-            count = await work(connection, pipeline, hung)
+            done = await work(connection, pipeline, hung)
         pipeline.committed(Batch([], []))
-        return count
+        return done
+
+
+@dataclass(frozen=True, slots=True)
+class _Received:
+    """How many marks were cleared, and what was refused."""
+
+    confirmed: int
+    refused: list[Refused]
 
 
 def _read(parcels: Sequence[Parcel]) -> tuple[list[Signal], list[Unreadable]]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -12,10 +12,11 @@ from engine.database.database import Database
 from engine.errors import SpanloomError
 from telemetry.collector.intake import Intake
 from telemetry.collector.outbox import RECORDS, WEBHOOKS
+from telemetry.collector.refusals import Refusals
+from telemetry.collector.signature import Signer
 from telemetry.health import Health
 from telemetry.pipeline.pipeline import Consumer, ConsumerHung
 from telemetry.signals import otlp
-from telemetry.signals.otlp import Decoded, Undecodable
 
 CONFIRM_SECONDS = 60.0
 """How long the Collector may take to bring a signal back before it is served locally."""
@@ -26,8 +27,12 @@ log = logging.getLogger(__name__)
 class Receiver:
     """Handles OTLP requests. Each call returns once all its signals are committed; repeating it does no harm."""
 
-    def __init__(self, database: Database, consumers: Sequence[Consumer], health: Health) -> None:
-        self._intakes = {consumer.name: Intake(database, consumer, health) for consumer in consumers}
+    def __init__(self, database: Database, consumers: Sequence[Consumer], health: Health, signer: Signer) -> None:
+        refusals = Refusals(health.outbox)
+        self._intakes = {
+            consumer.name: Intake(database, consumer, health, signer=signer, refusals=refusals)
+            for consumer in consumers
+        }
         self.health = health
 
     @property
@@ -35,39 +40,30 @@ class Receiver:
         """The intake of each consumer."""
         return list(self._intakes.values())
 
-    async def traces(self, body: bytes) -> None:
-        """Store spans in the records.
+    async def traces(self, body: bytes) -> int:
+        """Store spans in the records; returns how many were refused.
 
-        Raises `Undecodable` (the body is kept as a dead letter), `Unavailable`, `ConsumerHung`.
+        Raises `Undecodable`, `Unavailable`, `ConsumerHung`.
         """
-        await self._receive(RECORDS, otlp.decode_traces, body)
+        return await self._intakes[RECORDS].receive(otlp.decode_traces(body))
 
-    async def logs(self, body: bytes) -> None:
-        """Store events in the records. Raises the errors of `traces`."""
-        await self._receive(RECORDS, otlp.decode_logs, body)
+    async def logs(self, body: bytes) -> int:
+        """Store events in the records. Returns and raises as `traces` does."""
+        return await self._intakes[RECORDS].receive(otlp.decode_logs(body))
 
-    async def webhook_logs(self, body: bytes) -> None:
-        """Turn events into webhook deliveries. Raises the errors of `traces`."""
-        await self._receive(WEBHOOKS, otlp.decode_logs, body)
+    async def webhook_logs(self, body: bytes) -> int:
+        """Turn events into webhook deliveries. Returns and raises as `traces` does."""
+        return await self._intakes[WEBHOOKS].receive(otlp.decode_logs(body))
+
+    async def refuse_body(self, consumer: str, sent: bytes, encoding: str) -> None:
+        """Count and keep a request body that could not be decompressed or decoded. Raises `Unavailable`."""
+        await self._intakes[consumer].refuse_body(sent, encoding)
 
     async def serve_all(self) -> None:
         """Store every signal that an earlier run in Collector mode left in the outbox, shipped or not."""
         for intake in self.intakes:
             while await intake.serve_unconfirmed(None):
                 continue
-
-    async def undecodable(self, body: bytes) -> None:
-        """Keep a body that could not be decompressed as a dead letter."""
-        await self._intakes[RECORDS].keep_undecodable(body)
-
-    async def _receive(self, consumer: str, decode: Callable[[bytes], Decoded], body: bytes) -> None:
-        intake = self._intakes[consumer]
-        try:
-            decoded = decode(body)
-        except Undecodable:
-            await intake.keep_undecodable(body)
-            raise
-        await intake.receive(decoded)
 
 
 class Unconfirmed:

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from telemetry.collector import outbox
 from telemetry.collector.outbox import Parcel
+from telemetry.collector.signature import Signer
 from telemetry.health import Health
 from telemetry.pipeline.dead_letters import DeadLetters, Unreadable
 from telemetry.signals import otlp
@@ -37,10 +38,13 @@ class Sink(Protocol):
 
 
 class OutboxSink:
-    """Puts each signal into the outbox, owed to the consumers; calls `on_commit` after a commit with signals."""
+    """Puts each signal into the outbox, signed and owed to the consumers; calls `on_commit` after such a commit."""
 
-    def __init__(self, consumers: Collection[str], *, health: Health, on_commit: Callable[[], None]) -> None:
+    def __init__(
+        self, consumers: Collection[str], *, health: Health, signer: Signer, on_commit: Callable[[], None]
+    ) -> None:
         self._consumers = frozenset(consumers)
+        self._signer = signer
         self._on_commit = on_commit
         self._letters = DeadLetters(health)
         self.health = health
@@ -50,7 +54,7 @@ class OutboxSink:
         parcels: dict[str, Parcel] = {}
         for signal in batch.signals():
             try:
-                parcel = _parcel(signal)
+                parcel = self._parcel(signal)
             except ValueError as error:
                 for consumer in outbox.owing(self._consumers, is_event=isinstance(signal, EventRecord)):
                     await self._letters.keep(connection, consumer, [signal], str(error))
@@ -74,8 +78,7 @@ class OutboxSink:
         """Forget the dead letters of the transaction."""
         self._letters.rolled_back()
 
-
-def _parcel(signal: Signal) -> Parcel:
-    """Encode the signal. Raises ValueError if OTLP cannot represent it, such as a time before 1970."""
-    is_event = isinstance(signal, EventRecord)
-    return Parcel(otlp.signal_id(signal), is_event, otlp.scope_of(signal), otlp.encode(signal))
+    def _parcel(self, signal: Signal) -> Parcel:
+        """Encode the signal. Raises ValueError if OTLP cannot represent it, such as a time before 1970."""
+        payload = otlp.encode(signal, self._signer.sign)
+        return Parcel(otlp.signal_id(signal), isinstance(signal, EventRecord), otlp.scope_of(signal), payload)

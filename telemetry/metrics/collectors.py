@@ -15,6 +15,7 @@ from engine.result import ErrorClass, Status
 from engine.store import control_reads
 from engine.usage import TOKEN_FIELDS
 from telemetry.collector.outbox import RECORDS, WEBHOOKS, Backlog, read_backlog
+from telemetry.collector.refusals import Why
 from telemetry.health import DeliveryHealth, Health, LeaseHealth, OutboxHealth
 from telemetry.metrics.labels import LabelCap
 from telemetry.metrics.span_metrics import TOKEN_TYPES
@@ -165,6 +166,8 @@ class OutboxCollector(Collector):
         yield _family("spanloom_outbox_confirmed", confirmed, ("consumer",), _by_consumer(health.confirmed))
         local = "Signals stored locally because the Collector did not send them back in time"
         yield _family("spanloom_outbox_served_locally", local, ("consumer",), _by_consumer(health.served_locally))
+        refused = "Signals and bodies that the receiver refused: this deployment did not say them"
+        yield _family("spanloom_signals_refused", refused, ("consumer", "reason"), _refused(health.refused))
         answers: Counts = {(str(status),): count for status, count in health.requests.items()}
         yield _family("spanloom_ingest_requests", "Requests from the Collector", ("status",), answers)
 
@@ -172,6 +175,11 @@ class OutboxCollector(Collector):
 def _by_consumer(counter: Mapping[str, int]) -> Counts:
     """The counts, with 0 for each consumer without an entry."""
     return {(name,): counter.get(name, 0) for name in (RECORDS, WEBHOOKS)}
+
+
+def _refused(counter: Mapping[tuple[str, str], int]) -> Counts:
+    """The counts, with 0 for each consumer and reason without an entry."""
+    return {(name, why.value): counter.get((name, why.value), 0) for name in (RECORDS, WEBHOOKS) for why in Why}
 
 
 class DeliveryCollector(Collector):

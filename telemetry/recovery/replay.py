@@ -20,7 +20,8 @@ from engine.database.database import Database
 from engine.database.failures import DATABASE_ERRORS
 from engine.database.time_limit import within
 from engine.graph import JsonObject
-from telemetry.collector.intake import UNKNOWN, split_by_known
+from telemetry.collector.intake import split_by_known
+from telemetry.collector.refusals import SENTENCES, Why
 from telemetry.health import Health
 from telemetry.pipeline.dead_letters import FIRST_WAIT_SECONDS
 from telemetry.pipeline.pipeline import TIMEOUT_SECONDS, Consumer, reason
@@ -166,7 +167,8 @@ class Replay:
             no_retry = update(dead_letter).values(due_at=None)
             async with self._database.begin() as connection:
                 await connection.execute(no_retry.where(_l.id.in_(page.unreadable)))
-                await connection.execute(no_retry.where(_l.id.in_(page.of_unknown_executions)).values(reason=UNKNOWN))
+                unknown = no_retry.where(_l.id.in_(page.of_unknown_executions))
+                await connection.execute(unknown.values(reason=SENTENCES[Why.UNKNOWN_EXECUTION]))
 
 
 @dataclass(frozen=True, slots=True)

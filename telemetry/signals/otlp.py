@@ -4,7 +4,7 @@ A decoded record equals the encoded one, so that embedded and Collector mode mak
 content are for the trace store only: they are encoded and not decoded.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -38,7 +38,7 @@ _ENGINE_KINDS = frozenset({Kind.WORKFLOW, Kind.NODE})
 _SHORT = 128
 
 _M = TypeVar("_M", bound=Message)
-_Shape = TypeVar("_Shape")
+_Shape = TypeVar("_Shape", SpanShape, EventShape)
 
 
 class Undecodable(ValueError):
@@ -49,9 +49,15 @@ class Undecodable(ValueError):
 class Decoded:
     """The signals of our scopes in a request."""
 
-    signals: list[Signal] = field(default_factory=list)
+    signed: list[tuple[Signal, str | None]] = field(default_factory=list)
+    """Each signal with the signature that it carries; nobody has checked it yet."""
     unreadable: list[tuple[str | None, JsonObject]] = field(default_factory=list)
     """Malformed signals: the execution, if known, and a description."""
+
+    @property
+    def signals(self) -> list[Signal]:
+        """The signals alone."""
+        return [signal for signal, _ in self.signed]
 
 
 def signal_id(signal: Signal) -> str:
@@ -66,9 +72,16 @@ def scope_of(signal: Signal) -> str:
     return semconv.SCOPE_GENAI if is_call else semconv.SCOPE_ENGINE
 
 
-def encode(signal: Signal) -> bytes:
-    """Encode the signal as one OTLP `Span` or `LogRecord`."""
-    return _encode_span(signal) if isinstance(signal, SpanRecord) else _encode_event(signal)
+def encode(signal: Signal, sign: Callable[[Signal], str] | None = None) -> bytes:
+    """Encode the signal as one OTLP `Span` or `LogRecord`; its signature is an attribute that no record holds.
+
+    Raises ValueError if OTLP cannot represent it.
+    """
+    encoded = _encode_span(signal) if isinstance(signal, SpanRecord) else _encode_event(signal)
+    if sign is None:
+        return encoded
+    carrier = Span if isinstance(signal, SpanRecord) else LogRecord
+    return encoded + _one(carrier, semconv.SIGNAL_SIGNATURE, sign(signal))
 
 
 def decode_span(payload: bytes) -> SpanRecord:
@@ -222,6 +235,14 @@ def _value(value: Value) -> PbValue:
     return PbValue(array_value=ArrayValue(values=[_value(item) for item in value]))
 
 
+def partial_success(rejected: int, message: str) -> bytes:
+    """The response to an export request of which some signals were rejected; it has the same form for both kinds."""
+    response = ExportTraceServiceResponse()
+    response.partial_success.rejected_spans = rejected
+    response.partial_success.error_message = message
+    return response.SerializeToString()
+
+
 def _decode(
     messages: Iterable[_Shape],
     read: Callable[[_Shape], Signal],
@@ -231,7 +252,7 @@ def _decode(
     decoded = Decoded()
     for message in messages:
         try:
-            decoded.signals.append(read(message))
+            decoded.signed.append((read(message), _signature(message.attributes)))
         except BadSignal as bad:
             decoded.unreadable.append((None, {"type": kind, "name": name_of(message), "problem": str(bad)}))
     return decoded
@@ -281,10 +302,21 @@ def _placed(attributes: Iterable[bytes]) -> list[Placed]:
     return [known(data) or _place(data) for data in attributes]
 
 
+def _signature(attributes: Sequence[bytes]) -> str | None:
+    """The signature among the attributes; it was the last one when they were encoded."""
+    for data in reversed(attributes):
+        if _SIGNATURE in data and (pair := KeyValue.FromString(data)).key == semconv.SIGNAL_SIGNATURE:
+            return pair.value.string_value
+    return None
+
+
+_SIGNATURE = semconv.SIGNAL_SIGNATURE.encode()
+
+
 def _place(data: bytes) -> Placed:
     pair = KeyValue.FromString(data)
     placed = place(pair.key, _read(pair.value))
-    if len(data) <= _SHORT:
+    if len(data) <= _SHORT and pair.key != semconv.SIGNAL_SIGNATURE:
         if len(_PLACED) >= _MOST_PLACED:
             _PLACED.clear()
         _PLACED[data] = placed

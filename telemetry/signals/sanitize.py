@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from itertools import islice
 from typing import cast
 
 from opentelemetry.util.types import AnyValue
@@ -67,7 +66,7 @@ _PLACES = (
     dict.fromkeys(semconv.ATTRIBUTES, _Place.REST)
     | dict.fromkeys(_TEXT_FIELDS, _Place.TEXT)
     | dict.fromkeys(_INTEGER_FIELDS, _Place.INTEGER)
-    | dict.fromkeys(semconv.CONTENT_KEYS, _Place.NOWHERE)
+    | dict.fromkeys((*semconv.CONTENT_KEYS, semconv.SIGNAL_SIGNATURE), _Place.NOWHERE)
 )
 _DOCUMENT_KEYS = frozenset({semconv.TAGS, semconv.PARAMS})
 
@@ -175,8 +174,9 @@ def split(placed: Sequence[Placed]) -> tuple[Attributes, Attributes]:
     rest: Attributes = {}
     repaired: list[str | int | float | bool] = []
     if len(placed) > MAX_ATTRIBUTES:
-        placed = _fewer(placed)
-        repaired.append(LEFT_OUT)
+        placed, is_fewer = _fewer(placed)
+        if is_fewer:
+            repaired.append(LEFT_OUT)
     for where, key, value, changed in placed:
         if where is _REST:
             rest[key] = value
@@ -189,11 +189,18 @@ def split(placed: Sequence[Placed]) -> tuple[Attributes, Attributes]:
     return fields, rest
 
 
-def _fewer(placed: Sequence[Placed]) -> Sequence[Placed]:
-    """All attributes of ours, and as many others as the limit leaves room for."""
-    ours = [each for each in placed if each[1] in _PLACES]
-    others = (each for each in placed if each[1] not in _PLACES)
-    return [*ours, *islice(others, max(0, MAX_ATTRIBUTES - len(ours)))]
+def _fewer(placed: Sequence[Placed]) -> tuple[Sequence[Placed], bool]:
+    """All attributes of ours, and as many others as the limit leaves room for; and whether any were left out.
+
+    The list of changed attributes does not count, so that a record that is read back keeps what it had.
+    """
+    ours, others, uncounted = list[Placed](), list[Placed](), list[Placed]()
+    for each in placed:
+        where, key = each[0], each[1]
+        of_kind = uncounted if where is _NOWHERE or key == semconv.SANITIZED else ours if key in _PLACES else others
+        of_kind.append(each)
+    room = max(0, MAX_ATTRIBUTES - len(ours))
+    return [*ours, *others[:room], *uncounted], len(others) > room
 
 
 _TEXT, _INTEGER, _REST, _NOWHERE = _Place

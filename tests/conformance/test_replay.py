@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.database.base import database_time
 from engine.database.database import Database
 from engine.errors import Unavailable
-from telemetry.collector.intake import UNKNOWN
+from telemetry.collector.refusals import SENTENCES, Why
 from telemetry.health import Health
 from telemetry.journal.journal import Journal
 from telemetry.journal.sinks import OutboxSink
@@ -27,7 +27,7 @@ from telemetry.signals.records import Batch, Signal, SpanRecord
 from telemetry.store.tables import dead_letter
 from tests.both_modes import add_endpoint, consumers, count, end, rows_of_books, tell
 from tests.faults.test_consumers import Misdeed, hangs, hangs_in_a_write
-from tests.telemetry.bookkeeper import Listener, begin
+from tests.telemetry.bookkeeper import SIGNER, Listener, begin
 
 EXECUTIONS = 40
 FIRST_SECONDS = 7_200.0
@@ -245,7 +245,7 @@ async def test_letters_without_signal_or_consumer_stay_until_a_replay_is_request
         async with database.read() as connection:
             found = {pile.reason: pile for pile in await group_dead_letters(connection)}
         assert {reason: pile.letters for reason, pile in found.items()} == {
-            UNKNOWN: 1,
+            SENTENCES[Why.UNKNOWN_EXECUTION]: 1,
             "no protobuf": 1,
             "no signal": 1,
         }
@@ -260,7 +260,7 @@ async def test_signals_that_otlp_cannot_encode_are_kept_for_each_consumer(migrat
         replace(signal, start_ns=-1) if isinstance(signal, SpanRecord) else replace(signal, at_ns=-1)
         for signal in listener.signals()
     ]
-    sink = OutboxSink(["records", "webhooks"], health=Health(), on_commit=lambda: None)
+    sink = OutboxSink(["records", "webhooks"], health=Health(), signer=SIGNER, on_commit=lambda: None)
     async with Database(migrated_url) as database:
         async with database.begin() as connection:
             await sink.apply(connection, Batch.of(early))

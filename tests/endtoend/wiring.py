@@ -13,6 +13,7 @@ from api.service.server import listen, receiving, url_of
 from api.settings import Settings
 from api.wiring.ingest import Ingest
 from api.wiring.runtime import open_runtime
+from api.wiring.secret_key import build_signer
 from engine.database.database import Database
 from telemetry.collector.receiver import Receiver
 from telemetry.health import OutboxHealth
@@ -25,6 +26,7 @@ from tests.services.collector.server import Collector
 from tests.workflow_runner import WorkflowRunner
 
 SECONDS = 90
+SECRET_KEY = "0123456789abcdef" * 4
 CONFIRM_SECONDS = 60.0
 
 
@@ -95,7 +97,8 @@ async def wired(
         ):
             receiving_database.random = Random(2)
             runtime = runner.runtime
-            receiver = Receiver(receiving_database, consumers(), runtime.receiver.health)
+            signer = build_signer(runtime.settings)
+            receiver = Receiver(receiving_database, consumers(), runtime.receiver.health, signer)
             async with receiving(Ingest(runtime.settings, runtime.metrics, receiver), listener):
                 yield Wired(runner, collector, receiving_database)
 
@@ -116,11 +119,13 @@ async def serving(
         database_url=url,
         pipeline="collector" if collector else "embedded",
         ingest_tokens=(TOKEN,),
+        secret_key=(SECRET_KEY,),
         outbox_confirm_seconds=confirm_seconds,
     )
     with pytest.MonkeyPatch.context() as environment:
         if collector:
-            environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.otlp_http)
+            for name, value in collector.sender_environment.items():
+                environment.setenv(name, value)
         async with open_runtime(settings) as runtime, AsyncExitStack() as stack:
             await add_endpoint(runtime.database)
             runner = WorkflowRunner(runtime, documents, stack)

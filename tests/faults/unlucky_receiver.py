@@ -12,6 +12,7 @@ from random import Random
 from api.service.server import listen, receiving, url_of
 from api.settings import Settings
 from api.wiring.ingest import Ingest, open_ingest
+from api.wiring.secret_key import build_signer
 from telemetry.collector.receiver import Receiver
 from tests.both_modes import FlakyDatabase, consumers
 
@@ -20,7 +21,7 @@ async def receive(settings: Settings, share: float, seed: int) -> None:
     """Answer the Collector until the process ends."""
     async with open_ingest(settings) as ingest, FlakyDatabase(settings.database_url) as database:
         database.random, database.share = Random(seed), share
-        receiver = Receiver(database, consumers(), ingest.receiver.health)
+        receiver = Receiver(database, consumers(), ingest.receiver.health, build_signer(settings))
         with listen(*settings.ingest_address) as listener:
             async with receiving(Ingest(settings, ingest.metrics, receiver), listener):
                 print("ready at", url_of(listener), flush=True)

@@ -25,12 +25,16 @@ from engine.tracing.semconv import Waste
 from engine.tracing.spans import NodeSpan
 from engine.tracing.tracker import Tracing, WorkflowTracker
 from engine.usage import Usage
+from telemetry.collector.signature import Signer
 from telemetry.journal.journal import FLUSH_SECONDS, POLL_SECONDS, Journal
 from telemetry.pipeline.pipeline import Consumer, Pipeline
 from telemetry.records.consumer import Records
 from telemetry.sdk.conversion import event_record, span_record
 from telemetry.sdk.providers import Telemetry, build_telemetry
 from telemetry.signals.records import Signal
+
+SIGNER = Signer(lambda: ("0123456789abcdef" * 4,))
+"""Signs what the journals of the tests put into the outbox, and recognises it."""
 
 REQUEST = ModelRequest(system="", messages=[])
 ANSWER = Usage(input_tokens=100, output_tokens=20, cache_read_tokens=30, reasoning_tokens=5)

@@ -15,7 +15,8 @@ from sqlalchemy import update
 from api.service.background import run_keeper
 from api.service.logs import configure_logs
 from api.settings import Settings, SettingsInvalid
-from api.wiring.webhooks import build_sealer, key_file
+from api.wiring.secret_key import key_file
+from api.wiring.webhooks import build_sealer
 from engine.graph import Json, JsonObject
 from telemetry.store.tables import webhook_deliveries, webhook_endpoints
 from telemetry.webhooks.payloads import TYPES

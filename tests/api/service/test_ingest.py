@@ -9,17 +9,18 @@ from typing import TypeGuard
 import httpx2
 import pytest
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # its stubs lack the marker
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from sqlalchemy import select
 
 from api.service.ingest import MAX_BYTES
-from telemetry.collector.receiver import Receiver
+from telemetry.collector.intake import Intake
 from telemetry.signals import otlp
 from telemetry.signals.records import EventRecord, Kind, Signal, SpanRecord
 from telemetry.store.tables import dead_letter, executions, outbox, spans
 from tests.both_modes import CollectorMode, collector_mode, count
 from tests.misbehaving_collector import TOKEN
-from tests.telemetry.bookkeeper import Listener, Story
+from tests.telemetry.bookkeeper import SIGNER, Listener, Story
 
 # Signals are posted here without an engine that accepts and ends their executions.
 pytestmark = pytest.mark.usefixtures("books_left_open")
@@ -71,13 +72,13 @@ async def ingest(migrated_url: str) -> AsyncIterator[Ingest]:
 
 def traces(signals: Sequence[Signal]) -> bytes:
     """A request of the spans among them."""
-    of = [(otlp.scope_of(one), otlp.encode(one)) for one in signals if isinstance(one, SpanRecord)]
+    of = [(otlp.scope_of(one), otlp.encode(one, SIGNER.sign)) for one in signals if isinstance(one, SpanRecord)]
     return otlp.traces_request({}, of)
 
 
 def logs(signals: Sequence[Signal]) -> bytes:
     """A request of the events among them."""
-    of = [(otlp.scope_of(one), otlp.encode(one)) for one in signals if isinstance(one, EventRecord)]
+    of = [(otlp.scope_of(one), otlp.encode(one, SIGNER.sign)) for one in signals if isinstance(one, EventRecord)]
     return otlp.logs_request({}, of)
 
 
@@ -182,10 +183,32 @@ async def test_signals_of_an_unknown_execution_are_kept_aside_before_the_200(ing
     assert await count(ingest.way.database, spans) == 3
 
 
+async def test_the_collector_is_told_how_many_signals_are_refused(ingest: Ingest) -> None:
+    _, signals = await ingest.completed()
+    unsigned = [(otlp.scope_of(one), otlp.encode(one)) for one in signals if is_span(one)]
+    signed = [(otlp.scope_of(one), otlp.encode(one, SIGNER.sign)) for one in signals if is_span(one)]
+    answer = await ingest.post(TRACES, otlp.traces_request({}, [*unsigned, *signed[:1]]))
+    told = ExportTraceServiceResponse.FromString(answer.content).partial_success
+    assert (answer.status_code, told.rejected_spans) == (200, 3)
+    assert "spanloom dead-letters" in told.error_message
+    assert (await count(ingest.way.database, spans), await count(ingest.way.database, outbox)) == (1, 4)
+
+    logs_answer = await ingest.post(
+        LOGS, otlp.logs_request({}, [(otlp.scope_of(one), otlp.encode(one)) for one in signals if not is_span(one)])
+    )
+    rejected = ExportLogsServiceResponse.FromString(logs_answer.content).partial_success.rejected_log_records
+    assert rejected == 2
+
+
 async def test_whose_an_execution_is_says_control(ingest: Ingest) -> None:
     _, signals = await ingest.completed()
-    forged = [replace(one, fields=one.fields | {"workflow.owner.id": "thief"}) for one in signals if is_span(one)]
-    assert (await ingest.post(TRACES, traces(forged))).status_code == 200
+    thief = {"workflow.owner.id": "thief"}
+    moved = [
+        replace(one, identity=replace(one.identity, owner="thief"), fields=one.fields | thief)
+        for one in signals
+        if is_span(one)
+    ]
+    assert (await ingest.post(TRACES, traces(moved))).status_code == 200
     async with ingest.way.database.read() as connection:
         assert set((await connection.execute(select(spans.c.owner_id))).scalars()) == {"default"}
 
@@ -198,7 +221,8 @@ async def test_a_poisoned_signal_is_kept_aside_and_the_rest_is_stored(ingest: In
     _, signals = await ingest.completed()
     bad = [replace(one, end_ns=one.start_ns) for one in signals if is_span(one)]
     at = next(index for index, one in enumerate(bad) if one.kind is Kind.NODE)
-    bad[at] = replace(bad[at], fields=bad[at].fields | {"workflow.node.status": "no status of ours"})
+    wrong = "no status of ours"
+    bad[at] = replace(bad[at], status=wrong, fields=bad[at].fields | {"workflow.node.status": wrong})
     assert (await ingest.post(TRACES, traces(bad))).status_code == 200
     assert (await count(ingest.way.database, spans), await count(ingest.way.database, outbox)) == (2, 2)
     assert [consumer for consumer, _, _ in await ingest.letters()] == ["records"]
@@ -207,7 +231,7 @@ async def test_a_poisoned_signal_is_kept_aside_and_the_rest_is_stored(ingest: In
 
 async def test_other_libraries_are_not_stored(ingest: Ingest) -> None:
     _, signals = await ingest.completed()
-    foreign = otlp.traces_request({}, [("fastapi", otlp.encode(one)) for one in signals if is_span(one)])
+    foreign = otlp.traces_request({}, [("fastapi", otlp.encode(one, SIGNER.sign)) for one in signals if is_span(one)])
     assert (await ingest.post(TRACES, foreign)).status_code == 200
     assert await count(ingest.way.database, spans) == 0
 
@@ -224,10 +248,10 @@ async def test_a_database_in_trouble_is_503_and_nothing_is_lost(ingest: Ingest, 
 
 
 async def test_our_own_mistakes_are_503_too(ingest: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def broken(self: Receiver, consumer: object, decode: object, body: bytes) -> None:
+    async def broken(self: Intake, decoded: object) -> int:
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr(Receiver, "_receive", broken)
+    monkeypatch.setattr(Intake, "receive", broken)
     answer = await ingest.post(TRACES, b"")
     assert (answer.status_code, message(answer)) == (503, "the signals cannot be stored now")
 

@@ -84,7 +84,7 @@ def test_the_role_ingest_imports_neither_engine_nor_http_application(migrated_sq
         "SPANLOOM_DATABASE_URL": migrated_sqlite_url,
         "SPANLOOM_PIPELINE": "collector",
         "SPANLOOM_INGEST_BIND": "127.0.0.1:0",
-        "SPANLOOM_INGEST_TOKENS": "token",
+        "SPANLOOM_INGEST_TOKENS": TOKEN,
     }
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
@@ -138,7 +138,7 @@ async def test_a_process_of_its_own_may_take_signals_back(migrated_sqlite_url: s
     environment = os.environ | {
         "SPANLOOM_DATABASE_URL": migrated_sqlite_url,
         "SPANLOOM_PIPELINE": "collector",
-        "SPANLOOM_INGEST_TOKENS": f"old,{TOKEN}",
+        "SPANLOOM_INGEST_TOKENS": f"{TOKEN[::-1]},{TOKEN}",
         "SPANLOOM_INGEST_BIND": "127.0.0.1:0",
     }
     command = (*SPANLOOM, "serve", "--role", "ingest")

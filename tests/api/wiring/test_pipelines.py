@@ -8,6 +8,9 @@ import pytest
 
 from api.schemas.executions import Execution
 from api.service.server import ingest_of, listen, receiving, url_of
+from api.settings import Settings, SettingsInvalid
+from api.wiring.ingest import open_ingest
+from api.wiring.runtime import open_runtime
 from engine.database.database import Database
 from telemetry.store.tables import executions, outbox, spans
 from tests.api.harness import Service, running
@@ -15,6 +18,7 @@ from tests.both_modes import count
 from tests.misbehaving_collector import TOKEN, MisbehavingCollector, Mood, misbehaving
 
 SECONDS = 30
+KEY = "0123456789abcdef" * 4
 
 
 @asynccontextmanager
@@ -22,7 +26,7 @@ async def in_collector_mode(url: str, between: MisbehavingCollector) -> AsyncIte
     """A service whose signals go through a misbehaving Collector."""
     with pytest.MonkeyPatch.context() as environment, listen("127.0.0.1", 0) as listener:
         environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", between.url)
-        async with running(url, pipeline="collector", ingest_tokens=(TOKEN,)) as service:
+        async with running(url, pipeline="collector", ingest_tokens=(TOKEN,), secret_key=(KEY,)) as service:
             between.receiver_url = url_of(listener)
             async with receiving(ingest_of(service.runtime), listener):
                 yield service
@@ -124,3 +128,11 @@ async def test_going_back_to_the_embedded_mode_serves_what_is_left(migrated_url:
         assert (await seen(service, id_)).seal.complete
         assert await count(service.runtime.database, outbox) == 0
         assert await count(service.runtime.database, spans) == 5
+
+
+async def test_postgresql_needs_a_secret_key_for_what_goes_through_the_collector(migrated_postgres_url: str) -> None:
+    settings = Settings(database_url=migrated_postgres_url, pipeline="collector", ingest_tokens=(TOKEN,))
+    for opened in (open_ingest(settings), open_runtime(settings)):
+        with pytest.raises(SettingsInvalid, match="SPANLOOM_SECRET_KEY"):
+            async with opened:
+                pass

@@ -16,7 +16,10 @@ VERSION = "0.161.0"
 ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / "otel-collector.yaml"
 MANIFEST = ROOT / "otel-collector-builder.yaml"
-INGEST_TOKEN = "token-of-the-tests"
+INGEST_TOKEN = "token-of-the-tests-for-our-receiver"
+OTLP_TOKEN = "token-of-the-tests-for-the-collector"
+SECRETS = {"SPANLOOM_INGEST_TOKEN": INGEST_TOKEN, "OTELCOL_TOKEN": OTLP_TOKEN}
+"""What the shipped file takes from the environment and has no default for."""
 
 _BUILDER = f"go.opentelemetry.io/collector/cmd/builder@v{VERSION}"
 _BUILD = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -trimpath"}
@@ -44,8 +47,16 @@ class Collector:
 
     @property
     def otlp_http(self) -> str:
-        """The value for OTEL_EXPORTER_OTLP_ENDPOINT."""
+        """The address of OTLP/HTTP; senders show `OTLP_TOKEN`."""
         return f"http://127.0.0.1:{self.otlp_port}"
+
+    @property
+    def sender_environment(self) -> Mapping[str, str]:
+        """The variables of OpenTelemetry that send a process' signals here."""
+        return {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.otlp_http,
+            "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer {OTLP_TOKEN}",
+        }
 
     @property
     def metrics_address(self) -> str:
@@ -139,10 +150,10 @@ def program() -> Path:
     return built
 
 
-def validate(*configs: Path) -> str:
+def validate(*configs: Path, **environment: str) -> str:
     """Validate these configuration files together; returns the Collector's errors or ''. Raises `ServiceMissing`."""
     options = [f"--config=file:{file}" for file in configs]
-    environment = {**os.environ, "SPANLOOM_INGEST_TOKEN": INGEST_TOKEN}
+    environment = {**os.environ, **SECRETS, **environment}
     done = subprocess.run(
         [program(), "validate", *options], env=environment, capture_output=True, text=True, check=False
     )
@@ -155,7 +166,7 @@ def serve(folder: Path, *, configs: Sequence[Path] = (CONFIG,), **environment: s
 
     The environment is that of otel-collector.yaml: `RECORDS_OTLP_ENDPOINT`, `JAEGER_OTLP_ENDPOINT` and so on.
     """
-    collector = Collector(program(), configs, folder, {"SPANLOOM_INGEST_TOKEN": INGEST_TOKEN, **environment})
+    collector = Collector(program(), configs, folder, {**SECRETS, **environment})
     try:
         collector.start()
         yield collector

@@ -14,7 +14,7 @@ from telemetry.journal.sinks import OutboxSink
 from telemetry.signals.otlp import signal_id
 from telemetry.signals.records import Batch, EventRecord, Signal
 from telemetry.store.tables import outbox as table
-from tests.telemetry.bookkeeper import Listener
+from tests.telemetry.bookkeeper import SIGNER, Listener
 
 
 def make_signals(executions: int = 1) -> list[Signal]:
@@ -26,7 +26,7 @@ def make_signals(executions: int = 1) -> list[Signal]:
 
 async def put(database: Database, signals: Sequence[Signal], consumers: Collection[str] = (RECORDS, WEBHOOKS)) -> None:
     """Keep the signals, as the journal does."""
-    sink = OutboxSink(consumers, health=Health(), on_commit=lambda: None)
+    sink = OutboxSink(consumers, health=Health(), signer=SIGNER, on_commit=lambda: None)
     async with database.begin() as connection:
         await sink.apply(connection, Batch.of(signals))
 

@@ -19,7 +19,7 @@ from telemetry.signals.records import Batch, Signal
 from telemetry.store.tables import outbox
 from tests.both_modes import collector_at, count
 from tests.misbehaving_collector import MisbehavingCollector, Mood, always, misbehaving
-from tests.telemetry.bookkeeper import Listener
+from tests.telemetry.bookkeeper import SIGNER, Listener
 
 SECONDS = 20
 NOWHERE = "http://127.0.0.1:1"
@@ -34,7 +34,7 @@ def make_signals(executions: int) -> list[Signal]:
 
 async def put(database: Database, signals: list[Signal]) -> None:
     """Keep the signals, as the journal does."""
-    sink = OutboxSink([RECORDS], health=Health(), on_commit=lambda: None)
+    sink = OutboxSink([RECORDS], health=Health(), signer=SIGNER, on_commit=lambda: None)
     async with database.begin() as connection:
         await sink.apply(connection, Batch.of(signals))
 

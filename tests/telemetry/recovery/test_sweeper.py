@@ -42,7 +42,7 @@ from telemetry.recovery.sweeper import PAGE, Sweeper, Swept
 from telemetry.signals.records import Batch
 from telemetry.store.tables import executions, spans
 from tests.leases import end_leases
-from tests.telemetry.bookkeeper import REQUEST, Bookkeeper, Story, bookkeeper, identity
+from tests.telemetry.bookkeeper import REQUEST, SIGNER, Bookkeeper, Story, bookkeeper, identity
 from tests.workflow_runner import drawing
 
 SECONDS = 10
@@ -178,12 +178,12 @@ async def test_the_signals_of_a_lost_execution_go_through_the_outbox_too(scene: 
     story.answer()
     await scene.checkpoint(story)
     shipped: list[None] = []
-    sink = OutboxSink(["records"], health=scene.health, on_commit=lambda: shipped.append(None))
+    sink = OutboxSink(["records"], health=scene.health, signer=SIGNER, on_commit=lambda: shipped.append(None))
     scene.sweeper = Sweeper(scene.database, sink)
     assert await scene.lost() == Swept(failed=[story.identity.execution_id])
     assert (await scene.control(story)).status is Status.FAILED
     assert ((await scene.record(story)).status, len(shipped)) == ("running", 1), "its events are on their way"
-    await Receiver(scene.database, [Records()], scene.health).serve_all()
+    await Receiver(scene.database, [Records()], scene.health, SIGNER).serve_all()
     record, [span] = await scene.record(story), await scene.roots(story)
     assert (record.status, record.error_type, span.error_type) == ("failed", "engine_lost", "engine_lost")
     assert record.spans_expected == record.spans_stored == 3

@@ -1,0 +1,19 @@
+"""Keys for the purposes of `SPANLOOM_SECRET_KEY`, one for each. Imports nothing heavy: the role `ingest` uses it."""
+
+import hashlib
+import hmac
+
+from engine.errors import Unavailable
+
+
+class SecretKeyMissing(Unavailable):
+    """There is no key for secrets: set SPANLOOM_SECRET_KEY to a long random text, the same in every process."""
+
+
+def derive_key(secret_key: str, purpose: bytes) -> bytes:
+    """A key of 32 bytes for this purpose only: HKDF with SHA-256 and without a salt, whose first block is enough.
+
+    RFC 5869, sections 2.2 and 2.3.
+    """
+    extracted = hmac.digest(bytes(hashlib.sha256().digest_size), secret_key.encode(), hashlib.sha256)
+    return hmac.digest(extracted, purpose + b"\x01", hashlib.sha256)
