@@ -23,8 +23,8 @@ from engine.security.redaction import know_secrets, mask_url, url_secrets
 
 PREFIX = "SPANLOOM_"
 
-MIN_SECRET_KEY = 32
-"""The shortest secret key, in characters."""
+MIN_SECRET = 32
+"""The shortest secret key and the shortest token, in characters."""
 
 _OF_TESTS = frozenset({"SPANLOOM_FAULTS", "SPANLOOM_FAULTS_SEED", "SPANLOOM_REQUIRE_ALL", "SPANLOOM_TEST_DATABASE_URL"})
 
@@ -74,9 +74,17 @@ def _http_url(value: str) -> str:
 
 
 def _secret_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
-    if any(len(key) < MIN_SECRET_KEY for key in keys):
-        raise ValueError(f"a key has at least {MIN_SECRET_KEY} characters; make one with `openssl rand -hex 32`")
-    return keys
+    return _long_enough(keys, "a key")
+
+
+def _tokens(tokens: tuple[str, ...]) -> tuple[str, ...]:
+    return _long_enough(tokens, "a token")
+
+
+def _long_enough(texts: tuple[str, ...], name: str) -> tuple[str, ...]:
+    if any(len(text) < MIN_SECRET for text in texts):
+        raise ValueError(f"{name} has at least {MIN_SECRET} characters; make one with `openssl rand -hex 32`")
+    return texts
 
 
 def _schedule(seconds: tuple[float, ...]) -> tuple[float, ...]:
@@ -100,6 +108,7 @@ Span = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 SecretKeys = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_secret_keys)]
+Tokens = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_tokens)]
 Schedule = Annotated[tuple[Seconds, ...], NoDecode, BeforeValidator(_split), AfterValidator(_schedule)]
 Places = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_exceptions)]
 Ports = Annotated[tuple[Port, ...], NoDecode, BeforeValidator(_split)]
@@ -137,10 +146,13 @@ class Settings(BaseSettings):
     ingest_bind: Annotated[str, AfterValidator(_host_and_port)] = Field(
         "127.0.0.1:8001", description="Address to listen on for the Collector"
     )
-    ingest_tokens: Listed = Field(
+    ingest_tokens: Tokens = Field(
         (),
         repr=False,
-        description="Tokens accepted from the Collector, separated by commas; list two during a rotation",
+        description="Tokens accepted from the Collector, at least 32 characters each; list two during a rotation",
+    )
+    collector_plain_http: bool = Field(
+        False, description="Whether signals may go to and come from a Collector on another machine without TLS"
     )
     outbox_confirm_seconds: Seconds = Field(
         60.0,
@@ -340,6 +352,16 @@ def check_ingest(settings: Settings) -> None:
         raise SettingsInvalid(
             "SPANLOOM_PIPELINE=collector needs SPANLOOM_INGEST_TOKENS, the token that the Collector sends; "
             "make one with `openssl rand -hex 32` and give it to the Collector as SPANLOOM_INGEST_TOKEN"
+        )
+    check_plain_http(settings, f"SPANLOOM_INGEST_BIND={settings.ingest_bind}", settings.ingest_address[0])
+
+
+def check_plain_http(settings: Settings, place: str, host: str) -> None:
+    """Raises `SettingsInvalid` if signals and tokens would cross a network in plain text and no setting allows it."""
+    if not (is_loopback(host) or settings.collector_plain_http):
+        raise SettingsInvalid(
+            f"{place} is plain HTTP beyond this machine, so others could read the token and the signals; "
+            "put TLS in between, or set SPANLOOM_COLLECTOR_PLAIN_HTTP=true if the network is yours alone"
         )
 
 

@@ -4,8 +4,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from api.settings import Settings
+from api.settings import Settings, SettingsInvalid, check_plain_http
 from api.wiring.secret_key import build_signer, check_signing
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from telemetry.journal.sinks import Sink
     from telemetry.metrics.exposition import Metrics
     from telemetry.pipeline.pipeline import Consumer
-    from telemetry.sdk.providers import Telemetry
+    from telemetry.sdk.providers import Collector, Telemetry
 
 MakeSink = Callable[[], "Sink"]
 """Makes a sink for one writer; the journal and the sweeper each have their own."""
@@ -60,15 +61,29 @@ async def _open_collector(parts: PipelineParts) -> AsyncIterator[MakeSink]:
     from telemetry.collector.receiver import Unconfirmed
     from telemetry.collector.shipper import Shipper
     from telemetry.journal.sinks import OutboxSink
-    from telemetry.sdk.providers import find_collector
 
     check_signing(parts.settings)
-    destination, signer = find_collector(), build_signer(parts.settings)
+    destination, signer = find_destination(parts.settings), build_signer(parts.settings)
     receiver, health = parts.receiver, parts.receiver.health
     shipper = Shipper(parts.database, destination, resource=parts.telemetry.resource, health=health.outbox)
     async with shipper, Unconfirmed(receiver, after_seconds=parts.settings.outbox_confirm_seconds):
         names = [intake.name for intake in receiver.intakes]
         yield lambda: OutboxSink(names, health=health, signer=signer, on_commit=shipper.wake)
+
+
+def find_destination(settings: Settings) -> "Collector":
+    """The Collector that `OTEL_EXPORTER_OTLP_*` names. Raises `SettingsInvalid` if signals may not travel there."""
+    from telemetry.sdk.providers import ExportSettingInvalid, find_collector
+
+    try:
+        collector = find_collector()
+    except ExportSettingInvalid as error:
+        raise SettingsInvalid(str(error)) from None
+    for url in (collector.traces.url, collector.logs.url):
+        parts = urlsplit(url)
+        if parts.scheme == "http":
+            check_plain_http(settings, url, parts.hostname or "")
+    return collector
 
 
 _PIPELINES = {"embedded": _open_embedded, "collector": _open_collector}

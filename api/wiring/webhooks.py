@@ -7,7 +7,8 @@ from api.wiring.secret_key import secret_keys
 from engine.database.database import Database
 from engine.security.addresses import Exceptions
 from engine.security.egress import Egress
-from engine.security.sealing import Sealer, SecretKeyMissing
+from engine.security.keys import SecretKeyMissing
+from engine.security.sealing import Sealer
 from telemetry.health import DeliveryHealth
 from telemetry.webhooks import endpoints
 from telemetry.webhooks.queue import Policy

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import orjson
 
+from engine.documents.json_text import to_json
 from engine.security.keys import SecretKeyMissing, derive_key
 from telemetry.signals.records import Signal, SpanRecord
 
@@ -55,7 +56,7 @@ def _mac(key: bytes, content: bytes) -> str:
 def _content(signal: Signal) -> bytes:
     """Everything that the books hold of a signal, in one form: what is equal as a record is equal here."""
     if not isinstance(signal, SpanRecord):
-        return orjson.dumps(signal, option=orjson.OPT_SORT_KEYS)
+        return to_json(signal, options=orjson.OPT_SORT_KEYS)
     said = (
         signal.identity,
         signal.trace_id,
@@ -69,4 +70,4 @@ def _content(signal: Signal) -> bytes:
         signal.fields,
         signal.attributes,
     )
-    return orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
+    return to_json(said, options=orjson.OPT_SORT_KEYS)

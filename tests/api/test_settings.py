@@ -138,5 +138,22 @@ def test_the_collector_needs_a_token_to_show() -> None:
     with pytest.raises(SettingsInvalid, match="SPANLOOM_INGEST_TOKENS"):
         check_ingest(Settings(pipeline="collector"))
     with pytest.raises(SettingsInvalid, match="SPANLOOM_PIPELINE=collector"):
-        check_ingest(Settings(ingest_tokens=("x",)))
-    check_ingest(Settings(pipeline="collector", ingest_tokens=("x",)))
+        check_ingest(Settings(ingest_tokens=("x" * 32,)))
+    check_ingest(Settings(pipeline="collector", ingest_tokens=("x" * 32,)))
+
+
+def test_a_short_token_is_refused_with_the_way_to_make_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPANLOOM_INGEST_TOKENS", f"{'x' * 32},{'y' * 31}")
+    with pytest.raises(SettingsInvalid) as refused:
+        read_settings()
+    assert str(refused.value) == (
+        "SPANLOOM_INGEST_TOKENS: a token has at least 32 characters; make one with `openssl rand -hex 32`"
+    )
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0:8001", "[::]:8001", "10.0.0.7:8001", "receiver.internal:8001"])
+def test_plain_http_from_other_machines_needs_a_setting(bind: str) -> None:
+    settings = Settings(pipeline="collector", ingest_tokens=("x" * 32,), ingest_bind=bind)
+    with pytest.raises(SettingsInvalid, match="SPANLOOM_COLLECTOR_PLAIN_HTTP=true"):
+        check_ingest(settings)
+    check_ingest(settings.model_copy(update={"collector_plain_http": True}))

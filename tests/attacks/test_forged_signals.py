@@ -291,6 +291,7 @@ async def test_forgeries_through_the_collector_are_refused_and_true_signals_stil
             environment.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")  # what is forged goes only where it is sent to
             signals = [one for result in ended.values() for one in forged(identity(execution_id=result.execution_id))]
         for path, body in map(request, signals):
+            assert await tell(service.collector, path, body, "wrong") == 401
             assert await tell(service.collector, path, body, OTLP_TOKEN) == 200
         came = sum(2 if isinstance(one, EventRecord) else 1 for one in signals)
         await eventually(lambda: service.outbox.refused.total() == came)

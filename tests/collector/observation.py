@@ -12,7 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from tests.services.collector.server import Collector
+from tests.services.collector.server import OTLP_TOKEN, Collector
 from tests.services.jaeger.server import Jaeger
 
 FAMILIES = (
@@ -45,7 +45,7 @@ async def send(collector: Collector, spans: dict[str, list[Span]]) -> None:
     service = Resource(attributes=[KeyValue(key="service.name", value=AnyValue(string_value="house"))])
     body = ExportTraceServiceRequest(resource_spans=[ResourceSpans(resource=service, scope_spans=scopes)])
     async with httpx2.AsyncClient(trust_env=False) as client:
-        headers = {"content-type": "application/x-protobuf"}
+        headers = {"content-type": "application/x-protobuf", "authorization": f"Bearer {OTLP_TOKEN}"}
         url = f"{collector.otlp_http}/v1/traces"
         (await client.post(url, content=body.SerializeToString(), headers=headers)).raise_for_status()
 

@@ -1,18 +1,24 @@
 """otel-collector.yaml: the Collector takes it, and every name in it is one that we emit."""
 
+import asyncio
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
+import httpx2
 import pytest
 import yaml
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace.export import SpanExportResult
 
 from engine.security.redaction import SECRET_SHAPES
 from engine.tracing import semconv
+from telemetry.signals.otlp import traces_request
+from tests.collector.observation import a_span
 from tests.conftest import found
 from tests.services.collector import server as collector_service
-from tests.services.collector.server import CONFIG, MANIFEST
+from tests.services.collector.server import CONFIG, INGEST_TOKEN, MANIFEST, OTLP_TOKEN, Collector
 
 Yaml: TypeAlias = "bool | int | float | str | list[Yaml] | dict[str, Yaml] | None"
 
@@ -67,8 +73,8 @@ def named() -> set[str]:
     return {name for each in [*plain, *looked_up] for name in NAME.findall(each) if name == each}
 
 
-def validate(*configs: Path) -> str:
-    return found(lambda: collector_service.validate(*configs))
+def validate(*configs: Path, **environment: str) -> str:
+    return found(lambda: collector_service.validate(*configs, **environment))
 
 
 @pytest.mark.collector
@@ -168,6 +174,29 @@ def test_every_variable_is_explained_and_has_its_default_there() -> None:
     used = dict(re.findall(r"\$\{env:([A-Z_]+)(?::-([^}]*))?\}", shipped))
     explained = dict(re.findall(r"^#   ([A-Z_]{8,}) .*?(?:\(([^()]*)\))?$", head, re.MULTILINE))
     assert used == explained
+
+
+@pytest.mark.collector
+@pytest.mark.parametrize("token", ["OTELCOL_TOKEN", "SPANLOOM_INGEST_TOKEN"])
+def test_the_collector_does_not_start_without_a_token(token: str) -> None:
+    assert "token" in validate(CONFIG, **{token: ""})
+
+
+@pytest.mark.collector
+async def test_every_way_in_asks_for_the_token(collector: Collector) -> None:
+    span = traces_request({}, [(semconv.SCOPE_GENAI, a_span("chat small").SerializeToString())])
+    for shown, is_taken in ((None, False), ("wrong", False), (INGEST_TOKEN, False), (OTLP_TOKEN, True)):
+        headers = {"authorization": f"Bearer {shown}"} if shown else {}
+        for path in ("traces", "logs", "metrics"):
+            body = span if path == "traces" else b""
+            with httpx2.Client(trust_env=False) as client:
+                kind = {"content-type": "application/x-protobuf"}
+                answer = client.post(f"{collector.otlp_http}/v1/{path}", content=body, headers=kind | headers)
+            assert answer.status_code == (200 if is_taken else 401), (shown, path)
+        exporter = OTLPSpanExporter(f"127.0.0.1:{collector.grpc_port}", insecure=True, headers=headers, timeout=5)
+        done = await asyncio.to_thread(exporter.export, [])
+        assert (done is SpanExportResult.SUCCESS) == is_taken, shown
+        exporter.shutdown()
 
 
 def test_nothing_is_acknowledged_before_it_is_on_disk() -> None:

@@ -21,7 +21,8 @@ def tell(
     collector: Collector, monkeypatch: pytest.MonkeyPatch, executions: int = EXECUTIONS
 ) -> tuple[list[str], list[str]]:
     """Executions told to the Collector, all acknowledged by it. Returns the ids of spans and events."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.otlp_http)
+    for name, value in collector.sender_environment.items():
+        monkeypatch.setenv(name, value)
     listener = Listener()
     listener.complete(executions, tools=True)
     listener.telemetry.shutdown()

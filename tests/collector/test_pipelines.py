@@ -45,7 +45,8 @@ class SentSignals:
 @pytest.fixture
 async def sent(collector: Collector, migrated_sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> SentSignals:
     """Executions of a chat with a tool, a streamed template and a failing one, sent to the Collector."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.otlp_http)
+    for name, value in collector.sender_environment.items():
+        monkeypatch.setenv(name, value)
     async with workflow_runner(migrated_sqlite_url) as runner:
         await execute(runner)
         spans, events = runner.emitted(), runner.log.get_finished_logs()
@@ -112,7 +113,8 @@ async def test_prometheus_has_them_with_a_way_to_the_trace(
         "static_configs": [{"targets": [collector.metrics_address]}],
     }
     prometheus = start_prometheus({"global": {"scrape_interval": "250ms"}, "scrape_configs": [target]})
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.otlp_http)
+    for name, value in collector.sender_environment.items():
+        monkeypatch.setenv(name, value)
     begun = time.time()
     async with workflow_runner(migrated_sqlite_url) as runner:
         await execute(runner)
@@ -139,17 +141,24 @@ async def test_content_and_other_libraries_reach_the_store_only(
     collector: Collector, receiver: Receiver, jaeger: Jaeger
 ) -> None:
     ours = a_span(
-        "chat small", **{semconv.INPUT_MESSAGES: "geheim", "input.value": "geheim", semconv.PROVIDER: "openai"}
+        "chat small",
+        **{
+            semconv.INPUT_MESSAGES: "geheim",
+            "input.value": "geheim",
+            semconv.PROVIDER: "openai",
+            semconv.SIGNAL_SIGNATURE: "0" * 32,
+        },
     )
     others = a_span("GET /", **{semconv.INPUT_MESSAGES: "other"})
     await send(collector, {semconv.SCOPE_GENAI: [ours], "fastapi": [others]})
 
     assert await asyncio.to_thread(receiver.wait_for, lambda: receiver.has(1))
     [kept] = receiver.spans
-    assert {each.key for each in kept.attributes} == {semconv.PROVIDER}
+    assert {each.key for each in kept.attributes} == {semconv.PROVIDER, semconv.SIGNAL_SIGNATURE}
     assert receiver.scopes == {semconv.SCOPE_GENAI}
     [shown] = await in_jaeger(jaeger, ours.trace_id.hex(), 1)
     assert tags(shown)[semconv.INPUT_MESSAGES] == "geheim"
+    assert semconv.SIGNAL_SIGNATURE not in tags(shown)
     assert await in_jaeger(jaeger, others.trace_id.hex(), 1)
     assert calls(await scraped(collector, lambda text: calls(text) >= 1)) == 1
 

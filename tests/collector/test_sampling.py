@@ -52,7 +52,8 @@ async def test_ten_percent_of_the_traces_and_all_of_the_books(
         sampled, sooner, OTELCOL_SAMPLE_PERCENT="10", JAEGER_OTLP_ENDPOINT=jaeger.otlp_http, **receiver.environment
     )
     service = f"sampled-{uuid4()}"
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.otlp_http)
+    for name, value in collector.sender_environment.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("OTEL_SERVICE_NAME", service)
     listener = Listener()
     unremarkable, failed = await asyncio.to_thread(tell, listener)

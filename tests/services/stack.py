@@ -75,15 +75,15 @@ def up(state: Path) -> None:
     processes = Processes(state)
     if running := processes.running():
         raise StackBroken(f"already up: {', '.join(running)}. ./dev down ends it")
-    compose, token = container_engine(), _secret(state, "ingest-token")
-    parts = _contained() if compose else _cached(state, token)
+    compose, tokens = container_engine(), _tokens(state)
+    parts = _contained() if compose else _cached(state, tokens)
     service = _service(
-        _POSTGRES_URL if compose else f"sqlite:///{state / 'spanloom.db'}", token, _secret(state, "secret-key")
+        _POSTGRES_URL if compose else f"sqlite:///{state / 'spanloom.db'}", tokens, _secret(state, "secret-key")
     )
     check_ports([*parts, service])
     try:
         if compose:
-            _compose(compose, token, "up", "--detach", "--wait")
+            _compose(compose, tokens, "up", "--detach", "--wait")
         for part in parts:
             _start(part, processes)
         run([*SPANLOOM, "migrate"], cwd=ROOT, environment=service.environment)
@@ -103,11 +103,11 @@ def down(state: Path) -> None:
     processes = Processes(state)
     stopped = processes.stop(seconds=STOP_SECONDS)
     if compose := container_engine():
-        token = _secret(state, "ingest-token")
+        tokens = _tokens(state)
         processes.logs.mkdir(parents=True, exist_ok=True)
         with (processes.logs / "compose.log").open("ab") as log:
-            _compose(compose, token, "logs", "--no-color", output=log.fileno())
-        _compose(compose, token, "down")
+            _compose(compose, tokens, "logs", "--no-color", output=log.fileno())
+        _compose(compose, tokens, "down")
         stopped.append("containers")
     say(f"stopped {', '.join(stopped)}; logs in {processes.logs}" if stopped else "nothing was up")
 
@@ -124,7 +124,7 @@ def _contained() -> list[Part]:
     return [_jaeger([]), _collector([], {}), _alertmanager([]), _prometheus([]), grafana, postgres]
 
 
-def _cached(state: Path, token: str) -> list[Part]:
+def _cached(state: Path, tokens: Mapping[str, str]) -> list[Part]:
     """The same programs as processes from the cache, downloaded or built if missing. Raises `ServiceMissing`."""
     jaeger = jaeger_service.fetch() / "jaeger"
     collector = collector_service.fetch() / collector_service.NAME
@@ -134,7 +134,7 @@ def _cached(state: Path, token: str) -> list[Part]:
         _jaeger([str(jaeger), f"--config={DASHBOARDS / 'jaeger.yml'}"]),
         _collector(
             [str(collector), f"--config=file:{collector_service.CONFIG}"],
-            {"SPANLOOM_INGEST_TOKEN": token, "OTELCOL_STATE_DIR": str(state / "collector")},
+            {**tokens, "OTELCOL_STATE_DIR": str(state / "collector")},
         ),
         _alertmanager(
             [
@@ -176,16 +176,17 @@ def _prometheus(command: Sequence[str]) -> Part:
     return Part("Prometheus", (9090,), "http://127.0.0.1:9090/-/ready", "http://127.0.0.1:9090", command)
 
 
-def _service(database_url: str, token: str, secret_key: str) -> Part:
+def _service(database_url: str, tokens: Mapping[str, str], secret_key: str) -> Part:
     """The service in the Collector mode."""
     environment = {
         "SPANLOOM_PIPELINE": "collector",
         "SPANLOOM_DATABASE_URL": os.environ.get("SPANLOOM_DATABASE_URL") or database_url,
         "SPANLOOM_SECRET_KEY": os.environ.get("SPANLOOM_SECRET_KEY") or secret_key,
-        "SPANLOOM_INGEST_TOKENS": token,
+        "SPANLOOM_INGEST_TOKENS": tokens["SPANLOOM_INGEST_TOKEN"],
         "SPANLOOM_TRACE_URL": "http://127.0.0.1:16686/trace/{trace_id}",
         "SPANLOOM_PROMETHEUS_URL": "http://127.0.0.1:9090",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
+        "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer {tokens['OTELCOL_TOKEN']}",
     }
     command, shown = [*SPANLOOM, "serve"], "http://127.0.0.1:8000"
     return Part("spanloom", (8000, 8001), f"{shown}/readyz", shown, command, environment)
@@ -216,8 +217,16 @@ def check_ports(parts: Iterable[Part]) -> None:
         raise StackBroken(f"in use: port {', '.join(taken)}. Stop what listens there")
 
 
+def _tokens(state: Path) -> dict[str, str]:
+    """The variables of the Collector with the tokens that it asks for and shows."""
+    return {
+        "OTELCOL_TOKEN": _secret(state, "otlp-token"),
+        "SPANLOOM_INGEST_TOKEN": _secret(state, "ingest-token"),
+    }
+
+
 def _secret(state: Path, name: str) -> str:
-    """Return the stored random token, created on first use. The Collector sends it to our receiver."""
+    """Return the stored random text, created on first use."""
     file = state / name
     if not file.exists():
         state.mkdir(exist_ok=True)
@@ -238,9 +247,9 @@ def _succeeds(*command: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def _compose(compose: Sequence[str], token: str, *arguments: str, output: int | None = None) -> None:
+def _compose(compose: Sequence[str], tokens: Mapping[str, str], *arguments: str, output: int | None = None) -> None:
     command = [*compose, f"--file={DASHBOARDS / 'compose.yaml'}", *arguments]
-    environment = {**os.environ, "SPANLOOM_INGEST_TOKEN": token}
+    environment = {**os.environ, **tokens}
     done = subprocess.run(command, env=environment, stdout=output, stderr=output, check=False)
     if done.returncode != 0:
         raise ServiceBroken(f"{' '.join(command)} failed with exit code {done.returncode}")

@@ -14,6 +14,8 @@ from api.cli.exit_codes import DONE, NOT_READY
 from api.cli.rendering.tables import Check, Level, checks_view
 from api.service.server import CannotListen, listen
 from api.settings import Settings, check_bind, check_ingest, in_force, prepare_process
+from api.wiring.pipelines import find_destination
+from api.wiring.secret_key import check_signing
 from engine.database import migrations
 from engine.database.base import database_time
 from engine.database.database import Database, dialect_name, parse_url, safe_name
@@ -129,7 +131,8 @@ def _surroundings(settings: Settings) -> Iterator[Check]:
     if settings.pipeline == "collector":
         address = "{}:{}".format(*settings.ingest_address)
         taken = _taken("Collector", *settings.ingest_address, "SPANLOOM_INGEST_BIND", "fail")
-        yield _attempt("Collector", lambda: check_ingest(settings), f"{address}, a token is set", taken)
+        finding = f"{address}, with a token and a secret key"
+        yield _attempt("Collector", lambda: _check_collector(settings), finding, taken)
     yield _attempt("checkpoints", lambda: prepare_process(settings), "strict deserialisation (msgpack) is on")
     if settings.langsmith:
         yield Check(
@@ -161,6 +164,12 @@ def _surroundings(settings: Settings) -> Iterator[Check]:
             "the command line can search any folder; SPANLOOM_FILES_ROOTS lists folders that HTTP requests can search"
         )
         yield Check("files", "info", "HTTP requests cannot search any folder", advice)
+
+
+def _check_collector(settings: Settings) -> None:
+    check_ingest(settings)
+    check_signing(settings)
+    find_destination(settings)
 
 
 def _attempt(name: str, check: Callable[[], None], finding: str, otherwise: Check | None = None) -> Check:

@@ -1,6 +1,7 @@
 """The service in the Collector mode: what callers see while a record lags, and that no restart loses one."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,7 @@ from api.schemas.executions import Execution
 from api.service.server import ingest_of, listen, receiving, url_of
 from api.settings import Settings, SettingsInvalid
 from api.wiring.ingest import open_ingest
+from api.wiring.pipelines import find_destination
 from api.wiring.runtime import open_runtime
 from engine.database.database import Database
 from telemetry.store.tables import executions, outbox, spans
@@ -128,6 +130,29 @@ async def test_going_back_to_the_embedded_mode_serves_what_is_left(migrated_url:
         assert (await seen(service, id_)).seal.complete
         assert await count(service.runtime.database, outbox) == 0
         assert await count(service.runtime.database, spans) == 5
+
+
+@pytest.mark.parametrize("url", ["http://collector:4318", "http://10.0.0.7:4318", "http://localhost.evil.example"])
+def test_plain_http_to_another_machine_needs_a_setting(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4318")
+    assert find_destination(Settings()).logs.url == "https://collector:4318/v1/logs"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", url)
+    with pytest.raises(SettingsInvalid, match=f"{re.escape(url)} is plain HTTP beyond this machine"):
+        find_destination(Settings())
+    assert find_destination(Settings(collector_plain_http=True)).logs.url == url
+
+
+@pytest.mark.parametrize("url", [None, "http://127.0.0.1:4318", "http://[::1]:4318", "http://localhost:4318"])
+def test_plain_http_to_this_machine_does_not(url: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if url is not None:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+    find_destination(Settings())
+
+
+def test_a_protocol_that_is_not_shipped_is_refused_as_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    with pytest.raises(SettingsInvalid, match="http/protobuf"):
+        find_destination(Settings())
 
 
 async def test_postgresql_needs_a_secret_key_for_what_goes_through_the_collector(migrated_postgres_url: str) -> None:

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import select, update
 
-from engine.security.sealing import Sealer, SecretKeyMissing
+from engine.security.keys import SecretKeyMissing
+from engine.security.sealing import Sealer
 from telemetry.store.tables import webhook_attempts, webhook_deliveries, webhook_endpoints
 from telemetry.webhooks.endpoints import (
     Changes,

@@ -32,6 +32,9 @@ def test_doctor_is_not_ready_for_the_collector_without_an_ingest_token(shell: Sh
     assert "SPANLOOM_INGEST_TOKENS" in failed["Collector"]
     ready = shell.run("doctor", SPANLOOM_PIPELINE="collector", SPANLOOM_INGEST_TOKENS="t" * 32)
     assert (ready.returncode, ready.stdout.splitlines()[-1]) == (0, "Ready.")
+    afar = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "SPANLOOM_INGEST_TOKENS": "t" * 32}
+    shown = shell.run("doctor", SPANLOOM_PIPELINE="collector", **afar)
+    assert (shown.returncode, "SPANLOOM_COLLECTOR_PLAIN_HTTP" in shown.stdout) == (3, True)
 
 
 def test_doctor_masks_what_urls_hold_besides_the_address(shell: Shell) -> None:
@@ -80,7 +83,7 @@ def test_doctor_knows_its_own_service_on_the_port(shell: Shell) -> None:
             self.wfile.write(b'{"status": "ok", "version": "1"}')
 
         def log_message(self, *_: object) -> None:
-            pass
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Healthy) as server:
         Thread(target=server.serve_forever, daemon=True).start()
