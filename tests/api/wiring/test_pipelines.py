@@ -159,5 +159,4 @@ async def test_postgresql_needs_a_secret_key_for_what_goes_through_the_collector
     settings = Settings(database_url=migrated_postgres_url, pipeline="collector", ingest_tokens=(TOKEN,))
     for opened in (open_ingest(settings), open_runtime(settings)):
         with pytest.raises(SettingsInvalid, match="SPANLOOM_SECRET_KEY"):
-            async with opened:
-                pass
+            await opened.__aenter__()
