@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -24,7 +23,6 @@ from engine.result import Approval, ExecutionResult, Status
 from engine.store import control, endings
 from engine.store.claims import MAX_CRASHES
 from engine.store.control import ControlRow
-from engine.store.leases import Lease
 from engine.store.tables import approvals, call_reservations, execution_control, journalled
 from engine.testing.models import USAGE, PerTokenPrices, ScriptedModel
 from engine.tracing import semconv
@@ -46,7 +44,6 @@ from tests.telemetry.bookkeeper import REQUEST, SIGNER, Bookkeeper, Story, bookk
 from tests.workflow_runner import drawing
 
 SECONDS = 10
-OLD = Lease("a process that has run for long", began=monotonic() - 3_600)
 
 
 @dataclass(slots=True)
@@ -124,7 +121,7 @@ class Scene:
 @pytest.fixture
 async def scene(migrated_url: str) -> AsyncIterator[Scene]:
     """A process and a sweeper, over a database of their own."""
-    async with Database(migrated_url) as database, bookkeeper(database, lease=OLD, flush_seconds=60) as keeper:
+    async with Database(migrated_url) as database, bookkeeper(database, flush_seconds=60) as keeper:
         scene = Scene(keeper, None, Health())  # type: ignore[arg-type]  # it is made below
         sink = Pipeline([Records()], health=scene.health, after_commit=scene.committed.append)
         scene.sweeper = Sweeper(database, sink)
@@ -361,9 +358,8 @@ async def lose_early(scene: Scene, times: int) -> list[Swept]:
             async with scene.database.begin() as connection:
                 await connection.execute(update(execution_control).values(not_before=None))
             await scene.claimed()
-        async with scene.database.begin() as connection:
-            await connection.execute(update(execution_control).values(lease_age_seconds=5.0))
-        outcomes.append(await scene.lost())
+        await end_leases(scene.database, age_seconds=5)
+        outcomes.append(await scene.sweeper.sweep())
     return outcomes
 
 
