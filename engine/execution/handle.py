@@ -99,10 +99,13 @@ class Execution:
         return self.compiled.plan.on_lost if self.compiled else "fail"
 
     def _end_walk(self, why: Stop) -> None:
-        if self._stop is None or (why in ("lose", "fence off") and self._stop != "fence off"):
+        """Cancel the walk. Losing it cancels again: a node may have swallowed the first cancellation."""
+        if self._stop is not None and why not in ("lose", "fence off"):
+            return
+        if self._stop != "fence off":
             self._stop = why
-            if self.task is not None and self.accepted.done():
-                self.task.cancel()
+        if self.task is not None and self.accepted.done():
+            self.task.cancel()
 
     def join(self) -> None:
         """Add a caller that waits for this execution."""

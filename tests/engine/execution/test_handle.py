@@ -5,8 +5,8 @@ from contextlib import suppress
 
 import pytest
 
-from engine.errors import Draining
-from engine.ledger import Acceptance
+from engine.errors import Draining, Fenced, SpanloomError, Unavailable
+from engine.ledger import Acceptance, Checkpoint
 from engine.resources import ModelReply, ModelRequest
 from engine.testing.models import Hold
 from tests.engine.harness import Harness, graph, graph_request, span_tree
@@ -79,3 +79,30 @@ invoke_workflow custom  shutdown
     chat scripted-1
 """
     )
+
+
+@pytest.mark.parametrize("error", [Fenced, Unavailable])
+async def test_a_node_that_swallows_the_cancellation_is_cancelled_again_at_its_next_checkpoint(
+    error: type[SpanloomError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = Harness([Hold()])
+    invoke, checkpoint = harness.model.invoke, harness.ledger.checkpoint
+
+    async def swallow(asked: ModelRequest) -> ModelReply:
+        with suppress(asyncio.CancelledError):
+            await invoke(asked)
+        return ModelReply(text="too late")
+
+    async def refuse(item: Checkpoint) -> None:
+        if harness.model.requests:
+            raise error
+        await checkpoint(item)
+
+    monkeypatch.setattr(harness.model, "invoke", swallow)
+    monkeypatch.setattr(harness.ledger, "checkpoint", refuse)
+    execution = await harness.engine.start(graph_request(ASK), streaming=False)
+    await harness.model.entered.wait()
+    execution.fence_off()
+    async with asyncio.timeout(10):
+        with pytest.raises(Fenced):
+            await execution.result()
