@@ -80,10 +80,6 @@ class BoundedConnection(HttpToolsProtocol):
             self._address = None
         super().connection_lost(exc)
 
-    def eof_received(self) -> None:
-        if self._is_refused:
-            self.transport.close()
-
     def data_received(self, data: bytes) -> None:
         """Feed the parser in pieces, so that it never holds more than headers may have."""
         while data and not (self._is_refused or self.transport.is_closing()):

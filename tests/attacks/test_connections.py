@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -65,12 +66,10 @@ class Peer:
     async def rest(self, seconds: float = 30.0) -> bytes:
         """Everything until the server hangs up."""
         received = b""
-        try:
+        with suppress(OSError):  # a timeout, or a reset
             async with asyncio.timeout(seconds):
                 while more := await self.reader.read(65_536):
                     received += more
-        except OSError:
-            pass
         self.writer.close()
         return received
 
