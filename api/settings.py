@@ -195,6 +195,10 @@ class Settings(BaseSettings):
         description="Internal addresses that webhooks may call, also by http: networks as in 10.1.0.0/16, or host:port",
     )
     egress_ports: Ports = Field((443, 8443), description="Ports that webhooks may call")
+    max_answer_bytes: int = Field(
+        4_194_304, ge=1_024, description="Largest answer of a model, in bytes of text, reasoning and tool arguments"
+    )
+    max_answer_calls: int = Field(128, ge=1, description="Maximum number of tool calls in one answer of a model")
     max_body_bytes: int = Field(1_048_576, ge=1, description="Largest request body, in bytes")
     header_seconds: Span = Field(10.0, description="Seconds in which the headers of a request must arrive")
     body_seconds: Span = Field(60.0, description="Seconds in which the body of a request must arrive")

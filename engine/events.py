@@ -129,7 +129,7 @@ class EventRing:
         self._size, self._size_bytes, self._held_bytes = size, size_bytes, 0
         self._last = 0
         self._news = asyncio.Event()
-        self._appended_since_breath = 0
+        self._since_breath = 0
         self.closed = False
 
     def next_seq(self) -> int:
@@ -145,7 +145,6 @@ class EventRing:
     def append(self, event: ExecutionEvent) -> None:
         """Add an event; a closing event must be the last."""
         self._keep(event)
-        self._appended_since_breath += 1
         if event.type.is_closing:
             self.closed = True
         self._news.set()
@@ -157,8 +156,9 @@ class EventRing:
 
     async def breathe(self) -> None:
         """Yield to the event loop now and then, so that a producer that never awaits can be read and cancelled."""
-        if self._appended_since_breath >= _YIELD_EVERY:
-            self._appended_since_breath = 0
+        self._since_breath += 1
+        if self._since_breath >= _YIELD_EVERY:
+            self._since_breath = 0
             await asyncio.sleep(0)
 
     async def read(self, after: int = 0) -> AsyncGenerator[ExecutionEvent, None]:

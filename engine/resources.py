@@ -86,6 +86,23 @@ class ModelReply:
     usage: Usage | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerLimits:
+    """The most that one answer of a model may hold; a larger one is not read to its end."""
+
+    max_bytes: int = 4_194_304
+    """Of text, reasoning and arguments together."""
+    max_tool_calls: int = 128
+
+    def problem(self, size_bytes: int, tool_calls: int) -> str | None:
+        """Why an answer of this size is not taken, with the next step, as a sentence; null if it is."""
+        if size_bytes > self.max_bytes:
+            return f"the answer is larger than {self.max_bytes:,} bytes (SPANLOOM_MAX_ANSWER_BYTES)"
+        if tool_calls > self.max_tool_calls:
+            return f"the answer has more than {self.max_tool_calls:,} tool calls (SPANLOOM_MAX_ANSWER_CALLS)"
+        return None
+
+
 class ChatModel(Protocol):
     """One model of one provider. Errors are `ModelFailure`, whose docstring lists the codes."""
 
@@ -105,7 +122,10 @@ class ChatModel(Protocol):
         """Make one provider call, without retries, and return the whole response."""
 
     def stream(self, request: ModelRequest) -> AsyncIterator[str | ModelReply]:
-        """Yield text as it arrives, then the whole reply as the last item."""
+        """Yield text as it arrives, then the whole reply as the last item.
+
+        Progress without text, such as reasoning, is an empty text: between two items the call can be stopped.
+        """
 
     def estimate_input_tokens(self, request: ModelRequest) -> int:
         """An upper estimate of the input tokens, for budgets."""
@@ -300,5 +320,6 @@ class Resources:
     templates: Templates
     definitions: Definitions
     conversations: Conversations
+    answer_limits: AnswerLimits = AnswerLimits()
     no_checkpoints: str | None = None
     """Why this process cannot store checkpoints, with the next step, as a sentence; null if it can."""

@@ -47,6 +47,9 @@ TOKEN_KINDS = (
 
 TOKEN_FIELDS = tuple(kind.field for kind in TOKEN_KINDS)
 
+MAX_COUNT = 10**12
+"""The most tokens that one call can have; a larger count is an error of the provider."""
+
 
 class Usage(Document):
     """Token counts; null means not reported. Input tokens include cached tokens, output tokens include reasoning."""
@@ -63,6 +66,12 @@ class Usage(Document):
         """Usage from the counts by field; the total is input plus output, as far as they are known."""
         total = _add(counts["input_tokens"], counts["output_tokens"])
         return cls(**{name: counts[name] for name in TOKEN_FIELDS}, total_tokens=total)
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether one call can have these counts."""
+        counts = [getattr(self, name) for name in Usage.model_fields]
+        return all(count is None or 0 <= count <= MAX_COUNT for count in counts)
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(**{name: _add(getattr(self, name), getattr(other, name)) for name in Usage.model_fields})

@@ -26,6 +26,7 @@ def build_resources(
 ) -> "Resources":
     """The resources of executions; `models` replace the providers'. The stack closes them."""
     from engine.execution.local_resources import resources_of
+    from engine.resources import AnswerLimits
     from engine.store.checkpoints import problem
     from engine.store.conversations import StoredConversations
     from engine.store.definitions import StoredDefinitions
@@ -37,6 +38,7 @@ def build_resources(
         files_roots=settings.files_roots,
         files_allow=settings.files_allow,
         prices=settings.prices,
+        answer_limits=AnswerLimits(settings.max_answer_bytes, settings.max_answer_calls),
     )
     stack.push_async_callback(within, CLOSE_SECONDS, "the providers' clients", local.aclose)
     return replace(

@@ -56,6 +56,23 @@ def check_nesting(value: object, levels: int = MAX_NESTING) -> int:
     raise NotJson(f"is nested {levels} levels deep or deeper")
 
 
+def size_of(value: object, most: int) -> int:
+    """About the bytes of a JSON value: its letters, and 8 for everything else. Beyond `most` it is not counted on."""
+    size = 0
+    open_values = [value]
+    while open_values and size <= most:
+        value = open_values.pop()
+        if isinstance(value, str):
+            size += len(value)
+            continue
+        size += 8
+        if isinstance(value, dict):
+            open_values += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple):
+            open_values += value
+    return size
+
+
 def _children(value: object) -> Iterable[object]:
     """What is directly inside a value that the serialiser would go into."""
     if isinstance(value, dict):

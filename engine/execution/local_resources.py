@@ -8,7 +8,7 @@ from typing import Self
 from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.models.pricing import GenaiPrices
 from engine.models.registry import LangChainModels, ProviderSettings
-from engine.resources import Resources, Retriever, Tool
+from engine.resources import AnswerLimits, Resources, Retriever, Tool
 from engine.retrieval.files import FilesRetriever
 from engine.retrieval.folders import FoldersRetriever
 from engine.tools.builtin import builtin_tools
@@ -46,13 +46,15 @@ def local_resources(
     tools: Iterable[Tool] = (),
     retrievers: Mapping[str, Retriever] | None = None,
     prices: str | Path | None = None,
+    answer_limits: AnswerLimits | None = None,
 ) -> LocalResources:
     """Resources for a script: nothing is stored, and no environment variable is read.
 
     `model` is `provider:model`: the default of nodes that name no model. Without it the default is the first provider
     with a key or a base URL, else the offline model. Graphs may search the folders in `files_roots`; `tools` and
     `retrievers` come beside the built-in ones and replace those of the same name. `prices` is a JSON file
-    `{"provider:model": {"input_mtok": "0.25", "output_mtok": "1.25"}}` in USD per million tokens.
+    `{"provider:model": {"input_mtok": "0.25", "output_mtok": "1.25"}}` in USD per million tokens. `answer_limits`
+    bounds what one answer of a model may hold.
     Raises `InvalidRequest` for a malformed `model`, and `InvalidPrices` if the file cannot be read.
     """
     providers = {
@@ -67,6 +69,7 @@ def local_resources(
         prices=None if prices is None else Path(prices),
         tools=tools,
         retrievers=retrievers,
+        answer_limits=answer_limits,
     )
 
 
@@ -79,12 +82,14 @@ def resources_of(
     prices: Path | None = None,
     tools: Iterable[Tool] = (),
     retrievers: Mapping[str, Retriever] | None = None,
+    answer_limits: AnswerLimits | None = None,
 ) -> LocalResources:
     """`local_resources` with the providers as a mapping; the service puts its stores over it.
 
     If there are `files_roots`, the retriever `default` searches all of them.
     """
-    models = LangChainModels(providers, model)
+    limits = answer_limits or AnswerLimits()
+    models = LangChainModels(providers, model, limits)
     files = FilesRetriever(files_roots, allowed=files_allow)
     found: dict[str, Retriever] = {"files": files}
     if files_roots:
@@ -97,6 +102,7 @@ def resources_of(
         templates=BuiltinTemplates(),
         definitions=NoDefinitions(),
         conversations=NoConversations(),
+        answer_limits=limits,
         providers=models,
         files=files,
     )

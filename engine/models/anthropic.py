@@ -10,44 +10,66 @@ from langchain_anthropic.chat_models import _create_usage_metadata
 from langchain_core.messages import AIMessageChunk
 from pydantic import SecretStr
 
+from engine.models.client import ModelClient
 from engine.models.langchain import MESSAGE_START_USAGE, Dialect, LangChainModel, response_format
+from engine.resources import AnswerLimits
 
 DIALECT = Dialect(
     settings={"max_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p"},
     structured=response_format,
+    says_finish=True,
     errors={anthropic.AnthropicError: None},
 )
 
 
 class AnthropicModel(ChatAnthropic):
-    """ChatAnthropic that keeps the usage in a stream's first event, and uses its own HTTP client.
+    """ChatAnthropic that keeps the usage in a stream's first event, and uses the HTTP client that it is given.
 
     LangChain reads usage from the last event only. If a server reports the input tokens only in the first event
-    (`message_start`), LangChain would report none.
+    (`message_start`), LangChain would report none. Pieces of arguments are kept from LangChain, which would parse each
+    of them as if it were all.
     """
+
+    http_client: ModelClient
 
     @cached_property
     def _async_client(self) -> anthropic.AsyncClient:
-        return anthropic.AsyncClient(**self._client_params)
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._async_client.close()
+        return anthropic.AsyncClient(**self._client_params, http_client=self.http_client)
 
     def _make_message_chunk_from_anthropic_event(
         self, event: RawMessageStreamEvent, **options: Any
     ) -> tuple[AIMessageChunk | None, RawMessageStreamEvent | None]:
+        arguments = _take_arguments(event)
         chunk, block = super()._make_message_chunk_from_anthropic_event(event, **options)
+        if chunk is not None and arguments:
+            for call in chunk.tool_call_chunks:
+                call["args"] = arguments
         if chunk is not None and event.type == "message_start":
             chunk.id = event.message.id
             chunk.response_metadata[MESSAGE_START_USAGE] = _create_usage_metadata(event.message.usage)
         return chunk, block
 
 
-def build(model: str, *, provider: str, api_key: str, base_url: str, server_address: str | None) -> LangChainModel:
+def _take_arguments(event: RawMessageStreamEvent) -> str:
+    """Replace the piece of arguments in an event by an empty one, and return it."""
+    if event.type != "content_block_delta" or event.delta.type != "input_json_delta":
+        return ""
+    piece, event.delta.partial_json = event.delta.partial_json, ""
+    return piece
+
+
+def build(
+    model: str, *, provider: str, api_key: str, base_url: str, server_address: str | None, limits: AnswerLimits
+) -> LangChainModel:
     """Build a model with its own HTTP client."""
+    client = ModelClient(limits)
     chat = AnthropicModel(
-        model=model, anthropic_api_key=SecretStr(api_key), anthropic_api_url=base_url, max_retries=0, stream_usage=True
+        model=model,
+        anthropic_api_key=SecretStr(api_key),
+        anthropic_api_url=base_url,
+        max_retries=0,
+        stream_usage=True,
+        http_client=client,
     )
     return LangChainModel(
         chat,
@@ -55,6 +77,7 @@ def build(model: str, *, provider: str, api_key: str, base_url: str, server_addr
         model=model,
         server_address=server_address,
         dialect=DIALECT,
+        limits=limits,
         secret=api_key,
-        close=chat.aclose,
+        close=client.aclose,
     )

@@ -6,6 +6,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from traceback import clear_frames
 from typing import Any, cast
 
 import orjson
@@ -22,13 +23,15 @@ from langchain_core.messages import (
 from langchain_core.messages import ToolCall as LangChainToolCall
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.runnables import Runnable, RunnableBinding
+from langsmith.utils import tracing_is_enabled
 
 from engine.documents.json_schema import compiled
-from engine.documents.json_text import NotJson, check_nesting, to_json
+from engine.documents.json_text import NotJson, check_nesting, size_of, to_json
 from engine.errors import ModelFailure
 from engine.graph import Json, JsonObject
 from engine.models.provider_errors import WIRE_ERRORS, failure_of
-from engine.resources import Message, ModelReply, ModelRequest, ModelSettings, ToolCall, ToolSpec
+from engine.models.tool_calls import JoinedCalls
+from engine.resources import AnswerLimits, Message, ModelReply, ModelRequest, ModelSettings, ToolCall, ToolSpec
 from engine.usage import Usage
 
 MESSAGE_START_USAGE = "message_start_usage"
@@ -51,6 +54,8 @@ _FINISH_REASONS = {
 }
 """Anthropic's and Gemini's finish reasons, mapped to OpenAI's. Reasons that are not listed stay unchanged."""
 
+_COUNTED_PARTS = frozenset({"text", "tool_use", "input_json_delta", "function_call"})
+
 _BYTES_PER_TOKEN = 2
 _TOKENS_PER_MESSAGE = 8
 _TOKENS_PER_FILE = 2_000
@@ -66,6 +71,8 @@ class Dialect:
     """Builds the keywords that request an answer which fits a JSON Schema."""
     errors: Mapping[type[Exception], str | None] = field(default_factory=dict)
     """Error code by exception of the provider's SDK, in addition to `WIRE_ERRORS`; null: the HTTP status decides."""
+    says_finish: bool = False
+    """Whether a stream without a finish reason was cut off."""
 
 
 def response_format(schema: JsonObject) -> dict[str, object]:
@@ -91,6 +98,7 @@ class LangChainModel:
         model: str,
         server_address: str | None = None,
         dialect: Dialect = PLAIN,
+        limits: AnswerLimits | None = None,
         secret: str | None = None,
         close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
@@ -99,6 +107,7 @@ class LangChainModel:
         self._model = model
         self._server_address = server_address
         self._dialect = dialect
+        self._limits = limits or AnswerLimits()
         self._errors = (*WIRE_ERRORS, *dialect.errors)
         self._secret = secret
         self._close = close
@@ -120,27 +129,26 @@ class LangChainModel:
 
     async def invoke(self, request: ModelRequest) -> ModelReply:
         """Call the model without streaming. Raises `ModelFailure`."""
-        answer = _Answer()
+        answer = _Answer(self._limits)
         try:
             model, keywords = self._bound(request)
             answer.add_whole(await model.ainvoke(_messages(request), **keywords))
         except self._errors as error:
-            raise self._failure(error) from error
+            raise self._failure(error, answer) from error
         return answer.reply(request.settings.response_schema)
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[str | ModelReply]:
-        """Yield text as it arrives, then the complete reply. Raises `ModelFailure`."""
-        answer = _Answer()
+        """Yield text as it arrives, empty for a chunk without text, then the complete reply. Raises `ModelFailure`."""
+        answer = _Answer(self._limits)
         add = answer.add_chunk
         try:
             model, keywords = self._bound(request)
-            chunks = model.astream(_messages(request), **keywords)
-            async with aclosing(cast("AsyncGenerator[AIMessage]", chunks)):
+            async with aclosing(_chunks(model, _messages(request), keywords)) as chunks:
                 async for chunk in chunks:
-                    if text := add(chunk):
-                        yield text
+                    yield add(chunk)
+            answer.end_of_stream(must_finish=self._dialect.says_finish)
         except self._errors as error:
-            raise self._failure(error) from error
+            raise self._failure(error, answer) from error
         yield answer.reply(request.settings.response_schema)
 
     def estimate_input_tokens(self, request: ModelRequest) -> int:
@@ -192,16 +200,50 @@ class LangChainModel:
             keywords |= self._dialect.structured(settings.response_schema)
         return keywords
 
-    def _failure(self, error: Exception) -> ModelFailure:
-        return failure_of(error, self._dialect.errors, provider=self._provider, model=self._model, secret=self._secret)
+    def _failure(self, error: Exception, answer: "_Answer") -> ModelFailure:
+        """The failure for an exception, whose traceback no longer refers to what was read."""
+        clear_frames(error.__traceback__)
+        return failure_of(
+            error,
+            self._dialect.errors,
+            provider=self._provider,
+            model=self._model,
+            secret=self._secret,
+            usage=answer.usage(),
+        )
+
+
+async def _chunks(
+    model: Runnable[LanguageModelInput, AIMessage], messages: list[BaseMessage], keywords: dict[str, Any]
+) -> AsyncGenerator[AIMessage]:
+    """Read a stream without keeping it.
+
+    LangChain's `astream` keeps every chunk and joins them when the stream ends or is cancelled, which is quadratic.
+    Only with tracing by LangSmith, which wants the joined answer, it is used all the same.
+    """
+    if (
+        not isinstance(model, BaseChatModel)
+        or tracing_is_enabled()
+        or not model._should_stream(async_api=True, stream=True, **keywords)
+    ):
+        async for whole_chunk in model.astream(messages, **keywords):
+            yield whole_chunk
+        return
+    async for chunk in model._astream(messages, **keywords):
+        message = cast("AIMessageChunk", chunk.message)
+        message.response_metadata = {**(chunk.generation_info or {}), **message.response_metadata}
+        yield message
 
 
 class _Answer:
     """The answer received so far. Text is kept as a list: adding up LangChain chunks costs tens of µs per token."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: AnswerLimits) -> None:
+        self._limits = limits
+        self._bytes = 0
+        self._chunks = 0
         self._texts: list[str] = []
-        self._calls: AIMessageChunk | None = None
+        self._joined = JoinedCalls()
         self._tool_calls: list[LangChainToolCall] = []
         self._invalid_calls: list[InvalidToolCall] = []
         self._usage: UsageMetadata | None = None
@@ -209,28 +251,41 @@ class _Answer:
         self._id: str | None = None
 
     def add_chunk(self, chunk: AIMessage) -> str:
-        """Add a chunk and return its text."""
+        """Add a chunk and return its text. Raises `ModelFailure` as soon as the answer is too large."""
         content = chunk.content
         text = content if type(content) is str else _text(content)
+        self._chunks += 1
+        self._bytes += len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
         if text:
             self._texts.append(text)
         if isinstance(chunk, AIMessageChunk) and chunk.tool_call_chunks:
-            self._calls = chunk if self._calls is None else self._calls + chunk
+            self._bytes += self._joined.add(chunk.tool_call_chunks)
+        if type(content) is not str or chunk.additional_kwargs:
+            self._bytes += size_of(_reasoning(chunk), self._limits.max_bytes)
         if chunk.usage_metadata is not None:
             self._usage = add_usage(self._usage, chunk.usage_metadata)
         if chunk.response_metadata:
             self._add_metadata(chunk)
+        self._check_size(len(self._joined))
         return text
 
     def add_whole(self, message: AIMessage) -> None:
-        """Add a complete message."""
+        """Add a complete message. Raises `ModelFailure` if it is too large."""
         self.add_chunk(message)
         self._tool_calls, self._invalid_calls = message.tool_calls, message.invalid_tool_calls
+        self._bytes += size_of([message.tool_calls, message.invalid_tool_calls], self._limits.max_bytes)
+        self._check_size(len(message.tool_calls) + len(message.invalid_tool_calls))
+
+    def end_of_stream(self, *, must_finish: bool) -> None:
+        """Raises `ModelFailure` if the stream ended before the answer, `ValueError` if there was nothing in it."""
+        if not self._chunks:
+            raise ValueError("the stream was empty")
+        self._tool_calls, self._invalid_calls = self._joined.parsed()
+        if must_finish and self._finish_reason() is None and (self._texts or self._tool_calls):
+            raise ModelFailure("connection", "the stream ended before the answer was complete", usage=self.usage())
 
     def reply(self, schema: JsonObject | None) -> ModelReply:
         """The complete reply. Raises `ModelFailure` if it is empty, was filtered or does not fit the schema."""
-        if self._calls is not None:
-            self._tool_calls, self._invalid_calls = self._calls.tool_calls, self._calls.invalid_tool_calls
         text, calls, finish = "".join(self._texts), self._checked_calls(), self._finish_reason()
         if finish == "content_filter":
             raise ModelFailure("content_filter", "the provider's content filter stopped the answer")
@@ -243,8 +298,13 @@ class _Answer:
             finish_reason="tool_calls" if calls and finish == "stop" else finish,
             model=self._metadata.get("model_name") or self._metadata.get("model"),
             response_id=self._metadata.get("id") or self._id,
-            usage=self._usage_reported(),
+            usage=self.usage(),
         )
+
+    def _check_size(self, tool_calls: int) -> None:
+        problem = self._limits.problem(self._bytes, tool_calls)
+        if problem is not None:
+            raise ModelFailure("invalid_output", problem, usage=self.usage())
 
     def _add_metadata(self, message: AIMessage) -> None:
         for key, value in message.response_metadata.items():
@@ -265,19 +325,22 @@ class _Answer:
             for position, call in enumerate(self._tool_calls, start=1)
         )
 
-    def _usage_reported(self) -> Usage | None:
-        """The usage, or null if it is unknown. Every call has input, so zero input tokens means that nobody counted."""
+    def usage(self) -> Usage | None:
+        """The usage so far, or null if it is unknown. Every call has input, so 0 means that nobody counted.
+
+        Of a stream that broke off after Anthropic's first event the input is known, and the output is not.
+        """
         usage, started = self._usage, self._metadata.get(MESSAGE_START_USAGE)
-        if usage is not None and usage["input_tokens"] <= 0 and started is not None:
-            usage["input_tokens"] = started["input_tokens"]
-            usage["input_token_details"] = started.get("input_token_details", {})
-        if usage is None or usage["input_tokens"] <= 0:
+        inputs = usage if started is None or (usage is not None and usage["input_tokens"] != 0) else started
+        if inputs is None or inputs["input_tokens"] == 0:
             return None
-        read, written = usage.get("input_token_details", {}), usage.get("output_token_details", {})
+        output_tokens = None if usage is None else usage["output_tokens"]
+        read = inputs.get("input_token_details", {})
+        written = {} if usage is None else usage.get("output_token_details", {})
         return Usage(
-            input_tokens=usage["input_tokens"],
-            output_tokens=usage["output_tokens"],
-            total_tokens=usage["input_tokens"] + usage["output_tokens"],
+            input_tokens=inputs["input_tokens"],
+            output_tokens=output_tokens,
+            total_tokens=None if output_tokens is None else inputs["input_tokens"] + output_tokens,
             cache_read_tokens=_detail(read, "cache_read"),
             cache_write_tokens=_detail(
                 read, "cache_creation", "ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens"
@@ -290,6 +353,13 @@ def _detail(details: Mapping[str, Any], *names: str) -> int | None:
     """The sum of the counts under these names, with or without a tier prefix (`flex_cache_read`); null if none."""
     found = [count for key, count in details.items() if key.endswith(names) and count is not None]
     return sum(found) if found else None
+
+
+def _reasoning(chunk: AIMessage) -> list[object]:
+    """What is neither text nor a call; those are counted elsewhere."""
+    content = chunk.content if isinstance(chunk.content, list) else []
+    parts = [part for part in content if isinstance(part, dict) and part.get("type") not in _COUNTED_PARTS]
+    return [parts, [value for key, value in chunk.additional_kwargs.items() if key.startswith("reasoning")]]
 
 
 def _text(content: str | Iterable[Any]) -> str:

@@ -22,8 +22,19 @@ from langchain_core.exceptions import (
 from engine.documents.retry_after import parse_retry_after
 from engine.errors import ModelFailure
 from engine.security.redaction import error_text, redact
+from engine.usage import Usage
+
+
+class AnswerRefused(Exception):
+    """We do not take this answer; `code` is that of the failure, and the message ends a sentence on the provider."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
 
 WIRE_ERRORS: tuple[type[Exception], ...] = (
+    AnswerRefused,
     LangChainException,
     httpx2.HTTPError,
     anyio.BrokenResourceError,
@@ -35,6 +46,7 @@ WIRE_ERRORS: tuple[type[Exception], ...] = (
     TypeError,
     LookupError,
     AttributeError,
+    RecursionError,
 )
 
 _BY_CLASS: tuple[tuple[type[Exception], str], ...] = (
@@ -77,6 +89,7 @@ _SAID = {
     "model_not_found": "does not know the model",
     "context_too_long": "refused the messages: they exceed the model's context window",
     "bad_request": "refused the request",
+    "invalid_output": "sent an answer that is not taken",
     "provider_error": "failed or sent an unreadable response",
 }
 MAX_SAID = 300
@@ -103,20 +116,27 @@ class _WithResponse(Protocol):
 
 
 def failure_of(
-    error: Exception, codes: Mapping[type[Exception], str | None], *, provider: str, model: str, secret: str | None
+    error: Exception,
+    codes: Mapping[type[Exception], str | None],
+    *,
+    provider: str,
+    model: str,
+    secret: str | None,
+    usage: Usage | None = None,
 ) -> ModelFailure:
     """The failure for an exception of a provider's SDK, LangChain or the transport; its message never holds `secret`.
 
-    `codes` are those of the SDK's own exceptions.
+    `codes` are those of the SDK's own exceptions. `usage` is what the provider had reported until then.
     """
-    response, said = _response(error), str(error)
-    code = _code(error, codes, response, said)
+    refused = next((link for link in _chain(error) if isinstance(link, AnswerRefused)), None)
+    response, said = _response(error), str(refused or error)
+    code = refused.code if refused else _code(error, codes, response, said)
     status = f" ({response.status_code})" if response is not None else ""
     secrets = (secret,) if secret else ()
     shown = redact(said, *secrets)
     shown = shown if len(shown) <= MAX_SAID else shown[:MAX_SAID] + "…"
     message = error_text(f"{provider} {_SAID[code]}{status}, model {model}: {shown}", *secrets)
-    return ModelFailure(code, message, retry_after_seconds=_retry_after_seconds(response, said))
+    return ModelFailure(code, message, retry_after_seconds=_retry_after_seconds(response, said), usage=usage)
 
 
 def _code(error: Exception, codes: Mapping[type[Exception], str | None], response: _Response | None, said: str) -> str:

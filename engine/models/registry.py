@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from engine.errors import InvalidRequest, MissingExtra, ResourceMissing
 from engine.models.offline import OFFLINE, OfflineModel
-from engine.resources import ChatModel
+from engine.resources import AnswerLimits, ChatModel
 
 if TYPE_CHECKING:
     from engine.models.langchain import LangChainModel
@@ -96,7 +96,14 @@ PROVIDERS = {
 
 class _Module(Protocol):
     def build(
-        self, model: str, *, provider: str, api_key: str, base_url: str, server_address: str | None
+        self,
+        model: str,
+        *,
+        provider: str,
+        api_key: str,
+        base_url: str,
+        server_address: str | None,
+        limits: AnswerLimits,
     ) -> "LangChainModel": ...
 
 
@@ -106,8 +113,14 @@ class LangChainModels:
     `settings` is keyed by provider: `openai`, `anthropic`, `google`. `default` is `provider:model` (`SPANLOOM_MODEL`).
     """
 
-    def __init__(self, settings: Mapping[str, ProviderSettings] | None = None, default: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, ProviderSettings] | None = None,
+        default: str | None = None,
+        limits: AnswerLimits | None = None,
+    ) -> None:
         self._settings = dict(settings or {})
+        self._limits = limits or AnswerLimits()
         self._named_default = _parse(default) if default else None
         self._offline = OfflineModel()
         self._models: dict[tuple[str, str], LangChainModel] = {}
@@ -154,7 +167,7 @@ class LangChainModels:
             missing = provider in PROVIDERS and not PROVIDERS[provider].is_installed
             raise MissingExtra(problem) if missing else ResourceMissing(problem)
         known = PROVIDERS[provider]
-        made = _build(known, model, self._settings_of(known))
+        made = _build(known, model, self._settings_of(known), self._limits)
         if len(self._models) >= MAX_CLIENTS:
             del self._models[next(iter(self._models))]
         self._models[provider, model] = made
@@ -164,7 +177,7 @@ class LangChainModels:
         return self._settings.get(provider.name, ProviderSettings())
 
 
-def _build(provider: Provider, model: str, settings: ProviderSettings) -> "LangChainModel":
+def _build(provider: Provider, model: str, settings: ProviderSettings, limits: AnswerLimits) -> "LangChainModel":
     module = cast("_Module", importlib.import_module(provider.module))
     base_url = settings.base_url or provider.address
     return module.build(
@@ -173,6 +186,7 @@ def _build(provider: Provider, model: str, settings: ProviderSettings) -> "LangC
         api_key=settings.api_key or _NO_KEY,
         base_url=base_url,
         server_address=urlsplit(base_url).hostname,
+        limits=limits,
     )
 
 

@@ -2,10 +2,10 @@
 
 import asyncio
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.documents.json_schema import compiled
-from engine.documents.json_text import NotJson, check_nesting, to_json
+from engine.documents.json_text import NotJson, check_nesting, size_of, to_json
 from engine.errors import Failure, ModelFailure, NodeTimeout, OutputInvalid, ResourceMissing
 from engine.events import EventType
 from engine.graph import Json, JsonObject
@@ -22,11 +22,12 @@ from engine.resources import (
     ToolCall,
     ToolContext,
 )
-from engine.runtime.visit import Visit, is_cut_off
+from engine.runtime.visit import Visit, is_being_cancelled, is_cut_off
 from engine.security.redaction import error_text
 from engine.tracing import semconv
 from engine.tracing.semconv import Waste
 from engine.tracing.spans import ModelCall
+from engine.usage import Usage
 
 UNKNOWN_TOOL = "unknown"
 """The name on the span if the model called a tool that does not exist."""
@@ -47,16 +48,19 @@ async def call_model(visit: Visit, model: ChatModel, request: ModelRequest, *, s
         raise
     try:
         reply = await (model.invoke(request) if stream_as is None else _stream(visit, call, model, request, stream_as))
+        _check_size(visit, reply)
         _check_reply(reply)
     except ModelFailure as failure:
         waste = Waste.RETRIED if visit.can_retry(failure) else Waste.FAILED
-        price = call.fail(failure.error_type, failure.message, failure.usage, waste)
-        visit.settle(reservation, failure.usage, price)
+        usage = call.possible(failure.usage)
+        price = call.fail(failure.error_type, failure.message, usage, waste)
+        visit.settle(reservation, usage, price)
         await visit.context.checkpoint()
         raise
     except (Exception, asyncio.CancelledError) as error:
         visit.settle(reservation, None, _close_broken_call(visit, call, error))
         raise
+    reply = replace(reply, usage=call.possible(reply.usage))
     visit.settle(reservation, reply.usage, call.complete(reply))
     await visit.context.checkpoint()
     return reply
@@ -85,20 +89,37 @@ async def _stream(
 ) -> ModelReply:
     tracker, events = visit.context.tracker, visit.context.events
     reply: ModelReply | None = None
-    first = True
+    first, size = True, 0
     async for piece in model.stream(request):
+        if is_being_cancelled():
+            raise asyncio.CancelledError  # the provider's code has swallowed it
         if isinstance(piece, ModelReply):
             reply = piece
             continue
-        if first:
-            call.first_chunk()
-            tracker.first_token()
-            first = False
-        visit.emit(EventType.TOKEN, {"message_id": message_id, "text": piece})
+        if piece:
+            if first:
+                call.first_chunk()
+                tracker.first_token()
+                first = False
+            visit.emit(EventType.TOKEN, {"message_id": message_id, "text": piece})
+            size += len(piece)
+            _refuse(visit.context.resources.answer_limits.problem(size, 0), None)
         await events.breathe()
     if reply is None:
         raise ModelFailure("connection", "the stream ended before the answer was complete")
     return reply
+
+
+def _check_size(visit: Visit, reply: ModelReply) -> None:
+    """Raises `ModelFailure` for an answer that is too large. A model that reads from a provider stops before."""
+    limits = visit.context.resources.answer_limits
+    size = size_of([reply.text, [call["arguments"] for call in reply.tool_calls]], limits.max_bytes)
+    _refuse(limits.problem(size, len(reply.tool_calls)), reply.usage)
+
+
+def _refuse(problem: str | None, usage: Usage | None) -> None:
+    if problem is not None:
+        raise ModelFailure("invalid_output", problem, usage=usage)
 
 
 def _check_reply(reply: ModelReply) -> None:

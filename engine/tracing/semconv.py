@@ -215,6 +215,9 @@ CALL_TOKENS = {
 }
 """Key on the span of a model call, by field of `Usage`."""
 
+USAGE_REJECTED = _key(
+    "workflow.usage.rejected", "boolean", "whether the provider's counts were impossible, so that usage is unknown"
+)
 GENAI_COST = _key("gen_ai.usage.cost", "double", "the cost for other tools; our own is workflow.cost.nano_usd", "USD")
 COST_SOURCE = _key("workflow.cost.source", "string", "price_table, override, demo (not real money) or none")
 PRICE_VERSION = _key("workflow.cost.price_version", "string", "version of the price list")

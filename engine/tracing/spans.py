@@ -20,6 +20,9 @@ FREE_REFUSALS = frozenset(
 )
 """Errors with which a provider refuses a call before doing any work: the call cost nothing."""
 
+MAX_NANO_USD = 10**14
+"""The most that one call can cost, $100,000. More is taken for an error: 64 bits hold the sums of 92,000 such calls."""
+
 _LEAF_KEYS = (semconv.NODE_ID, semconv.NODE_TYPE, semconv.NODE_ATTEMPT)
 
 
@@ -202,6 +205,13 @@ class ModelCall:
         """Hex id of the span; zeros where nothing is recorded."""
         return format_span_id(self._span.get_span_context().span_id)
 
+    def possible(self, usage: Usage | None) -> Usage | None:
+        """The usage, if one call can have these counts; else null, and the span says that it was rejected."""
+        if usage is None or usage.is_possible:
+            return usage
+        self._extra[semconv.USAGE_REJECTED] = True
+        return None
+
     def first_chunk(self) -> None:
         """Note the time of the first piece of a streamed response."""
         self._extra[semconv.TIME_TO_FIRST_CHUNK] = time.perf_counter() - self._began
@@ -233,7 +243,9 @@ class ModelCall:
         return self._end(None, Price(0, CostSource.NONE), Waste.CANCELLED)
 
     def _price(self, usage: Usage | None) -> Price:
-        return self._recorder.prices.price(self._model.provider, self._model.model, usage, self._at)
+        price = self._recorder.prices.price(self._model.provider, self._model.model, usage, self._at)
+        is_possible = price.nano_usd is None or 0 <= price.nano_usd <= MAX_NANO_USD
+        return price if is_possible else Price(None, CostSource.NONE)
 
     def _end(self, usage: Usage | None, price: Price, waste: Waste | None) -> Price:
         totals = self._recorder.totals

@@ -60,6 +60,12 @@ class SpanMetrics:
         self._cost = Counter(
             "workflow_cost_usd", "Cost of model calls", (*call_labels, "workflow_source"), registry=registry
         )
+        self._rejected = Counter(
+            "workflow_usage_rejected",
+            "Model calls whose provider reported impossible token counts: their usage and cost are unknown",
+            call_labels[:2],
+            registry=registry,
+        )
         self._first_token = Histogram(
             "workflow_time_to_first_token_seconds",
             "Time from the start of an execution to its first streamed token",
@@ -90,6 +96,8 @@ class SpanMetrics:
             tokens = span.integer(key)
             if tokens is not None:
                 self._tokens.labels(token_type, *labels).observe(tokens, exemplar)
+        if span.attributes.get(semconv.USAGE_REJECTED):
+            self._rejected.labels(*labels[:2]).inc(exemplar=exemplar)
         cost = span.integer(semconv.COST_NANO_USD)
         if cost is not None:
             self._cost.labels(*labels, span.identity.workflow_source).inc(cost / 1e9, exemplar)

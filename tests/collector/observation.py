@@ -20,6 +20,7 @@ FAMILIES = (
     "traces_span_metrics_duration_seconds",
     "gen_ai_client_token_usage",
     "workflow_cost_usd",
+    "workflow_usage_rejected",
     "workflow_time_to_first_token_seconds",
 )
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]

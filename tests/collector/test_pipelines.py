@@ -64,10 +64,12 @@ async def execute(runner: WorkflowRunner) -> None:
         Call("calculate", {"expression": "6 * 7"}),
         Say("It is 42."),
         Say("Streamed.", usage=ALL_TOKENS),
+        Say("Counted wrongly.", usage=Usage(input_tokens=-1, output_tokens=1)),
     ]
     engine = runner.engine(script)
     await engine.execute(request(CHAT, "what is 6 * 7?"))
     await streamed(engine, request(TEMPLATE))
+    await engine.execute(request(TEMPLATE))
     await runner.engine([Fail("auth")]).execute(request(TEMPLATE))
 
 
@@ -94,6 +96,7 @@ async def test_the_metrics_are_those_of_the_service_itself(sent: SentSignals, co
         "traces_span_metrics_duration_seconds_bucket",
         "gen_ai_client_token_usage_bucket",
         "workflow_cost_usd_total",
+        "workflow_usage_rejected_total",
         "workflow_time_to_first_token_seconds_bucket",
     }
     made = await scraped(collector, lambda text: calls(text) == len(sent.span_ids()))

@@ -133,7 +133,8 @@ async def say_everything(runner: WorkflowRunner) -> None:
     budget = {"limits": {"budget_nano_usd": 1}}
     await runner.engine([], tools).execute(request(definition, "clock", overrides=budget))
     await runner.engine([Fail("auth")]).execute(request({"kind": "template", "template": "universal_chat"}))
-    await runner.engine([Fail("auth"), Say("fine")]).execute(request({"kind": "graph", "graph": RESCUED}))
+    miscounted = Say("fine", usage=Usage(input_tokens=-1))
+    await runner.engine([Fail("auth"), miscounted]).execute(request({"kind": "graph", "graph": RESCUED}))
     await cancelled(runner)
     await waiting(runner)
     await lost(runner)

@@ -27,7 +27,8 @@ def graph_with_echo() -> JsonObject:
 CASES: dict[str, tuple[list[Step], str, str | None]] = {
     "an answer with NUL": ([Say(NUL)], "completed", None),
     "an answer with half a surrogate pair": ([Say(SURROGATE)], "failed", "output_invalid"),
-    "an answer of 5 MB": ([Say("x" * 5_000_000)], "failed", "output_invalid"),
+    "an answer of 4 MB": ([Say("x" * 4_000_000)], "failed", "output_invalid"),
+    "answers of 5 MB": ([Say("x" * 5_000_000)] * 3, "failed", "invalid_output"),
     "a finish reason with NUL": ([Say("fine", finish_reason=NUL)], "completed", None),
     "a call's id with NUL": ([Call("echo", {"text": "x"}, id=NUL), Say("fine")], "completed", None),
     "a call's tool with NUL": ([Call(NUL), Say("fine")], "completed", None),

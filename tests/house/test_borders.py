@@ -27,8 +27,7 @@ ALLOWED = {
     "os.getenv": ("api/settings.py", "telemetry/sdk/providers.py"),
     "litellm": (),
     "sse_starlette": (),
-    # Google's SDK lets the exceptions of its client through.
-    "httpx": ("engine/models/google.py",),
+    "httpx": (),
     "requests": (),
     "aiohttp": (),
     "tiktoken": (),
