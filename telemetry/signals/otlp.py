@@ -211,8 +211,8 @@ def _one(carrier: _Carrier, key: str, value: Value) -> bytes:
     return carrier(attributes=[KeyValue(key=key, value=_value(value))]).SerializeToString()
 
 
-# A cache: names, ids and outcomes recur.
-_common = cast(Callable[[_Carrier, str, Value], bytes], lru_cache(maxsize=16_384, typed=True)(_one))
+# A cache: names and outcomes recur, and ids while their execution runs.
+_common = cast(Callable[[_Carrier, str, Value], bytes], lru_cache(maxsize=4_096, typed=True)(_one))
 
 
 def _resource(attributes: Attributes) -> Resource:

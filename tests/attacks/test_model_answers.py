@@ -270,16 +270,18 @@ async def test_an_endless_answer_ends_at_the_timeout(service: Service) -> None:
     limits: list[dict[str, Any]] = [
         {"node": {"timeout_seconds": LIMIT_SECONDS, "stream": True}},
         {"limits": {"run_seconds": LIMIT_SECONDS}, "node": {"stream": True}},
-        {"node": {"timeout_seconds": LIMIT_SECONDS}},
+        {"node": {"timeout_seconds": LIMIT_SECONDS}},  # read at once, and too large after 16 MiB
     ]
     for (provider, model), limit in product(CASES, limits):
         began = time.monotonic()
         result = await service.run(provider, model, **limit)
         seconds = time.monotonic() - began
-        assert (result["status"], result["error_type"]) == ("failed", "timeout"), (provider, model, limit, result)
+        allowed = ("timeout",) if limit["node"].get("stream") else ("timeout", "invalid_output")
+        assert result["status"] == "failed", (provider, model, limit, result)
+        assert result["error_type"] in allowed, (provider, model, limit, result)
         assert seconds < LIMIT_SECONDS + LATE_SECONDS, (provider, model, limit)
         record = await service.record(result["execution_id"])
-        assert (record["status"], record["error_type"]) == ("failed", "timeout")
+        assert (record["status"], record["error_type"]) == ("failed", result["error_type"])
         assert (record["model_calls"], record["unpriced_calls"], record["cost_nano_usd"]) == (1, 1, None)
     assert max(service.waits) < HELD_UP_SECONDS
 

@@ -30,7 +30,7 @@ from telemetry.store.tables import (
     webhook_events,
 )
 from tests.faults.ledger import Ledger
-from tests.faults.provider import INPUT_NANO_USD, OUTPUT_NANO_USD
+from tests.faults.provider import INPUT_NANO_USD, OUTPUT_NANO_USD, PROVIDER
 
 TERMINAL = frozenset(status.value for status in Status if status.is_terminal)
 _RANKS = {"queued": 0, "running": 1, "paused": 1, **dict.fromkeys(TERMINAL, 2)}
@@ -256,7 +256,7 @@ async def _money(connection: AsyncConnection, books: _Books) -> Iterable[Violati
     for id_, rows in books.spans.items():
         for row in rows:
             call = _response_id(row)
-            if row["kind"] == "model" and call is not None:
+            if row["kind"] == "model" and call is not None and row["provider"] == PROVIDER:
                 paid[call] += 1
                 found += _call(id_, row, call, finished.get(call))
     found += [Violation("I7", f"{call} stands on {count} spans") for call, count in paid.items() if count > 1]

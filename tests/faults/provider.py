@@ -24,8 +24,8 @@ from engine.graph import Json, JsonObject
 from tests.faults.ledger import Ledger
 from tests.faults.serving import serving
 
-MODEL = "ledger-1"
-PRICES = {f"openai:{MODEL}": {"input_mtok": "1", "output_mtok": "2"}}
+PROVIDER, MODEL = "openai", "ledger-1"
+PRICES = {f"{PROVIDER}:{MODEL}": {"input_mtok": "1", "output_mtok": "2"}}
 """For `SPANLOOM_PRICES`: 1,000 nano-USD per input token and 2,000 per output token."""
 
 INPUT_NANO_USD, OUTPUT_NANO_USD = 1_000, 2_000
@@ -106,7 +106,7 @@ class Provider:
         return {
             "OPENAI_API_KEY": KEY,
             "OPENAI_BASE_URL": self.openai_url,
-            "SPANLOOM_MODEL": f"openai:{MODEL}",
+            "SPANLOOM_MODEL": f"{PROVIDER}:{MODEL}",
             "SPANLOOM_PRICES": str(prices),
         }
 

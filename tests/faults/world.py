@@ -150,6 +150,7 @@ async def world(
     *,
     latency: Latency | None = None,
     servers: int = 1,
+    roles: str | None = None,
     faults: Sequence[Sequence[str]] = (),
     settings: Mapping[str, str] | None = None,
 ) -> AsyncIterator[World]:
@@ -174,6 +175,7 @@ async def world(
                 server_process(
                     folder,
                     url,
+                    roles=roles,
                     name=f"server{number}",
                     faults=faults[number] if number < len(faults) else (),
                     environment={**environment, **(settings or {})},
