@@ -91,10 +91,10 @@ BODIES: dict[str, bytes] = {
     ),
     "configs of unknown fields": _nodes(lambda _: b",".join(b'"sytem_message%d":0' % n for n in range(220))),
     "references in prompts": _nodes(
-        lambda _: b'"user_message":"%s"' % b"".join(b"{{ outputs.x%d.y }}" % n for n in range(240))
+        lambda _: b'"prompt":"%s"' % b"".join(b"{{ outputs.x%d.y }}" % n for n in range(240))
     ),
-    "braces in prompts": _nodes(lambda _: b'"user_message":"%s"' % (b"{{" * 2_500)),
-    "secrets in prompts": _nodes(lambda _: b'"user_message":"%s"' % (b"Bearer eyJhbGciOi." * 280)),
+    "braces in prompts": _nodes(lambda _: b'"prompt":"%s"' % (b"{{" * 2_500)),
+    "secrets in prompts": _nodes(lambda _: b'"prompt":"%s"' % (b"Bearer eyJhbGciOi." * 280)),
     "unknown variables": repeated(
         _members, _GRAPH + _ENDS + b'],"edges":[{"source":"start","target":"end"}],"variables":{', b"}}" + _INPUT
     ),
@@ -103,6 +103,8 @@ BODIES: dict[str, bytes] = {
     ),
     "edges to nowhere": _edges(lambda n: b'{"source":"%s%d","target":"m%d"}' % (b"strat" * 12, n, n)),
     "long expressions": _edges(_condition(b"inpt.x.matches('(a+)+b') && " * 30 + b"true")),
+    "all expressions that a graph may have": _edges(_condition(b"input.x.matches('(a+)+b') && " * 30 + b"true"), 34),
+    "deep expressions": _edges(_condition(b"(" * 400 + b"1" + b")" * 400), 34),
     "parentheses in expressions": _edges(_condition(b"(" * 450 + b"1" + b")" * 450)),
     "negations in expressions": _edges(_condition(b"!" * 900 + b"true")),
 }
