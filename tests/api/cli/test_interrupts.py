@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -53,3 +55,40 @@ async def test_work_in_another_thread_runs_without_signals() -> None:
         return "done"
 
     assert await asyncio.to_thread(lambda: interrupts.run(work())) == "done"
+
+
+STUBBORN = """
+import asyncio, os, signal, threading, time
+from api.cli import interrupts
+
+async def stubborn():
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(30)
+
+async def work():
+    kept.append(asyncio.create_task(stubborn()))
+    await asyncio.sleep(0)
+    threading.Thread(target=press).start()
+    await asyncio.Event().wait()
+
+def press():
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+
+kept = []
+with interrupts.leaving():
+    RUN(work())
+"""
+
+
+@pytest.mark.parametrize(("run", "is_destroyed"), [("interrupts.run", False), ("asyncio.run", True)])
+def test_no_task_is_destroyed_at_the_second_ctrl_c(run: str, is_destroyed: bool) -> None:
+    script = STUBBORN.replace("RUN", run)
+    if is_destroyed:
+        script = script.replace("with interrupts.leaving():", "if True:")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert ("Task was destroyed but it is pending" in done.stderr) is is_destroyed, done.stderr
+    assert done.returncode != 0
