@@ -211,12 +211,10 @@ class Settings(BaseSettings):
     lease_seconds: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
         30.0, description="Seconds after which an execution whose process renews no lease is taken over"
     )
-    lease_renew_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+    lease_renew_seconds: Span = Field(
         10.0, description="Seconds between lease renewals; less than half of LEASE_SECONDS"
     )
-    sweep_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        5.0, description="Seconds between searches for executions whose process is gone"
-    )
+    sweep_seconds: Span = Field(5.0, description="Seconds between searches for executions whose process is gone")
     drain_seconds: Seconds = Field(20.0, description="Seconds that running executions may continue after SIGTERM")
     idempotency_hours: Span = Field(24.0, description="Hours for which an Idempotency-Key returns the same execution")
     max_queued: int = Field(1_000, ge=1, description="Maximum number of queued executions per owner")

@@ -1,6 +1,7 @@
 """What every test runs in: a clean environment, both databases, and the real programs of tests/services."""
 
 import asyncio
+import logging
 import os
 import shutil
 import tempfile
@@ -83,6 +84,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(f"faults, {form} form, commit {commit_of_tree()}")
         for line in lines:
             terminalreporter.write_line(line)
+
+
+@pytest.fixture(autouse=True)
+def log_levels() -> Iterator[None]:
+    """A test that configures the log leaves the level of each logger as it was."""
+    levels = {name: logging.getLogger(name).level for name in ("", *logging.root.manager.loggerDict)}
+    yield
+    for name in logging.root.manager.loggerDict:
+        logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
+    logging.root.setLevel(levels[""])
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,6 @@ from api.wiring.readiness import Readiness
 from api.wiring.recovery import build_replay
 from api.wiring.resources import build_resources, store_builtin_templates
 from api.wiring.shutdown import CLOSE_SECONDS, enter_within
-from api.wiring.webhooks import seal_urls
 from engine.database.database import Database
 from engine.store.acceptance import Admission
 from engine.store.leases import Lease
@@ -83,7 +82,7 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
     async with AsyncExitStack() as stack:
         database = await enter_within(stack, CLOSE_SECONDS, "the database", open_database(settings))
         await store_builtin_templates(database)
-        await seal_urls(settings, database)
+        await _seal_webhook_urls(settings, database)
         resources = build_resources(settings, database, stack, models=models)
         telemetry = open_exporters(settings, stack)
         ingest = build_ingest(settings, database)
@@ -111,6 +110,12 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
         await _renew_leases(runtime, stack)
         stack.push_async_callback(engine.close)
         yield runtime
+
+
+async def _seal_webhook_urls(settings: Settings, database: Database) -> None:
+    from api.wiring.webhooks import seal_urls
+
+    await seal_urls(settings, database)
 
 
 async def _open_journal(parts: PipelineParts, make_sink: MakeSink, stack: AsyncExitStack) -> "Journal":

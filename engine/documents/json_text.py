@@ -6,6 +6,7 @@ ends the process. So nesting is checked first, without recursion.
 
 import json
 from collections.abc import Callable, Iterable
+from itertools import chain
 from types import NoneType
 from typing import Any
 
@@ -44,10 +45,11 @@ def to_ascii_json(value: object, *, is_indented: bool = False, default: Callable
 
 def check_nesting(value: object, levels: int = MAX_NESTING) -> int:
     """How many values are inside the value. Raises `NotJson` if it is nested `levels` deep, or they are millions."""
-    inside: Iterable[object] = (value,)
+    inside: list[object] = [value]
     count = 0
     for _ in range(levels):
-        inside = [child for outer in inside if type(outer) not in _SCALARS for child in _children(outer)]
+        containers = [outer for outer in inside if type(outer) not in _SCALARS]
+        inside = list(chain.from_iterable(map(_children, containers)))
         if not inside:
             return count
         count += len(inside)
@@ -75,6 +77,8 @@ def size_of(value: object, most: int) -> int:
 
 def _children(value: object) -> Iterable[object]:
     """What is directly inside a value that the serialiser would go into."""
+    if type(value) is list:
+        return value
     if isinstance(value, dict):
         return value.values()
     if isinstance(value, list | tuple):

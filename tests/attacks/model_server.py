@@ -34,7 +34,7 @@ def provider(*answers: Pieces, status: int = 200, pause_seconds: float = 0.0) ->
                     time.sleep(pause_seconds)
 
         def log_message(self, *_: object) -> None:
-            pass
+            """Say nothing."""
 
     with _Server(("127.0.0.1", 0), Handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -116,5 +117,4 @@ def _read(url: str) -> None:
         httpx2.Client(trust_env=False, timeout=SECONDS) as client,
         client.stream("POST", url, json=body) as response,
     ):
-        for _ in response.iter_bytes():
-            pass
+        deque(response.iter_bytes(), maxlen=0)

@@ -15,7 +15,8 @@ from engine.resources import Effect, ToolContext, ToolSpec
 from tests.engine.harness import scripted_resources
 from tests.engine.validation.graphs import document, model, report
 
-SECONDS = 0.25
+SECONDS = 0.4
+"""Of the processor: a quarter of a second on a quiet machine."""
 KIBIBYTES = 100 << 10
 
 
@@ -58,9 +59,9 @@ GRAPHS = [
 
 @pytest.mark.parametrize(("place", "graph"), GRAPHS)
 def test_no_schema_of_a_workflow_may_multiply(place: str, graph: JsonObject) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     issues = [issue for issue in report(graph).issues if issue.code == "schema.bad_json_schema"]
-    assert time.perf_counter() - began < SECONDS
+    assert time.process_time() - began < SECONDS
     assert [(issue.pointer, issue.message.split(".")[0]) for issue in issues] == [
         (place, "Over 1,000 branches may have to be tried for one value")
     ]
@@ -137,9 +138,9 @@ LARGE = [
 def test_what_does_not_fit_is_said_in_little_time_and_memory(schema: dict[str, Any], value: Any) -> None:
     checked = compiled(schema, mask="the value")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.perf_counter()
+    began = time.process_time()
     mismatch = checked.find_mismatch(value)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert mismatch is not None
     assert mismatch.message

@@ -6,7 +6,7 @@ import sqlite3
 import stat
 import subprocess
 from collections import defaultdict
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from threading import Event, Thread
 from typing import Self, cast
@@ -94,8 +94,9 @@ async def test_the_file_is_private_before_sqlite_opens_it(
     before = os.umask(0)
     try:
         if opener == "database":
-            async with Database(f"sqlite:///{file}") as database, database.begin():
-                pass
+            async with AsyncExitStack() as stack:
+                database = await stack.enter_async_context(Database(f"sqlite:///{file}"))
+                await stack.enter_async_context(database.begin())
         else:
             async with open_checkpoints(f"sqlite:///{file}") as checkpoints:
                 await checkpoints.setup()
@@ -113,8 +114,9 @@ async def test_a_file_that_is_there_keeps_its_rights(tmp_path: Path, link: bool)
     else:
         file.touch(mode=0o660)
         file.chmod(0o660)
-    async with Database(f"sqlite:///{name}") as database, database.begin():
-        pass
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(Database(f"sqlite:///{name}"))
+        await stack.enter_async_context(database.begin())
     assert stat.S_IMODE(file.stat().st_mode) == (0o600 if link else 0o660)
 
 

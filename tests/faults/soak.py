@@ -137,7 +137,12 @@ class Faults:
 
 def asking(attack: str) -> JsonObject:
     """A graph that asks the hostile model of this name once."""
-    node: JsonObject = {"id": "ask", "type": "model", "config": {"provider": "anthropic", "model": attack}, "timeout_seconds": 5}
+    node: JsonObject = {
+        "id": "ask",
+        "type": "model",
+        "config": {"provider": "anthropic", "model": attack},
+        "timeout_seconds": 5,
+    }
     return graph([{**node, "stream": True}], ["start -> ask", "ask -> end"])
 
 
