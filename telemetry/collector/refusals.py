@@ -26,9 +26,7 @@ LETTERS_PER_HOUR = 100
 MAX_LETTER_BYTES = 1024 * 1024
 
 _FRAME_BYTES = 1024
-"""The part of a letter that is not the signal or body itself."""
-
-_NAME = 128
+"""The part of a letter that is not the body itself."""
 
 _HOUR_SECONDS = 3_600.0
 
@@ -60,15 +58,13 @@ class Refused:
 
 
 def _letter(what: Signal | Unreadable) -> Unreadable:
-    return what if isinstance(what, tuple) else _signal_letter(what)
-
-
-def _signal_letter(signal: Signal) -> Unreadable:
-    """A refused signal, to be read and not to be replayed; of one that is too large, its name and size."""
-    said = document(signal)
-    if (size := len(json_text(said))) > MAX_LETTER_BYTES - _FRAME_BYTES:
-        said = {"type": said["type"], "name": signal.name[:_NAME], "size": size}
-    return signal.identity.execution_id, {"type": "refused", "signal": said}
+    """What is kept of it: to be read, and not to be replayed."""
+    if isinstance(what, tuple):
+        execution_id, said = what
+    else:
+        execution_id, said = what.identity.execution_id, {"type": "refused", "signal": document(what)}
+    size = len(json_text(said))
+    return execution_id, said if size <= MAX_LETTER_BYTES else {"type": "refused", "size": size, "is_cut": True}
 
 
 def body_letter(sent: bytes, encoding: str) -> Unreadable:
@@ -104,10 +100,10 @@ class Refusals:
     ) -> None:
         """Store as many of them as there is room for, in the caller's transaction."""
         kept = refused[: self.room]
+        self._kept_at.extend([self._clock()] * len(kept))  # before others are let in
         for why, sentence in SENTENCES.items():
             letters = [_letter(one.what) for one in kept if one.why is why]
             await pipeline.keep_malformed(connection, consumer, letters, sentence)
-        self._kept_at.extend([self._clock()] * len(kept))
 
     def count(self, consumer: str, refused: Sequence[Refused]) -> None:
         """Count them, once they are answered for."""

@@ -274,11 +274,13 @@ async def test_a_huge_forgery_is_kept_within_a_mebibyte(scene: Scene) -> None:
         if isinstance(one, SpanRecord):
             path, body = request(replace(one, attributes=one.attributes | much))
             assert (await scene.post(path, body)).status_code == 200
+    nameless = Span(name="x" * 8 * 1024 * 1024).SerializeToString()
+    assert (await scene.post(TRACES, otlp.traces_request({}, [(semconv.SCOPE_GENAI, nameless)]))).status_code == 200
     junk = os.urandom(8 * 1024 * 1024)
     assert (await scene.post(LOGS, junk)).status_code == 400
     async with scene.way.database.read() as connection:
         letters = [json_text(each) for each in (await connection.execute(select(dead_letter.c.signal))).scalars()]
-    assert len(letters) == 4
+    assert len(letters) == 5
     assert max(map(len, letters)) <= 1024 * 1024
 
 
