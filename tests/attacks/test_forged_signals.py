@@ -259,13 +259,11 @@ async def test_a_thousand_forged_signals_change_no_row_and_are_counted(scene: Sc
 @pytest.mark.parametrize("path", [TRACES, LOGS, WEBHOOKS])
 async def test_a_bomb_that_is_no_signal_is_kept_as_small_as_it_came(scene: Scene, path: str) -> None:
     bomb = gzip.compress(bytes(MAX_BYTES))
-    for _ in range(LETTERS_PER_HOUR + 20):
-        assert (await scene.post(path, bomb, content_encoding="gzip")).status_code == 400
+    assert (await scene.post(path, bomb, content_encoding="gzip")).status_code == 400
     async with scene.way.database.read() as connection:
         letters = list((await connection.execute(select(dead_letter.c.signal))).scalars())
-    assert len(letters) == LETTERS_PER_HOUR
-    assert {b64decode(letter["base64"]) for letter in letters} == {bomb}
-    assert await scene.metric("spanloom_signals_refused_total") == LETTERS_PER_HOUR + 20
+    assert [b64decode(letter["base64"]) for letter in letters] == [bomb]
+    assert await scene.metric("spanloom_signals_refused_total") == 1
 
 
 async def test_a_huge_forgery_is_kept_within_a_mebibyte(scene: Scene) -> None:
