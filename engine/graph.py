@@ -177,7 +177,7 @@ class WorkflowGraph(Document):
     limits: Limits = Limits()
     """The most that an execution may use."""
     variables: JsonObject = Field(default_factory=dict)
-    """Initial variables."""
+    """Initial variables, at most 1,000."""
     model_defaults: ModelDefaults = ModelDefaults()
     """Model settings for nodes that leave them unset."""
     durability: Durability | None = None

@@ -14,7 +14,7 @@ from rich.segment import Segment
 from api.cli.streams import exact
 from api.service.logs import log_for_command
 from api.settings import Settings, read_settings
-from engine.security.printable import json_text, printable
+from engine.security.printable import printable, printable_json
 
 PIPED_WIDTH = 160
 """Columns of output that is not a terminal: wide enough to cut nothing off."""
@@ -60,7 +60,7 @@ def show(view: RenderableType) -> None:
 
 def show_json(document: object) -> None:
     """Print a document to stdout as indented JSON with exact values."""
-    print(json_text(document, indented=True), file=exact(sys.stdout))
+    print(printable_json(document, indented=True), file=exact(sys.stdout))
 
 
 def begin() -> Settings:

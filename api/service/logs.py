@@ -13,7 +13,7 @@ from textwrap import indent
 from opentelemetry import trace
 
 from api.settings import Settings
-from engine.security.printable import json_text, one_line, printable
+from engine.security.printable import one_line, printable, printable_json
 from engine.security.redaction import know_secrets, redact
 
 _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
@@ -57,7 +57,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()
-        return redact(json_text(line, default=str))
+        return redact(printable_json(line, default=str))
 
 
 class TextLines(logging.Formatter):

@@ -37,7 +37,9 @@ def one_line(text: str) -> str:
     return text if _is_plain(text) else text.translate(_NAME)
 
 
-def json_text(document: object, *, indented: bool = False, default: Callable[[object], object] | None = None) -> str:
+def printable_json(
+    document: object, *, indented: bool = False, default: Callable[[object], object] | None = None
+) -> str:
     """The document as JSON with exact values; characters that a terminal would obey or hide are `\\uXXXX` in it.
 
     `default` converts values of types that JSON does not have; without it they raise `TypeError`.

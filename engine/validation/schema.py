@@ -40,6 +40,7 @@ MAX_EXPRESSION_CHARACTERS = 1_000
 MAX_EXPRESSIONS_CHARACTERS = 32 << 10
 MAX_NODES = 200
 MAX_EDGES = 1_000
+MAX_VARIABLES = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,10 +283,10 @@ def _quoted(name: object) -> str:
 
 
 def too_many(document: JsonObject) -> Iterator[Finding]:
-    """schema.too_many: more nodes or edges than a graph may have. Nothing else is read then."""
-    for part, limit in (("nodes", MAX_NODES), ("edges", MAX_EDGES)):
+    """schema.too_many: more nodes, edges or variables than a graph may have. Nothing else is read then."""
+    for part, limit in (("nodes", MAX_NODES), ("edges", MAX_EDGES), ("variables", MAX_VARIABLES)):
         items = document.get(part)
-        if isinstance(items, list) and len(items) > limit:
+        if isinstance(items, list | dict) and len(items) > limit:
             data: JsonObject = {"count": len(items), "limit": limit}
             yield Finding(
                 "schema.too_many",

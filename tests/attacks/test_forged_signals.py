@@ -39,6 +39,8 @@ from tests.misbehaving_collector import TOKEN
 from tests.services.collector.server import CONFIG, OTLP_TOKEN, Collector
 from tests.telemetry.bookkeeper import Listener, Story, identity
 
+pytestmark = pytest.mark.usefixtures("books_left_open")  # what is refused is kept aside
+
 NOWHERE = "http://127.0.0.1:1"
 EACH = 100
 """How often each of the ten forgeries is sent."""

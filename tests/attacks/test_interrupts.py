@@ -16,6 +16,8 @@ from tests.api.cli.shell import SECONDS, Shell
 from tests.attacks.model_server import provider
 from tests.services.process import free_port
 
+pytestmark = pytest.mark.usefixtures("books_left_open")  # the second Ctrl-C leaves an execution to its lease
+
 LOST = ("destroyed", "never retrieved", "never awaited", "Exception ignored", "Exception closing", "internal error")
 """What asyncio, Python and SQLAlchemy say of work that nobody has ended."""
 INT, TERM = signal.SIGINT, signal.SIGTERM

@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from engine.security.printable import json_text, one_line, printable
+from engine.security.printable import one_line, printable, printable_json
 
 WRITTEN = "naïve Ελλάδα Привет 日本語 한국어 عربى עברית हिन्दी 🎉 ☃\ufe0f 1\u00a0000\u202f€ \ue0b0"
 
@@ -44,17 +44,17 @@ def test_no_control_of_unicode_is_left() -> None:
 
 def test_json_is_exact_and_holds_no_control() -> None:
     text = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x3000), 0xFEFF, 0xE0041, 0x1F389])) + WRITTEN
-    written = json_text({"a": text}, indented=True)
+    written = printable_json({"a": text}, indented=True)
     assert json.loads(written) == {"a": text}
     assert one_line(written.replace("\n", "")) == written.replace("\n", "")
     assert "🎉" in written
 
 
 def test_json_of_a_lone_surrogate_is_exact() -> None:
-    assert json.loads(json_text(["\udcff", 1])) == ["\udcff", 1]
+    assert json.loads(printable_json(["\udcff", 1])) == ["\udcff", 1]
 
 
 def test_json_of_another_type_is_refused_unless_it_is_said_how() -> None:
     with pytest.raises(TypeError):
-        json_text({"a": object()})
-    assert json_text({"a": 1j}, default=str) == '{"a":"1j"}'
+        printable_json({"a": object()})
+    assert printable_json({"a": 1j}, default=str) == '{"a":"1j"}'

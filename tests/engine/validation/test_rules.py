@@ -113,6 +113,10 @@ CASES: dict[str, list[Case]] = {
             document(nodes={f"n{index}": "end" for index in range(199)}),
             document(nodes={f"n{index}": "end" for index in range(198)}),
         ),
+        Case(
+            document(variables={f"v{index}": 1 for index in range(1_001)}),
+            document(variables={f"v{index}": 1 for index in range(1_000)}),
+        ),
         Case(choose(cases=[of(f"l{n}") for n in range(21)]), choose(cases=[of(f"l{n}") for n in range(20)])),
     ],
     "schema.version": [Case(document(schema="spanloom/2"), document())],
