@@ -21,7 +21,7 @@ from telemetry.store.tables import executions, outbox, webhook_deliveries
 from tests.both_modes import count
 from tests.conftest import StartCollector
 from tests.endtoend.load import run_until
-from tests.endtoend.wiring import Wired, drained, eventually, sending_to, serving, wired
+from tests.endtoend.wiring import SECRET_KEY, Wired, drained, eventually, sending_to, serving, wired
 from tests.faults.figures import Figure, Figures, on, short_or_long
 from tests.faults.invariants import violations
 from tests.house.lock import ROOT
@@ -195,6 +195,7 @@ class ReceiverProcess:
             "SPANLOOM_DATABASE_URL": self.database_url,
             "SPANLOOM_PIPELINE": "collector",
             "SPANLOOM_INGEST_TOKENS": TOKEN,
+            "SPANLOOM_SECRET_KEY": SECRET_KEY,
             "SPANLOOM_INGEST_BIND": f"127.0.0.1:{self.port}",
         }
         command = [sys.executable, "-m", "tests.faults.unlucky_receiver", str(ERRORS), str(self.starts)]
