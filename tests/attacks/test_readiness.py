@@ -56,7 +56,7 @@ async def test_probes_write_one_row_at_most_every_two_seconds(migrated_url: str)
 async def test_an_old_server_under_a_newer_schema_refuses_starts_and_says_why(migrated_url: str) -> None:
     async with running(migrated_url) as service:
         made = (await service.start()).json()["execution_id"]
-        await set_revision(migrated_url, "9999")
+        known = await set_revision(migrated_url, "9999")
         await asyncio.sleep(BELIEVED_SECONDS)
         for answer in (
             await service.start(),
@@ -71,6 +71,7 @@ async def test_an_old_server_under_a_newer_schema_refuses_starts_and_says_why(mi
         assert (ready.status_code, ready.json()["checks"]["schema"]["ok"]) == (503, False)
         assert "newer schema than this program" in ready.json()["checks"]["schema"]["detail"]
         assert (await service.client.get(f"/v1/executions/{made}")).status_code == 200
+        await set_revision(migrated_url, known)
 
 
 @pytest.mark.postgres
@@ -109,7 +110,9 @@ def full_disk(pid: int, file: Path) -> Iterator[None]:
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-async def set_revision(url: str, revision: str) -> None:
-    """The database as a newer program leaves it."""
+async def set_revision(url: str, revision: str) -> str:
+    """Leave the database as the program of this revision would; returns the revision before."""
     async with Database(url) as database, database.begin() as connection:
+        before = str((await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one())
         await connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+        return before

@@ -34,8 +34,14 @@ TYPES: Mapping[str, type | tuple[type, ...]] = {
     "boolean": bool,
     "string[]": (list, tuple),
 }
-NOT_FROM_HERE = {semconv.SANITIZED, semconv.SERVER_ADDRESS, semconv.INPUT_MESSAGES, semconv.OUTPUT_MESSAGES}
-"""What the bookkeeper says of values it repaired, what needs a real provider, and content."""
+NOT_FROM_HERE = {
+    semconv.SANITIZED,
+    semconv.SERVER_ADDRESS,
+    semconv.INPUT_MESSAGES,
+    semconv.OUTPUT_MESSAGES,
+    semconv.SIGNAL_SIGNATURE,
+}
+"""What the bookkeeper says of values it repaired, what needs a real provider, content, and what the outbox adds."""
 RETRY: JsonObject = {"max_attempts": 2, "initial_delay_seconds": 0}
 EVERYTHING = graph(
     [
