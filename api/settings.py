@@ -7,6 +7,7 @@ import difflib
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -73,14 +74,6 @@ def _http_url(value: str) -> str:
     return value
 
 
-def _secret_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
-    return _long_enough(keys, "a key")
-
-
-def _tokens(tokens: tuple[str, ...]) -> tuple[str, ...]:
-    return _long_enough(tokens, "a token")
-
-
 def _long_enough(texts: tuple[str, ...], name: str) -> tuple[str, ...]:
     if any(len(text) < MIN_SECRET for text in texts):
         raise ValueError(f"{name} has at least {MIN_SECRET} characters; make one with `openssl rand -hex 32`")
@@ -107,8 +100,12 @@ Span = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """Seconds or hours, more than 0."""
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-SecretKeys = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_secret_keys)]
-Tokens = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_tokens)]
+SecretKeys = Annotated[
+    tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(partial(_long_enough, name="a key"))
+]
+Tokens = Annotated[
+    tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(partial(_long_enough, name="a token"))
+]
 Schedule = Annotated[tuple[Seconds, ...], NoDecode, BeforeValidator(_split), AfterValidator(_schedule)]
 Places = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_exceptions)]
 Ports = Annotated[tuple[Port, ...], NoDecode, BeforeValidator(_split)]
@@ -134,7 +131,7 @@ class Settings(BaseSettings):
     secret_key: SecretKeys = Field(
         (),
         repr=False,
-        description="Long random keys that seal secrets, newest first (SQLite: a file beside the database)",
+        description="Long random keys that seal secrets and sign signals, newest first (SQLite: else a file beside it)",
     )
     bind: Annotated[str, AfterValidator(_host_and_port)] | None = Field(
         None, description="Address to listen on; loopback only, as there are no API keys yet (127.0.0.1:8000)"

@@ -201,8 +201,8 @@ def _telemetry(options: Options) -> Group:
             TICKET,
             f"sum by (reason) (increase(spanloom_signals_refused_total[{window}])) > 0",
             "The receiver refuses signals: {{ $labels.reason }}",
-            'About {{ printf "%.0f" $value }} signals came to the receiver that this deployment did not say, or that '
-            "were changed on the way. None of them is in the books; `spanloom dead-letters` shows some.",
+            'About {{ printf "%.0f" $value }} signals were refused ({{ $labels.reason }}). None of them is in the '
+            "books; `spanloom dead-letters` shows some and says why.",
         ),
         Alert(
             "SpanloomJournalFailing",

@@ -18,8 +18,8 @@ from opentelemetry._logs import LoggerProvider
 from opentelemetry.trace import TracerProvider
 from uuid_utils.compat import uuid7
 
-from engine.database.retry import retrying
-from engine.errors import Draining, Fenced, Refusal, Unavailable
+from engine.database.retry import insist
+from engine.errors import Draining, Fenced, Refusal
 from engine.events import EventRing, ExecutionEvent
 from engine.execution.acceptance import acceptance_of
 from engine.execution.attempts import identity_at_start
@@ -165,10 +165,8 @@ class ExecutionEngine:
 
     async def _restore(self, claim: Claim) -> Execution:
         """Build the claimed execution; trouble with the database for a moment does not cost the attempt."""
-        async for attempt in retrying():
-            with attempt:
-                return await self._builder.restore(identity_at_start(claim), claim.request, claim.graph, claim.carried)
-        raise Unavailable
+        identity = identity_at_start(claim)
+        return await insist(lambda _: self._builder.restore(identity, claim.request, claim.graph, claim.carried))
 
     def _begin(self, execution: Execution, caller: Caller) -> None:
         older = self._executions.get(execution.id)

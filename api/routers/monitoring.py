@@ -64,7 +64,7 @@ async def health(query: NoQueryDep) -> Response:
 async def readiness(runtime: RuntimeDep, query: NoQueryDep) -> Response:
     """Checks the database, its schema, that it can be written, and that the service is not stopping.
 
-    The database is asked at most every two seconds; a good answer is shared meanwhile.
+    A good answer counts for two seconds; until there is one, requests that come together share one question.
     """
     draining = {"draining": Draining().message if runtime.is_draining else None}
     troubles = {**await runtime.readiness.troubles(), **draining}

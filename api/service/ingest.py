@@ -26,7 +26,7 @@ MAX_BYTES = 16 * 1024 * 1024
 
 RETRY_AFTER_SECONDS = 2
 
-_NOT_OURS = "spanloom did not say these signals, or they were changed on the way; `spanloom dead-letters` shows some"
+_REFUSED = "the receiver refused some signals; `spanloom dead-letters` shows some of them and why"
 
 _GRPC_CODES = {400: 3, 401: 16, 404: 5, 405: 12, 413: 8, 415: 3, 503: 14}
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
+class _Destination:
     """Where the signals of a path go. `store` returns how many were refused."""
 
     consumer: str
@@ -52,12 +52,14 @@ class Refused(Exception):
 def create_ingest_app(ingest: Ingest) -> Starlette:
     """The application for the Collector's requests, with metrics."""
     receiver = ingest.receiver
-    ways = {
-        "/internal/otlp/v1/traces": _Way(RECORDS, receiver.traces),
-        "/internal/otlp/v1/logs": _Way(RECORDS, receiver.logs),
-        "/internal/otlp/webhooks/v1/logs": _Way(WEBHOOKS, receiver.webhook_logs),
+    destinations = {
+        "/internal/otlp/v1/traces": _Destination(RECORDS, receiver.traces),
+        "/internal/otlp/v1/logs": _Destination(RECORDS, receiver.logs),
+        "/internal/otlp/webhooks/v1/logs": _Destination(WEBHOOKS, receiver.webhook_logs),
     }
-    routes = [Route(path, _exporting(ingest, way), methods=["POST"]) for path, way in ways.items()]
+    routes = [
+        Route(path, _exporting(ingest, destination), methods=["POST"]) for path, destination in destinations.items()
+    ]
     metrics = Route("/metrics", _metrics(ingest), methods=["GET"])
     return Starlette(routes=[*routes, metrics], exception_handlers={HTTPException: _no_such_route})
 
@@ -65,21 +67,21 @@ def create_ingest_app(ingest: Ingest) -> Starlette:
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def _exporting(ingest: Ingest, way: _Way) -> Endpoint:
+def _exporting(ingest: Ingest, destination: _Destination) -> Endpoint:
     async def export(request: Request) -> Response:
-        response = await _answer(ingest, way, request)
+        response = await _answer(ingest, destination, request)
         ingest.receiver.health.outbox.requests[response.status_code] += 1
         return response
 
     return export
 
 
-async def _answer(ingest: Ingest, way: _Way, request: Request) -> Response:
+async def _answer(ingest: Ingest, destination: _Destination, request: Request) -> Response:
     """Store the signals and respond. This is the one place where these requests catch every exception."""
     try:
         _authorize(ingest, request)
         encoding = _encoding(request)
-        refused = await _store(ingest, way, await _read(request), encoding)
+        refused = await _store(ingest, destination, await _read(request), encoding)
     except Refused as refusal:
         return _error(refusal.status, str(refusal))
     except Undecodable as error:
@@ -92,15 +94,15 @@ async def _answer(ingest: Ingest, way: _Way, request: Request) -> Response:
     except Exception:
         log.exception("the signals from the Collector could not be stored")
         return _error(503, "the signals cannot be stored now")
-    return Response(partial_success(refused, _NOT_OURS) if refused else b"", media_type=CONTENT_TYPE)
+    return Response(partial_success(refused, _REFUSED) if refused else b"", media_type=CONTENT_TYPE)
 
 
-async def _store(ingest: Ingest, way: _Way, sent: bytes, encoding: str) -> int:
+async def _store(ingest: Ingest, destination: _Destination, sent: bytes, encoding: str) -> int:
     """Store the signals of a body; returns how many were refused. Raises `Undecodable` once the body is kept."""
     try:
-        return await way.store(_unpack(sent) if encoding == "gzip" else sent)
+        return await destination.store(_unpack(sent) if encoding == "gzip" else sent)
     except Undecodable:
-        await ingest.receiver.refuse_body(way.consumer, sent, encoding)
+        await ingest.receiver.refuse_body(destination.consumer, sent, encoding)
         raise
 
 

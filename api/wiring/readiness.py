@@ -13,7 +13,7 @@ from engine.errors import Unavailable
 from engine.store.tables import write_probes
 
 PROBE_SECONDS = 2.0
-"""How long a good answer is believed: the database is asked no more often, whatever the number of requests."""
+"""How long a good answer counts. A bad one is not kept, so that a recovery shows at once."""
 ANSWER_SECONDS = 3.0
 """How long an answer is waited for."""
 

@@ -1,10 +1,13 @@
 """The one retry of database work that must not be lost: with growing waits, for a bounded time."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import stamina
 
 from engine.errors import Unavailable
+
+T = TypeVar("T")
 
 RETRY_SECONDS = 30.0
 
@@ -12,11 +15,14 @@ _TRANSIENT = (Unavailable, OSError)
 """Errors that a retry may overcome; any other error would occur again."""
 
 
-def retrying(*also: type[Exception], seconds: float = RETRY_SECONDS) -> AsyncIterator[stamina.Attempt]:
-    """Yield attempts while the database has trouble: each is a context for the work, entered by `with`.
+async def insist(work: Callable[[int], Awaitable[T]], *also: type[Exception], seconds: float = RETRY_SECONDS) -> T:
+    """Do this work, and try again while the database has trouble. `work` is given the number of the attempt, from 1.
 
     `also` are further errors that a retry may overcome. The last error is raised once the time is over.
     """
-    return stamina.retry_context(
+    async for attempt in stamina.retry_context(
         on=(*_TRANSIENT, *also), attempts=None, timeout=seconds, wait_initial=0.1, wait_max=2.0
-    )
+    ):
+        with attempt:
+            return await work(attempt.num)
+    raise Unavailable

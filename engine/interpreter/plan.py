@@ -118,7 +118,7 @@ def _input_problem(mismatch: Mismatch) -> str:
     rule = "/".join(str(step) for step in mismatch.rule)
     if mismatch.keyword == "required":
         return f"the input lacks a required field: {mismatch.message}"
-    return f"the input at /{place} does not fit the workflow's input_schema (rule {rule})"
+    return f"the input at /{place} does not fit the workflow's input_schema" + (f" (rule {rule})" if rule else "")
 
 
 def make_plan(graph: WorkflowGraph, canonical: bytes, content_hash: str) -> Plan:

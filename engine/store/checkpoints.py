@@ -31,7 +31,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from engine.database.database import APPLICATION_NAME, create_private, dialect_name, parse_url, safe_name
 from engine.database.failures import unavailable
-from engine.database.retry import RETRY_SECONDS, retrying
+from engine.database.retry import RETRY_SECONDS, insist
 from engine.errors import MissingExtra, SpanloomError, Unavailable
 from engine.store import langgraph_private
 
@@ -213,10 +213,7 @@ class _InsistentSaver(_WithoutPendingWrites, Saver):
 
     async def insist(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do this work, with the retries of the journal."""
-        async for attempt in retrying(seconds=self.retry_seconds):
-            with attempt:
-                return await self.once(work)
-        raise Unavailable
+        return await insist(lambda _: self.once(work), seconds=self.retry_seconds)
 
     async def once(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do this work without a retry. It takes no longer than `answer_seconds`: a failover may leave a dead peer."""

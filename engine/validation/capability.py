@@ -73,7 +73,8 @@ def bad_options(checked: CheckedGraph, resources: Resources) -> Iterator[Finding
             mismatch = compiled(resources.retrievers[use.name].options_schema).find_mismatch(use.options)
             if mismatch is not None:
                 place = f"/config{use.options_pointer}" + "".join(f"/{escape(step)}" for step in mismatch.path)
-                message = f"The options break the keyword `{mismatch.keyword}` of the retriever's schema."
+                rule = f"the keyword `{mismatch.keyword}` of the" if mismatch.keyword else "the"
+                message = f"The options break {rule} retriever's schema."
                 yield checked.at_node("capability.bad_options", node_id, message, place=place)
 
 

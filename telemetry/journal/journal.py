@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.database.database import Database
 from engine.database.failures import DATABASE_ERRORS
-from engine.database.retry import RETRY_SECONDS, retrying
+from engine.database.retry import RETRY_SECONDS, insist
 from engine.errors import Fenced, Refusal, Unavailable
 from engine.ledger import Acceptance, Checkpoint, Claim, Finish, Ledger, Pause, Release
 from engine.result import Status
@@ -188,12 +188,13 @@ class Journal(Ledger):
     async def _insist(self, item: Item) -> bool:
         """Decide, with retries and growing waits while the database has trouble."""
         try:
-            async for attempt in retrying(ConsumerHung, seconds=self._retry_seconds):
-                with attempt:
-                    return await self._decide(Decision.of(item, repeated=attempt.num > 1))
+            return await insist(
+                lambda number: self._decide(Decision.of(item, repeated=number > 1)),
+                ConsumerHung,
+                seconds=self._retry_seconds,
+            )
         except (ConsumerHung, OSError) as error:
             raise Unavailable from error
-        raise Unavailable
 
     async def _decide(self, decision: Decision) -> bool:
         self.health.waiting += 1

@@ -166,7 +166,7 @@ class OutboxCollector(Collector):
         yield _family("spanloom_outbox_confirmed", confirmed, ("consumer",), _by_consumer(health.confirmed))
         local = "Signals stored locally because the Collector did not send them back in time"
         yield _family("spanloom_outbox_served_locally", local, ("consumer",), _by_consumer(health.served_locally))
-        refused = "Signals and bodies that the receiver refused: this deployment did not say them"
+        refused = "Signals and bodies that the receiver refused, by reason"
         yield _family("spanloom_signals_refused", refused, ("consumer", "reason"), _refused(health.refused))
         answers: Counts = {(str(status),): count for status, count in health.requests.items()}
         yield _family("spanloom_ingest_requests", "Requests from the Collector", ("status",), answers)

@@ -66,7 +66,7 @@ class Peer:
     async def rest(self, seconds: float = 30.0) -> bytes:
         """Everything until the server hangs up."""
         received = b""
-        with suppress(OSError):  # a timeout, or a reset
+        with suppress(ConnectionError):
             async with asyncio.timeout(seconds):
                 while more := await self.reader.read(65_536):
                     received += more
@@ -170,7 +170,7 @@ async def test_headers_are_bounded(server: ServerProcess) -> None:
         assert json.loads(received.partition(b"\r\n\r\n")[2])["code"] == "headers_too_large"
     peer = await Peer.of(server)
     peer.writer.write(large + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 65_536)
-    assert (await peer.rest()).count(b"HTTP/1.1 200") <= 1
+    await peer.rest()  # the server hangs up
     for sent in (large, large + large, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3_000):
         peer = await Peer.of(server)
         peer.writer.write(sent.removesuffix(b"\r\n") + b"Connection: close\r\n\r\n")
@@ -181,7 +181,6 @@ async def test_headers_are_bounded(server: ServerProcess) -> None:
 async def test_one_address_has_few_connections(server: ServerProcess) -> None:
     assert await is_well(server)
     peers = [await Peer.of(server) for _ in range(MOST_CONNECTIONS)]
-    await asyncio.sleep(0.1)
     refused = await (await Peer.of(server)).rest()
     assert refused.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
     assert b"\r\nretry-after: 5\r\n" in refused.lower()
@@ -189,8 +188,11 @@ async def test_one_address_has_few_connections(server: ServerProcess) -> None:
     for peer in peers:
         peer.writer.close()
         await peer.writer.wait_closed()
-    await asyncio.sleep(0.5)
-    assert await is_well(server)
+    async with asyncio.timeout(30):
+        while True:
+            if await is_well(server):
+                return
+            await asyncio.sleep(0.1)
 
 
 async def is_well(server: ServerProcess) -> bool:

@@ -159,7 +159,7 @@ async def test_no_post_is_taken_that_any_web_page_could_send(service: Service) -
         assert "application/json" in answer.json()["detail"]
 
 
-async def test_a_running_execution_is_not_cancelled_by_another_site(service: Service) -> None:
+async def test_an_execution_is_not_run_again_by_another_site(service: Service) -> None:
     made = (await service.start("", mode="wait")).json()["execution_id"]
     path = f"/v1/executions/{made}/retry"
     assert (await service.client.post(path, headers={"Content-Type": "text/plain"})).status_code == 415

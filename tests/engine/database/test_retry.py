@@ -2,19 +2,19 @@
 
 import pytest
 
-from engine.database.retry import retrying
+from engine.database.retry import insist
 from engine.errors import Fenced, Unavailable
 
 
 async def tried(errors: list[Exception], *also: type[Exception], seconds: float = 5.0) -> int:
     """How often work is done that fails with these errors, one after the other."""
-    times = 0
-    async for attempt in retrying(*also, seconds=seconds):
-        with attempt:
-            times += 1
-            if errors:
-                raise errors.pop(0)
-    return times
+
+    async def work(number: int) -> int:
+        if errors:
+            raise errors.pop(0)
+        return number
+
+    return await insist(work, *also, seconds=seconds)
 
 
 async def test_trouble_with_the_database_is_overcome() -> None:

@@ -25,9 +25,9 @@ def test_a_mismatch_has_its_place_in_value_and_schema() -> None:
 
 def test_a_pattern_runs_in_linear_time() -> None:
     checked = compiled({"type": "string", "pattern": "^(a+)+$"})
-    began = time.perf_counter()
+    began = time.process_time()
     assert checked.find_mismatch("a" * 50_000 + "!") is not None
-    assert time.perf_counter() - began < 0.25
+    assert time.process_time() - began < 2
 
 
 def test_a_reference_to_another_document_is_refused() -> None:
