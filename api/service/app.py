@@ -84,7 +84,7 @@ def _bare(**settings: Any) -> Service:
     )
     app.add_exception_handler(HTTPException, _routing_problem)
     app.add_exception_handler(RequestValidationError, _parameter_problem)
-    app.add_exception_handler(Exception, _leave_to_last_resort)
+    app.add_exception_handler(Exception, _leave_unanswered)
     for routes in (executions, events, decisions, analytics, webhooks, reconcile, monitoring):
         app.include_router(routes.router)
     return app
@@ -95,7 +95,7 @@ def _is_untraced(scope: MutableMapping[str, Any]) -> bool:
     return scope["path"] in UNTRACED
 
 
-async def _leave_to_last_resort(request: Request, error: Exception) -> Response:
+async def _leave_unanswered(request: Request, error: Exception) -> Response:
     """Starlette would answer in plain text."""
     raise error
 

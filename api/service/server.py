@@ -161,10 +161,12 @@ def make_server(
     on_signal: Callable[[], None] = lambda: None,
 ) -> uvicorn.Server:
     """The server, not yet started. Setting its `should_exit` has the effect of a signal."""
-    from api.http.last_resort import LastResort
+    from api.http.unanswered import UnansweredRequests
     from api.service.app import create_app
 
-    return _Server(_config(LastResort(create_app(runtime)), runtime.settings), runtime, listener, on_ready, on_signal)
+    return _Server(
+        _config(UnansweredRequests(create_app(runtime)), runtime.settings), runtime, listener, on_ready, on_signal
+    )
 
 
 def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:

@@ -157,10 +157,15 @@ def _count(connection: Connection, dropped: Sequence[tuple[str, str | None]]) ->
     tables = {table for table, column in dropped if column is None}
     found: list[Loss] = []
     for table, column in dropped:
-        columns = {None, *(each["name"] for each in inspect(connection).get_columns(table))}
-        if column in columns and (column is None or table not in tables):
-            number = connection.execute(text(f"SELECT count({column or '*'}) FROM {table}")).scalar_one()
-            found.append(Loss(table, column, number))
+        defaults = {each["name"]: each["default"] for each in inspect(connection).get_columns(table)}
+        if column is None:
+            count = f"SELECT count(*) FROM {table}"
+        elif column in defaults and table not in tables:
+            beyond = f"WHERE {column} <> {defaults[column]}" if defaults[column] else ""
+            count = f"SELECT count({column}) FROM {table} {beyond}"
+        else:
+            continue
+        found.append(Loss(table, column, connection.execute(text(count)).scalar_one()))
     return [loss for loss in found if loss.count]
 
 

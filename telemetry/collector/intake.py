@@ -14,7 +14,7 @@ from engine.database.database import Database
 from engine.store import control_reads
 from telemetry.collector import outbox
 from telemetry.collector.outbox import Parcel
-from telemetry.collector.refusals import SENTENCES, Refusals, Refused, Why, body_letter
+from telemetry.collector.refusals import SENTENCES, Reason, Refusals, Refused, body_letter
 from telemetry.collector.signature import Signer
 from telemetry.health import Health
 from telemetry.pipeline.dead_letters import Unreadable
@@ -45,19 +45,19 @@ class Intake:
 
         Raises `Unavailable`, `ConsumerHung`.
         """
-        said, unsaid = self._split_by_signature(decoded)
+        said, refused_at_once = self._split_by_signature(decoded)
 
         async def work(connection: AsyncConnection, pipeline: Pipeline, hung: frozenset[str]) -> _Received:
             await outbox.lock(connection, [otlp.signal_id(signal) for signal in said])
             known, unknown = await split_by_known(connection, said)
-            refused = [*unsaid, *(Refused(Why.UNKNOWN_EXECUTION, signal) for signal in unknown)]
+            refused = [*refused_at_once, *(Refused(Reason.UNKNOWN_EXECUTION, signal) for signal in unknown)]
             await self._refusals.keep(connection, pipeline, self.name, refused)
             await pipeline.apply(connection, Batch.of(known), hung)
             ids = [otlp.signal_id(signal) for signal in known]
             return _Received(await outbox.confirm(connection, self.name, ids), refused)
 
         nothing_to_store = not (said or self._refusals.room)
-        received = _Received(0, unsaid) if nothing_to_store else await self._transact(work)
+        received = _Received(0, refused_at_once) if nothing_to_store else await self._transact(work)
         self._health.outbox.confirmed[self.name] += received.confirmed
         self._refusals.count(self.name, received.refused)
         return len(received.refused)
@@ -65,13 +65,13 @@ class Intake:
     def _split_by_signature(self, decoded: Decoded) -> tuple[list[Signal], list[Refused]]:
         """The signals that this deployment has said, and everything else."""
         said: list[Signal] = []
-        unsaid = [Refused(Why.MALFORMED, letter) for letter in decoded.unreadable]
+        refused_at_once = [Refused(Reason.MALFORMED, letter) for letter in decoded.unreadable]
         for signal, signature in decoded.signed:
             if self._signer.has_signed(signal, signature):
                 said.append(signal)
             else:
-                unsaid.append(Refused(Why.NOT_OURS, signal))
-        return said, unsaid
+                refused_at_once.append(Refused(Reason.NOT_OURS, signal))
+        return said, refused_at_once
 
     async def serve_unconfirmed(self, after_seconds: float | None) -> int:
         """Store signals of the outbox that did not come back within `after_seconds`, or (null) all; returns how many.
@@ -82,7 +82,7 @@ class Intake:
         async def work(connection: AsyncConnection, pipeline: Pipeline, hung: frozenset[str]) -> int:
             parcels = await outbox.unconfirmed(connection, self.name, after_seconds)
             signals, unreadable = _read(parcels)
-            await pipeline.keep_malformed(connection, self.name, unreadable, SENTENCES[Why.MALFORMED])
+            await pipeline.keep_malformed(connection, self.name, unreadable, SENTENCES[Reason.MALFORMED])
             await pipeline.apply(connection, Batch.of(signals), hung)
             return await outbox.confirm(connection, self.name, [parcel.id for parcel in parcels])
 
@@ -92,7 +92,7 @@ class Intake:
 
     async def refuse_body(self, sent: bytes, encoding: str) -> None:
         """Count and keep a request body, as it was sent, that could not be decoded. Raises `Unavailable`."""
-        refused = [Refused(Why.UNDECODABLE, body_letter(sent, encoding))]
+        refused = [Refused(Reason.UNDECODABLE, body_letter(sent, encoding))]
 
         async def work(connection: AsyncConnection, pipeline: Pipeline, hung: frozenset[str]) -> None:
             await self._refusals.keep(connection, pipeline, self.name, refused)

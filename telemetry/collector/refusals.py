@@ -31,7 +31,7 @@ _FRAME_BYTES = 1024
 _HOUR_SECONDS = 3_600.0
 
 
-class Why(StrEnum):
+class Reason(StrEnum):
     """Why something was refused, as `/metrics` names it."""
 
     NOT_OURS = "not_ours"
@@ -41,10 +41,10 @@ class Why(StrEnum):
 
 
 SENTENCES = {
-    Why.NOT_OURS: "this deployment did not say the signal, or it was changed on the way; its signature is not valid",
-    Why.UNKNOWN_EXECUTION: "there is no execution with this id",
-    Why.MALFORMED: "the signal could not be decoded; `problem` says why",
-    Why.UNDECODABLE: "the request body is not an OTLP protobuf message",
+    Reason.NOT_OURS: "this deployment did not say the signal, or it was changed on the way; its signature is not valid",
+    Reason.UNKNOWN_EXECUTION: "there is no execution with this id",
+    Reason.MALFORMED: "the signal could not be decoded; `problem` says why",
+    Reason.UNDECODABLE: "the request body is not an OTLP protobuf message",
 }
 
 
@@ -52,8 +52,8 @@ SENTENCES = {
 class Refused:
     """A refused signal or body."""
 
-    why: Why
-    what: Signal | Unreadable
+    reason: Reason
+    content: Signal | Unreadable
     """The signal, or the letter about something else."""
 
 
@@ -101,10 +101,10 @@ class Refusals:
         """Store as many of them as there is room for, in the caller's transaction."""
         kept = refused[: self.room]
         self._kept_at.extend([self._clock()] * len(kept))  # before others are let in
-        for why, sentence in SENTENCES.items():
-            letters = [_letter(one.what) for one in kept if one.why is why]
+        for reason, sentence in SENTENCES.items():
+            letters = [_letter(one.content) for one in kept if one.reason is reason]
             await pipeline.keep_malformed(connection, consumer, letters, sentence)
 
     def count(self, consumer: str, refused: Sequence[Refused]) -> None:
         """Count them, once they are answered for."""
-        self._health.refused.update(Counter((consumer, one.why.value) for one in refused))
+        self._health.refused.update(Counter((consumer, one.reason.value) for one in refused))

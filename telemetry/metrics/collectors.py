@@ -15,7 +15,7 @@ from engine.result import ErrorClass, Status
 from engine.store import control_reads
 from engine.usage import TOKEN_FIELDS
 from telemetry.collector.outbox import RECORDS, WEBHOOKS, Backlog, read_backlog
-from telemetry.collector.refusals import Why
+from telemetry.collector.refusals import Reason
 from telemetry.health import DeliveryHealth, Health, LeaseHealth, OutboxHealth
 from telemetry.metrics.labels import LabelCap
 from telemetry.metrics.span_metrics import TOKEN_TYPES
@@ -179,7 +179,7 @@ def _by_consumer(counter: Mapping[str, int]) -> Counts:
 
 def _refused(counter: Mapping[tuple[str, str], int]) -> Counts:
     """The counts, with 0 for each consumer and reason without an entry."""
-    return {(name, why.value): counter.get((name, why.value), 0) for name in (RECORDS, WEBHOOKS) for why in Why}
+    return {(name, why.value): counter.get((name, why.value), 0) for name in (RECORDS, WEBHOOKS) for why in Reason}
 
 
 class DeliveryCollector(Collector):

@@ -21,7 +21,7 @@ from engine.database.failures import DATABASE_ERRORS
 from engine.database.time_limit import within
 from engine.graph import JsonObject
 from telemetry.collector.intake import split_by_known
-from telemetry.collector.refusals import SENTENCES, Why
+from telemetry.collector.refusals import SENTENCES, Reason
 from telemetry.health import Health
 from telemetry.pipeline.dead_letters import FIRST_WAIT_SECONDS
 from telemetry.pipeline.pipeline import TIMEOUT_SECONDS, Consumer, reason
@@ -168,7 +168,7 @@ class Replay:
             async with self._database.begin() as connection:
                 await connection.execute(no_retry.where(_l.id.in_(page.unreadable)))
                 unknown = no_retry.where(_l.id.in_(page.of_unknown_executions))
-                await connection.execute(unknown.values(reason=SENTENCES[Why.UNKNOWN_EXECUTION]))
+                await connection.execute(unknown.values(reason=SENTENCES[Reason.UNKNOWN_EXECUTION]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from engine.store.claims import MAX_CRASHES
 from tests.engine.harness import graph
 from tests.faults.figures import Figures, on, short_or_long
 from tests.faults.provider import Answer, Asked, Latency
-from tests.faults.world import End, World, world
+from tests.faults.world import FAST, End, World, world
 
 LOSSES = short_or_long(MAX_CRASHES, MAX_CRASHES + 2)
 """Of each execution, at least: so many crashes would end it."""
@@ -30,11 +30,6 @@ MOST_POISONED = 4 + MAX_CRASHES
 """Deaths that the poison can cause: after 1, 2 and 4 s its run time is over, and later deaths of a process count."""
 SECONDS = short_or_long(150, 300)
 
-FAST = {
-    "SPANLOOM_LEASE_SECONDS": "1.5",
-    "SPANLOOM_LEASE_RENEW_SECONDS": "0.5",
-    "SPANLOOM_SWEEP_SECONDS": "0.3",
-}
 ASK: JsonObject = graph(
     [
         {"id": "first", "type": "model"},

@@ -15,15 +15,10 @@ from telemetry.signals.records import Kind
 from telemetry.store.tables import spans
 from tests.engine.harness import graph
 from tests.faults.figures import Figures
-from tests.faults.world import World, world
+from tests.faults.world import FAST, World, world
 from tests.services.process import SPANLOOM
 
 SECONDS = 150
-FAST = {
-    "SPANLOOM_LEASE_SECONDS": "1.5",
-    "SPANLOOM_LEASE_RENEW_SECONDS": "0.5",
-    "SPANLOOM_SWEEP_SECONDS": "0.3",
-}
 
 
 def branch(name: str) -> list[JsonObject]:

@@ -19,12 +19,9 @@ from engine.graph import Json, JsonObject
 from engine.models.registry import LangChainModels, ProviderSettings
 from engine.resources import ChatModel, Message, ModelReply, ModelRequest, ToolCall, ToolSpec
 from engine.testing.models import Say, ScriptedModel
-from tests.books_audit import books_agree
 from tests.engine.harness import Harness, graph, graph_request
 from tests.faults.hostile_provider import KEY, PROVIDERS, HostileProvider, hostile_provider
 from tests.faults.server_process import ServerProcess, server_process
-
-__all__ = ["books_agree"]
 
 ENDLESS = ("endless", "endless-reasoning", "endless-nothing", "endless-comments")
 CASES = [case for case in product(PROVIDERS, ENDLESS) if case != ("google", "endless-comments")]

@@ -19,14 +19,11 @@ from engine.tracing.spans import MAX_NANO_USD
 from engine.usage import MAX_COUNT, TOKEN_FIELDS, Usage
 from telemetry.store.tables import execution_rollups, spans, webhook_events
 from tests.attacks.test_model_answers import asking
-from tests.books_audit import books_agree
 from tests.both_modes import add_endpoint
 from tests.engine.harness import Harness, graph
 from tests.faults.hostile_provider import PROVIDERS, HostileProvider, hostile_provider
 from tests.faults.hostile_wire import Counts
 from tests.faults.server_process import server_process
-
-__all__ = ["books_agree"]
 
 LIES = ("1" + "0" * 30, "9223372036854775808", "1000000000001", "-5", "1.5", "12.0", '"12"', '"many"', "true", "NaN")
 PRICES = {f"{provider}:honest": {"input_mtok": "1", "output_mtok": "2"} for provider in PROVIDERS}

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.database.base import database_time
 from engine.database.database import Database
 from engine.errors import Unavailable
-from telemetry.collector.refusals import SENTENCES, Why
+from telemetry.collector.refusals import SENTENCES, Reason
 from telemetry.health import Health
 from telemetry.journal.journal import Journal
 from telemetry.journal.sinks import OutboxSink
@@ -245,7 +245,7 @@ async def test_letters_without_signal_or_consumer_stay_until_a_replay_is_request
         async with database.read() as connection:
             found = {pile.reason: pile for pile in await group_dead_letters(connection)}
         assert {reason: pile.letters for reason, pile in found.items()} == {
-            SENTENCES[Why.UNKNOWN_EXECUTION]: 1,
+            SENTENCES[Reason.UNKNOWN_EXECUTION]: 1,
             "no protobuf": 1,
             "no signal": 1,
         }

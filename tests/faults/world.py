@@ -34,6 +34,13 @@ SWEEP_SECONDS = short_or_long(0.5, 5.0)
 TERMINAL_SECONDS = 40.0
 """The p95 of the time from a crash to the end of what ran in it."""
 
+FAST = {
+    "SPANLOOM_LEASE_SECONDS": "1.5",
+    "SPANLOOM_LEASE_RENEW_SECONDS": "0.5",
+    "SPANLOOM_SWEEP_SECONDS": "0.3",
+}
+"""Settings with which a lost process is noticed soon, in the long form too."""
+
 SETTLED_SECONDS = 120.0
 SECRET_KEY = "a key that all servers of one test share"
 

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from engine.database.base import json_text
 from engine.database.database import Database
-from telemetry.collector.refusals import LETTERS_PER_HOUR, MAX_LETTER_BYTES, Refusals, Refused, Why, body_letter
+from telemetry.collector.refusals import LETTERS_PER_HOUR, MAX_LETTER_BYTES, Reason, Refusals, Refused, body_letter
 from telemetry.health import Health, OutboxHealth
 from telemetry.pipeline.pipeline import Pipeline
 from telemetry.records.consumer import Records
@@ -42,7 +42,7 @@ async def letters(database: Database) -> list[Any]:
 async def test_of_many_a_hundred_are_kept_within_an_hour_and_all_are_counted(database: Database) -> None:
     now, health = [0.0], OutboxHealth()
     refusals = Refusals(health, clock=lambda: now[0])
-    refused = [Refused(Why.NOT_OURS, a_signal())] * 60
+    refused = [Refused(Reason.NOT_OURS, a_signal())] * 60
     for _ in range(3):
         await keep(database, refusals, refused)
     assert (await count(database, dead_letter), refusals.room) == (LETTERS_PER_HOUR, 0)
@@ -60,9 +60,9 @@ async def test_a_letter_is_no_larger_than_a_mebibyte(database: Database) -> None
     large = replace(signal, name="\x01" * 500_000)
     body = os.urandom(4_000_000)
     refused = [
-        Refused(Why.NOT_OURS, signal),
-        Refused(Why.NOT_OURS, large),
-        Refused(Why.UNDECODABLE, body_letter(body, "gzip")),
+        Refused(Reason.NOT_OURS, signal),
+        Refused(Reason.NOT_OURS, large),
+        Refused(Reason.UNDECODABLE, body_letter(body, "gzip")),
     ]
     await keep(database, Refusals(OutboxHealth()), refused)
     whole, cut, of_body = await letters(database)
@@ -75,9 +75,9 @@ async def test_a_letter_is_no_larger_than_a_mebibyte(database: Database) -> None
 
 
 async def test_a_refused_signal_is_never_replayed(database: Database) -> None:
-    await keep(database, Refusals(OutboxHealth()), [Refused(why, a_signal()) for why in Why])
+    await keep(database, Refusals(OutboxHealth()), [Refused(why, a_signal()) for why in Reason])
     replayed = await Replay(database, [Records()], Health()).try_all()
-    assert (replayed.stored, replayed.kept) == (0, len(Why))
+    assert (replayed.stored, replayed.kept) == (0, len(Reason))
     assert await count(database, executions) == 0
 
 

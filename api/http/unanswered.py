@@ -13,7 +13,7 @@ _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 log = logging.getLogger(__name__)
 
 
-class LastResort:
+class UnansweredRequests:
     """Answers `internal_error` for any exception of the application, as long as no response has begun.
 
     The server would answer in plain text, or not at all where it finds a bad header after it has begun.

@@ -5,7 +5,7 @@ import json
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from api.http.last_resort import LastResort
+from api.http.unanswered import UnansweredRequests
 
 SCOPE = {"type": "http", "http_version": "1.1", "method": "GET", "path": "/x", "headers": [], "state": {}}
 START = {"type": "http.response.start", "status": 200, "headers": []}
@@ -28,7 +28,7 @@ async def sent_by(messages: list[Message]) -> list[Message]:
         sent.append(message)
 
     try:
-        await LastResort(application)(dict(SCOPE), receive, send)
+        await UnansweredRequests(application)(dict(SCOPE), receive, send)
     except RuntimeError:
         sent.append({"type": "raised"})
     return sent
