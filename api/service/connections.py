@@ -58,6 +58,8 @@ class BoundedConnection(HttpToolsProtocol):
         self._is_in_headers = True
         """Headers are expected, or have arrived in part."""
         self._header_bytes = 0
+        self._bytes_of_no_body = 0
+        """Of chunk sizes and trailers, since the last byte of a body."""
         self._is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -91,22 +93,34 @@ class BoundedConnection(HttpToolsProtocol):
         if self._is_in_headers and self._deadline is None:
             self._start_deadline(self._limits.header_seconds)
         self._header_bytes += len(piece)
+        self._bytes_of_no_body += len(piece)
         super().data_received(piece)
         if not self._is_in_headers:
             self._header_bytes = 0
-        elif self._header_bytes >= MAX_HEADER_BYTES and not self._is_refused:
-            most = MAX_HEADER_BYTES // 1024
-            self._refuse(Problem("headers_too_large", f"Send a request line and headers below {most} KiB."))
+        unread = self._header_bytes if self._is_in_headers else self._bytes_of_no_body
+        if unread >= MAX_HEADER_BYTES and not self._is_refused:
+            limit = MAX_HEADER_BYTES // 1024
+            self._refuse(Problem("headers_too_large", f"Send a request line, headers and trailers below {limit} KiB."))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._is_in_headers = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Leave out trailers: nobody reads them, and they would stand among the headers."""
+        if self._is_in_headers:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._bytes_of_no_body = 0
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         if not self.url.startswith(b"/"):
             self._read_target()
         super().on_headers_complete()
         self._is_in_headers = False
+        self._bytes_of_no_body = 0
         self._start_deadline(self._limits.body_seconds)
 
     def on_message_complete(self) -> None:

@@ -27,6 +27,9 @@ _MOST_ERRORS = 20_000
 _MOST_BYTES = 16 << 20
 """Bytes times branches, since each error holds the value."""
 
+_MOST_MATCHED_BYTES = 8 << 20
+"""Bytes times branches, if the schema has patterns: each of them may read all of a text."""
+
 _MOST_LOOKS = 100
 """Parts of a large value that are looked at for the mismatch."""
 
@@ -63,9 +66,12 @@ class Schema:
     """A schema that values can be checked against. Its messages contain `mask` instead of values."""
 
     def __init__(self, document: JsonObject, mask: str | None = None) -> None:
+        """Its draft and its own address are left out: they would lead the library to another draft or document."""
+        document = {name: value for name, value in document.items() if name not in ("$schema", "$id")}
         self._document = document
         self._mask = mask
         self._branches = count_branches(document)
+        self._has_patterns = b'"pattern' in to_json(document)
         if self._branches > MAX_BRANCHES:
             raise UnusableSchema(
                 f"Over {MAX_BRANCHES:,} branches may have to be tried for one value. "
@@ -84,12 +90,15 @@ class Schema:
         """The first mismatch that is found; null if the value fits."""
         if check_nesting(value) * self._branches > _MOST_CHECKS:
             return Mismatch((), (), "", "there are too many values for a schema with so many branches")
+        if self._has_patterns and len(to_json(value)) * self._branches > _MOST_MATCHED_BYTES:
+            return Mismatch((), (), "", "there is too much text for a schema with so many branches and a pattern")
         if self._whole.is_valid(value):
             return None
         part = self._small_part(_Part(value, (), self._document, ()))
-        if not self._is_small(part.value):
+        errors = self._validator(part).iter_errors(part.value) if self._is_small(part.value) else ()
+        error = next(iter(errors), None)
+        if error is None:
             return Mismatch(part.path, part.place, "", f"{self._mask or 'the value'} does not fit the schema")
-        error = next(iter(self._validator(part).iter_errors(part.value)))
         path = part.path + tuple(error.instance_path)
         return Mismatch(path, tuple(error.schema_path), error.kind.name, error.message)
 

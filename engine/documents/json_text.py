@@ -6,7 +6,7 @@ ends the process. So nesting is checked first, without recursion.
 
 import json
 from collections.abc import Callable, Iterable
-from itertools import chain
+from itertools import chain, islice
 from types import NoneType
 from typing import Any
 
@@ -49,7 +49,7 @@ def check_nesting(value: object, levels: int = MAX_NESTING) -> int:
     count = 0
     for _ in range(levels):
         containers = [outer for outer in inside if type(outer) not in _SCALARS]
-        inside = list(chain.from_iterable(map(_children, containers)))
+        inside = list(islice(chain.from_iterable(map(_children, containers)), _MOST_VALUES + 1))
         if not inside:
             return count
         count += len(inside)

@@ -25,6 +25,8 @@ class UnusableSchema(ValueError):
 class _Applied:
     """The subschemas that one schema applies, by their numbers."""
 
+    own: int = 1
+    """What the schema itself costs: a value is compared with each object and array of an `enum`."""
     in_place: list[int] = field(default_factory=list)
     """To the same value."""
     to_one_property: list[int] = field(default_factory=list)
@@ -81,12 +83,12 @@ def _count(applied: _Applied, same: list[int], inside: list[int] | None) -> int:
     """How many subschemas are applied to a value that is some levels inside; `inside` is for one level less."""
     count = sum(same[number] for number in applied.in_place)
     if inside is None:
-        return count + 1
+        return count + applied.own
     in_object = max((inside[number] for number in applied.to_one_property), default=0)
     in_object += sum(inside[number] for number in applied.to_properties)
     in_list = max((inside[number] for number in applied.to_one_item), default=0)
     in_list += sum(inside[number] for number in applied.to_items)
-    return min(count + max(in_object, in_list), MAX_BRANCHES + 1)
+    return min(applied.own - 1 + count + max(in_object, in_list), MAX_BRANCHES + 1)
 
 
 def _innermost_first(schemas: list[_Applied]) -> list[int]:
@@ -138,6 +140,9 @@ class _Reader:
     def _read(self, schema: JsonObject, applied: _Applied) -> None:
         if "$id" in schema and schema is not self._document:
             raise UnusableSchema("`$id` is possible at the top of a schema only.")
+        enum = schema.get("enum")
+        if isinstance(enum, list):
+            applied.own += sum(isinstance(each, list | dict) for each in enum)
         for keyword, place in _PLACES.items():
             if keyword in schema:
                 numbers: list[int] = getattr(applied, place)

@@ -24,8 +24,8 @@ MAX_LINES = 256
 
 _HELD = 4
 """A reply or an event may have this many times the bytes of an answer: JSON writes some letters in six bytes."""
-_IN_ALL = 16
-"""A stream may have this many times the bytes of an answer: each of its events repeats ids and names."""
+_IN_ALL = 256
+"""A stream may have this many times the bytes of an answer: each of its events repeats ids and names, for one token."""
 _PIECE_BYTES = 4_096
 """How much the SDK is given at once, some 20 tokens; then others have their turn."""
 
@@ -89,7 +89,7 @@ class _BoundedBody(httpx2.AsyncByteStream):
         self._most_in_all = (_HELD if is_read_at_once else _IN_ALL) * limits.max_bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        is_stream = self._received.headers.get("content-type", "").startswith("text/event-stream")
+        is_stream = self._received.headers.get("content-type", "").lower().startswith("text/event-stream")
         async for data in self._events() if is_stream else self._document():
             problem = _problem_of_events(data) if is_stream else _problem_of_values(data)
             if problem is not None:
@@ -131,7 +131,10 @@ def _check_size(buffer: bytearray, size: int, most: int) -> None:
     """Raises `AnswerRefused` if the size is too large. The buffer is emptied then: the traceback refers to it."""
     if size > most:
         buffer.clear()
-        raise AnswerRefused("invalid_output", f"it is larger than {most:,} bytes on the wire")
+        raise AnswerRefused(
+            "invalid_output",
+            f"it is larger than {most:,} bytes on the wire; raise SPANLOOM_MAX_ANSWER_BYTES if it may be",
+        )
 
 
 def _problem_of_values(data: bytes) -> str | None:
@@ -146,15 +149,20 @@ def _problem_of_values(data: bytes) -> str | None:
 
 def _problem_of_events(events: bytes) -> str | None:
     """Whether one of the events is too much. Where all of them together are not, none is."""
-    if len(events) <= MAX_MARKS and events.count(b"\n") <= MAX_LINES:
+    if len(events) <= MAX_MARKS and _lines(events) <= MAX_LINES:
         return None
     for event in _BETWEEN_EVENTS.split(events):
-        if event.count(b"\n") > MAX_LINES:
+        if _lines(event) > MAX_LINES:
             return f"an event of its stream has more than {MAX_LINES} lines"
         problem = _problem_of_values(event)
         if problem is not None:
             return problem
     return None
+
+
+def _lines(events: bytes) -> int:
+    """How many lines there are at most: SDKs take a lone CR for a line break, too."""
+    return events.count(b"\n") + events.count(b"\r")
 
 
 def _with_possible_counts(data: bytes, is_stream: bool) -> bytes:

@@ -92,6 +92,9 @@ _SAID = {
     "invalid_output": "sent an answer that is not taken",
     "provider_error": "failed or sent an unreadable response",
 }
+_SHORTEST_SECRET = 5
+"""Shorter is the placeholder for a server that needs no key: a word of many messages."""
+
 MAX_SAID = 300
 """Characters of a provider's own message that are kept: some repeat the whole request."""
 
@@ -132,7 +135,7 @@ def failure_of(
     response, said = _response(error), str(refused or error)
     code = refused.code if refused else _code(error, codes, response, said)
     status = f" ({response.status_code})" if response is not None else ""
-    secrets = (secret,) if secret else ()
+    secrets = (secret,) if secret and len(secret) >= _SHORTEST_SECRET else ()
     shown = redact(said, *secrets)
     shown = shown if len(shown) <= MAX_SAID else shown[:MAX_SAID] + "…"
     message = error_text(f"{provider} {_SAID[code]}{status}, model {model}: {shown}", *secrets)

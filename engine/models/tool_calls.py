@@ -38,7 +38,7 @@ class JoinedCalls:
             pieces = self._pieces_of(chunk)
             pieces.names.append(name)
             pieces.arguments.append(arguments)
-            size += len(name) + len(arguments)
+            size += len(chunk["id"] or "") + len(name) + len(arguments)
         return size
 
     def parsed(self) -> tuple[list[LangChainToolCall], list[InvalidToolCall]]:

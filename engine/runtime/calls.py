@@ -113,7 +113,7 @@ async def _stream(
 def _check_size(visit: Visit, reply: ModelReply) -> None:
     """Raises `ModelFailure` for an answer that is too large. A model that reads from a provider stops before."""
     limits = visit.context.resources.answer_limits
-    size = size_of([reply.text, [call["arguments"] for call in reply.tool_calls]], limits.max_bytes)
+    size = size_of([reply.text, [*reply.tool_calls]], limits.max_bytes)
     _refuse(limits.problem(size, len(reply.tool_calls)), reply.usage)
 
 

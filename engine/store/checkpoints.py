@@ -115,7 +115,8 @@ class Checkpoints:
         found: dict[str, list[int]] = {}
         for name in await self._threads():
             execution_id, _, attempt = name.rpartition(":")
-            found.setdefault(execution_id, []).append(int(attempt))
+            if attempt.isdecimal():  # other applications may keep their threads in the same tables
+                found.setdefault(execution_id, []).append(int(attempt))
         return found
 
     async def delete_thread(self, execution_id: str, attempts: Iterable[int]) -> None:
@@ -291,7 +292,7 @@ async def _postgres(url: str) -> AsyncIterator[Checkpoints]:
     class PostgresSaver(_InsistentSaver, AsyncPostgresSaver):
         """The saver of one pool."""
 
-        trouble = (OperationalError, InterfaceError, TimeoutError)
+        trouble = (OperationalError, InterfaceError, TimeoutError, errors.ReadOnlySqlTransaction)
 
     settings = {
         "autocommit": True,

@@ -151,7 +151,8 @@ async def _make_claimable(
 def _is_due() -> ColumnElement[bool]:
     """A paused execution without a due time waits for its answer."""
     at_once = and_(_control.status.in_((Status.QUEUED, Status.RUNNING)), _control.not_before.is_(None))
-    return or_(at_once, _control.not_before <= now_sql())
+    due = and_(_control.status.in_((Status.QUEUED, Status.RUNNING, Status.PAUSED)), _control.not_before <= now_sql())
+    return or_(at_once, due)  # each part implies the condition of the partial index
 
 
 def _claim_statement(lease: Lease) -> Any:

@@ -72,6 +72,8 @@ class WorkflowValidator:
         return _validation(static, findings, (*static.layers, Layer.SECURITY, Layer.CAPABILITY))
 
     def _static(self, document: Json) -> _Static:
+        if isinstance(document, dict) and (oversized := tuple(schema.too_many(document))):
+            return _Static(oversized, (Layer.SCHEMA,))
         try:
             data = to_json(document)
         except TypeError:
@@ -88,8 +90,6 @@ def _check_document(data: bytes) -> _Static:
     if len(data) > schema.MAX_DOCUMENT_BYTES:
         message = f"The document is larger than {schema.MAX_DOCUMENT_BYTES:,} bytes."
         return _Static((Finding("schema.too_large", "", message),), (Layer.SCHEMA,))
-    if oversized := tuple(schema.too_many(document)):
-        return _Static(oversized, (Layer.SCHEMA,))
     parsed = schema.parse(document)
     findings = [*parsed.findings[:MAX_FINDINGS_OF_A_RULE], *_run(schema.CHECKS, lambda rule: rule(parsed))]
     if parsed.graph is None or _has_error(findings):

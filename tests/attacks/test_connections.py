@@ -178,6 +178,21 @@ async def test_headers_are_bounded(server: ServerProcess) -> None:
         assert received.count(b"HTTP/1.1 200 OK") == sent.count(b"GET ")
 
 
+async def test_trailers_are_bounded_and_are_no_headers(server: ServerProcess) -> None:
+    body = b'{"source":{"kind":"chat"},"input":{"message":"hi"}}'
+    head = (
+        b"POST /v1/executions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n" % (len(body), body)
+    )
+    for trailers in (b"a: b\r\n" * 300_000, b"a: " + b"b" * 5_000_000 + b"\r\n"):
+        peer = await Peer.of(server)
+        peer.writer.write(head + trailers + b"\r\n")
+        assert (await peer.rest()).startswith(b"HTTP/1.1 431 ")
+    peer = await Peer.of(server)
+    peer.writer.write(head + b"Content-Type: text/plain\r\n\r\n")
+    assert (await peer.rest()).startswith(b"HTTP/1.1 200 ")
+
+
 async def test_one_address_has_few_connections(server: ServerProcess) -> None:
     assert await is_well(server)
     peers = [await Peer.of(server) for _ in range(MOST_CONNECTIONS)]

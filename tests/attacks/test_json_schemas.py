@@ -156,6 +156,39 @@ def test_what_does_not_fit_is_said_in_little_time_and_memory() -> None:
     assert [result for result in results if result[2] > SECONDS or result[3] > MEBIBYTES] == []
 
 
+def test_objects_that_a_value_is_compared_with_count() -> None:
+    schema: dict[str, Any] = {"items": {"not": {"enum": [{"a": number} for number in range(1_500)]}}}
+    with pytest.raises(UnusableSchema, match="Over 1,000 branches"):
+        compiled(schema)
+    compiled({"enum": [f"text {number}" for number in range(5_000)]})
+
+
+def test_many_patterns_read_no_long_text() -> None:
+    checked = compiled({"$defs": {"p": {"pattern": "^(\\w{1,50}x){1,20}$"}}, "anyOf": [{"$ref": "#/$defs/p"}] * 400})
+    began = time.process_time()
+    mismatch = checked.find_mismatch("x" * 250_000)
+    assert time.process_time() - began < SECONDS
+    assert mismatch is not None
+    assert "too much text" in mismatch.message
+    assert checked.find_mismatch("y" * 1_000) is not None
+    assert checked.find_mismatch("yx") is None
+
+
+@pytest.mark.parametrize("name", ["$schema", "$id"])
+def test_a_schema_of_another_draft_or_address_is_read_as_one_of_ours(name: str) -> None:
+    for value in ("http://json-schema.org/draft-07/schema#", "https://example.com/meta", "root"):
+        schema: dict[str, Any] = {
+            name: value,
+            "properties": {"a": {"$ref": "#/definitions/x", "minimum": 10}},
+            "definitions": {"x": {"type": "integer"}},
+        }
+        checked = compiled(schema)
+        mismatch = checked.find_mismatch({"a": 5})
+        assert mismatch is not None
+        assert (mismatch.path, mismatch.keyword) == (("a",), "minimum")
+        assert checked.find_mismatch({"a": 12}) is None
+
+
 def test_the_place_in_a_large_value_is_found() -> None:
     schema: dict[str, Any] = {
         "$defs": {"row": {"properties": {"name": {"type": "string"}, "tags": {"items": {"enum": ["a", "b"]}}}}},

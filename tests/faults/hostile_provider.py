@@ -89,12 +89,6 @@ async def _honest(wire: Wire) -> None:
     await wire.answer(pieces, lambda: wire.dialect.whole("Hello there", [], wire.counts))
 
 
-async def _silent(wire: Wire) -> None:
-    """No usage."""
-    wire.counts = None
-    await _honest(wire)
-
-
 async def _endless(wire: Wire, piece: Callable[[Dialect], bytes]) -> None:
     await wire.begin(content_type=_EVENTS)
     await wire.send(wire.dialect.opening(wire.counts))
@@ -224,7 +218,6 @@ async def _wrong_type(wire: Wire) -> None:
 
 ATTACKS: Mapping[str, Attack] = {
     "honest": _honest,
-    "silent": _silent,
     "endless": partial(_endless, piece=lambda dialect: dialect.text("word ")),
     "endless-reasoning": partial(_endless, piece=lambda dialect: dialect.reasoning("word ")),
     "endless-nothing": partial(_endless, piece=lambda dialect: dialect.nothing()),

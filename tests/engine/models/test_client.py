@@ -62,10 +62,10 @@ async def test_a_document_or_event_of_four_answers_is_too_large(stream: bool, co
         await received(*[b"a" * 1_000] * 401, content_type=content_type, stream=stream)
 
 
-async def test_a_stream_of_sixteen_answers_is_too_large() -> None:
-    event = b"data: 1\n\n".rjust(1_000, b" ")
-    assert len(await received(*[event] * 1_600, content_type=EVENTS, stream=True)) == 1_600_000
-    with pytest.raises(AnswerRefused, match="larger than 1,600,000 bytes"):
+async def test_a_stream_of_256_answers_is_too_large() -> None:
+    event = b"data: 1\n\n".rjust(16_000, b" ")
+    assert len(await received(*[event] * 1_600, content_type=EVENTS, stream=True)) == 25_600_000
+    with pytest.raises(AnswerRefused, match="larger than 25,600,000 bytes"):
         await received(*[event] * 1_601, content_type=EVENTS, stream=True)
 
 
@@ -103,3 +103,15 @@ async def test_no_redirect_is_followed_whatever_the_sdk_asks_for(status: int) ->
         with pytest.raises(AnswerRefused, match="redirects elsewhere"):
             await client.post(URL, headers={"x-api-key": "secret"}, follow_redirects=True)
     assert asked == [URL]
+
+
+async def test_a_lone_carriage_return_is_a_line_break_too() -> None:
+    with pytest.raises(AnswerRefused, match="lines"):
+        await received(b"data: " + b"a\r" * (MAX_LINES + 1) + b"\n\n", content_type=EVENTS, stream=True)
+
+
+async def test_an_event_of_few_letters_may_be_large() -> None:
+    chunk = b'data: {"choices": [{"delta": {"content": "word"}}], "x": "' + b"x" * 270 + b'"}\n\n'
+    sent = chunk * (LIMITS.max_bytes // 4)
+    pieces = [sent[start : start + 65_536] for start in range(0, len(sent), 65_536)]
+    assert len(await received(*pieces, content_type="Text/Event-Stream; charset=utf-8", stream=True)) == len(sent)

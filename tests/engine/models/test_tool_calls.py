@@ -46,3 +46,7 @@ def test_many_pieces_take_time_in_proportion() -> None:
     assert size == 400_000
     assert len(joined.parsed()[1]) == 1
     assert time.process_time() - began < 10  # what is quadratic takes hours
+
+
+def test_everything_that_is_kept_of_a_piece_counts() -> None:
+    assert JoinedCalls().add([piece("{}", id="call-1", name="add")]) == len("{}call-1add")

@@ -116,6 +116,9 @@ async def test_what_a_late_attempt_still_writes_is_deleted(runtime: Runtime, mod
     await runtime.checkpoints.keep(execution.id, 1, b"{}")
     await runtime.checkpoints.keep(execution.id, 2, b"{}")
     await runtime.checkpoints.keep("of an execution that control does not know", 1, b"{}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.store.checkpoints.thread_id", lambda execution_id, attempt: "of another application")
+        await runtime.checkpoints.keep(execution.id, 3, b"{}")
     job = asyncio.create_task(
         keep_deleting(runtime.database, runtime.checkpoints, every_seconds=0.01), name="leftover checkpoints"
     )
