@@ -22,7 +22,8 @@ MAX_VALUES = 2_000_000
 
 _LARGE = "is an integer beyond ±(2^53 − 1)"
 _WRITTEN_WITH_EXPONENT = 1e21
-_PLAIN_TYPES = frozenset({dict, list, str, int, float, bool, type(None)})
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_PLAIN_TYPES = _SCALARS | {dict, list}
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s"{}\[\],:]+')
 _SEARCHED_TOKENS = 50_000
 """How far the place of a duplicate key is searched for, which is slow."""
@@ -68,13 +69,15 @@ def find_flaw(document: object) -> Flaw | None:
             index, reason = next((i, found) for i, value in enumerate(values) if (found := _reason_against(value)))
             return Flaw(_pointer(levels, index), "value", reason)
         levels.append(values)
-        containers = (value for value in values if isinstance(value, dict | list) and value)
+        containers = [value for value in values if type(value) not in _SCALARS and value]
         values = list(chain.from_iterable(map(_children, containers)))
     return None
 
 
-def _children(container: dict[object, object] | list[object]) -> Iterable[object]:
-    return container.values() if isinstance(container, dict) else container
+def _children(container: object) -> Iterable[object]:
+    if isinstance(container, dict):
+        return container.values()
+    return container if isinstance(container, list) else ()
 
 
 def _first_container(values: list[object]) -> int | None:
