@@ -158,7 +158,7 @@ class Deltas:
 _sum_cells = itemgetter(*ROLLUP_SUMS)
 
 
-@lru_cache(maxsize=4_096)
+@lru_cache(maxsize=256)
 def bucket_hour(execution_id: str) -> datetime:
     """The hour in which the execution's id was made. Raises ValueError if it is no UUID."""
     return accepted_at(execution_id).replace(minute=0, second=0, microsecond=0)

@@ -101,7 +101,7 @@ def _identity(fields: Attributes) -> Identity:
 
 
 # All signals of one attempt share an identity.
-_make_identity = cast(Callable[..., Identity], lru_cache(maxsize=2_048)(Identity))
+_make_identity = cast(Callable[..., Identity], lru_cache(maxsize=256)(Identity))
 
 
 def _kind(fields: Attributes, attributes: Attributes) -> Kind:

@@ -212,7 +212,7 @@ def _one(carrier: _Carrier, key: str, value: Value) -> bytes:
 
 
 # A cache: names and outcomes recur, and ids while their execution runs.
-_common = cast(Callable[[_Carrier, str, Value], bytes], lru_cache(maxsize=4_096, typed=True)(_one))
+_common = cast(Callable[[_Carrier, str, Value], bytes], lru_cache(maxsize=2_048, typed=True)(_one))
 
 
 def _resource(attributes: Attributes) -> Resource:

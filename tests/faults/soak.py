@@ -173,6 +173,10 @@ class Memory:
             self.samples.append((loop.time() - began, resident_mib(self.server.pid)))
             await asyncio.sleep(every_seconds)
 
+    def mib_after(self, seconds: float) -> float:
+        """The memory at that time."""
+        return next(round(mib, 1) for at, mib in self.samples if at >= seconds)
+
     def slope_mib_per_hour(self, after_seconds: float) -> float:
         """The median slope between samples (Theil and Sen), from so many seconds on."""
         samples = [sample for sample in self.samples if sample[0] >= after_seconds]

@@ -171,4 +171,6 @@ async def look(around: World, attacked: set[str], memory: Memory, figure: Figure
     )
     figure.none("violations", await around.violations())
     if IS_LONG:
+        figure.size("MiB after the warm-up", memory.mib_after(WARM_UP_SECONDS))
+        figure.size("MiB at the end", memory.mib_after(memory.samples[-1][0]))
         figure.reach("MiB an hour", memory.slope_mib_per_hour(WARM_UP_SECONDS), at_most=MOST_MIB_PER_HOUR)
