@@ -35,7 +35,7 @@ signals from the Collector.
 """
 
 _BACKLOG = 2_048
-_GARBAGE_THRESHOLDS = (50_000, 20, 20)
+_GARBAGE_THRESHOLDS = (10_000, 5, 5)
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +82,7 @@ async def serve(
 def _collect_garbage_rarely() -> None:
     """Leave what is loaded by now out of the garbage collection, and collect after more allocations than by default.
 
-    A body of 1 MiB can hold 350,000 arrays. With the defaults they cause 500 collections, three times the work of
-    reading them.
+    Not after many more: of a refused answer of 5 MB, few objects hold much memory until the next collection.
     """
     gc.collect()
     gc.freeze()

@@ -17,7 +17,7 @@ from engine.graph import Json
 MAX_DEPTH = 32
 MAX_INTEGER = 2**53 - 1
 
-MAX_VALUES = 2_000_000
+MAX_VALUES = 150_000
 """More values than bytes that requests may have; it bounds the work for Python values that contain themselves."""
 
 _LARGE = "is an integer beyond ±(2^53 − 1)"
