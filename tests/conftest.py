@@ -87,13 +87,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(autouse=True)
-def log_levels() -> Iterator[None]:
-    """A test that configures the log leaves the level of each logger as it was."""
-    levels = {name: logging.getLogger(name).level for name in ("", *logging.root.manager.loggerDict)}
-    yield
-    for name in logging.root.manager.loggerDict:
-        logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
-    logging.root.setLevel(levels[""])
+def log_levels() -> None:
+    """A test finds the levels of loggers as Python has them, whatever log another test or fixture has configured."""
+    logging.root.setLevel(logging.WARNING)
+    for name in ("spanloom", "engine", "telemetry", "api", "alembic", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
