@@ -54,16 +54,9 @@ async def pending(database_url: str) -> list[str]:
     if _may_exist(url):
         async with Database(database_url) as database, database.read() as connection:
             current = await connection.run_sync(_current)
-    if current == [max(_known())]:
-        return []
-    from alembic.script import ScriptDirectory
-
-    scripts = ScriptDirectory(str(scripts_folder()))
-    known = [script.revision for script in scripts.walk_revisions()]
-    if not set(current) <= set(known):
+    if not set(current) <= set(_known()):
         raise _too_new(safe_name(url))
-    applied = {script.revision for head in current for script in scripts.iterate_revisions(head, "base")}
-    return [revision for revision in reversed(known) if revision not in applied]
+    return [revision for revision in _known() if revision > max(current, default="")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +94,12 @@ class Loss:
 
 async def find_move(database_url: str, revision: str) -> Move:
     """The way to a revision, `base` or `head`. Raises `Unavailable`, also for a revision that this program lacks."""
-    from alembic.script import ScriptDirectory
-
     waiting = await pending(database_url)
-    known = [script.revision for script in ScriptDirectory(str(scripts_folder())).walk_revisions()][::-1]
-    places = ["base", *known]
-    wanted = known[-1] if revision == "head" else revision
+    places = ["base", *_known()]
+    wanted = places[-1] if revision == "head" else revision
     if wanted not in places:
-        raise Unavailable(f"this program has no revision {revision}; it has base, {', '.join(known)}")
-    now, then = len(known) - len(waiting), places.index(wanted)
+        raise Unavailable(f"this program has no revision {revision}; it has {', '.join(places)}")
+    now, then = len(_known()) - len(waiting), places.index(wanted)
     revisions = places[now + 1 : then + 1] if then >= now else places[then + 1 : now + 1][::-1]
     return Move(places[now], wanted, revisions, is_down=then < now)
 
@@ -124,9 +114,9 @@ async def losses(database_url: str, move: Move) -> list[Loss]:
 async def require_current(connection: AsyncConnection, name: str) -> None:
     """Raises `Unavailable` if the schema is not the one of this program. Cheaper than `pending`; `name` is shown."""
     current = await connection.run_sync(_current)
-    if set(current) - _known():
+    if not set(current) <= set(_known()):
         raise _too_new(name)
-    if current != [max(_known())]:
+    if current != [_known()[-1]]:
         raise Unavailable("the schema of the database is older than this program; run `spanloom migrate`")
 
 
@@ -170,16 +160,16 @@ def _count(connection: Connection, dropped: Sequence[tuple[str, str | None]]) ->
 
 
 @cache
-def _known() -> frozenset[str]:
-    """The revisions of the scripts, from their file names."""
+def _known() -> tuple[str, ...]:
+    """The revisions of the scripts in their order, from their file names: each follows the one before."""
     files = (scripts_folder() / "versions").glob("[0-9]*.py")
-    return frozenset(file.name.partition("_")[0] for file in files)
+    return tuple(sorted(file.name.partition("_")[0] for file in files))
 
 
 def _too_new(name: str) -> Unavailable:
     return Unavailable(
         f"the database {name} has a newer schema than this program; install a newer one, or go back with "
-        f"it: spanloom migrate --to {max(_known())}"
+        f"it: spanloom migrate --to {_known()[-1]}"
     )
 
 

@@ -28,9 +28,14 @@ class NotJson(TypeError):
     """The value cannot be written as JSON. The message is the end of a sentence that begins with the value."""
 
 
-def to_json(value: object, *, options: int = 0, default: Callable[[Any], Any] | None = None) -> bytes:
-    """The value as JSON; `options` and `default` are those of orjson. Raises `NotJson`."""
-    check_nesting(value, _MOST_LEVELS)
+def to_json(
+    value: object, *, levels: int = _MOST_LEVELS, options: int = 0, default: Callable[[Any], Any] | None = None
+) -> bytes:
+    """The value as JSON; `options` and `default` are those of orjson.
+
+    Raises `NotJson`, also for a value that is nested `levels` deep.
+    """
+    check_nesting(value, levels)
     try:
         return orjson.dumps(value, default, options)
     except orjson.JSONEncodeError as error:

@@ -3,7 +3,7 @@
 import asyncio
 from time import monotonic
 
-from engine.documents.json_text import MAX_NESTING, NotJson, check_nesting, to_json
+from engine.documents.json_text import MAX_NESTING, NotJson, to_json
 from engine.errors import (
     ExecutionFailure,
     Failure,
@@ -28,8 +28,8 @@ from engine.security.redaction import error_text
 from engine.tracing.spans import NodeSpan
 
 MAX_OUTPUT_BYTES = 262_144
-_LEVELS_OF_A_CHANGE = 5
-"""Levels around the deepest value in a change: the arguments of a message's tool calls."""
+_MOST_LEVELS_OF_A_CHANGE = MAX_NESTING + 5
+"""The deepest values in a change are the arguments of a message's tool calls, five levels inside."""
 
 
 class Stopped(Exception):
@@ -218,10 +218,8 @@ class Walker:
         Raises `OutputInvalid` if it is not JSON, nested too deep or too large.
         """
         try:
-            check_nesting(result.output)
-            check_nesting(result.change, MAX_NESTING + _LEVELS_OF_A_CHANGE)
-            output = len(to_json(result.output))
-            change = 0 if result.change is NO_CHANGE else len(to_json(result.change))
+            output = len(to_json(result.output, levels=MAX_NESTING))
+            change = 0 if result.change is NO_CHANGE else len(to_json(result.change, levels=_MOST_LEVELS_OF_A_CHANGE))
         except NotJson as error:
             raise OutputInvalid(f"the node's output {error}") from error
         if output > MAX_OUTPUT_BYTES:

@@ -5,7 +5,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 
 from engine.documents.json_schema import compiled
-from engine.documents.json_text import NotJson, check_nesting, size_of, to_json
+from engine.documents.json_text import MAX_NESTING, NotJson, check_nesting, size_of, to_json
 from engine.errors import Failure, ModelFailure, NodeTimeout, OutputInvalid, ResourceMissing
 from engine.events import EventType
 from engine.graph import Json, JsonObject
@@ -220,8 +220,7 @@ def _failed_outcome(error: BaseException) -> ToolOutcome:
 
 def _result_text(result: Json, max_bytes: int) -> str:
     try:
-        check_nesting(result)
-        text = result if isinstance(result, str) else to_json(result).decode()
+        text = result if isinstance(result, str) else to_json(result, levels=MAX_NESTING).decode()
     except NotJson as error:
         raise OutputInvalid(f"the tool's result {error}") from error
     data = text.encode("utf-8", "replace")

@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from engine.database.database import Database
 from engine.graph import JsonObject
+from engine.store import langgraph_private
 from engine.store.claims import MAX_CRASHES
 from tests.engine.harness import graph
 from tests.faults.figures import Figures, on, short_or_long
@@ -165,7 +166,7 @@ async def checkpointed(database: Database) -> list[str]:
     deadline = time.monotonic() + 15
     while True:
         async with database.read() as connection:
-            threads = (await connection.execute(text("SELECT DISTINCT thread_id FROM checkpoints"))).scalars().all()
+            threads = (await connection.execute(text(langgraph_private.THREADS))).scalars().all()
         if not threads or time.monotonic() > deadline:
             return list(threads)
         await asyncio.sleep(0.2)

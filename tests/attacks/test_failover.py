@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import asyncpg  # type: ignore[import-untyped]  # asyncpg ships no types
 import pytest
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
@@ -24,6 +23,7 @@ from engine.store import control
 from engine.store.checkpoints import _InsistentSaver
 from engine.testing.models import Say, ScriptedModel, ScriptedModels
 from tests.engine.harness import graph
+from tests.faults.connections import cut_connections
 from tests.faults.figures import Figures, short_or_long
 from tests.workflow_runner import OWNER, request
 
@@ -106,19 +106,6 @@ async def loaded(url: str) -> AsyncIterator[Load]:
             await asyncio.gather(*workers)
 
 
-async def cut(url: str) -> list[str]:
-    """Cut every connection but our own, as a failover does. Returns the last statement of each."""
-    connection = await asyncpg.connect(url)
-    try:
-        rows = await connection.fetch(
-            "SELECT query, pg_terminate_backend(pid) AS is_cut FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
-        )
-    finally:
-        await connection.close()
-    return [row["query"] for row in rows if row["is_cut"]]
-
-
 @pytest.mark.postgres
 @pytest.mark.timeout(SECONDS + 60)
 async def test_no_execution_fails_because_connections_were_cut(migrated_postgres_url: str, figures: Figures) -> None:
@@ -128,7 +115,7 @@ async def test_no_execution_fails_because_connections_were_cut(migrated_postgres
             while figure.hits["cuts"] < CUTS or figure.hits["checkpoint cuts"] < CHECKPOINT_CUTS:
                 await load.more(1)
                 await asyncio.sleep(chance.uniform(0, 0.2))
-                statements = await cut(migrated_postgres_url)
+                statements = await cut_connections(migrated_postgres_url)
                 figure.hit("cuts", len(statements))
                 figure.hit("checkpoint cuts", sum("checkpoint" in statement for statement in statements))
         figure.size("refused", load.refused)

@@ -119,6 +119,13 @@ class ServerProcess:
             raise ServiceBroken(f"{self.name} does not stop; its log ends with:\n{self.tail()}") from None
         return Stopped(code, time.monotonic() - began)
 
+    def resident_mib(self) -> float:
+        """The memory that the running server really has, on Linux."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) / 1_024
+        raise AssertionError(f"{self.name} has no memory")
+
     def logs(self) -> str:
         """The logs of all starts."""
         return "".join(self._log(number).read_text(errors="replace") for number in range(1, self.starts + 1))

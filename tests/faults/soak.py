@@ -5,18 +5,14 @@ killed, so that its memory can be watched.
 """
 
 import asyncio
-import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
 from statistics import median
-from typing import Any
-
-import asyncpg  # type: ignore[import-untyped]  # asyncpg ships no types
 
 from engine.graph import JsonObject
 from tests.engine.harness import graph
+from tests.faults.connections import connected, cut_connections
 from tests.faults.server_process import ServerProcess
 from tests.faults.world import World
 from tests.services.collector.server import Collector
@@ -38,11 +34,6 @@ HOSTILE = (
 )
 """Attacks of `tests.faults.hostile_provider`."""
 
-_NAME = "soak"
-_CUT = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND backend_type = 'client backend' AND application_name <> $1
-"""
 _DISK = """
 CREATE TABLE disk (is_full boolean NOT NULL);
 INSERT INTO disk VALUES (false);
@@ -75,8 +66,7 @@ class Faults:
     """The receiver of the Collector's signals."""
     collector: Collector
     chance: Random
-    control: Any
-    """A connection of asyncpg to the database, which stays."""
+    database_url: str
     attacked: set[str] = field(default_factory=set)
     """The executions that ask a hostile model."""
 
@@ -94,8 +84,7 @@ class Faults:
 
     async def cut(self) -> None:
         """End every connection to the database."""
-        cut = await self.control.fetch(_CUT, _NAME)
-        assert cut, "nobody was connected"
+        assert await cut_connections(self.database_url), "nobody was connected"
 
     async def freeze(self) -> None:
         """Freeze one of the servers."""
@@ -113,9 +102,13 @@ class Faults:
 
     async def fill(self) -> None:
         """Let the disk be full for a while."""
-        await self.control.execute("UPDATE disk SET is_full = true")
+        await self._set_full(True)
         await self._while(LEASE_SECONDS)
-        await self.control.execute("UPDATE disk SET is_full = false")
+        await self._set_full(False)
+
+    async def _set_full(self, is_full: bool) -> None:
+        async with connected(self.database_url) as connection:
+            await connection.execute("UPDATE disk SET is_full = $1", is_full)
 
     async def take_away(self) -> None:
         """Kill the Collector, and start it again after a while."""
@@ -146,16 +139,12 @@ def asking(attack: str) -> JsonObject:
     return graph([{**node, "stream": True}], ["start -> ask", "ask -> end"])
 
 
-@asynccontextmanager
-async def faults(around: World, ingest: ServerProcess, collector: Collector, chance: Random) -> AsyncIterator[Faults]:
+async def faults(around: World, ingest: ServerProcess, collector: Collector, chance: Random) -> Faults:
     """Faults around a world on PostgreSQL, all of whose tables are there."""
-    url = around.server.environment["SPANLOOM_DATABASE_URL"]
-    control = await asyncpg.connect(url, server_settings={"application_name": _NAME})
-    try:
-        await control.execute(_DISK)
-        yield Faults(around, ingest, collector, chance, control)
-    finally:
-        await control.close()
+    made = Faults(around, ingest, collector, chance, around.server.environment["SPANLOOM_DATABASE_URL"])
+    async with connected(made.database_url) as connection:
+        await connection.execute(_DISK)
+    return made
 
 
 @dataclass(slots=True)
@@ -170,7 +159,7 @@ class Memory:
         loop = asyncio.get_running_loop()
         began = loop.time()
         while not stop.is_set():
-            self.samples.append((loop.time() - began, resident_mib(self.server.pid)))
+            self.samples.append((loop.time() - began, self.server.resident_mib()))
             await asyncio.sleep(every_seconds)
 
     def mib_after(self, seconds: float) -> float:
@@ -182,9 +171,3 @@ class Memory:
         samples = [sample for sample in self.samples if sample[0] >= after_seconds]
         pairs = [(early, late) for number, early in enumerate(samples) for late in samples[number + 1 :]]
         return 3_600 * median((late[1] - early[1]) / (late[0] - early[0]) for early, late in pairs)
-
-
-def resident_mib(pid: int) -> float:
-    """The resident memory of a process."""
-    done = subprocess.run(["ps", "-o", "rss=", "-p", f"{pid}"], capture_output=True, text=True, check=True)
-    return int(done.stdout) / 1_024

@@ -77,10 +77,10 @@ async def test_what_is_too_large_is_refused_or_recorded_and_memory_stays(
             async with server_process(tmp_path, migrated_url, environment=environment) as server:
                 async with clients(server.url, tmp_path / "clients") as callers:
                     await callers.start(source=SOURCE, message="warm up", streaming=False)
-                    before = resident_mib(server.pid)
+                    before = server.resident_mib()
                     for _ in range(TIMES):
                         await one_of_each(callers, figure)
-                    figure.reach("MiB grown", resident_mib(server.pid) - before, at_most=MOST_GROWTH_MIB)
+                    figure.reach("MiB grown", server.resident_mib() - before, at_most=MOST_GROWTH_MIB)
                     async with Database(migrated_url) as database:
                         evidence = Evidence(clients=callers.ledger, provider=models.ledger)
                         figure.none("violations", await violations(database, evidence))
@@ -102,14 +102,6 @@ async def refusal(http: httpx2.AsyncClient, body: str) -> str:
     answer = await http.post("/v1/executions", content=body, headers={"content-type": "application/json"})
     assert "x-execution-id" not in answer.headers
     return f"{answer.status_code} {answer.json()['code']}"
-
-
-def resident_mib(pid: int) -> float:
-    """The memory that a process really has."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024 / MIB
-    raise AssertionError(f"the process {pid} has no memory")
 
 
 class Swelling(SpanProcessor, LogRecordProcessor):

@@ -100,10 +100,10 @@ async def test_a_service_that_is_hit_every_few_seconds_keeps_its_promises(
         ):
             ingest.launch()
             await begin_durably(around)
-            async with faults(around, ingest, collector, figure.chance("faults")) as wrong:
-                memory = Memory(around.server)
-                await hit_again_and_again(around, wrong, memory, figure)
-                await around.settled()
+            wrong = await faults(around, ingest, collector, figure.chance("faults"))
+            memory = Memory(around.server)
+            await hit_again_and_again(around, wrong, memory, figure)
+            await around.settled()
             await look(around, wrong.attacked, memory, figure)
 
 

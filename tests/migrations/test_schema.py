@@ -67,6 +67,11 @@ async def test_the_history_makes_the_declared_checks(database_url: str) -> None:
     assert sum(map(len, declared.values())) > 20
 
 
+def test_each_migration_follows_the_one_before_in_the_order_of_the_files() -> None:
+    revisions = [script.revision for script in ScriptDirectory(str(migrations.scripts_folder())).walk_revisions()]
+    assert revisions[::-1] == list(migrations._known())
+
+
 async def test_the_history_makes_the_declared_views(database_url: str) -> None:
     await migrations.upgrade(database_url)
     async with Database(database_url) as database, database.read() as connection:
