@@ -2,10 +2,10 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,13 @@ WORKERS = 6
 PAUSE_SECONDS = 0.5
 """How long a client thinks before it starts another execution."""
 
+WARM_UP_CLIENTS = 16
+WARM_UP_EXECUTIONS = short_or_long(8, 2_000)
+"""How many run before the first fault: a server's caches and arenas grow for some 1,500, faults or not."""
+
 WARM_UP_SECONDS = 300.0
+"""How long the faults have run before memory is judged: each has then hit twice."""
+
 MOST_MIB_PER_HOUR = 5.0
 SAMPLE_SECONDS = 5.0
 
@@ -99,7 +105,7 @@ async def test_a_service_that_is_hit_every_few_seconds_keeps_its_promises(
             ) as around,
         ):
             ingest.launch()
-            await begin_durably(around)
+            await warm_up(around)
             wrong = await faults(around, ingest, collector, figure.chance("faults"))
             memory = Memory(around.server)
             await hit_again_and_again(around, wrong, memory, figure)
@@ -107,11 +113,15 @@ async def test_a_service_that_is_hit_every_few_seconds_keeps_its_promises(
             await look(around, wrong.attacked, memory, figure)
 
 
-async def begin_durably(around: World) -> None:
-    """Run one execution with checkpoints, so that their tables are there."""
+async def warm_up(around: World) -> None:
+    """Run one execution with checkpoints, so that their tables are there; then what the clients will, without a fault."""
     told = await around.callers.start(source={"kind": "graph", "graph": STEPS}, overrides=POLICIES[2])
     answer = await around.callers.http.get(f"/v1/executions/{told.execution_id}")
     assert told.status == "completed", answer.text
+    turns = iter(range(WARM_UP_EXECUTIONS))
+    async with asyncio.TaskGroup() as group:
+        for number in range(WARM_UP_CLIENTS):
+            group.create_task(work(around.callers, turns, number), name="warm up")
 
 
 async def hit_again_and_again(around: World, wrong: Faults, memory: Memory, figure: Figure) -> None:
@@ -124,7 +134,10 @@ async def hit_again_and_again(around: World, wrong: Faults, memory: Memory, figu
         async with second_door(around) as other:
             doors = (around.callers, other)
             workers = [
-                group.create_task(work(doors[number % 2], stop, number), name="client") for number in range(WORKERS)
+                group.create_task(
+                    work(doors[number % 2], until(stop), number, pause_seconds=PAUSE_SECONDS), name="client"
+                )
+                for number in range(WORKERS)
             ]
             began = loop.time()
             for number in range(ROUNDS * len(KINDS)):
@@ -143,15 +156,18 @@ async def second_door(around: World) -> AsyncIterator[Clients]:
         yield replace(other, ledger=around.callers.ledger, numbers=around.callers.numbers)
 
 
-async def work(door: Clients, stop: asyncio.Event, number: int) -> None:
+def until(stop: asyncio.Event) -> Iterator[int]:
+    """Turns without end, until a stop is asked for."""
+    return takewhile(lambda _: not stop.is_set(), count())
+
+
+async def work(door: Clients, turns: Iterable[int], number: int, *, pause_seconds: float = 0.0) -> None:
     """One execution after the other: of every source, and with steps under every policy."""
-    for turn in count():
-        if stop.is_set():
-            return
+    for turn in turns:
         policy = POLICIES[(turn + number) % len(POLICIES)]
         source: JsonObject | None = {"kind": "graph", "graph": STEPS} if turn % 2 else None
         await door.start(source=source, overrides=policy if source else {}, on_disconnect="continue")
-        await asyncio.sleep(PAUSE_SECONDS)
+        await asyncio.sleep(pause_seconds)
 
 
 async def look(around: World, attacked: set[str], memory: Memory, figure: Figure) -> None:
