@@ -7,25 +7,36 @@ import difflib
 import os
 import sys
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AliasChoices, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from api.setting_values import (
+    Folders,
+    HostAndPort,
+    HttpUrl,
+    Listed,
+    LowerCase,
+    Places,
+    Port,
+    Ports,
+    ProviderAndModel,
+    Schedule,
+    Seconds,
+    SecretKeys,
+    Span,
+    Tokens,
+    TraceUrl,
+)
 from engine.errors import SpanloomError
 from engine.models.registry import ProviderSettings
-from engine.security.addresses import Exceptions
 from engine.security.redaction import know_secrets, mask_url, url_secrets
 
 PREFIX = "SPANLOOM_"
-
-MIN_SECRET = 32
-"""The shortest secret key and the shortest token, in characters."""
 
 _OF_TESTS = frozenset({"SPANLOOM_FAULTS", "SPANLOOM_FAULTS_SEED", "SPANLOOM_REQUIRE_ALL", "SPANLOOM_TEST_DATABASE_URL"})
 
@@ -34,82 +45,6 @@ class SettingsInvalid(SpanloomError):
     """A setting has a value that cannot be used."""
 
     code = "invalid_settings"
-
-
-def _split(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _trace_url(value: str) -> str:
-    if "{trace_id}" not in value:
-        raise ValueError("must contain {trace_id}, as in http://localhost:16686/trace/{trace_id}")
-    return value
-
-
-def _provider_and_model(value: str) -> str:
-    provider, _, model = value.partition(":")
-    if not (provider and model):
-        raise ValueError("is written as provider:model, as in openai:gpt-4.1-mini")
-    return value
-
-
-def _host_and_port(value: str) -> str:
-    host, _, port = value.rpartition(":")
-    if not (host and port.isascii() and port.isdigit() and int(port) < 65_536):
-        raise ValueError("is written as host:port, as in 127.0.0.1:8000")
-    return value
-
-
-def _http_url(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must be a URL with its scheme, as in http://127.0.0.1:4010/v1")
-    return value
-
-
-def _long_enough(texts: tuple[str, ...], name: str) -> tuple[str, ...]:
-    if any(len(text) < MIN_SECRET for text in texts):
-        raise ValueError(f"{name} has at least {MIN_SECRET} characters; make one with `openssl rand -hex 32`")
-    return texts
-
-
-def _schedule(seconds: tuple[float, ...]) -> tuple[float, ...]:
-    if not seconds or seconds[0] != 0:
-        raise ValueError("begins with 0, the first attempt, and lists the seconds before each further one")
-    return seconds
-
-
-def _exceptions(items: tuple[str, ...]) -> tuple[str, ...]:
-    try:
-        Exceptions.parse(items)
-    except ValueError:
-        raise ValueError("lists networks as in 10.1.0.0/16, and places as host:port") from None
-    return items
-
-
-Port = Annotated[int, Field(ge=0, le=65_535)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Span = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-"""Seconds or hours, more than 0."""
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
-Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-SecretKeys = Annotated[
-    tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(partial(_long_enough, name="a key"))
-]
-Tokens = Annotated[
-    tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(partial(_long_enough, name="a token"))
-]
-Schedule = Annotated[tuple[Seconds, ...], NoDecode, BeforeValidator(_split), AfterValidator(_schedule)]
-Places = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_exceptions)]
-Ports = Annotated[tuple[Port, ...], NoDecode, BeforeValidator(_split)]
-Folders = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -133,16 +68,14 @@ class Settings(BaseSettings):
         repr=False,
         description="Long random keys that seal secrets and sign signals, newest first (SQLite: else a file beside it)",
     )
-    bind: Annotated[str, AfterValidator(_host_and_port)] | None = Field(
+    bind: HostAndPort | None = Field(
         None, description="Address to listen on; loopback only, as there are no API keys yet (127.0.0.1:8000)"
     )
-    pipeline: Annotated[Literal["embedded", "collector"], BeforeValidator(_lower)] = Field(
+    pipeline: Annotated[Literal["embedded", "collector"], LowerCase] = Field(
         "embedded",
         description="How signals are recorded: embedded, or through the collector at OTEL_EXPORTER_OTLP_ENDPOINT",
     )
-    ingest_bind: Annotated[str, AfterValidator(_host_and_port)] = Field(
-        "127.0.0.1:8001", description="Address to listen on for the Collector"
-    )
+    ingest_bind: HostAndPort = Field("127.0.0.1:8001", description="Address to listen on for the Collector")
     ingest_tokens: Tokens = Field(
         (),
         repr=False,
@@ -156,7 +89,7 @@ class Settings(BaseSettings):
         description="Seconds after which a shipped signal that has not come back from the Collector is stored locally",
     )
     allowed_hosts: Listed = Field((), description="Host names that requests may use besides the loopback names")
-    trace_url: Annotated[str, AfterValidator(_trace_url)] | None = Field(
+    trace_url: TraceUrl | None = Field(
         None, description="URL of a trace in your trace store: http://localhost:16686/trace/{trace_id}"
     )
     prometheus_url: HttpUrl | None = Field(
@@ -165,7 +98,7 @@ class Settings(BaseSettings):
     traceparent: Literal["join", "link", "ignore"] = Field(
         "join", description="What executions do with the trace of the caller's traceparent header: join, link or ignore"
     )
-    model: Annotated[str, AfterValidator(_provider_and_model)] | None = Field(
+    model: ProviderAndModel | None = Field(
         None,
         description="provider:model for nodes that name none (the first provider with a key, else offline:extractive)",
     )
@@ -216,7 +149,7 @@ class Settings(BaseSettings):
     idempotency_hours: Span = Field(24.0, description="Hours for which an Idempotency-Key returns the same execution")
     max_queued: int = Field(1_000, ge=1, description="Maximum number of queued executions per owner")
     worker_slots: int = Field(64, ge=1, description="Maximum number of queued executions that a process runs at once")
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], LowerCase] = Field(
         "info", description="Lowest log level that is written"
     )
     log_format: Literal["text", "json"] | None = Field(None, description="text on terminals, else json")

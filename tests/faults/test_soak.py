@@ -114,7 +114,7 @@ async def test_a_service_that_is_hit_every_few_seconds_keeps_its_promises(
 
 
 async def warm_up(around: World) -> None:
-    """Run one execution with checkpoints, so that their tables are there; then what the clients will, without a fault."""
+    """Run one execution with checkpoints, so that their tables are there; then the clients' work without a fault."""
     told = await around.callers.start(source={"kind": "graph", "graph": STEPS}, overrides=POLICIES[2])
     answer = await around.callers.http.get(f"/v1/executions/{told.execution_id}")
     assert told.status == "completed", answer.text
