@@ -5,7 +5,7 @@ killed, so that its memory can be watched.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from random import Random
 from statistics import median
@@ -118,7 +118,11 @@ class Faults:
 
     async def ask_hostile_models(self) -> None:
         """Start executions whose models attack the service."""
-        for attack in self.chance.sample(HOSTILE, k=4):
+        await self.ask(self.chance.sample(HOSTILE, k=4))
+
+    async def ask(self, attacks: Iterable[str]) -> None:
+        """Start an execution for each of these attacks, without waiting for any."""
+        for attack in attacks:
             source: JsonObject = {"kind": "graph", "graph": asking(attack)}
             told = await self.around.callers.start(source=source, mode="async")
             if told.execution_id is not None:

@@ -19,7 +19,7 @@ from tests.faults.figures import IS_LONG, Figure, Figures, short_or_long
 from tests.faults.hostile_provider import KEY, hostile_provider
 from tests.faults.provider import Latency
 from tests.faults.server_process import server_process
-from tests.faults.soak import LEASE_SECONDS, Faults, Memory, faults
+from tests.faults.soak import HOSTILE, LEASE_SECONDS, Faults, Memory, faults
 from tests.faults.world import SECRET_KEY, World, world
 from tests.misbehaving_collector import TOKEN
 from tests.services.process import free_port
@@ -105,23 +105,30 @@ async def test_a_service_that_is_hit_every_few_seconds_keeps_its_promises(
             ) as around,
         ):
             ingest.launch()
-            await warm_up(around)
+            await begin_durably(around)
             wrong = await faults(around, ingest, collector, figure.chance("faults"))
+            await warm_up(around, wrong)
             memory = Memory(around.server)
             await hit_again_and_again(around, wrong, memory, figure)
             await around.settled()
             await look(around, wrong.attacked, memory, figure)
 
 
-async def warm_up(around: World) -> None:
-    """Run one execution with checkpoints, so that their tables are there; then the clients' work without a fault."""
+async def begin_durably(around: World) -> None:
+    """Run one execution with checkpoints, so that their tables are there."""
     told = await around.callers.start(source={"kind": "graph", "graph": STEPS}, overrides=POLICIES[2])
     answer = await around.callers.http.get(f"/v1/executions/{told.execution_id}")
     assert told.status == "completed", answer.text
+
+
+async def warm_up(around: World, wrong: Faults) -> None:
+    """Run what the clients will, then all attacks at once: memory that is used once is not given back."""
     turns = iter(range(WARM_UP_EXECUTIONS))
     async with asyncio.TaskGroup() as group:
         for number in range(WARM_UP_CLIENTS):
             group.create_task(work(around.callers, turns, number), name="warm up")
+    await wrong.ask(HOSTILE)
+    await around.settled()
 
 
 async def hit_again_and_again(around: World, wrong: Faults, memory: Memory, figure: Figure) -> None:
