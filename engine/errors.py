@@ -25,7 +25,7 @@ from typing import ClassVar
 
 from engine.report import ValidationReport
 from engine.result import ErrorClass
-from engine.usage import Usage
+from engine.usage import UsageReport
 
 
 class SpanloomError(Exception):
@@ -340,8 +340,8 @@ class ModelFailure(NodeFailure):
     """The provider answered with an error.
 
     `code` is per instance here: rate_limited overloaded provider_error connection timeout auth bad_request
-    context_too_long content_filter model_not_found empty_response invalid_output. `usage` is what the provider reported
-    all the same: a refused answer is paid for too.
+    context_too_long content_filter model_not_found empty_response invalid_output. `report` is what the provider has
+    reported all the same: an answer that is of no use is paid for too.
     """
 
     code = "provider_error"
@@ -353,12 +353,12 @@ class ModelFailure(NodeFailure):
         message: str,
         *,
         retry_after_seconds: float | None = None,
-        usage: Usage | None = None,
+        report: UsageReport | None = None,
     ) -> None:
         super().__init__(message)
         self._error_type = error_type
         self.retry_after_seconds = retry_after_seconds
-        self.usage = usage
+        self.report = report
 
     @property
     def error_type(self) -> str:

@@ -71,6 +71,8 @@ class Retry(Document):
     """Longest delay."""
     retry_on: list[str] | None = None
     """Error types that are retried; null means the node type's own list."""
+    max_paid_retries: int = Field(default=1, ge=0, le=9)
+    """Most retries of answers that were paid for and are of no use: `empty_response`, `invalid_output`."""
 
 
 class Node(Document):

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Literal, Protocol, TypedDict, cast
 
 from engine.graph import Json, JsonObject
-from engine.usage import Usage
+from engine.usage import Usage, UsageReport
 
 
 class ToolCall(TypedDict):
@@ -71,6 +71,10 @@ class ModelRequest:
     settings: ModelSettings = ModelSettings()
 
 
+CONTENT_FILTER = "content_filter"
+"""The finish reason of an answer that the provider's filter, or the model itself, refused."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelReply:
     """A provider's complete response. `usage` is null, never 0, if the provider did not report it."""
@@ -80,10 +84,21 @@ class ModelReply:
     data: Json = None
     """The parsed response, if the request has a `response_schema`."""
     finish_reason: str | None = None
-    """In OpenAI's terms: `stop`, `length`, `tool_calls`; otherwise the provider's own word, in lower case."""
+    """In OpenAI's terms: `stop`, `length`, `tool_calls`, `content_filter`; else the provider's word, in lower case."""
     model: str | None = None
     response_id: str | None = None
     usage: Usage | None = None
+    service_tier: str | None = None
+    """The tier that answered, in the provider's word; it may not be the one that was asked for."""
+    provider_cost_nano_usd: int | None = None
+    """What the provider itself says that the call costs."""
+    unread_usage_keys: tuple[str, ...] = ()
+    """Keys of the provider's usage that spanloom does not know."""
+
+    @property
+    def report(self) -> UsageReport:
+        """What the provider reports on the call."""
+        return UsageReport(self.usage, self.service_tier, self.provider_cost_nano_usd, self.unread_usage_keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +136,11 @@ class ChatModel(Protocol):
     async def invoke(self, request: ModelRequest) -> ModelReply:
         """Make one provider call, without retries, and return the whole response."""
 
-    def stream(self, request: ModelRequest) -> AsyncIterator[str | ModelReply]:
+    def stream(self, request: ModelRequest) -> AsyncIterator[str | UsageReport | ModelReply]:
         """Yield text as it arrives, then the whole reply as the last item.
 
-        Progress without text, such as reasoning, is an empty text: between two items the call can be stopped.
+        Progress without text, such as reasoning, is an empty text: between two items the call can be stopped. A
+        `UsageReport` is all that the provider has reported so far; it is booked if the call breaks off.
         """
 
     def estimate_input_tokens(self, request: ModelRequest) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from engine.graph import Document, JsonObject
 
@@ -47,6 +47,8 @@ TOKEN_KINDS = (
 
 TOKEN_FIELDS = tuple(kind.field for kind in TOKEN_KINDS)
 
+_TOTAL = "total_tokens"
+
 MAX_COUNT = 10**12
 """The most tokens that one call can have; a larger count is an error of the provider."""
 
@@ -62,15 +64,15 @@ class Usage(Document):
     reasoning_tokens: int | None = None
 
     @classmethod
-    def of_counts(cls, counts: Mapping[str, int | None]) -> "Usage":
+    def of_counts(cls, counts: Mapping[str, int | None]) -> Self:
         """Usage from the counts by field; the total is input plus output, as far as they are known."""
         total = _add(counts["input_tokens"], counts["output_tokens"])
-        return cls(**{name: counts[name] for name in TOKEN_FIELDS}, total_tokens=total)
+        return cls(**{name: counts.get(name) for name in cls.model_fields if name != _TOTAL}, total_tokens=total)
 
     @property
     def is_possible(self) -> bool:
         """Whether one call can have these counts."""
-        counts = [getattr(self, name) for name in Usage.model_fields]
+        counts = [getattr(self, name) for name in type(self).model_fields]
         return all(count is None or 0 <= count <= MAX_COUNT for count in counts)
 
     def __add__(self, other: "Usage") -> "Usage":
@@ -79,6 +81,52 @@ class Usage(Document):
 
 def _add(left: int | None, right: int | None) -> int | None:
     return right if left is None else left if right is None else left + right
+
+
+class CallUsage(Usage):
+    """The usage of one call with the parts of its counts that have a price of their own.
+
+    The parts stand on the span of the call only: they have no column and no sum, because they are part of counts that
+    do. Their names are those of genai-prices.
+    """
+
+    cache_write_1h_tokens: int | None = None
+    """Of the tokens written to the cache: those kept for an hour."""
+    input_audio_tokens: int | None = None
+    """Of the input tokens: audio."""
+    input_image_tokens: int | None = None
+    """Of the input tokens: images."""
+    input_video_tokens: int | None = None
+    """Of the input tokens: video."""
+    output_audio_tokens: int | None = None
+    """Of the output tokens: audio."""
+    output_image_tokens: int | None = None
+    """Of the output tokens: images."""
+    cache_audio_read_tokens: int | None = None
+    """Of the tokens read from the cache: audio."""
+    cache_image_read_tokens: int | None = None
+    """Of the tokens read from the cache: images."""
+    cache_video_read_tokens: int | None = None
+    """Of the tokens read from the cache: video."""
+
+
+USAGE_FIELDS = set(Usage.model_fields)
+PART_FIELDS = tuple(name for name in CallUsage.model_fields if name not in Usage.model_fields)
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReport:
+    """What a provider reports on one call; null is what it did not report."""
+
+    usage: Usage | None = None
+    service_tier: str | None = None
+    """The tier that answered, in the provider's word."""
+    provider_cost_nano_usd: int | None = None
+    """What the provider says that the call costs."""
+    unread_keys: tuple[str, ...] = ()
+    """Keys of the provider's usage that spanloom does not know."""
+    is_partial: bool = False
+    """Whether the answer was not complete yet, so that the provider may bill more."""
 
 
 _NANO = 1_000_000_000

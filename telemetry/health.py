@@ -82,6 +82,8 @@ class Health:
     """Signals that became dead letters, by consumer."""
     dead_letters_stored: Counter[str] = field(default_factory=Counter)
     """Dead letters of any process that were stored when this process retried them, by consumer."""
+    usage_keys_unread: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Model calls whose usage had a key that nobody reads, by provider and key."""
     outbox: OutboxHealth = field(default_factory=OutboxHealth)
     deliveries: DeliveryHealth = field(default_factory=DeliveryHealth)
     leases: LeaseHealth = field(default_factory=LeaseHealth)

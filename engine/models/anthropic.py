@@ -6,12 +6,12 @@ from typing import Any
 import anthropic
 from anthropic.types import RawMessageStreamEvent
 from langchain_anthropic import ChatAnthropic
-from langchain_anthropic.chat_models import _create_usage_metadata
 from langchain_core.messages import AIMessageChunk
 from pydantic import SecretStr
 
 from engine.models.client import ModelClient
-from engine.models.langchain import MESSAGE_START_USAGE, Dialect, LangChainModel, response_format
+from engine.models.langchain import Dialect, LangChainModel, response_format
+from engine.models.reports import anthropic_usage
 from engine.resources import AnswerLimits
 
 DIALECT = Dialect(
@@ -23,11 +23,9 @@ DIALECT = Dialect(
 
 
 class AnthropicModel(ChatAnthropic):
-    """ChatAnthropic that keeps the usage in a stream's first event, and uses the HTTP client that it is given.
+    """ChatAnthropic whose streams carry the response id, and that uses the HTTP client that it is given.
 
-    LangChain reads usage from the last event only. If a server reports the input tokens only in the first event
-    (`message_start`), LangChain would report none. Pieces of arguments are kept from LangChain, which would parse each
-    of them as if it were all.
+    Pieces of arguments are kept from LangChain, which would parse each of them as if it were all.
     """
 
     http_client: ModelClient
@@ -46,7 +44,6 @@ class AnthropicModel(ChatAnthropic):
                 call["args"] = arguments
         if chunk is not None and event.type == "message_start":
             chunk.id = event.message.id
-            chunk.response_metadata[MESSAGE_START_USAGE] = _create_usage_metadata(event.message.usage)
         return chunk, block
 
 
@@ -62,7 +59,7 @@ def build(
     model: str, *, provider: str, api_key: str, base_url: str, server_address: str | None, limits: AnswerLimits
 ) -> LangChainModel:
     """Build a model with its own HTTP client."""
-    client = ModelClient(limits)
+    client = ModelClient(limits, anthropic_usage)
     chat = AnthropicModel(
         model=model,
         anthropic_api_key=SecretStr(api_key),

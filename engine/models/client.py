@@ -13,8 +13,9 @@ from typing import Any
 
 import httpx2
 
-from engine.models.counts import without_false_counts
+from engine.models.counts import counted
 from engine.models.provider_errors import AnswerRefused
+from engine.models.reports import Reader, Reported, listener
 from engine.resources import AnswerLimits
 
 MAX_MARKS = 60_000
@@ -37,15 +38,19 @@ _OF_THE_CODING = frozenset({"content-encoding", "content-length", "transfer-enco
 
 
 class ModelClient(httpx2.AsyncClient):
-    """A client for one provider. Its responses raise `AnswerRefused` as soon as they hold too much."""
+    """A client for one provider. Its responses raise `AnswerRefused` as soon as they hold too much.
 
-    def __init__(self, limits: AnswerLimits, tls: ssl.SSLContext | None = None) -> None:
+    The usage in a response is read by `reader` and reported to who listens when the request is sent.
+    """
+
+    def __init__(self, limits: AnswerLimits, reader: Reader, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(
             verify=tls or True,
             timeout=httpx2.Timeout(600, connect=5),
             limits=httpx2.Limits(max_connections=1_000, max_keepalive_connections=100),
         )
         self._answer_limits = limits
+        self._reader = reader
 
     async def send(
         self,
@@ -60,7 +65,8 @@ class ModelClient(httpx2.AsyncClient):
         try:
             if received.has_redirect_location:
                 raise AnswerRefused("bad_request", "it redirects elsewhere; set the base URL to where it is now")
-            answer = _bounded(received, self._answer_limits, is_read_at_once=not stream)
+            body = _BoundedBody(received, self._answer_limits, self._reader, is_read_at_once=not stream)
+            answer = _with_body(received, body)
             if not stream:
                 await answer.aread()
         except BaseException:
@@ -69,12 +75,12 @@ class ModelClient(httpx2.AsyncClient):
         return answer
 
 
-def _bounded(received: httpx2.Response, limits: AnswerLimits, *, is_read_at_once: bool) -> httpx2.Response:
+def _with_body(received: httpx2.Response, body: "_BoundedBody") -> httpx2.Response:
     headers = [(name, value) for name, value in received.headers.multi_items() if name not in _OF_THE_CODING]
     return httpx2.Response(
         received.status_code,
         headers=headers,
-        stream=_BoundedBody(received, limits, is_read_at_once=is_read_at_once),
+        stream=body,
         request=received.request,
         extensions=received.extensions,
     )
@@ -83,8 +89,12 @@ def _bounded(received: httpx2.Response, limits: AnswerLimits, *, is_read_at_once
 class _BoundedBody(httpx2.AsyncByteStream):
     """The decoded body of a response, checked."""
 
-    def __init__(self, received: httpx2.Response, limits: AnswerLimits, *, is_read_at_once: bool) -> None:
+    def __init__(
+        self, received: httpx2.Response, limits: AnswerLimits, reader: Reader, *, is_read_at_once: bool
+    ) -> None:
         self._received = received
+        self._reader = reader
+        self._reported = listener() or Reported()
         self._most_held = _HELD * limits.max_bytes
         self._most_in_all = (_HELD if is_read_at_once else _IN_ALL) * limits.max_bytes
 
@@ -95,7 +105,7 @@ class _BoundedBody(httpx2.AsyncByteStream):
             if problem is not None:
                 del data  # tracebacks keep what a frame refers to
                 raise AnswerRefused("invalid_output", problem)
-            data = _with_possible_counts(data, is_stream)
+            data = self._with_possible_counts(data, is_stream)
             for start in range(0, len(data), _PIECE_BYTES):
                 yield data[start : start + _PIECE_BYTES]
                 await asyncio.sleep(0)
@@ -125,6 +135,30 @@ class _BoundedBody(httpx2.AsyncByteStream):
             _check_size(rest, len(rest), self._most_held)
         if rest:
             yield bytes(rest)
+
+    def _with_possible_counts(self, data: bytes, is_stream: bool) -> bytes:
+        """The document or events without counts that cannot be true. The others are reported."""
+        if b'"usage' not in data:
+            return data
+        if not is_stream:
+            return self._counted(data) or data
+        return b"".join(map(self._with_possible_counts_of_event, _BETWEEN_EVENTS.split(data)))
+
+    def _with_possible_counts_of_event(self, event: bytes) -> bytes:
+        lines = event.splitlines()
+        corrected = self._counted(b"\n".join(line.removeprefix(b"data:") for line in lines if line[:5] == b"data:"))
+        if corrected is None:
+            return event
+        others = [line for line in lines if line and not line.startswith(b"data:")]
+        return b"\n".join([*others, b"data: " + corrected]) + b"\n\n"
+
+    def _counted(self, document: bytes) -> bytes | None:
+        """Report the usage in a document. The corrected document, if a count was false."""
+        found = counted(document)
+        if found is None:
+            return None
+        self._reported.hear(found.document, self._reader)
+        return found.corrected
 
 
 def _check_size(buffer: bytearray, size: int, most: int) -> None:
@@ -163,22 +197,3 @@ def _problem_of_events(events: bytes) -> str | None:
 def _lines(events: bytes) -> int:
     """How many lines there are at most: SDKs take a lone CR for a line break, too."""
     return events.count(b"\n") + events.count(b"\r")
-
-
-def _with_possible_counts(data: bytes, is_stream: bool) -> bytes:
-    """The document or events without counts that cannot be true."""
-    if b'"usage' not in data:
-        return data
-    if not is_stream:
-        return without_false_counts(data) or data
-    return b"".join(map(_with_possible_counts_of_event, _BETWEEN_EVENTS.split(data)))
-
-
-def _with_possible_counts_of_event(event: bytes) -> bytes:
-    lines = event.splitlines()
-    document = b"\n".join(line.removeprefix(b"data:") for line in lines if line.startswith(b"data:"))
-    corrected = without_false_counts(document)
-    if corrected is None:
-        return event
-    others = [line for line in lines if line and not line.startswith(b"data:")]
-    return b"\n".join([*others, b"data: " + corrected]) + b"\n\n"

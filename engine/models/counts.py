@@ -6,7 +6,8 @@ The SDKs and LangChain turn `true` into 1 and `"12"` into 12, add up negative co
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from engine.documents.json_text import NotJson, to_json
 from engine.usage import MAX_COUNT
@@ -20,14 +21,25 @@ _OF_TOKENS = re.compile(r"(?:tokens|token_?count)$", re.IGNORECASE)
 _MOST_DIGITS = 18
 
 
-def without_false_counts(document: bytes) -> bytes | None:
-    """The JSON document with `IMPOSSIBLE` in the place of every false count; null if there is nothing to replace."""
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A JSON document with usage, in which `IMPOSSIBLE` stands for every false count."""
+
+    document: dict[str, object]
+    corrected: bytes | None
+    """Its bytes; null if nothing was replaced."""
+
+
+def counted(document: bytes) -> Counted | None:
+    """The JSON document, if it holds usage."""
     if _USAGE.search(document) is None:
         return None
     try:
         found = json.loads(document, parse_int=_integer)
+        if not isinstance(found, dict):
+            return None
         replaced = [_replace_false_counts(usage) for usage in _usages(found)]
-        return to_json(found) if any(replaced) else None
+        return Counted(found, to_json(found) if any(replaced) else None)
     except (ValueError, RecursionError, NotJson):
         return None  # the SDK will say what is wrong with it
 
@@ -36,11 +48,9 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= _MOST_DIGITS else float("inf")
 
 
-def _usages(document: object) -> Iterator[dict[str, object]]:
-    """The usage of an answer; Anthropic's first event has it inside `message`."""
-    if not isinstance(document, dict):
-        return
-    for outer in (document, document.get("message")):
+def _usages(document: Mapping[str, object]) -> Iterator[dict[str, object]]:
+    """The usage of an answer; Anthropic's first event has it inside `message`, OpenAI's last inside `response`."""
+    for outer in (document, document.get("message"), document.get("response")):
         if isinstance(outer, dict):
             yield from (outer[key] for key in ("usage", "usageMetadata") if isinstance(outer.get(key), dict))
 

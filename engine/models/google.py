@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from engine.models.client import ModelClient
 from engine.models.langchain import Dialect, LangChainModel, response_format
+from engine.models.reports import gemini_usage
 from engine.resources import AnswerLimits
 
 DIALECT = Dialect(
@@ -38,7 +39,7 @@ def build(
     The null temperature stops LangChain from sending its own default. Making a TLS context takes long, so there is one.
     """
     tls = httpx2.create_ssl_context()
-    client = ModelClient(limits, tls)
+    client = ModelClient(limits, gemini_usage, tls)
     unused: dict[str, object] = {"verify": tls}
     chat = ChatGoogleGenerativeAI(
         model=model,

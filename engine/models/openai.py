@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from engine.graph import JsonObject
 from engine.models.client import ModelClient
 from engine.models.langchain import Dialect, LangChainModel, response_format
+from engine.models.reports import openai_usage
 from engine.resources import AnswerLimits
 
 
@@ -35,9 +36,10 @@ DIALECT = Dialect(
 
 
 class OpenAIModel(ChatOpenAI):
-    """ChatOpenAI whose streamed chunks carry the response id, as complete responses do, and reasoning.
+    """ChatOpenAI whose streamed chunks carry the response id, as complete responses do, reasoning and refusals.
 
-    Other servers with OpenAI's protocol send `reasoning_content` or `reasoning`, which LangChain drops uncounted.
+    Other servers with OpenAI's protocol send `reasoning_content` or `reasoning`, which LangChain drops uncounted;
+    a refusal is what OpenAI sends instead of text.
     Pieces of arguments are kept from LangChain, which would parse each of them as if it were all.
     """
 
@@ -54,7 +56,7 @@ class OpenAIModel(ChatOpenAI):
         if isinstance(message, AIMessageChunk):
             for call, piece in zip(message.tool_call_chunks, arguments, strict=False):
                 call["args"] = piece
-        for key in ("reasoning_content", "reasoning"):
+        for key in ("reasoning_content", "reasoning", "refusal"):
             if delta.get(key):
                 message.additional_kwargs[key] = delta[key]
         return generation
@@ -84,7 +86,7 @@ def build(
     LangChain's timeout for each chunk is off: it waits by `asyncio.wait_for`, which in Python 3.11 loses a cancellation
     that arrives together with a chunk. The node's timeout and the client's apply.
     """
-    client = ModelClient(limits)
+    client = ModelClient(limits, openai_usage)
     chat = OpenAIModel(
         model_name=model,
         openai_api_key=SecretStr(api_key),

@@ -1,8 +1,8 @@
 """Prices of model calls, in integer nano-USD, from the installed genai-prices catalogue.
 
 Prices and sums are Decimal and are rounded once per call to a whole nano-USD, half to even. Nothing is downloaded: a
-new catalogue arrives as a new version of the package. An unknown price is null, never 0. Cache writes are priced at
-the catalogue's ordinary (five-minute) rate.
+new catalogue arrives as a new version of the package. An unknown price is null, never 0. Cache writes for an hour,
+audio, images and video have the catalogue's price for them; where it has none, they cost what their kind costs.
 """
 
 import hashlib
@@ -121,13 +121,8 @@ def _usd(price: ModelPrice, usage: Usage) -> Decimal | None:
     """The cost in USD; null if a used kind of token has no price or the counts contradict each other."""
     if (usage.input_tokens and price.input_mtok is None) or (usage.output_tokens and price.output_mtok is None):
         return None
-    counted = genai_prices.Usage(
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cache_read_tokens=usage.cache_read_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        output_reasoning_tokens=usage.reasoning_tokens,
-    )
+    counts = usage.model_dump(exclude={"total_tokens", "reasoning_tokens"})
+    counted = genai_prices.Usage(**counts, output_reasoning_tokens=usage.reasoning_tokens)
     try:
         return price.calc_price(counted)["total_price"]
     except ValueError:

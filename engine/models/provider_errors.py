@@ -22,7 +22,7 @@ from langchain_core.exceptions import (
 from engine.documents.retry_after import parse_retry_after
 from engine.errors import ModelFailure
 from engine.security.redaction import error_text, redact
-from engine.usage import Usage
+from engine.usage import UsageReport
 
 
 class AnswerRefused(Exception):
@@ -125,11 +125,11 @@ def failure_of(
     provider: str,
     model: str,
     secret: str | None,
-    usage: Usage | None = None,
+    report: UsageReport | None = None,
 ) -> ModelFailure:
     """The failure for an exception of a provider's SDK, LangChain or the transport; its message never holds `secret`.
 
-    `codes` are those of the SDK's own exceptions. `usage` is what the provider had reported until then.
+    `codes` are those of the SDK's own exceptions. `report` is what the provider had reported until then.
     """
     refused = next((link for link in _chain(error) if isinstance(link, AnswerRefused)), None)
     response, said = _response(error), str(refused or error)
@@ -139,7 +139,7 @@ def failure_of(
     shown = redact(said, *secrets)
     shown = shown if len(shown) <= MAX_SAID else shown[:MAX_SAID] + "…"
     message = error_text(f"{provider} {_SAID[code]}{status}, model {model}: {shown}", *secrets)
-    return ModelFailure(code, message, retry_after_seconds=_retry_after_seconds(response, said), usage=usage)
+    return ModelFailure(code, message, retry_after_seconds=_retry_after_seconds(response, said), report=report)
 
 
 def _code(error: Exception, codes: Mapping[type[Exception], str | None], response: _Response | None, said: str) -> str:

@@ -25,6 +25,7 @@ from engine.resources import ChatModel, Message, ModelReply, ModelRequest, Model
 from engine.runtime.calls import call_model
 from engine.runtime.state import Change, WorkflowState
 from engine.tracing import semconv
+from engine.usage import USAGE_FIELDS
 
 if TYPE_CHECKING:
     from engine.runtime.context import ExecutionContext
@@ -229,5 +230,5 @@ def _output(message: Message, reply: ModelReply, model: ChatModel) -> JsonObject
         "provider": model.provider,
         "model": reply.model or model.model,
         "tool_calls": [as_json(call) for call in message["tool_calls"]],
-        "usage": reply.usage.model_dump() if reply.usage else None,
+        "usage": reply.usage.model_dump(include=USAGE_FIELDS) if reply.usage else None,
     }

@@ -11,11 +11,11 @@ from engine.events import EventType
 from engine.graph import Json, JsonObject
 from engine.ledger import CallReservation
 from engine.resources import (
+    CONTENT_FILTER,
     ChatModel,
     ModelReply,
     ModelRequest,
     Passage,
-    Price,
     RetrievalQuery,
     Search,
     Tool,
@@ -26,8 +26,8 @@ from engine.runtime.visit import Visit, is_being_cancelled, is_cut_off
 from engine.security.redaction import error_text
 from engine.tracing import semconv
 from engine.tracing.semconv import Waste
-from engine.tracing.spans import ModelCall
-from engine.usage import Usage
+from engine.tracing.spans import Bill, ModelCall
+from engine.usage import UsageReport
 
 UNKNOWN_TOOL = "unknown"
 """The name on the span if the model called a tool that does not exist."""
@@ -44,26 +44,24 @@ async def call_model(visit: Visit, model: ChatModel, request: ModelRequest, *, s
     try:
         await _store_reservation(visit, call, model, request)
     except BaseException:
-        visit.settle(reservation, None, call.withdraw())
+        visit.settle(reservation, call.withdraw())
         raise
     try:
         reply = await (model.invoke(request) if stream_as is None else _stream(visit, call, model, request, stream_as))
         _check_size(visit, reply)
-        _check_reply(reply)
+        check_reply(reply)
     except ModelFailure as failure:
         waste = Waste.RETRIED if visit.can_retry(failure) else Waste.FAILED
-        usage = call.possible(failure.usage)
-        price = call.fail(failure.error_type, failure.message, usage, waste)
-        visit.settle(reservation, usage, price)
+        visit.settle(reservation, call.fail(failure.error_type, failure.message, waste, failure.report))
         await visit.context.checkpoint()
         raise
     except (Exception, asyncio.CancelledError) as error:
-        visit.settle(reservation, None, _close_broken_call(visit, call, error))
+        visit.settle(reservation, _close_broken_call(visit, call, error))
         raise
-    reply = replace(reply, usage=call.possible(reply.usage))
-    visit.settle(reservation, reply.usage, call.complete(reply))
+    bill = call.complete(reply)
+    visit.settle(reservation, bill)
     await visit.context.checkpoint()
-    return reply
+    return replace(reply, usage=bill.usage)
 
 
 async def _store_reservation(visit: Visit, call: ModelCall, model: ChatModel, request: ModelRequest) -> None:
@@ -74,14 +72,14 @@ async def _store_reservation(visit: Visit, call: ModelCall, model: ChatModel, re
         await context.checkpoint(CallReservation(call.id, model.provider, model.model, tokens, nano_usd))
 
 
-def _close_broken_call(visit: Visit, call: ModelCall, error: BaseException) -> Price:
+def _close_broken_call(visit: Visit, call: ModelCall, error: BaseException) -> Bill:
     """End the span of a call that was cut off, or whose adapter failed."""
     if not is_cut_off(error):
-        return call.fail(type(error).__name__, "the model's adapter failed", None, Waste.FAILED)
+        return call.fail(type(error).__name__, "the model's adapter failed", Waste.FAILED)
     if not visit.is_out_of_time:
         return call.cancel()
     waste = Waste.RETRIED if visit.can_retry(NodeTimeout()) else Waste.FAILED
-    return call.fail("timeout", "the call was cut off", None, waste)
+    return call.fail("timeout", "the call was cut off", waste)
 
 
 async def _stream(
@@ -93,6 +91,10 @@ async def _stream(
     async for piece in model.stream(request):
         if is_being_cancelled():
             raise asyncio.CancelledError  # the provider's code has swallowed it
+        call.answer_has_begun = True
+        if isinstance(piece, UsageReport):
+            call.heard = replace(piece, is_partial=True)
+            continue
         if isinstance(piece, ModelReply):
             reply = piece
             continue
@@ -114,22 +116,33 @@ def _check_size(visit: Visit, reply: ModelReply) -> None:
     """Raises `ModelFailure` for an answer that is too large. A model that reads from a provider stops before."""
     limits = visit.context.resources.answer_limits
     size = size_of([reply.text, [*reply.tool_calls]], limits.max_bytes)
-    _refuse(limits.problem(size, len(reply.tool_calls)), reply.usage)
+    _refuse(limits.problem(size, len(reply.tool_calls)), reply.report)
 
 
-def _refuse(problem: str | None, usage: Usage | None) -> None:
+def _refuse(problem: str | None, report: UsageReport | None) -> None:
     if problem is not None:
-        raise ModelFailure("invalid_output", problem, usage=usage)
+        raise ModelFailure("invalid_output", problem, report=report)
 
 
-def _check_reply(reply: ModelReply) -> None:
-    """Raises `ModelFailure` for data and arguments that are no JSON for the state. The answer is paid for."""
+def check_reply(reply: ModelReply) -> None:
+    """Raises `ModelFailure` for an answer that is filtered, empty, or no JSON for the state. It is paid for."""
+    if reply.finish_reason == CONTENT_FILTER:
+        message = "the provider's content filter, or the model itself, refused an answer"
+        raise ModelFailure("content_filter", message, report=reply.report)
+    if not reply.text and not reply.tool_calls and reply.data is None:
+        raise ModelFailure("empty_response", _empty_reason(reply.finish_reason), report=reply.report)
     try:
         check_nesting(reply.data)
         for call in reply.tool_calls:
             check_nesting(call["arguments"])
     except NotJson as error:
-        raise ModelFailure("invalid_output", f"the model's answer {error}", usage=reply.usage) from error
+        raise ModelFailure("invalid_output", f"the model's answer {error}", report=reply.report) from error
+
+
+def _empty_reason(finish_reason: str | None) -> str:
+    if finish_reason == "length":
+        return "the model used up max_tokens before it wrote any text; raise max_tokens"
+    return "the model answered with neither text nor tool calls"
 
 
 @dataclass(frozen=True, slots=True)

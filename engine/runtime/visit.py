@@ -9,14 +9,16 @@ from engine.errors import NodeFailure
 from engine.events import EventType, ExecutionEvent
 from engine.graph import JsonObject, Retry
 from engine.pause import Answer
-from engine.resources import Price
 from engine.runtime.budget import Reservation
 from engine.runtime.context import ExecutionContext
 from engine.runtime.names import Names
 from engine.runtime.position import Arrival, Parked
-from engine.tracing.spans import NodeSpan
+from engine.tracing.spans import Bill, NodeSpan
 from engine.tracing.time_ledger import Phase
 from engine.usage import Usage
+
+PAID_FAILURES = frozenset({"empty_response", "invalid_output"})
+"""Failures after a whole answer: another one costs as much again."""
 
 LONGEST_RETRY_AFTER_SECONDS = 60
 """If a provider asks for a longer wait, the node fails at once."""
@@ -60,6 +62,8 @@ class Visit:
     attempt: int = 1
     parked: Parked | None = None
     """Set if the visit started in an earlier attempt of the execution and was parked; null for a new visit."""
+    paid_retries: int = 0
+    """Retries so far of answers that were paid for and are of no use."""
     timeout: asyncio.Timeout | None = None
     usage: Usage | None = None
     """The usage of the visit's model calls in all attempts; null if no call has reported any."""
@@ -128,11 +132,12 @@ class Visit:
         )
         return seq
 
-    def settle(self, reservation: Reservation, usage: Usage | None, price: Price) -> None:
+    def settle(self, reservation: Reservation, bill: Bill) -> None:
         """Settle an ended model call with the budget, and add it to the visit's usage and cost."""
+        usage, price = bill
         self.context.budget.settle(reservation, usage, price)
         if usage is not None:
-            self.usage = usage if self.usage is None else self.usage + usage
+            self.usage = (self.usage or Usage()) + usage
         if price.nano_usd is not None:
             self.cost_nano_usd = (self.cost_nano_usd or 0) + price.nano_usd
 
@@ -145,6 +150,8 @@ class Visit:
     def may_repeat(self, attempt: int, error_type: str | None, asked: float | None = None) -> bool:
         """Whether an attempt is left, the error is temporary, and the wait (`asked`: Retry-After) fits the timeout."""
         if attempt >= self.retry.max_attempts or error_type not in self.node.retry_on:
+            return False
+        if error_type in PAID_FAILURES and self.paid_retries >= self.retry.max_paid_retries:
             return False
         if asked is not None and asked > LONGEST_RETRY_AFTER_SECONDS:
             return False
@@ -166,6 +173,7 @@ class Visit:
 
     async def wait(self, delay_seconds: float, error_type: str, *, discard: bool) -> None:
         """Emit `node_retrying` with this delay, and wait."""
+        self.paid_retries += error_type in PAID_FAILURES
         self.emit(
             EventType.NODE_RETRYING,
             {"error_type": error_type, "delay_ms": round(delay_seconds * 1000), "discard_tokens": discard},

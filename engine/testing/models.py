@@ -12,7 +12,7 @@ from engine.errors import ModelFailure, ResourceMissing
 from engine.graph import Json, JsonObject
 from engine.resources import CostSource, ModelReply, ModelRequest, Price, ToolCall
 from engine.retrieval.lexical import words
-from engine.usage import Usage
+from engine.usage import Usage, UsageReport
 
 USAGE = Usage(input_tokens=12, output_tokens=7, total_tokens=19)
 """The usage that a scripted answer reports by default."""
@@ -20,13 +20,18 @@ USAGE = Usage(input_tokens=12, output_tokens=7, total_tokens=19)
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    """Answer with a text, streamed word by word; `usage` null imitates a provider that reports no usage."""
+    """Answer with a text, streamed word by word; `usage` null imitates a provider that reports no usage.
+
+    A call fails with `empty_response` if there is neither text nor data nor a tool call.
+    """
 
     text: str = ""
     usage: Usage | None = USAGE
     data: Json = None
     finish_reason: str = "stop"
     tool_calls: tuple[ToolCall, ...] = ()
+    service_tier: str | None = None
+    provider_cost_nano_usd: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +46,25 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """Fail as a provider does; when streamed, the text `after` arrives first."""
+    """Fail as a provider does, having reported `usage`; when streamed, the text `after` arrives first."""
 
     error_type: str
     message: str = "scripted failure"
     retry_after_seconds: float | None = None
     after: str = ""
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Wait until the model's `release` is set, then run `then`; when streamed, the text `after` arrives first."""
+    """Wait until the model's `release` is set, then run `then`.
 
-    then: Say | Call | Fail = field(default_factory=Say)
+    When streamed, the text `after` arrives first, and then a report of the `usage` so far.
+    """
+
+    then: Say | Call | Fail = field(default_factory=lambda: Say("Done."))
     after: str = ""
+    usage: Usage | None = None
 
 
 Step = Say | Call | Fail | Hold
@@ -98,13 +108,15 @@ class ScriptedModel:
             await self.release.wait()
         return self._reply(step)
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[str | ModelReply]:
+    async def stream(self, request: ModelRequest) -> AsyncIterator[str | UsageReport | ModelReply]:
         """Run the next step of the script and yield its text word by word."""
         step = self._next(request)
         already = step.after if isinstance(step, Hold | Fail) else ""
         for word in words(already):
             yield word
         if isinstance(step, Hold):
+            if step.usage is not None:
+                yield UsageReport(step.usage)
             await self.release.wait()
         reply = self._reply(step)
         for word in words(reply.text[len(already) :]):
@@ -122,7 +134,10 @@ class ScriptedModel:
 
     def _reply(self, step: Step) -> ModelReply:
         if isinstance(step, Fail):
-            raise ModelFailure(step.error_type, step.message, retry_after_seconds=step.retry_after_seconds)
+            report = UsageReport(step.usage) if step.usage is not None else None
+            raise ModelFailure(
+                step.error_type, step.message, retry_after_seconds=step.retry_after_seconds, report=report
+            )
         if isinstance(step, Hold):
             reply = self._reply(step.then)
             return replace(reply, text=step.after + reply.text)
@@ -137,6 +152,8 @@ class ScriptedModel:
             model=self._model,
             response_id=f"scripted-{len(self.requests)}",
             usage=step.usage,
+            service_tier=step.service_tier,
+            provider_cost_nano_usd=step.provider_cost_nano_usd,
         )
 
 

@@ -7,7 +7,7 @@ with `workflow.`. Dashboards, queries and tests are checked against this file.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from engine.usage import TOKEN_KINDS, TokenKind
+from engine.usage import PART_FIELDS, TOKEN_KINDS, TokenKind
 
 SCOPE_ENGINE = "spanloom.engine"
 SCOPE_GENAI = "spanloom.genai"
@@ -215,9 +215,19 @@ CALL_TOKENS = {
 }
 """Key on the span of a model call, by field of `Usage`."""
 
+CALL_PARTS = {
+    name: _key(f"workflow.call.{name}", "int", "a part of the counts that has its own price", "{token}")
+    for name in PART_FIELDS
+}
+"""Key on the span of a model call, by field of `CallUsage`."""
+
 USAGE_REJECTED = _key(
     "workflow.usage.rejected", "boolean", "whether the provider's counts were impossible, so that usage is unknown"
 )
+USAGE_PARTIAL = _key(
+    "workflow.usage.partial", "boolean", "whether the answer broke off, so that the provider may bill more tokens"
+)
+USAGE_UNREAD = _key("workflow.usage.unread_keys", "string[]", "unknown keys of the provider's usage")
 GENAI_COST = _key("gen_ai.usage.cost", "double", "the cost for other tools; our own is workflow.cost.nano_usd", "USD")
 COST_SOURCE = _key("workflow.cost.source", "string", "price_table, override, demo (not real money) or none")
 PRICE_VERSION = _key("workflow.cost.price_version", "string", "version of the price list")

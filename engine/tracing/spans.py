@@ -2,7 +2,7 @@
 
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_span_id
 from opentelemetry.util.types import AttributeValue
@@ -13,12 +13,12 @@ from engine.tracing import semconv
 from engine.tracing.attributes import Attributes, request_attributes, usage_attributes
 from engine.tracing.semconv import Event, NodeStatus, Operation, Waste
 from engine.tracing.time_ledger import Phase, TimeLedger
-from engine.usage import Totals, Usage
+from engine.usage import Totals, Usage, UsageReport
 
 FREE_REFUSALS = frozenset(
     {"rate_limited", "overloaded", "auth", "bad_request", "context_too_long", "model_not_found", "resource_missing"}
 )
-"""Errors with which a provider refuses a call before doing any work: the call cost nothing."""
+"""Errors with which a provider refuses a call before doing any work: the call cost nothing, if no answer had begun."""
 
 MAX_NANO_USD = 10**14
 """The most that one call can cost, $100,000. More is taken for an error: 64 bits hold the sums of 92,000 such calls."""
@@ -182,6 +182,13 @@ class LeafCall:
         self._span.end()
 
 
+class Bill(NamedTuple):
+    """What an ended model call used and cost, as far as it is known."""
+
+    usage: Usage | None
+    price: Price
+
+
 class ModelCall:
     """The span of one provider call, the only span with its own usage and cost."""
 
@@ -191,6 +198,10 @@ class ModelCall:
         self._began = time.perf_counter()
         self._at = datetime.now(UTC)
         self._extra: Attributes = {}
+        self.answer_has_begun = False
+        """Set as soon as anything of the answer has arrived: then an error is no free refusal any more."""
+        self.heard = UsageReport()
+        """What the provider has reported so far. It is booked if the call breaks off."""
         recorder.totals.model_calls += 1
         self._span = recorder.start_leaf(
             node,
@@ -205,18 +216,11 @@ class ModelCall:
         """Hex id of the span; zeros where nothing is recorded."""
         return format_span_id(self._span.get_span_context().span_id)
 
-    def possible(self, usage: Usage | None) -> Usage | None:
-        """The usage, if one call can have these counts; else null, and the span says that it was rejected."""
-        if usage is None or usage.is_possible:
-            return usage
-        self._extra[semconv.USAGE_REJECTED] = True
-        return None
-
     def first_chunk(self) -> None:
         """Note the time of the first piece of a streamed response."""
         self._extra[semconv.TIME_TO_FIRST_CHUNK] = time.perf_counter() - self._began
 
-    def complete(self, reply: ModelReply) -> Price:
+    def complete(self, reply: ModelReply) -> Bill:
         """End the span of a call that the provider answered."""
         if reply.model:
             self._extra[semconv.RESPONSE_MODEL] = reply.model
@@ -224,49 +228,69 @@ class ModelCall:
             self._extra[semconv.RESPONSE_ID] = reply.response_id
         if reply.finish_reason:
             self._extra[semconv.FINISH_REASONS] = [reply.finish_reason]
-        return self._end(reply.usage, self._price(reply.usage), None)
+        return self._end(reply.report, None)
 
-    def fail(self, error_type: str, message: str, usage: Usage | None, waste: Waste) -> Price:
-        """End the span of a failed call; `usage` is the provider's report, if any. A refused call costs nothing."""
+    def fail(self, error_type: str, message: str, waste: Waste, report: UsageReport | None = None) -> Bill:
+        """End the span of a failed call; `report` is the provider's, null if it is what was heard so far.
+
+        A call that the provider refused before any answer cost nothing.
+        """
         self._span.set_status(Status(StatusCode.ERROR, error_text(message)))
         self._extra[semconv.ERROR_TYPE] = error_type
-        refused = usage is None and error_type in FREE_REFUSALS
-        price = Price(0, CostSource.NONE) if refused else self._price(usage)
-        return self._end(usage, price, waste)
+        report = report or self.heard
+        is_free = report.usage is None and error_type in FREE_REFUSALS and not self.answer_has_begun
+        return self._end(report, waste, Price(0, CostSource.NONE) if is_free else None)
 
-    def cancel(self) -> Price:
-        """The call was cancelled: its usage is unknown."""
-        return self._end(None, Price(None, CostSource.NONE), Waste.CANCELLED)
+    def cancel(self) -> Bill:
+        """End the span of a cancelled call."""
+        return self._end(self.heard, Waste.CANCELLED)
 
-    def withdraw(self) -> Price:
+    def withdraw(self) -> Bill:
         """The call was never sent, and cost nothing."""
-        return self._end(None, Price(0, CostSource.NONE), Waste.CANCELLED)
+        return self._end(UsageReport(), Waste.CANCELLED, Price(0, CostSource.NONE))
 
     def _price(self, usage: Usage | None) -> Price:
         price = self._recorder.prices.price(self._model.provider, self._model.model, usage, self._at)
         is_possible = price.nano_usd is None or 0 <= price.nano_usd <= MAX_NANO_USD
         return price if is_possible else Price(None, CostSource.NONE)
 
-    def _end(self, usage: Usage | None, price: Price, waste: Waste | None) -> Price:
-        totals = self._recorder.totals
+    def _end(self, report: UsageReport, waste: Waste | None, price: Price | None = None) -> Bill:
+        """End the span; a null price is that of the reported usage."""
+        usage = self._possible(report.usage)
+        price = price or self._price(usage)
         self._recorder.time.leave(Phase.MODEL)
-        self._extra[semconv.COST_SOURCE] = price.source.value
-        if price.version is not None:
-            self._extra[semconv.PRICE_VERSION] = price.version
         if waste is not None:
             self._extra[semconv.CALL_WASTE] = waste.value
+        if report.unread_keys:
+            self._extra[semconv.USAGE_UNREAD] = report.unread_keys
         if usage is not None:
-            self._extra.update(usage_attributes(usage, semconv.CALL_TOKENS))
-            totals.usage = totals.usage + usage
-        if price.nano_usd is None:
-            totals.unpriced_calls += 1
-        else:
-            self._extra[semconv.COST_NANO_USD] = price.nano_usd
-            self._extra[semconv.GENAI_COST] = price.nano_usd / 1e9
-            totals.priced_calls += 1
-            totals.priced_nano_usd += price.nano_usd
-            totals.waste_nano_usd += price.nano_usd if waste is not None else 0
+            self._extra.update(usage_attributes(usage, semconv.CALL_TOKENS | semconv.CALL_PARTS))
+            self._recorder.totals.usage += usage
+            if report.is_partial:
+                self._extra[semconv.USAGE_PARTIAL] = True
+        self._book(price, waste)
         self._span.set_attributes(self._extra)
         self._recorder.count_span(self._span, always_kept=True)
         self._span.end()
-        return price
+        return Bill(usage, price)
+
+    def _possible(self, usage: Usage | None) -> Usage | None:
+        """The usage, if one call can have these counts; else null, and the span says that it was rejected."""
+        if usage is None or usage.is_possible:
+            return usage
+        self._extra[semconv.USAGE_REJECTED] = True
+        return None
+
+    def _book(self, price: Price, waste: Waste | None) -> None:
+        totals = self._recorder.totals
+        self._extra[semconv.COST_SOURCE] = price.source.value
+        if price.version is not None:
+            self._extra[semconv.PRICE_VERSION] = price.version
+        if price.nano_usd is None:
+            totals.unpriced_calls += 1
+            return
+        self._extra[semconv.COST_NANO_USD] = price.nano_usd
+        self._extra[semconv.GENAI_COST] = price.nano_usd / 1e9
+        totals.priced_calls += 1
+        totals.priced_nano_usd += price.nano_usd
+        totals.waste_nano_usd += price.nano_usd if waste is not None else 0

@@ -30,6 +30,7 @@ from engine.store.claims import begin_roots, claim_many, release_many
 from engine.store.control import cancel_requests
 from engine.store.endings import finish_many, pause_many
 from engine.store.leases import Lease, owned
+from engine.tracing import semconv
 from telemetry.journal.buffers import Buffers, EventIntake, SpanIntake
 from telemetry.journal.decisions import Decision, Item, already_made, ended_calls, joined
 from telemetry.journal.running import Running
@@ -321,6 +322,7 @@ class Journal(Ledger):
         self.health.signals += len(batch.spans) + len(batch.events)
         self.health.fenced += fenced
         self.health.running = len(self._running)
+        self.health.usage_keys_unread.update(_unread_keys(batch))
 
     def _load(self, decision: Decision) -> None:
         """Take the attempt's signals out of its buffer and read them."""
@@ -399,3 +401,12 @@ async def _after_signals(connection: AsyncConnection, decisions: Sequence[Decisi
     finishes = [decision.item for decision in decisions if isinstance(decision.item, Finish)]
     checkpointed = {decision.attempt[0] for decision in decisions if isinstance(decision.item, Checkpoint)}
     await finish_many(connection, finishes, with_unfinished_rows=running.with_rows(finishes, checkpointed))
+
+
+def _unread_keys(batch: Batch) -> Iterator[tuple[str, str]]:
+    """Provider and key of each unread figure in the usage of model calls."""
+    for span in batch.spans:
+        keys = span.attributes.get(semconv.USAGE_UNREAD)
+        if isinstance(keys, list):
+            provider = span.text(semconv.PROVIDER) or ""
+            yield from ((provider, str(key)) for key in keys)

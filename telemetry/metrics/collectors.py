@@ -249,6 +249,7 @@ class HealthCollector(Collector):
 
     def __init__(self, health: Health) -> None:
         self._health = health
+        self._providers, self._keys = LabelCap(), LabelCap()
         self._started_at = datetime.now(UTC).timestamp()
 
     def collect(self) -> Iterable[Metric]:
@@ -287,6 +288,19 @@ class HealthCollector(Collector):
         )
         stored: Counts = {(consumer,): letters for consumer, letters in health.dead_letters_stored.items()}
         yield _family("spanloom_dead_letters_stored", "Dead letters that were stored later", ("consumer",), stored)
+        yield self._unread_family()
+
+    def _unread_family(self) -> Metric:
+        """The keys are the provider's own words, so that their number is capped."""
+        unread: Counts = {}
+        for (provider, key), calls in self._health.usage_keys_unread.items():
+            _add(unread, (self._providers(provider), self._keys(key)), calls)
+        return _family(
+            "spanloom_usage_keys_unread",
+            "Model calls whose provider reported a figure that spanloom does not know: it may have a price",
+            ("provider", "key"),
+            unread,
+        )
 
 
 async def _read_totals(connection: AsyncConnection) -> list[_Total]:

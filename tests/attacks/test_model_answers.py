@@ -127,8 +127,11 @@ async def test_what_a_refused_answer_had_cost_until_then_is_known(hostile: Hosti
     async with asked(hostile, "anthropic", "many-calls") as model:  # the only one that says it at the beginning
         with pytest.raises(ModelFailure) as caught:
             await answer_of(model, stream=True)
-    assert caught.value.usage is not None
-    assert (caught.value.usage.input_tokens, caught.value.usage.output_tokens) == (100, None)
+    report = caught.value.report
+    assert report is not None
+    assert report.is_partial
+    assert report.usage is not None
+    assert (report.usage.input_tokens, report.usage.output_tokens) == (100, None)
 
 
 class Chatterbox(ScriptedModel):

@@ -23,6 +23,7 @@ from engine.store.checkpoints import Checkpoints, in_memory
 from engine.store.claims import MAX_CRASHES
 from engine.testing.models import Fail, Say, ScriptedModel, Step
 from engine.tracing import semconv
+from engine.usage import UsageReport
 from tests.engine.harness import graph, graph_request, scripted_resources
 from tests.faults.fake_ledger import LEASE_SECONDS, Attempt, Control, FaultyLedger, Row
 from tests.faults.simulation import Fate
@@ -93,7 +94,7 @@ class SlowModel(ScriptedModel):
         await self._fate.delay(LONGEST_CALL_SECONDS)
         return await super().invoke(request)
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[str | ModelReply]:
+    async def stream(self, request: ModelRequest) -> AsyncIterator[str | UsageReport | ModelReply]:
         """Later."""
         await self._fate.delay(LONGEST_CALL_SECONDS)
         async for piece in super().stream(request):

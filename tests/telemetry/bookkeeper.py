@@ -24,7 +24,7 @@ from engine.tracing.attributes import Attributes
 from engine.tracing.semconv import Waste
 from engine.tracing.spans import NodeSpan
 from engine.tracing.tracker import Tracing, WorkflowTracker
-from engine.usage import Usage
+from engine.usage import Usage, UsageReport
 from telemetry.collector.signature import Signer
 from telemetry.journal.journal import FLUSH_SECONDS, POLL_SECONDS, Journal
 from telemetry.pipeline.pipeline import Consumer, Pipeline
@@ -81,7 +81,7 @@ class Story:
         node = self.node("model")
         call = node.model_call(ScriptedModel([], model=model), REQUEST)
         if wasted:
-            call.fail("overloaded", "too busy", usage, Waste.RETRIED)
+            call.fail("overloaded", "too busy", Waste.RETRIED, UsageReport(usage))
             node.retrying("overloaded", "too busy", 0.5)
             return
         call.complete(ModelReply(text="hi", usage=usage, model=model, finish_reason="stop"))

@@ -8,6 +8,7 @@ import pytest
 from engine.models.client import MAX_LINES, MAX_MARKS, ModelClient
 from engine.models.counts import IMPOSSIBLE
 from engine.models.provider_errors import AnswerRefused
+from engine.models.reports import openai_usage
 from engine.resources import AnswerLimits
 
 LIMITS = AnswerLimits(max_bytes=100_000)
@@ -41,7 +42,7 @@ async def received(*pieces: bytes, content_type: str = "application/json", strea
 
 def client_of(answer: Callable[[httpx2.Request], Coroutine[None, None, httpx2.Response]]) -> ModelClient:
     """A client without a network."""
-    client = ModelClient(LIMITS)
+    client = ModelClient(LIMITS, openai_usage)
     client._transport = httpx2.MockTransport(answer)
     return client
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from engine.models.counts import IMPOSSIBLE, without_false_counts
+from engine.models.counts import IMPOSSIBLE, counted
 
 LIES = ("-1", "1000000000001", "1" * 30, "1" * 5_000, "0.5", "1.0", "NaN", "true", '"12"', "1e3")
 
@@ -12,7 +12,12 @@ LIES = ("-1", "1000000000001", "1" * 30, "1" * 5_000, "0.5", "1.0", "NaN", "true
 def corrected(usage: str, *, key: str = "usage") -> dict[str, object]:
     """The usage of an answer after the correction."""
     document = f'{{"id": "1", "{key}": {usage}}}'.encode()
-    return dict(json.loads(without_false_counts(document) or document)[key])
+    found = counted(document)
+    assert found is not None
+    read = found.document[key]
+    assert read == json.loads(found.corrected or document)[key]
+    assert isinstance(read, dict)
+    return read
 
 
 @pytest.mark.parametrize("lie", LIES)
@@ -41,9 +46,13 @@ def test_counts_inside_are_found_too() -> None:
     ],
 )
 def test_what_is_no_count_and_no_json_stays_as_it_is(document: bytes) -> None:
-    assert without_false_counts(document) is None
+    found = counted(document)
+    assert found is None or found.corrected is None
 
 
-def test_the_first_event_of_anthropic_has_its_usage_inside() -> None:
-    found = without_false_counts(b'{"type": "message_start", "message": {"usage": {"input_tokens": -5}}}')
-    assert json.loads(found or b"") == {"type": "message_start", "message": {"usage": {"input_tokens": IMPOSSIBLE}}}
+@pytest.mark.parametrize("outer", ["message", "response"])
+def test_usage_inside_of_an_event_is_found(outer: str) -> None:
+    """As in Anthropic's first event, and in the last of OpenAI's Responses."""
+    found = counted(json.dumps({"type": "event", outer: {"usage": {"input_tokens": -5}}}).encode())
+    assert found is not None
+    assert json.loads(found.corrected or b"") == {"type": "event", outer: {"usage": {"input_tokens": IMPOSSIBLE}}}

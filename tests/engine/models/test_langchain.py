@@ -7,6 +7,7 @@ import pytest
 from engine.errors import ModelFailure
 from engine.models.registry import PROVIDERS, LangChainModels, ProviderSettings
 from engine.resources import ChatModel, Message, ModelReply, ModelRequest, ModelSettings, ToolSpec
+from engine.runtime.calls import check_reply
 from tests.services.aimock.server import Json, ModelServer
 
 pytestmark = [
@@ -48,9 +49,9 @@ async def streamed(model: ChatModel, request: ModelRequest) -> tuple[list[str], 
 async def failures(model: ChatModel, request: ModelRequest) -> list[ModelFailure]:
     """The failure of the call, which is the same with and without streaming."""
     with pytest.raises(ModelFailure) as whole:
-        await model.invoke(request)
+        check_reply(await model.invoke(request))
     with pytest.raises(ModelFailure) as stream:
-        await streamed(model, request)
+        check_reply((await streamed(model, request))[1])
     return [whole.value, stream.value]
 
 
@@ -83,12 +84,13 @@ async def test_usage_is_taken_from_the_server_streamed_or_not(model: ChatModel, 
         assert (reply.usage.input_tokens, reply.usage.output_tokens, reply.usage.total_tokens) == (12, 7, 19)
 
 
-async def test_unreported_usage_is_unknown_not_zero(model: ChatModel, aimock: ModelServer) -> None:
-    nothing = {"prompt_tokens": 0, "completion_tokens": 7}
-    aimock.answer({"match": {"userMessage": "hi"}, "response": {"content": "Hello", "usage": nothing}})
+async def test_a_reported_zero_is_zero(model: ChatModel, aimock: ModelServer) -> None:
+    no_input = {"prompt_tokens": 0, "completion_tokens": 7}
+    aimock.answer({"match": {"userMessage": "hi"}, "response": {"content": "Hello", "usage": no_input}})
 
-    assert (await model.invoke(asked("hi"))).usage is None
-    assert (await streamed(model, asked("hi")))[1].usage is None
+    for reply in (await model.invoke(asked("hi")), (await streamed(model, asked("hi")))[1]):
+        assert reply.usage is not None
+        assert (reply.usage.input_tokens, reply.usage.output_tokens) == (0, 7)
 
 
 async def test_tool_calls_arrive_with_their_arguments(model: ChatModel, aimock: ModelServer) -> None:

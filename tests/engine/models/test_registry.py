@@ -18,7 +18,8 @@ from engine.errors import InvalidRequest, MissingExtra, ModelFailure, ResourceMi
 from engine.models.langchain import LangChainModel
 from engine.models.registry import MAX_CLIENTS, PROVIDERS, LangChainModels, ProviderSettings
 from engine.resources import ChatModel, Message, ModelReply, ModelRequest, Models, ModelSettings
-from engine.usage import Usage
+from engine.runtime.calls import check_reply
+from engine.usage import CallUsage, Usage
 
 KEY = "a-key-of-no-known-shape-0123"
 SET = ProviderSettings(KEY)
@@ -151,12 +152,17 @@ async def serving(provider: str, server: Server) -> AsyncIterator[ChatModel]:
 
 
 async def invoke(model: ChatModel, request: ModelRequest) -> ModelReply:
-    return await model.invoke(request)
+    """The reply as a call takes it."""
+    reply = await model.invoke(request)
+    check_reply(reply)
+    return reply
 
 
 async def stream(model: ChatModel, request: ModelRequest) -> ModelReply:
+    """The reply as a call takes it."""
     reply = [item async for item in model.stream(request)][-1]
     assert isinstance(reply, ModelReply)
+    check_reply(reply)
     return reply
 
 
@@ -261,8 +267,10 @@ GEMINI_FIRST_USAGE = {
 GEMINI_WHOLE = json.dumps(gemini_answer("Hello")).encode()
 GEMINI_STREAM = sse(gemini_answer("Hel", last=False, usage=GEMINI_FIRST_USAGE), gemini_answer("lo"))
 
-OPENAI_TOKENS = Usage(input_tokens=100, output_tokens=50, total_tokens=150, cache_read_tokens=80, reasoning_tokens=30)
-ANTHROPIC_TOKENS = Usage(
+OPENAI_TOKENS = CallUsage(
+    input_tokens=100, output_tokens=50, total_tokens=150, cache_read_tokens=80, reasoning_tokens=30
+)
+ANTHROPIC_TOKENS = CallUsage(
     input_tokens=100, output_tokens=50, total_tokens=150, cache_read_tokens=80, cache_write_tokens=5
 )
 Ask = Callable[[ChatModel, ModelRequest], Awaitable[ModelReply]]
@@ -303,7 +311,7 @@ async def test_the_key_is_sent_where_the_provider_looks_for_it(provider: str) ->
     server = Server(b"{}")
     async with serving(provider, server) as model:
         with pytest.raises(ModelFailure):
-            await model.invoke(ModelRequest("", HI))
+            await invoke(model, ModelRequest("", HI))
 
     (request,) = server.requests
     assert KEY in request
@@ -328,7 +336,7 @@ async def test_an_answer_of_reasoning_alone_suggests_more_max_tokens() -> None:
 
     async with serving("openai", Server(body)) as model:
         with pytest.raises(ModelFailure, match="raise max_tokens") as caught:
-            await model.invoke(ModelRequest("", HI))
+            await invoke(model, ModelRequest("", HI))
 
     assert caught.value.error_type == "empty_response"
 
@@ -360,7 +368,7 @@ async def test_files_are_sent_in_the_providers_format(provider: str) -> None:
     async with serving(provider, server) as model:
         assert model.estimate_input_tokens(ModelRequest("", [part])) > 2_000
         with pytest.raises(ModelFailure):
-            await model.invoke(ModelRequest("", [part]))
+            await invoke(model, ModelRequest("", [part]))
 
     assert "aGVsbG8=" in server.requests[0]
     assert "What is this?" in server.requests[0]

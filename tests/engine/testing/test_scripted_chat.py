@@ -8,6 +8,7 @@ from engine.errors import ModelFailure
 from engine.models.langchain import LangChainModel
 from engine.resources import ModelReply, ModelRequest, ToolSpec
 from engine.testing.scripted_chat import ScriptedChat
+from engine.usage import Usage
 
 ASK = ModelRequest("", [{"id": "1", "role": "user", "content": "hi"}], (ToolSpec("add", "Add.", {"type": "object"}),))
 
@@ -49,7 +50,7 @@ async def test_whole_and_streamed_answers_are_the_same(chat: ScriptedChat) -> No
 
     assert whole == streamed
     assert "".join(str(token) for token in tokens) == whole.text
-    assert whole.usage == chat.usage
+    assert (whole.usage and Usage() + whole.usage) == chat.usage
     assert [(call["name"], call["arguments"]) for call in whole.tool_calls] == (
         [(chat.tool, chat.arguments)] if chat.tool else []
     )
