@@ -23,6 +23,8 @@ _FINISH_REASONS = {
     "tool_use": "tool_calls",
     "function_call": "tool_calls",
     "max_tokens": "length",
+    "max_output_tokens": "length",
+    "completed": "stop",
     "model_context_window_exceeded": "length",
     "refusal": CONTENT_FILTER,
     "safety": CONTENT_FILTER,
@@ -32,7 +34,10 @@ _FINISH_REASONS = {
     "spii": CONTENT_FILTER,
     "malformed_function_call": "invalid_output",
 }
-"""Anthropic's and Gemini's finish reasons, mapped to OpenAI's. Reasons that are not listed stay unchanged."""
+"""The finish reasons of Anthropic, Gemini and OpenAI's Responses, mapped to those of OpenAI's chat.
+
+Reasons that are not listed stay unchanged.
+"""
 
 _COUNTED_PARTS = frozenset({"text", "tool_use", "input_json_delta", "function_call"})
 
@@ -140,7 +145,10 @@ class Answer:
     def _finish_reason(self) -> str | None:
         if self.reported.is_blocked or self._is_refused:
             return CONTENT_FILTER
-        reason = self._metadata.get("finish_reason") or self._metadata.get("stop_reason")
+        said = self._metadata
+        reason = said.get("finish_reason") or said.get("stop_reason")
+        if reason is None and said.get("object") == "response":  # OpenAI's Responses say it in two places
+            reason = (said.get("incomplete_details") or {}).get("reason") or said.get("status")
         return _FINISH_REASONS.get(str(reason).lower(), str(reason).lower()) if reason else None
 
     def _checked_calls(self) -> tuple[ToolCall, ...]:

@@ -191,7 +191,8 @@ def anthropic_usage(figures: Figures) -> CallUsage:
     an_hour = figures.first("cache_creation.ephemeral_1h_input_tokens")
     parts = figures.sum("cache_creation.ephemeral_5m_input_tokens", "cache_creation.ephemeral_1h_input_tokens")
     plain, read = figures.first("input_tokens"), figures.first("cache_read_input_tokens")
-    written = parts or figures.first("cache_creation_input_tokens")
+    whole = figures.first("cache_creation_input_tokens")
+    written = parts or whole
     figures.skip("server_tool_use.web_fetch_requests")
     figures.skip_usual("speed", "standard")
     figures.skip_usual("inference_geo", "global", "not_available")

@@ -1,10 +1,7 @@
 """The model registry, and how each provider's responses and errors are read."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from importlib.machinery import ModuleSpec
@@ -20,8 +17,8 @@ from engine.models.registry import MAX_CLIENTS, PROVIDERS, LangChainModels, Prov
 from engine.resources import ChatModel, Message, ModelReply, ModelRequest, Models, ModelSettings
 from engine.runtime.calls import check_reply
 from engine.usage import CallUsage, Usage
+from tests.engine.models.wire_server import KEY, Server, serving, sse
 
-KEY = "a-key-of-no-known-shape-0123"
 SET = ProviderSettings(KEY)
 HI: list[Message] = [{"id": "1", "role": "user", "content": "hi"}]
 
@@ -113,44 +110,6 @@ def test_keys_are_not_in_the_repr() -> None:
 # What an answer means
 
 
-@dataclass
-class Server:
-    """Answers every request with the same bytes and records the requests."""
-
-    body: bytes
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    requests: list[str] = field(default_factory=list)
-
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        length = next(
-            int(line.split(":")[1]) for line in head.lower().splitlines() if line.startswith("content-length")
-        )
-        self.requests.append(head + (await reader.readexactly(length)).decode())
-        kind = "text/event-stream" if self.body.startswith((b"data:", b"event:")) else "application/json"
-        headers = {"content-type": kind, "content-length": str(len(self.body)), "connection": "close", **self.headers}
-        lines = [f"HTTP/1.1 {self.status} X", *(f"{name}: {value}" for name, value in headers.items())]
-        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + self.body)
-        await writer.drain()
-        writer.close()
-        await writer.wait_closed()
-
-
-@asynccontextmanager
-async def serving(provider: str, server: Server) -> AsyncIterator[ChatModel]:
-    """A model of the provider that talks to the server."""
-    listener = await asyncio.start_server(server.answer, "127.0.0.1", 0)
-    host, port = listener.sockets[0].getsockname()
-    models = LangChainModels({provider: ProviderSettings(KEY, f"http://{host}:{port}")})
-    try:
-        yield models.get(provider, PROVIDERS[provider].default_model)
-    finally:
-        await models.aclose()
-        listener.close()
-        await listener.wait_closed()
-
-
 async def invoke(model: ChatModel, request: ModelRequest) -> ModelReply:
     """The reply as a call takes it."""
     reply = await model.invoke(request)
@@ -164,13 +123,6 @@ async def stream(model: ChatModel, request: ModelRequest) -> ModelReply:
     assert isinstance(reply, ModelReply)
     check_reply(reply)
     return reply
-
-
-def sse(*events: dict[str, object]) -> bytes:
-    named = [
-        (f"event: {event['type']}\n" if "type" in event else "") + f"data: {json.dumps(event)}\n\n" for event in events
-    ]
-    return "".join(named).encode()
 
 
 def openai_chunk(**more: object) -> dict[str, object]:
