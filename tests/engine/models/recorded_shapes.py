@@ -56,18 +56,20 @@ def chat_stream(habit: str, usage: JsonObject, first: JsonObject | None = None, 
     elif habit != "per chunk":
         reports = [None] * 3
     closing: Json = usage if habit not in ("at the end", "none") else None
-    last: list[JsonObject] = [] if habit in ("none", "on the finishing chunk") else [_chunk([], usage, more)]
-    texts = [_chunk([_delta({"content": piece})], report, more) for piece, report in zip(PIECES, reports, strict=True)]
+    last: list[JsonObject] = [] if habit in ("none", "on the finishing chunk") else [chunk([], usage, more)]
+    texts = [chunk([delta_of({"content": piece})], report, more) for piece, report in zip(PIECES, reports, strict=True)]
     opening = [first] if first else []
-    return sse(*opening, *texts, _chunk([_delta({}, "stop")], closing, more), *last) + b"data: [DONE]\n\n"
+    return sse(*opening, *texts, chunk([delta_of({}, "stop")], closing, more), *last) + b"data: [DONE]\n\n"
 
 
-def _chunk(choices: list[Json], usage: Json, more: Mapping[str, Json]) -> JsonObject:
+def chunk(choices: list[Json], usage: Json, more: Mapping[str, Json]) -> JsonObject:
+    """One event of a stream."""
     head: JsonObject = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
     return {**head, "choices": choices, "usage": usage, **more}
 
 
-def _delta(delta: JsonObject, finish: str | None = None) -> JsonObject:
+def delta_of(delta: JsonObject, finish: str | None = None) -> JsonObject:
+    """The choice of an event."""
     return {"index": 0, "delta": delta, "finish_reason": finish}
 
 
