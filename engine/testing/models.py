@@ -32,6 +32,7 @@ class Say:
     tool_calls: tuple[ToolCall, ...] = ()
     service_tier: str | None = None
     provider_cost_nano_usd: int | None = None
+    unread_usage_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,7 @@ class ScriptedModel:
             usage=step.usage,
             service_tier=step.service_tier,
             provider_cost_nano_usd=step.provider_cost_nano_usd,
+            unread_usage_keys=step.unread_usage_keys,
         )
 
 

@@ -18,11 +18,11 @@ from engine.store import approvals
 from engine.testing.models import Call, Fail, Hold, Say, Step
 from engine.tools.function import function_tool
 from engine.tracing import semconv
-from engine.usage import Usage
+from engine.usage import PART_FIELDS, CallUsage, Usage
 from tests.engine.harness import graph
 from tests.house.lock import ROOT
 from tests.leases import end_leases
-from tests.workflow_runner import OWNER, WorkflowRunner, request, workflow_runner
+from tests.workflow_runner import OWNER, WorkflowRunner, request, streamed, workflow_runner
 
 SPAN_NAMES = tuple(value for name, value in vars(semconv).items() if name.startswith("SPAN_"))
 EXCEPTION = {"exception.type", "exception.message"}
@@ -101,8 +101,15 @@ ASKED = graph(
     ["start -> ask", "ask -approved-> wait", "ask -rejected-> end", "wait -> end"],
 )
 RETRIED = graph([{"id": "answer", "type": "model"}], ["start -> answer", "answer -> end"], on_lost="retry")
-ALL_TOKENS = Usage(
-    input_tokens=50, output_tokens=9, cache_read_tokens=20, cache_write_tokens=10, reasoning_tokens=4, total_tokens=59
+ALL_TOKENS = CallUsage.of_counts(
+    {
+        **dict.fromkeys(PART_FIELDS, 1),
+        "input_tokens": 50,
+        "output_tokens": 9,
+        "cache_read_tokens": 20,
+        "cache_write_tokens": 10,
+        "reasoning_tokens": 4,
+    }
 )
 
 
@@ -123,7 +130,9 @@ async def say_everything(runner: WorkflowRunner) -> None:
     """Run executions that together use every attribute and every event."""
     tools = [function_tool(broken, effect="read")]
     chat: JsonObject = {"kind": "chat", "params": {"enable_tools": True, "memory_window": 1}}
-    engine = runner.engine([Say("Before."), Say("A summary."), Say("After.", usage=ALL_TOKENS)], tools)
+    engine = runner.engine(
+        [Say("Before."), Say("A summary."), Say("After.", usage=ALL_TOKENS, unread_usage_keys=("key",))], tools
+    )
     first = await engine.execute(request(chat, "clock"))
     chat["conversation_id"] = first.metadata.conversation_id
     await engine.execute(request(chat, "tower", tags={"team": "a"}))
@@ -141,9 +150,18 @@ async def say_everything(runner: WorkflowRunner) -> None:
     await runner.engine([Fail("auth")]).execute(request({"kind": "template", "template": "universal_chat"}))
     miscounted = Say("fine", usage=Usage(input_tokens=-1))
     await runner.engine([Fail("auth"), miscounted]).execute(request({"kind": "graph", "graph": RESCUED}))
+    await broken_off(runner)
     await cancelled(runner)
     await waiting(runner)
     await lost(runner)
+
+
+async def broken_off(runner: WorkflowRunner) -> None:
+    """Run an execution whose answer breaks off after a report of its usage."""
+    engine = runner.engine([Hold(Fail("auth"), after="Hel", usage=ALL_TOKENS)])
+    engine.model.release.set()
+    result = await streamed(engine, request({"kind": "chat"}))
+    assert result.status is Status.FAILED
 
 
 async def cancelled(runner: WorkflowRunner) -> None:

@@ -87,6 +87,13 @@ class Story:
         call.complete(ModelReply(text="hi", usage=usage, model=model, finish_reason="stop"))
         node.complete(label=None, edges="e1", degraded=False)
 
+    def unread(self, *keys: str) -> None:
+        """A node with one model call, whose provider reported figures that nobody knows."""
+        node = self.node("model")
+        call = node.model_call(ScriptedModel([], model="small"), REQUEST)
+        call.complete(ModelReply(text="hi", usage=ANSWER, unread_usage_keys=keys))
+        node.complete(label=None, edges="e1", degraded=False)
+
     def tool(self) -> None:
         """A node with one tool call and one retrieval."""
         node = self.node("tools")

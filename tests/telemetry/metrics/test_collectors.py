@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from sqlalchemy import insert
 
 from engine.database.database import Database
+from telemetry.metrics.exposition import Metrics
 from telemetry.records.consumer import Records
 from telemetry.signals.records import Batch
 from telemetry.store.tables import reconcile_runs
@@ -88,3 +89,17 @@ async def test_the_newest_comparison_of_the_books_is_shown(database: Database) -
     samples = await scrape(metrics)
     assert (samples["spanloom_reconcile_differences[]"], samples["spanloom_reconcile_drift_nano_usd[]"]) == (2, 70)
     assert samples["spanloom_reconcile_finished_timestamp_seconds[]"] == at.timestamp()
+
+
+async def test_unread_keys_of_usage_are_counted_under_few_labels(keeper: Bookkeeper) -> None:
+    story = keeper.begin()
+    await keeper.journal.accept(story.acceptance())
+    for number in range(300):
+        story.unread(f"key_{number}", "hologram_tokens")
+    story.tracker.complete()
+    assert await keeper.journal.finish(story.finish())
+    samples = await scrape(Metrics(keeper.database, keeper.journal.health))
+    name = "spanloom_usage_keys_unread_total"
+    counted = {key: value for key, value in samples.items() if key.startswith(name)}
+    assert counted[f"{name}[('key', 'hologram_tokens'), ('provider', 'scripted')]"] == 300
+    assert (len(counted), sum(counted.values())) == (201, 600)
