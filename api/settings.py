@@ -89,6 +89,9 @@ class Settings(BaseSettings):
         description="Seconds after which a shipped signal that has not come back from the Collector is stored locally",
     )
     allowed_hosts: Listed = Field((), description="Host names that requests may use besides the loopback names")
+    public_url: HttpUrl | None = Field(
+        None, description="Address at which people reach the service, for links in alerts and dashboards (that of BIND)"
+    )
     trace_url: TraceUrl | None = Field(
         None, description="URL of a trace in your trace store: http://localhost:16686/trace/{trace_id}"
     )
@@ -192,6 +195,12 @@ class Settings(BaseSettings):
             return "127.0.0.1", self.port if self.port is not None else 8000
         host, _, port = self.bind.rpartition(":")
         return host.strip("[]"), int(port)
+
+    @property
+    def public_address(self) -> str:
+        """The address for links, without a slash at the end; without `SPANLOOM_PUBLIC_URL` where it listens."""
+        host, port = self.address
+        return (self.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}").rstrip("/")
 
     @property
     def ingest_address(self) -> tuple[str, int]:

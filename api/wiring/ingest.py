@@ -41,4 +41,4 @@ def build_ingest(settings: Settings, database: Database) -> Ingest:
 
     health = Health()
     receiver = Receiver(database, build_consumers(settings), health, build_signer(settings))
-    return Ingest(settings, Metrics(database, health), receiver)
+    return Ingest(settings, Metrics(database, health, settings.public_address), receiver)

@@ -15,12 +15,15 @@ from engine.tracing import semconv
 from telemetry.store import tables as telemetry_tables
 from tests.dashboards.metric_names import metric_families
 
+_SUFFIXES = {"counter": "_total", "info": "_info"}
+"""What a sample's name has more than its family's, by type."""
+
 
 def metrics_page() -> str:
     """Every metric that `/metrics` shows after an execution with a model call and a tool call."""
     rows = [
         (
-            code(family.name + ("_total" if family.type == "counter" else "")),
+            code(family.name + _SUFFIXES.get(family.type, "")),
             family.type,
             codes(sorted({label for sample in family.samples for label in sample.labels} - {"le"})),
             family.documentation,

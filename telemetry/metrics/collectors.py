@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import BigInteger, cast, func, select
 from sqlalchemy.engine import RowMapping
@@ -38,6 +39,7 @@ class _Total:
     failed_by_caller: int
     tokens: tuple[int, ...]
     cost_nano_usd: int
+    waste_nano_usd: int
     unpriced_calls: int
 
 
@@ -77,6 +79,7 @@ class TableCollector(Collector):
         executions: Counts = {}
         failed_by_caller: Counts = {}
         cost: Counts = {}
+        waste: Counts = {}
         unpriced: Counts = {}
         tokens: Counts = {}
         for total in sorted(self._totals, key=lambda total: (total.template, total.model)):
@@ -85,11 +88,18 @@ class TableCollector(Collector):
                 _add(executions, (template, status), count - (total.failed_by_caller if status == "failed" else 0))
             _add(failed_by_caller, (template,), total.failed_by_caller)
             _add(cost, (template, model), total.cost_nano_usd)
+            _add(waste, (template, model), total.waste_nano_usd)
             _add(unpriced, (template, model), total.unpriced_calls)
             for token_type, count in zip(TOKEN_TYPES.values(), total.tokens, strict=True):
                 _add(tokens, (template, model, token_type), count)
         yield _executions_family(executions, failed_by_caller)
         yield _family("spanloom_cost_nano_usd", "Cost of model calls in nano-USD", ("template", "model"), cost)
+        yield _family(
+            "spanloom_waste_nano_usd",
+            "Cost of model calls whose answer was not used, in nano-USD",
+            ("template", "model"),
+            waste,
+        )
         yield _family("spanloom_unpriced_calls", "Model calls whose cost is unknown", ("template", "model"), unpriced)
         yield _family("spanloom_tokens", "Tokens of model calls", ("template", "model", "type"), tokens)
         yield from self._unfinished_families()
@@ -125,6 +135,16 @@ class TableCollector(Collector):
                 "When the last reconcile run finished",
                 found.finished_at.timestamp(),
             )
+
+
+class ServiceCollector(Collector):
+    """What alerts and dashboards say of the service: its version, and its address for their links."""
+
+    def __init__(self, public_url: str) -> None:
+        self._labels = {"version": version("spanloom"), "public_url": public_url}
+
+    def collect(self) -> Iterable[Metric]:
+        yield InfoMetricFamily("spanloom_service", "Version and address of the service", value=self._labels)
 
 
 class OutboxCollector(Collector):
@@ -309,10 +329,10 @@ async def _read_totals(connection: AsyncConnection) -> list[_Total]:
     rollups = execution_rollups_daily.c
     dimensions = (rollups.template_id, rollups.workflow_name, rollups.model)
     ended = (*(f"executions_{status}" for status in _STATUSES), "executions_failed_by_caller")
-    summed = (*ended, *TOKEN_FIELDS, "cost_nano_usd", "unpriced_calls")
+    summed = (*ended, *TOKEN_FIELDS, "cost_nano_usd", "waste_nano_usd", "unpriced_calls")
     sums = [cast(func.sum(rollups[name]), BigInteger).label(name) for name in summed]
     statement = select(*dimensions, *sums).group_by(*dimensions)
-    totals = [_Total(key, "", (0, 0, 0), 0, (0,) * len(TOKEN_FIELDS), 0, 0) for key in keys.values()]
+    totals = [_Total(key, "", (0, 0, 0), 0, (0,) * len(TOKEN_FIELDS), 0, 0, 0) for key in keys.values()]
     rows = (await connection.execute(statement)).mappings().all()
     return [*totals, *(_total(row, keys) for row in rows)]
 
@@ -325,6 +345,7 @@ def _total(row: RowMapping, keys: Mapping[str, str]) -> _Total:
         row["executions_failed_by_caller"],
         tuple(row[name] for name in TOKEN_FIELDS),
         row["cost_nano_usd"],
+        row["waste_nano_usd"],
         row["unpriced_calls"],
     )
 

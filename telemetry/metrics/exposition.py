@@ -20,6 +20,7 @@ from telemetry.metrics.collectors import (
     HealthCollector,
     LeaseCollector,
     OutboxCollector,
+    ServiceCollector,
     TableCollector,
 )
 from telemetry.metrics.single_flight import SingleFlight
@@ -30,7 +31,7 @@ from telemetry.signals.records import Batch
 class Metrics:
     """Counts committed signals and writes all metrics out for Prometheus."""
 
-    def __init__(self, database: Database, health: Health) -> None:
+    def __init__(self, database: Database, health: Health, public_url: str = "") -> None:
         self._database = database
         self._flight = SingleFlight[bytes]()
         self._registry = CollectorRegistry()
@@ -40,7 +41,8 @@ class Metrics:
             OutboxCollector(health.outbox),
             DeliveryCollector(health.deliveries),
         )
-        for collector in (*self._reading, HealthCollector(health), LeaseCollector(health.leases)):
+        of_this_process = (HealthCollector(health), LeaseCollector(health.leases), ServiceCollector(public_url))
+        for collector in (*self._reading, *of_this_process):
             self._registry.register(collector)
 
     def feed(self, batch: Batch) -> None:

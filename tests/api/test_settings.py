@@ -59,6 +59,22 @@ def test_port_counts_where_nothing_else_is_said(monkeypatch: pytest.MonkeyPatch)
     assert read_settings().address == ("127.0.0.1", 6000)
 
 
+@pytest.mark.parametrize(
+    ("variables", "address"),
+    [
+        ({}, "http://127.0.0.1:8000"),
+        ({"SPANLOOM_BIND": "[::1]:9000"}, "http://[::1]:9000"),
+        ({"SPANLOOM_PUBLIC_URL": "https://flows.example/spanloom/"}, "https://flows.example/spanloom"),
+    ],
+)
+def test_links_lead_to_the_public_address(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], address: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert read_settings().public_address == address
+
+
 def test_a_misspelt_variable_is_named_with_the_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPANLOOM_DATABSE_URL", "x")
     with pytest.raises(

@@ -1,16 +1,19 @@
 """Prometheus reads the numbers of the tables."""
 
 from datetime import UTC, datetime
+from importlib.metadata import version
 
+import pytest
 from sqlalchemy import insert
 
 from engine.database.database import Database
 from telemetry.metrics.exposition import Metrics
+from telemetry.pipeline.pipeline import Pipeline
 from telemetry.records.consumer import Records
 from telemetry.signals.records import Batch
 from telemetry.store.tables import reconcile_runs
 from tests.telemetry.bookkeeper import Bookkeeper, Listener
-from tests.telemetry.scraping import made, register, scrape
+from tests.telemetry.scraping import OPEN_METRICS, made, register, scrape
 
 
 async def test_a_registered_template_has_its_counters_before_it_runs(database: Database) -> None:
@@ -56,6 +59,28 @@ async def test_calls_of_unknown_cost_are_counted_from_zero(database: Database) -
     samples = await scrape(made(database))
     assert samples["spanloom_unpriced_calls_total[('model', 'small'), ('template', 'answer')]"] == 1
     assert samples[unpriced] == 0
+
+
+async def test_the_cost_of_unused_answers_is_counted_from_zero(database: Database) -> None:
+    await register(database)
+    assert (await scrape(made(database)))["spanloom_waste_nano_usd_total[('template', 'answer')]"] == 0
+    listener = Listener()
+    story = listener.begin()
+    story.answer(wasted=True)
+    story.answer()
+    story.tracker.complete()
+    async with database.begin() as connection:
+        await Records().apply(connection, Batch.of(listener.signals()))
+    samples = await scrape(made(database))
+    assert samples["spanloom_waste_nano_usd_total[('model', 'small'), ('template', 'answer')]"] == 140_000
+    assert samples["spanloom_cost_nano_usd_total[('model', 'small'), ('template', 'answer')]"] == 280_000
+
+
+@pytest.mark.parametrize("accept", ["text/plain", OPEN_METRICS])
+async def test_the_address_for_links_is_a_label(database: Database, accept: str) -> None:
+    metrics = Metrics(database, Pipeline([Records()]).health, "https://spanloom.example")
+    labels = [("public_url", "https://spanloom.example"), ("version", version("spanloom"))]
+    assert (await scrape(metrics, accept))[f"spanloom_service_info{labels}"] == 1
 
 
 async def test_unfinished_executions_of_every_process_have_an_age(keeper: Bookkeeper) -> None:
