@@ -20,6 +20,8 @@ COST = "spanloom:cost_usd:total"
 HOURLY_COST = "spanloom:cost_usd:increase1h"
 UNPRICED = "spanloom:unpriced_calls:total"
 
+FAST_BURN, SLOW_BURN = 14.4, 6.0
+"""Multiples of the failure rate allowed that page: a month's budget in two days, or in five."""
 RATIO_WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 
 
@@ -85,8 +87,8 @@ def _ended(window: str) -> str:
 
 def _failures(options: Options) -> Group:
     alerts = [
-        _burn(options, "SpanloomFailuresBurnFast", PAGE, "1h", "5m", 14.4),
-        _burn(options, "SpanloomFailuresBurn", PAGE, "6h", "30m", 6),
+        _burn(options, "SpanloomFailuresBurnFast", PAGE, "1h", "5m", FAST_BURN),
+        _burn(options, "SpanloomFailuresBurn", PAGE, "6h", "30m", SLOW_BURN),
         _burn(options, "SpanloomFailuresBurnSlowly", TICKET, "1d", "2h", 3),
         _burn(options, "SpanloomFailuresBurnVerySlowly", TICKET, "3d", "6h", 1),
         Alert(

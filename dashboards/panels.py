@@ -1,44 +1,8 @@
-"""What a dashboard is made of, as data, and how Grafana's library writes it."""
+"""What a dashboard is made of, as data; `grafana_json` writes it for Grafana."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from urllib.parse import quote
-
-from grafana_foundation_sdk.builders import dashboard as grafana
-from grafana_foundation_sdk.builders import prometheus, stat, timeseries
-from grafana_foundation_sdk.builders.common import (
-    ReduceDataOptions,
-    StackingConfig,
-    VizLegendOptions,
-    VizTooltipOptions,
-)
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models.common import (
-    LegendDisplayMode,
-    LegendPlacement,
-    SortOrder,
-    StackingMode,
-    TooltipDisplayMode,
-)
-from grafana_foundation_sdk.models.dashboard import (
-    DashboardCursorSync,
-    DashboardLinkType,
-    DataSourceRef,
-    VariableRefresh,
-    VariableSort,
-)
-
-PROMETHEUS = DataSourceRef(type_val="prometheus", uid="prometheus")
-JAEGER_UID = "jaeger"
-TAG = "spanloom"
-HEIGHT = 8
-STAT_HEIGHT = 4
-_SPANS = "traces_span_metrics_calls_total"
-
-_TRACE = (
-    f"""{{"t":{{"datasource":"{JAEGER_UID}","queries":[{{"refId":"A","query":"${{__data.fields.trace_id}}"}}]}}}}"""
-)
 
 
 class Origin(StrEnum):
@@ -52,14 +16,59 @@ class Origin(StrEnum):
     """The Collector's own metrics; empty without a Collector."""
 
 
+class Shape(StrEnum):
+    """How a panel shows its queries."""
+
+    LINES = "lines"
+    NUMBER = "number"
+    """One number, coloured by the steps."""
+    TABLE = "table"
+    """One column per query, one row per workflow."""
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query that draws one or several lines."""
+    """A query that draws one or several lines, or fills a column."""
 
     expr: str
     legend: str = ""
     exemplars: bool = False
     origin: Origin = Origin.SERVICE
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """From this value on a number has this colour; null is the colour of the smallest values."""
+
+    value: float | None
+    color: str
+
+
+PLAIN = (Step(None, "text"),)
+"""Neither good nor bad, as a count or a sum of money."""
+
+
+def good_below(*, warning: float, bad: float) -> tuple[Step, ...]:
+    """Green, then orange from `warning`, then red from `bad`; without orange if they are equal."""
+    orange = [Step(warning, "orange")] if warning < bad else []
+    return Step(None, "green"), *orange, Step(bad, "red")
+
+
+def good_from(good: float, *, warning: float) -> tuple[Step, ...]:
+    """Red, then orange from `warning`, then green from `good`."""
+    return Step(None, "red"), Step(warning, "orange"), Step(good, "green")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The title of a query's column in a table, and how its cells look."""
+
+    title: str
+    unit: str = "short"
+    decimals: int | None = None
+    steps: Sequence[Step] = PLAIN
+    is_bar: bool = False
+    """A bar from 0 to 1 behind the number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +79,22 @@ class Panel:
     description: str
     queries: Sequence[Query]
     unit: str = "short"
-    width: int = 8
-    is_number: bool = False
-    """One number per query instead of lines over time."""
+    width: int = 12
+    shape: Shape = Shape.LINES
+    axis: str = ""
+    """What the axis counts, where the unit does not say it."""
     is_stacked: bool = False
-
-    @property
-    def leads_to_traces(self) -> bool:
-        """Whether its points link to traces."""
-        return any(query.exemplars for query in self.queries)
+    decimals: int | None = None
+    """Null leaves it to Grafana."""
+    steps: Sequence[Step] = ()
+    """Colours of a number. Lines are drawn at the steps, or the area is tinted where `is_zoned`."""
+    is_zoned: bool = False
+    colors: Mapping[str, str] = field(default_factory=dict)
+    """The colours of series that mean good or bad, by name."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Words shown instead of values, as `1`."""
+    columns: Sequence[Column] = ()
+    """Of a table, one per query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,85 +113,12 @@ class Board:
     title: str
     description: str
     rows: Sequence[Row]
+    has_workflow: bool = True
+    """Whether its panels are filtered by workflow."""
+    has_window: bool = False
+    """Whether the window of its burn rate is chosen."""
 
     def panels(self) -> Iterator[Panel]:
         """All panels, in order."""
         for row in self.rows:
             yield from row.panels
-
-
-def to_json(board: Board) -> str:
-    """The dashboard as JSON for Grafana."""
-    built = (
-        grafana.Dashboard(f"spanloom: {board.title}")
-        .uid(f"spanloom-{board.slug}")
-        .description(board.description)
-        .tags([TAG])
-        .time("now-6h", "now")
-        .refresh("30s")
-        .tooltip(DashboardCursorSync.CROSSHAIR)
-        .link(_to_other_boards())
-        .with_variable(_variable("workflow_name", "Workflow", f"label_values({_SPANS}, workflow_name)"))
-        .with_variable(_variable("source", "Source", f"label_values({_SPANS}, workflow_source)"))
-        .with_variable(_variable("template", "Template (books)", "label_values(spanloom_executions_total, template)"))
-    )
-    numbers = iter(range(1, 1_000))
-    for row in board.rows:
-        built.with_row(grafana.Row(row.title).id(next(numbers)))
-        for panel in row.panels:
-            built.with_panel(_panel(panel, next(numbers)))
-    return JSONEncoder(sort_keys=True, indent=2).encode(built.build()) + "\n"
-
-
-def _to_other_boards() -> grafana.DashboardLink:
-    link = grafana.DashboardLink("spanloom").type(DashboardLinkType.DASHBOARDS).tags([TAG])
-    return link.include_vars(True).keep_time(True)
-
-
-def _variable(name: str, label: str, query: str) -> grafana.QueryVariable:
-    return (
-        grafana.QueryVariable(name)
-        .label(label)
-        .datasource(PROMETHEUS)
-        .query(query)
-        .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
-        .sort(VariableSort.ALPHABETICAL_ASC)
-        .multi(True)
-        .include_all(True)
-        .all_value(".*")
-    )
-
-
-def _panel(panel: Panel, id: int) -> stat.Panel | timeseries.Panel:
-    built = _number(panel) if panel.is_number else _lines(panel)
-    built = built.id(id).title(panel.title).description(panel.description).datasource(PROMETHEUS)
-    built = built.unit(panel.unit).span(panel.width)
-    for position, query in enumerate(panel.queries):
-        built.with_target(_target(query, chr(ord("A") + position), instant=panel.is_number))
-    return built
-
-
-def _number(panel: Panel) -> stat.Panel:
-    return stat.Panel().height(STAT_HEIGHT).reduce_options(ReduceDataOptions().calcs(["lastNotNull"]))
-
-
-def _lines(panel: Panel) -> timeseries.Panel:
-    legend = VizLegendOptions().display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM).show_legend(True)
-    tooltip = VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING)
-    built = timeseries.Panel().height(HEIGHT).legend(legend).tooltip(tooltip).fill_opacity(10).min(0)
-    if panel.is_stacked:
-        built.stacking(StackingConfig().mode(StackingMode.NORMAL))
-    if panel.leads_to_traces:
-        built.data_links([_to_the_trace()])
-    return built
-
-
-def _to_the_trace() -> grafana.DashboardLink:
-    """A link from an exemplar to its trace in Jaeger."""
-    url = "/explore?schemaVersion=1&panes=" + quote(_TRACE, safe="${}_.")
-    return grafana.DashboardLink("Trace in Jaeger").type(DashboardLinkType.LINK).url(url).target_blank(True)
-
-
-def _target(query: Query, ref: str, *, instant: bool) -> prometheus.Dataquery:
-    target = prometheus.Dataquery().ref_id(ref).datasource(PROMETHEUS).expr(query.expr).legend_format(query.legend)
-    return target.instant() if instant else target.range().exemplar(query.exemplars)

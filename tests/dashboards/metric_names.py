@@ -33,6 +33,8 @@ OF_THE_COLLECTOR = {
 
 _SELECTOR = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)\{([^}]*)\}")
 _MATCHER = re.compile(r'(\w+)\s*(?:=~|!~|!=|=)\s*"')
+_MADE = re.compile(r', "(\w+)", "[^"]*", "\w*", "[^"]*"\)')
+"""The label that `label_replace` adds."""
 _GROUPING = re.compile(r"\b(?:by|without) \(([^)]*)\)")
 
 
@@ -80,7 +82,7 @@ def problems(expr: str, known: Mapping[str, set[str]]) -> list[str]:
     promql_parser.parse(expr)
     names = set(_names(expr))
     unknown = [f"no metric {name} in {expr}" for name in sorted(names - known.keys())]
-    labels = set[str]().union(*(known.get(name, set()) for name in names)) | OF_THE_SCRAPE
+    labels = set[str]().union(*(known.get(name, set()) for name in names)) | OF_THE_SCRAPE | {*_MADE.findall(expr)}
     for selector in _SELECTOR.finditer(expr):
         wrong = set(_MATCHER.findall(selector[2])) - known.get(selector[1], labels) - OF_THE_SCRAPE
         unknown += [f"{selector[1]} has no label {label} in {expr}" for label in sorted(wrong)]

@@ -1,17 +1,19 @@
 """The dashboards are those of the generator, are such as Grafana loads, and ask for what is told."""
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
+import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards import generate
+from dashboards.alerts import RATIO_WINDOWS
 from dashboards.boards import BOARDS, board_files, panel_queries
 from engine.database.database import Database
 from tests.dashboards.metric_names import known_metrics, problems
@@ -77,21 +79,74 @@ def test_every_panel_says_what_it_shows_and_asks_prometheus(name: str) -> None:
             assert target["instant"] != target["range"]
 
 
-def test_there_are_five_dashboards_with_the_same_variables() -> None:
+def test_there_are_five_dashboards_of_one_uid_each() -> None:
     assert list(FILES) == ["overview.json", "cost.json", "nodes.json", "models.json", "telemetry.json"]
-    names = ["workflow_name", "source", "template"]
-    for board in FILES.values():
-        assert [variable["name"] for variable in board["templating"]["list"]] == names
     assert len({board["uid"] for board in FILES.values()}) == len(BOARDS)
 
 
-def test_points_of_the_failure_panel_lead_to_traces_in_jaeger() -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_one_variable_filters_every_panel_by_workflow(name: str) -> None:
+    variables = {variable["name"]: variable for variable in FILES[name].get("templating", {}).get("list", [])}
+    if name == "telemetry.json":
+        assert variables == {}, "the health of the bookkeeping belongs to no workflow"
+        return
+    assert variables.keys() - {"window"} == {"workflow", "service"}
+    assert variables["workflow"]["current"]["value"] == ["$__all"]
+    for panel in drawn(FILES[name]):
+        for target in panel["targets"]:
+            unfiltered = [selector for selector in _SELECTOR.findall(target["expr"]) if '=~"$workflow"' not in selector]
+            assert unfiltered == [], (panel["title"], target["expr"])
+
+
+_SELECTOR = re.compile(r"\{([^}]*)\}")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_grafana_12_1_reads_the_version_of_the_schema(name: str) -> None:
+    assert FILES[name]["schemaVersion"] <= 41
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_panel_cuts_off_what_is_below_zero(name: str) -> None:
+    limited = [
+        panel["title"] for panel in drawn(FILES[name]) if panel["fieldConfig"]["defaults"].keys() & {"min", "max"}
+    ]
+    assert limited == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_line_does_not_change_with_the_zoom(name: str) -> None:
+    """`increase` over the interval of the picture grows with it; a rate does not."""
+    for panel in drawn(FILES[name]):
+        for target in panel["targets"]:
+            assert not re.search(r"increase\([^()]*\[\$__rate_interval\]\)", target["expr"]) or " / (" in target["expr"]
+
+
+def test_tokens_are_summed_up_over_input_and_output_alone() -> None:
+    """Cached tokens are part of the input, reasoning tokens of the output."""
+    found = [query.expr for query in panel_queries() if "spanloom_tokens_total" in query.expr]
+    assert len(found) > 4
+    for expr in found:
+        assert all(re.search(r'type(=~"input\|output"|="\w+")', each) for each in _SELECTOR.findall(expr)), expr
+
+
+def test_the_burn_rate_has_one_line_per_workflow_and_a_mark_per_limit() -> None:
+    [panel] = [one for one in drawn(FILES["overview.json"]) if one["title"] == "Burn rate"]
+    assert ["rate$window{" in target["expr"] for target in panel["targets"]] == [True]
+    marks = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    assert [mark["value"] for mark in marks] == [None, 6, 14.4]
+    [windows] = [each for each in FILES["overview.json"]["templating"]["list"] if each["name"] == "window"]
+    assert windows["query"].split(",") == list(RATIO_WINDOWS)
+
+
+def test_points_of_panels_lead_to_traces_in_jaeger_by_the_data_source() -> None:
+    """A link of a panel does not reach exemplars; Grafana follows the data source's setting."""
     [panel] = [one for one in drawn(FILES["overview.json"]) if one["title"] == "Failed executions, with their traces"]
     assert [target["exemplar"] for target in panel["targets"]] == [True]
-    [link] = panel["fieldConfig"]["defaults"]["links"]
-    panes = json.loads(unquote(link["url"].partition("panes=")[2]))
-    assert panes["t"]["datasource"] == "jaeger"
-    assert panes["t"]["queries"][0]["query"] == "${__data.fields.trace_id}"
+    sources = yaml.safe_load((generate.HOME / "grafana" / "datasources.yml").read_text())["datasources"]
+    by_uid = {source["uid"]: source for source in sources}
+    [to] = by_uid["prometheus"]["jsonData"]["exemplarTraceIdDestinations"]
+    assert (to["name"], by_uid[to["datasourceUid"]]["type"]) == ("trace_id", "jaeger")
 
 
 async def test_every_query_asks_for_metrics_and_labels_that_are_told(database: Database) -> None:
@@ -113,4 +168,4 @@ async def test_a_query_for_what_nobody_tells_is_seen(database: Database, expr: s
 
 
 def test_no_variable_of_grafana_is_left_in_a_query_to_be_run() -> None:
-    assert [query.expr for query in panel_queries() if "$" in query.expr] == []
+    assert [query.expr for query in panel_queries() if re.search(r"\$[a-z_]", query.expr)] == []
