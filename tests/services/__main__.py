@@ -7,7 +7,9 @@ from pathlib import Path
 from tests.services.aimock import server as aimock
 from tests.services.alertmanager import server as alertmanager
 from tests.services.cache import ServiceMissing, say
+from tests.services.chromium import server as chromium
 from tests.services.collector import server as collector
+from tests.services.grafana import server as grafana
 from tests.services.jaeger import server as jaeger
 from tests.services.postgres import server as postgres
 from tests.services.prometheus import server as prometheus
@@ -19,6 +21,8 @@ SERVICES: dict[str, Callable[[], Path]] = {
     "collector": collector.fetch,
     "prometheus": prometheus.fetch,
     "alertmanager": alertmanager.fetch,
+    "chromium": chromium.fetch,
+    "grafana": grafana.fetch,
 }
 
 
