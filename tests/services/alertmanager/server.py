@@ -1,9 +1,10 @@
-"""A real Alertmanager, which groups and forwards alerts from Prometheus. Built from source with Go.
+"""A real Alertmanager, which groups and forwards alerts from Prometheus, and amtool. Built from source with Go.
 
 Debian's package does not do: its binary looks for its templates under /usr/share, where only root can put them.
 """
 
 import json
+import subprocess
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from tests.services.process import answers, free_port, running
 from tests.services.prometheus.server import Json
 
 VERSION = "0.27.0"
+_PROGRAMS = ("alertmanager", "amtool")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +40,20 @@ def fetch() -> Path:
     say(f"building alertmanager {VERSION}, this takes about a minute")
     with filling(target) as folder:
         environment = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -trimpath", "GOBIN": str(folder)}
-        module = f"github.com/prometheus/alertmanager/cmd/alertmanager@v{VERSION}"
-        run([go, "install", module], cwd=folder, environment=environment)
+        modules = [f"github.com/prometheus/alertmanager/cmd/{name}@v{VERSION}" for name in _PROGRAMS]
+        run([go, "install", *modules], cwd=folder, environment=environment)
     return target
 
 
-def program() -> Path:
-    """The built Alertmanager. Raises `ServiceMissing` when there is none."""
-    built = _folder() / "alertmanager"
+def check_config(file: Path) -> str:
+    """What amtool finds wrong with a configuration; '' if nothing. Raises `ServiceMissing`."""
+    done = subprocess.run([program("amtool"), "check-config", file], capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def program(name: str = "alertmanager") -> Path:
+    """The built Alertmanager, or `amtool`. Raises `ServiceMissing` when there is none."""
+    built = _folder() / name
     if not built.exists():
         raise ServiceMissing("alertmanager is not in the cache: ./dev services alertmanager")
     return built
@@ -69,4 +77,4 @@ def serve(folder: Path, config: Mapping[str, Json]) -> Iterator[Alertmanager]:
 
 
 def _folder() -> Path:
-    return cached_folder("alertmanager", VERSION, [])
+    return cached_folder("alertmanager", f"{VERSION} {_PROGRAMS}", [])
