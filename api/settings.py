@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -88,7 +89,9 @@ class Settings(BaseSettings):
         60.0,
         description="Seconds after which a shipped signal that has not come back from the Collector is stored locally",
     )
-    allowed_hosts: Listed = Field((), description="Host names that requests may use besides the loopback names")
+    allowed_hosts: Listed = Field(
+        (), description="Host names that requests may use besides the loopback names and the host of PUBLIC_URL"
+    )
     public_url: HttpUrl | None = Field(
         None, description="Address at which people reach the service, for links in alerts and dashboards (that of BIND)"
     )
@@ -201,6 +204,12 @@ class Settings(BaseSettings):
         """The address for links, without a slash at the end; without `SPANLOOM_PUBLIC_URL` where it listens."""
         host, port = self.address
         return (self.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}").rstrip("/")
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Host names that requests may use besides the loopback names: the allowed ones, and that of the public URL."""
+        public = urlsplit(self.public_url or "").hostname
+        return (*self.allowed_hosts, public) if public else self.allowed_hosts
 
     @property
     def ingest_address(self) -> tuple[str, int]:

@@ -110,16 +110,16 @@ def _burn(options: Options, name: str, severity: str, long: str, short: str, fac
 
     The long window shows that the failures matter, the short one that they still happen.
     """
-    limit = f"{factor * options.budget:g}"
+    over = f"/ {options.budget:g} > {factor:g}"
     return Alert(
         name,
         severity,
-        f"{failure_ratio(long)} > {limit}\n"
-        f"and {failure_ratio(short)} > {limit}\n"
+        f"{failure_ratio(long)} {over}\n"
+        f"and {failure_ratio(short)} {over}\n"
         f"and {_ended(options.time(long))} >= {options.least_executions}",
         "{{ $labels.template }} fails too often",
-        f"{{{{ $value | humanizePercentage }}}} of the executions of {{{{ $labels.template }}}} failed within {long}, "
-        f"{factor:g} times what an objective of {options.objective:.0%} allows.",
+        f'{{{{ $labels.template }}}} burns {{{{ printf "%.3g" $value }}}} times its error budget over {long}; '
+        f"the limit is {factor:g}. Its objective: {options.objective:.0%} of its executions complete.",
         is_about_executions=True,
     )
 

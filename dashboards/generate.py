@@ -1,4 +1,4 @@
-"""Writes the dashboards and the rules: `python -m dashboards.generate`; `--check` only compares.
+"""Writes the dashboards, the rules and the runbook's page: `python -m dashboards.generate`; `--check` only compares.
 
 `--rules FOLDER` writes only the rules, into that folder; `--scale 0.01` divides all their times by a hundred.
 """
@@ -11,8 +11,10 @@ from dashboards.boards import board_files
 from dashboards.options import Options
 from dashboards.rule_files import rule_files
 from dashboards.rule_tests import test_files
+from dashboards.runbook_page import runbook_page
 
 HOME = Path(__file__).parent
+_RUNBOOK = HOME / "runbook.md"
 _SHIPPED = Options()
 
 
@@ -45,6 +47,7 @@ def files() -> dict[Path, str]:
         **{HOME / "json" / name: text for name, text in board_files().items()},
         **{HOME / "rules" / name: text for name, text in rule_files(_SHIPPED).items()},
         **{HOME / "rules" / "tests" / name: text for name, text in test_files(_SHIPPED).items()},
+        HOME.parent / "api" / "routers" / "runbook.html": runbook_page(_RUNBOOK.read_text()),
     }
 
 

@@ -3,6 +3,12 @@
 import re
 from dataclasses import dataclass
 
+LOOPBACK = "http://127.0.0.1:8000"
+AS_TOLD = (
+    '{{ with query `spanloom_service_info{public_url!=""}` }}{{ . | first | label "public_url" }}'
+    f"{{{{ else }}}}{LOOPBACK}{{{{ end }}}}"
+)
+"""Prometheus' template for `SPANLOOM_PUBLIC_URL` of the service: set there, it needs no edit of the rules."""
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
@@ -11,10 +17,10 @@ class Options:
     """The defaults make the shipped rules; tests shorten all times by `scale`."""
 
     scale: float = 1.0
-    runbook: str = "runbook.md"
+    service: str = AS_TOLD
+    """The address of the service, for links; by default the one that the service itself tells in its metrics."""
+    runbook: str = f"{AS_TOLD}/runbook"
     """The address of the runbook; `#name-of-the-alert` is appended."""
-    service: str = ""
-    """The address of the service, which precedes `/v1/…` in links."""
     objective: float = 0.99
     """The share of executions that should complete."""
     least_executions: int = 10

@@ -28,7 +28,8 @@ def annotations(alert: Alert, options: Options) -> dict[str, str]:
         "runbook_url": f"{options.runbook}#{alert.name.lower()}",
     }
     if alert.is_about_executions:
-        texts["executions_url"] = f"{options.service}/v1/executions?status=failed&template={{{{ $labels.template }}}}"
+        selected = "status=failed&template={{ $labels.template | urlquery }}"
+        texts["executions_url"] = f"{options.service}/v1/executions?{selected}"
     return texts
 
 

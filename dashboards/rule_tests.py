@@ -3,9 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote_plus
 
 from dashboards.alerts import Alert, groups, recordings
-from dashboards.options import Options
+from dashboards.options import AS_TOLD, LOOPBACK, Options
 from dashboards.rule_files import Yaml, annotations, dump
 
 A = 'template="a"'
@@ -35,6 +36,8 @@ class Case:
     """The labels of the firing alert, besides the severity; null if it must stay quiet."""
     value: str = ""
     """`$value` as the texts format it."""
+    service: str = LOOPBACK
+    """The address in the links."""
 
     @property
     def is_long(self) -> bool:
@@ -52,7 +55,18 @@ def took(seconds: Mapping[str, str]) -> dict[str, str]:
 
 OF_A = {"template": "a"}
 CASES = (
-    Case("one in four fails", "SpanloomFailuresBurnFast", {FAILED: "0+1x60", COMPLETED: "0+3x60"}, "1h", OF_A, "25%"),
+    Case("one in four fails", "SpanloomFailuresBurnFast", {FAILED: "0+1x60", COMPLETED: "0+3x60"}, "1h", OF_A, "25"),
+    Case(
+        "links lead to the address that the service tells, and names are escaped in them",
+        "SpanloomFailuresBurnFast",
+        {'spanloom_executions_total{status="failed",template="my flow"}': "0+1x60",
+         'spanloom_executions_total{status="completed",template="my flow"}': "0+3x60",
+         'spanloom_service_info{public_url="https://flows.example",version="1"}': "1x60"},
+        "1h",
+        {"template": "my flow"},
+        "25",
+        "https://flows.example",
+    ),
     Case("one in a hundred fails", "SpanloomFailuresBurnFast", {FAILED: "0+1x60", COMPLETED: "0+99x60"}, "1h"),
     Case("it is over", "SpanloomFailuresBurnFast", {FAILED: "0+1x40 40x20", COMPLETED: "0+3x60"}, "1h"),
     Case("too few to tell", "SpanloomFailuresBurnFast", {FAILED: "0+1x9", COMPLETED: "0x9"}, "9m"),
@@ -62,25 +76,25 @@ CASES = (
         {FAILED: "0x5 1 10x5", COMPLETED: "0x12"},
         "9m",
         OF_A,
-        "100%",
+        "100",
     ),
     Case("callers send invalid graphs", "SpanloomFailuresBurnFast", {FAILED: "0x60", BY_CALLER: "0+9x60",
          COMPLETED: "0+3x60"}, "1h"),
     Case("of the others one in four fails", "SpanloomFailuresBurnFast", {FAILED: "0+1x60", BY_CALLER: "0+9x60",
-         COMPLETED: "0+3x60"}, "1h", OF_A, "25%"),
+         COMPLETED: "0+3x60"}, "1h", OF_A, "25"),
     Case("cancelled ones are no failures", "SpanloomFailuresBurnFast", {FAILED: "0x60", COMPLETED: "0x60",
          f'spanloom_executions_total{{status="cancelled",{A}}}': "0+9x60"}, "1h"),
     Case("of two processes one counts", "SpanloomFailuresBurnFast", {
          f'spanloom_executions_total{{instance="x",status="failed",{A}}}': "0x55 1 2 3 4 5",
          f'spanloom_executions_total{{instance="y",status="failed",{A}}}': "0x55 1 2 3 4 5",
          COMPLETED: "0x60"}, "1h"),
-    Case("one in ten fails", "SpanloomFailuresBurn", {FAILED: "0+1x360", COMPLETED: "0+9x360"}, "6h", OF_A, "10%"),
+    Case("one in ten fails", "SpanloomFailuresBurn", {FAILED: "0+1x360", COMPLETED: "0+9x360"}, "6h", OF_A, "10"),
     Case("one in fifty fails", "SpanloomFailuresBurn", {FAILED: "0+1x360", COMPLETED: "0+49x360"}, "6h"),
     Case("one in twenty-five fails", "SpanloomFailuresBurnSlowly", {FAILED: "0+1x144", COMPLETED: "0+24x144"}, "1d",
-         OF_A, "4%"),
+         OF_A, "4"),
     Case("one in fifty fails", "SpanloomFailuresBurnSlowly", {FAILED: "0+1x144", COMPLETED: "0+49x144"}, "1d"),
     Case("one in fifty fails", "SpanloomFailuresBurnVerySlowly", {FAILED: "0+1x432", COMPLETED: "0+49x432"}, "3d",
-         OF_A, "2%"),
+         OF_A, "2"),
     Case("one in two hundred fails", "SpanloomFailuresBurnVerySlowly", {FAILED: "0+1x432", COMPLETED: "0+199x432"},
          "3d"),
     Case("the first execution of a fresh template fails", "SpanloomNothingCompletes", {FAILED: "0x5 1x5",
@@ -182,6 +196,8 @@ def _test(case: Case, alert: Alert, step: str, options: Options) -> Yaml:
 
 
 def _expanded(text: str, case: Case) -> str:
+    text = text.replace(AS_TOLD, case.service)
     for label, value in (case.labels or {}).items():
+        text = text.replace(f"{{{{ $labels.{label} | urlquery }}}}", quote_plus(value))
         text = text.replace(f"{{{{ $labels.{label} }}}}", value)
     return re.sub(r"{{[^}]*\$value[^}]*}}", case.value, text)

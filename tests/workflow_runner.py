@@ -126,10 +126,10 @@ class WorkflowRunner:
 
 @asynccontextmanager
 async def workflow_runner(
-    url: str, files: Path | None = None, *, keep_signals: bool = True
+    url: str, files: Path | None = None, *, keep_signals: bool = True, public_url: str | None = None
 ) -> AsyncIterator[WorkflowRunner]:
     """A runner over the database; the retriever `files` reads the folder. Signals are kept in memory, too."""
-    async with open_runtime(Settings(database_url=url)) as runtime, AsyncExitStack() as stack:
+    async with open_runtime(Settings(database_url=url, public_url=public_url)) as runtime, AsyncExitStack() as stack:
         runner = WorkflowRunner(runtime, files, stack)
         if keep_signals:
             runner.keep_signals()

@@ -1,6 +1,8 @@
-"""/healthz, /readyz and /metrics, for operators."""
+"""/healthz, /readyz, /metrics and /runbook, for operators."""
 
+from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
@@ -9,6 +11,9 @@ from pydantic import BaseModel
 from api.http.dependencies import NoQueryDep, RuntimeDep
 from api.http.responses import RETRY_LATER, json_response, openapi_responses
 from engine.errors import Draining
+
+RUNBOOK = Path(__file__).with_name("runbook.html")
+_HTML_POLICY = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}
 
 router = APIRouter(tags=["operations"])
 
@@ -88,3 +93,23 @@ async def metrics(request: Request, runtime: RuntimeDep, query: NoQueryDep) -> R
     """Exact counters are read from the roll-ups at the time of the request."""
     content_type, content = await runtime.metrics.exposition(request.headers.get("accept", ""))
     return Response(content, headers={"Content-Type": content_type})
+
+
+@router.get(
+    "/runbook",
+    operation_id="operations_runbook",
+    summary="Read what to do about each alert; the alerts' `runbook_url` leads here",
+    response_model=None,
+    responses=openapi_responses(
+        {200: {"description": "The page.", "content": {"text/html": {}}}},
+        "invalid_request",
+    ),
+)
+async def runbook(query: NoQueryDep) -> Response:
+    """The page needs no database: it is there when the database is not."""
+    return Response(_runbook(), headers=_HTML_POLICY, media_type="text/html")
+
+
+@cache
+def _runbook() -> bytes:
+    return RUNBOOK.read_bytes()

@@ -20,7 +20,7 @@ from api.routers import analytics, decisions, events, executions, monitoring, re
 from api.service.openapi import describe
 from api.wiring.runtime import Runtime
 
-UNTRACED = frozenset({"/healthz", "/readyz", "/metrics"})
+UNTRACED = frozenset({"/healthz", "/readyz", "/metrics", "/runbook"})
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
 
@@ -63,7 +63,7 @@ def create_app(runtime: Runtime) -> Service:
     )
     app.traceparent = settings.traceparent
     app.state.runtime = runtime
-    app.add_middleware(OuterMiddleware, allowed_hosts=settings.allowed_hosts, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(OuterMiddleware, allowed_hosts=settings.hosts, max_body_bytes=settings.max_body_bytes)
     return app
 
 

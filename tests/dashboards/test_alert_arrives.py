@@ -11,13 +11,14 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from api.service.server import listen, url_of
+from api.service.server import listen
 from dashboards.generate import write_rules
 from dashboards.options import Options
 from engine.graph import JsonObject
 from engine.testing.models import Fail
 from tests.dashboards.test_against_prometheus import SCRAPE, serve_runner
 from tests.services.alertmanager.server import Alertmanager
+from tests.services.process import free_port
 from tests.services.prometheus.server import JsonDocument, Prometheus
 from tests.workflow_runner import request, workflow_runner
 
@@ -25,7 +26,6 @@ pytestmark = [pytest.mark.prometheus, pytest.mark.alertmanager, pytest.mark.slow
 
 SCALE = 1 / 240
 """An hour of the rules is a quarter of a minute here."""
-RUNBOOK = "https://runbooks.example/spanloom"
 ALERT = "SpanloomFailuresBurnFast"
 
 
@@ -68,9 +68,10 @@ async def test_a_failing_template_pages_with_links_to_its_executions_and_the_run
     start_prometheus: Callable[[JsonDocument], Prometheus],
     start_alertmanager: Callable[[JsonDocument], Alertmanager],
 ) -> None:
-    async with workflow_runner(migrated_sqlite_url, keep_signals=False) as runner:
-        with listen("127.0.0.1", 0) as listener:
-            service = url_of(listener)
+    port = free_port()
+    service = f"http://127.0.0.1:{port}"
+    async with workflow_runner(migrated_sqlite_url, keep_signals=False, public_url=service) as runner:
+        with listen("127.0.0.1", port) as listener:
             manager = await asyncio.to_thread(start_alertmanager, routing(pager.url))
             async with serve_runner(runner, listener):
                 await asyncio.to_thread(start_prometheus, configuration(tmp_path, service, manager.address))
@@ -86,11 +87,14 @@ async def test_a_failing_template_pages_with_links_to_its_executions_and_the_run
                 assert isinstance(alert["annotations"], dict)
                 async with httpx2.AsyncClient(trust_env=False) as client:
                     listed = await client.get(str(alert["annotations"]["executions_url"]))
+                    runbook = await client.get(str(alert["annotations"]["runbook_url"]))
 
     assert alert["labels"] == {"alertname": ALERT, "severity": "page", "template": "universal_chat"}
     assert alert["annotations"]["summary"] == "universal_chat fails too often"
-    assert str(alert["annotations"]["description"]).startswith("100% of the executions of universal_chat failed")
-    assert alert["annotations"]["runbook_url"] == f"{RUNBOOK}#{ALERT.lower()}"
+    said = "universal_chat burns 100 times its error budget over 1h; the limit is 14.4."
+    assert str(alert["annotations"]["description"]).startswith(said)
+    assert alert["annotations"]["runbook_url"] == f"{service}/runbook#{ALERT.lower()}"
+    assert f'<h2 id="{ALERT.lower()}">' in runbook.text
     found = {item["id"] for item in listed.json()["items"]}
     assert found
     assert found <= ids
@@ -105,7 +109,7 @@ def routing(url: str) -> JsonDocument:
 
 def configuration(folder: Path, service: str, alertmanager: str) -> JsonDocument:
     """The shipped rules in a hurry, over the service."""
-    rules = write_rules(folder / "rules", Options(scale=SCALE, runbook=RUNBOOK, service=service))
+    rules = write_rules(folder / "rules", Options(scale=SCALE))
     target = service.removeprefix("http://")
     return {
         "global": {"scrape_interval": SCRAPE, "evaluation_interval": SCRAPE},

@@ -9,7 +9,7 @@ import yaml
 
 from dashboards import generate
 from dashboards.alerts import Alert, groups, recordings
-from dashboards.options import Options
+from dashboards.options import AS_TOLD, Options
 from dashboards.rule_files import annotations, dump, rule_files
 from dashboards.rule_tests import CASES
 from engine.database.database import Database
@@ -68,7 +68,7 @@ def test_an_alert_says_what_to_do(alert: Alert) -> None:
     assert alert.severity in ("page", "ticket")
     assert texts["summary"]
     assert texts["description"].endswith(".")
-    assert texts["runbook_url"] == f"runbook.md#{alert.name.lower()}"
+    assert texts["runbook_url"] == f"{AS_TOLD}/runbook#{alert.name.lower()}"
     assert alert.name in SECTIONS
 
 
@@ -99,5 +99,17 @@ def test_a_query_of_several_lines_is_written_as_such() -> None:
 
 def test_the_objective_moves_every_burn_alert() -> None:
     strict = rule_files(replace(Options(), objective=0.999))["alerts.yaml"]
-    assert "spanloom:failure_ratio:rate1h > 0.0144" in strict
-    assert "spanloom:failure_ratio:rate3d > 0.001" in strict
+    assert "spanloom:failure_ratio:rate1h / 0.001 > 14.4" in strict
+    assert "spanloom:failure_ratio:rate3d / 0.001 > 1" in strict
+
+
+def test_a_burn_alert_says_the_measured_multiple_and_the_limit() -> None:
+    text = annotations(ALERTS["SpanloomFailuresBurnFast"], Options())["description"]
+    assert 'burns {{ printf "%.3g" $value }} times its error budget over 1h; the limit is 14.4.' in text
+
+
+def test_every_link_is_absolute() -> None:
+    for alert in ALERTS.values():
+        links = [text for name, text in annotations(alert, Options()).items() if name.endswith("_url")]
+        assert links
+        assert all(link.startswith(AS_TOLD) for link in links)

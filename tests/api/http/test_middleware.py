@@ -43,6 +43,12 @@ async def test_loopback_names_and_listed_ones_are_answered(migrated_sqlite_url: 
         assert (await service.client.get("/healthz", headers={"Host": host})).status_code == 200
 
 
+async def test_the_host_of_the_public_url_is_answered(migrated_sqlite_url: str) -> None:
+    async with running(migrated_sqlite_url, public_url="https://Flows.example:8443/spanloom") as service:
+        for host, status in (("flows.example", 200), ("flows.example:8443", 200), ("other.example", 421)):
+            assert (await service.client.get("/healthz", headers={"Host": host})).status_code == status
+
+
 async def test_a_fault_tells_its_correlation_id_and_nothing_else(
     service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -88,6 +94,6 @@ async def test_the_trace_of_a_caller_may_be_linked_or_ignored(
 async def test_looking_at_the_service_is_not_traced(service: Service) -> None:
     spans = InMemorySpanExporter()
     service.runtime.telemetry.tracer_provider.add_span_processor(SimpleSpanProcessor(spans))
-    for path in ("/healthz", "/readyz", "/metrics", "/v1/executions"):
+    for path in ("/healthz", "/readyz", "/metrics", "/runbook", "/v1/executions"):
         await service.client.get(path)
     assert [span.name for span in spans.get_finished_spans()] == ["GET /v1/executions"]

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 import asyncpg  # type: ignore[import-untyped]  # asyncpg ships no types
 import pytest
 
+from dashboards.alerts import groups
+from dashboards.options import Options
 from engine.errors import Unavailable
 from tests.api.harness import UNKNOWN_ID, Service, running
 
@@ -34,6 +36,17 @@ async def test_metrics_come_in_both_formats(stored_service: Service) -> None:
     assert open_metrics.headers["content-type"].startswith("application/openmetrics-text")
     assert f'trace_id="{trace_id}"' in open_metrics.text
     assert open_metrics.text.endswith("# EOF\n")
+
+
+async def test_the_runbook_has_an_anchor_for_each_alert_and_needs_no_database(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(service.runtime.database, "_reader")
+    page = await service.client.get("/runbook")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    alerts = [alert.name for group in groups(Options()) for alert in group.alerts]
+    assert [name for name in alerts if f'<h2 id="{name.lower()}">' not in page.text] == []
 
 
 async def test_a_locked_database_is_said_and_nothing_is_accepted(service: Service, migrated_sqlite_url: str) -> None:
