@@ -41,6 +41,9 @@ PREFIX = "SPANLOOM_"
 
 _OF_TESTS = frozenset({"SPANLOOM_FAULTS", "SPANLOOM_FAULTS_SEED", "SPANLOOM_REQUIRE_ALL", "SPANLOOM_TEST_DATABASE_URL"})
 
+_OF_THE_COLLECTOR = frozenset({"SPANLOOM_INGEST_TOKEN"})
+"""Read by otel-collector.yaml; both programs may be started from one environment."""
+
 
 class SettingsInvalid(SpanloomError):
     """A setting has a value that cannot be used."""
@@ -377,7 +380,7 @@ def _shown(default: object) -> str:
 
 
 def _known() -> set[str]:
-    return {_variable((name,)) for name in Settings.model_fields} | _OF_TESTS
+    return {_variable((name,)) for name in Settings.model_fields} | _OF_TESTS | _OF_THE_COLLECTOR
 
 
 def _variable(location: tuple[int | str, ...]) -> str:
@@ -393,5 +396,5 @@ def _variable(location: tuple[int | str, ...]) -> str:
 
 
 def _misspelt(name: str) -> str:
-    near = difflib.get_close_matches(name, sorted(_known() - _OF_TESTS), n=1)
+    near = difflib.get_close_matches(name, sorted(_known() - _OF_TESTS - _OF_THE_COLLECTOR), n=1)
     return f"Unknown setting {name}." + (f" Did you mean {near[0]}?" if near else " .env.example lists all settings.")

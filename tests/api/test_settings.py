@@ -1,6 +1,7 @@
 """The settings: read from the environment, with sentences for what is wrong."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -73,6 +74,15 @@ def test_links_lead_to_the_public_address(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert read_settings().public_address == address
+
+
+def test_the_variables_of_the_collector_may_stand_in_the_same_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = (Path(__file__).parents[2] / "otel-collector.yaml").read_text()
+    names = set(re.findall(r"\$\{env:([A-Z_]+)", shipped))
+    assert "SPANLOOM_INGEST_TOKEN" in names
+    for name in names:
+        monkeypatch.setenv(name, "x")
+    assert read_settings().ingest_tokens == ()
 
 
 def test_a_misspelt_variable_is_named_with_the_right_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,21 +95,6 @@ def test_the_collector_refuses_a_name_that_is_none(tmp_path: Path) -> None:
     assert "jäger" in validate(wrong)
 
 
-@pytest.mark.collector
-@pytest.mark.parametrize("tool", ["otlp_http/langfuse", "otlp_http/phoenix", "otlp_http/tempo"])
-def test_the_collector_takes_an_example_when_it_is_uncommented(tmp_path: Path, tool: str) -> None:
-    config = tmp_path / "with-example.yaml"
-    names = f"exporters: [otlp_http/jaeger, {tool}]"
-    config.write_text(_with_examples(tool).replace("exporters: [otlp_http/jaeger]", names, 1))
-    assert validate(config) == ""
-
-
-@pytest.mark.parametrize("tool", ["otlp_http/langfuse", "otlp_http/phoenix", "otlp_http/tempo", "datadog"])
-def test_each_example_is_an_exporter(tool: str) -> None:
-    exporters = yaml.safe_load(_with_examples(tool))["exporters"]
-    assert exporters[tool].keys() & {"endpoint", "api"}
-
-
 def test_every_attribute_in_the_file_is_one_that_we_emit() -> None:
     assert named() - semconv.ATTRIBUTES.keys() - LABELS - METRICS - CALLERS - RESOURCE == set()
 
@@ -236,14 +221,3 @@ def test_the_small_binary_has_every_component_of_the_file() -> None:
 
 def _conditions(name: str) -> list[str]:
     return list(values({key: node for key, node in at("processors", name).items() if key != "error_mode"}))
-
-
-def _with_examples(tool: str) -> str:
-    """The file with one example uncommented."""
-    return re.sub(
-        rf"^  # ({re.escape(tool)}:.*\n(?:  #   .*\n)+)",
-        lambda block: "".join(f"  {line.removeprefix('  # ')}\n" for line in f"  # {block[1]}".splitlines()),
-        text(),
-        count=1,
-        flags=re.MULTILINE,
-    )

@@ -2,10 +2,7 @@
 
 import asyncio
 import json
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx2
@@ -17,6 +14,7 @@ from dashboards.options import Options
 from engine.graph import JsonObject
 from engine.testing.models import Fail
 from tests.dashboards.test_against_prometheus import SCRAPE, serve_runner
+from tests.inbox import Inbox, listening
 from tests.services.alertmanager.server import Alertmanager
 from tests.services.process import free_port
 from tests.services.prometheus.server import JsonDocument, Prometheus
@@ -29,42 +27,17 @@ SCALE = 1 / 240
 ALERT = "SpanloomFailuresBurnFast"
 
 
-@dataclass(slots=True)
-class Pager:
-    """Where Alertmanager sends alerts; keeps them by name."""
-
-    url: str
-    alerts: dict[str, JsonObject] = field(default_factory=dict)
-
-
 @pytest.fixture
-def pager() -> Iterator[Pager]:
-    """A receiver on a port of its own."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            found.alerts.update({alert["labels"]["alertname"]: alert for alert in body["alerts"]})
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found = Pager(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, name="pager")
-    thread.start()
-    yield found
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def pager() -> Iterator[Inbox]:
+    """Where Alertmanager sends alerts."""
+    with listening() as inbox:
+        yield inbox
 
 
 async def test_a_failing_template_pages_with_links_to_its_executions_and_the_runbook(
     migrated_sqlite_url: str,
     tmp_path: Path,
-    pager: Pager,
+    pager: Inbox,
     start_prometheus: Callable[[JsonDocument], Prometheus],
     start_alertmanager: Callable[[JsonDocument], Alertmanager],
 ) -> None:
@@ -80,10 +53,10 @@ async def test_a_failing_template_pages_with_links_to_its_executions_and_the_run
                 for _ in range(600):
                     failing = request({"kind": "template", "template": "universal_chat"})
                     ids.add((await engine.execute(failing)).execution_id)
-                    if ALERT in pager.alerts:
+                    if ALERT in alerts(pager):
                         break
                     await asyncio.sleep(0.05)
-                alert = pager.alerts[ALERT]
+                alert = alerts(pager)[ALERT]
                 assert isinstance(alert["annotations"], dict)
                 async with httpx2.AsyncClient(trust_env=False) as client:
                     listed = await client.get(str(alert["annotations"]["executions_url"]))
@@ -98,6 +71,12 @@ async def test_a_failing_template_pages_with_links_to_its_executions_and_the_run
     found = {item["id"] for item in listed.json()["items"]}
     assert found
     assert found <= ids
+
+
+def alerts(pager: Inbox) -> dict[str, JsonObject]:
+    """The alerts that came, by name."""
+    bodies = [json.loads(request.body) for request in pager.requests]
+    return {alert["labels"]["alertname"]: alert for body in bodies for alert in body["alerts"]}
 
 
 def routing(url: str) -> JsonDocument:

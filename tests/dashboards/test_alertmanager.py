@@ -2,11 +2,8 @@
 
 import json
 import re
-import threading
 import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +12,7 @@ import yaml
 
 from dashboards.generate import HOME
 from tests.conftest import found
+from tests.inbox import listening
 from tests.services.alertmanager import server as alertmanager_service
 from tests.services.alertmanager.server import Alertmanager
 from tests.services.detached import wait_for
@@ -84,48 +82,15 @@ def test_one_problem_is_one_message(start_alertmanager: Start, firing: set[str],
 
 
 @pytest.mark.parametrize("name", ["slack", "pagerduty", "webhook"])
-def test_a_message_has_the_text_and_the_links(
-    start_alertmanager: Start, tmp_path: Path, inbox: "Inbox", name: str
-) -> None:
-    config = delivered_to(yaml.safe_load(with_receiver(name)), inbox.url, tmp_path)
-    fire(start_alertmanager(config), [an_alert(FAST, "my flow")])
-    assert wait_for(lambda: inbox.messages != [], seconds=20)
-    said = json.dumps(inbox.messages[0])
+def test_a_message_has_the_text_and_the_links(start_alertmanager: Start, tmp_path: Path, name: str) -> None:
+    with listening() as inbox:
+        config = delivered_to(yaml.safe_load(with_receiver(name)), inbox.url, tmp_path)
+        fire(start_alertmanager(config), [an_alert(FAST, "my flow")])
+        assert inbox.wait_for(lambda: inbox.requests != [])
+    said = json.dumps(json.loads(inbox.requests[0].body))
     for text in ("my flow fails too often", "burns 17 times its error budget", RUNBOOK, EXECUTIONS):
         assert text in said
     assert "<no value>" not in said
-
-
-@dataclass(slots=True)
-class Inbox:
-    """What a receiver got."""
-
-    url: str
-    messages: list[Document] = field(default_factory=list)
-
-
-@pytest.fixture
-def inbox() -> Iterator[Inbox]:
-    """Stands in for Slack, PagerDuty and a webhook."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            got.messages.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(202 if self.path.endswith("/pagerduty") else 200)
-            self.end_headers()
-            self.wfile.write(b"ok")
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    got = Inbox(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, name="inbox")
-    thread.start()
-    yield got
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def delivered_to(config: Document, url: str, folder: Path) -> JsonDocument:
