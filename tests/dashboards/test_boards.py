@@ -15,6 +15,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from dashboards import generate
 from dashboards.alerts import RATIO_WINDOWS
 from dashboards.boards import BOARDS, board_files, panel_queries
+from dashboards.options import Options
 from engine.database.database import Database
 from tests.dashboards.metric_names import known_metrics, problems
 
@@ -128,6 +129,24 @@ def test_tokens_are_summed_up_over_input_and_output_alone() -> None:
     assert len(found) > 4
     for expr in found:
         assert all(re.search(r'type(=~"input\|output"|="\w+")', each) for each in _SELECTOR.findall(expr)), expr
+
+
+def test_numbers_are_coloured_by_the_limits_of_the_alerts() -> None:
+    """Counts and sums of money are neither good nor bad."""
+    marks = {
+        panel["title"]: [
+            (mark["value"], mark["color"]) for mark in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        ]
+        for board in FILES.values()
+        for panel in drawn(board)
+        if panel["type"] == "stat"
+    }
+    plain = {title for title, steps in marks.items() if steps == [(None, "text")]}
+    assert {"Executions", "Failed", "Cost", "Waste", "Tokens"} <= plain
+    assert marks["Failure rate"] == [(None, "green"), (0.01, "orange"), (0.05, "red")]
+    assert marks["Budget left"] == [(None, "red"), (0, "orange"), (0.25, "green")]
+    assert marks["Records behind"][-1] == (Options().lag_seconds, "red")
+    assert marks["Books compared"][-1] == (Options().overdue_seconds, "red")
 
 
 def test_the_burn_rate_has_one_line_per_workflow_and_a_mark_per_limit() -> None:

@@ -141,7 +141,7 @@ async def run_everything(runner: WorkflowRunner) -> list[ExecutionResult]:
         wanted = [(load, number * load.per_round + each) for load in LOADS for each in range(load.per_round)]
         results += await asyncio.gather(*(_execute(engine, load, each) for load, each in wanted))
         if number % 4 == 0:
-            results.append(await _cancelled(runner, LOADS[number // 4 % len(LOADS)]))
+            results.append(await _cancelled(runner, LOADS[0]))
         await asyncio.sleep(PAUSE_SECONDS)
     await engine.close()
     assert {result.status for result in results} == {Status.COMPLETED, Status.FAILED, Status.CANCELLED}

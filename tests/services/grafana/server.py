@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 from tests.services.cache import ServiceMissing, cached_folder, filling, run, say, tool
 
 VERSION = "10.1.9"
-"""The newest version that a bundler takes as it is published."""
+"""Of all three packages of package.json."""
 _HERE = Path(__file__).parent
 _MANIFEST = [_HERE / name for name in (".npmrc", "library.js", "package.json", "package-lock.json")]
 _SCRIPT, _STYLES = "library.min.js", "uPlot.min.css"
