@@ -21,6 +21,8 @@ _MOST_LEVELS = 128
 _MOST_VALUES = 8_000_000
 """How many values are written at once: twice as many as the largest state can hold."""
 
+_FEW = 256
+
 _SCALARS = frozenset({str, int, float, bool, NoneType})
 
 
@@ -35,7 +37,8 @@ def to_json(
 
     Raises `NotJson`, also for a value that is nested `levels` deep.
     """
-    check_nesting(value, levels)
+    if not _is_flat(value):
+        check_nesting(value, levels)
     try:
         return orjson.dumps(value, default, options)
     except orjson.JSONEncodeError as error:
@@ -46,6 +49,14 @@ def to_ascii_json(value: object, *, is_indented: bool = False, default: Callable
     """The value as JSON in ASCII: a lone surrogate, which `to_json` refuses, is escaped like any other character."""
     check_nesting(value, _MOST_LEVELS)
     return json.dumps(value, default=default, indent=2 if is_indented else None)
+
+
+def _is_flat(value: object) -> bool:
+    """Whether it is an object with a few scalars and lists of them, as the attributes of a span are."""
+    if type(value) is not dict or len(value) > _FEW:
+        return False
+    others = [each for each in value.values() if type(each) not in _SCALARS]
+    return all(type(each) is list and len(each) <= _FEW and _SCALARS.issuperset(map(type, each)) for each in others)
 
 
 def check_nesting(value: object, levels: int = MAX_NESTING) -> int:
