@@ -1,16 +1,16 @@
 """The consumer that writes the records (execution rows, span rows and roll-ups) from signals in any order.
 
 An execution row holds the values of its highest event by (attempt, rank, seq), and a terminal row is final. Span rows
-are inserted once; repeated ones are ignored. Only the rows that RETURNING reports as stored are added to roll-ups and
-seals, so signals may arrive twice, late or early.
+are inserted once; repeated ones are ignored. Only the rows that RETURNING reports as stored are added to roll-ups,
+seals and digests, so signals may arrive twice, late or early.
 """
 
-from collections import Counter
 from collections.abc import Iterable
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.tracing import semconv
+from telemetry.records.digest import NO_SPANS, PRIME, Digest, digest_of
 from telemetry.records.rollups import CallDelta, CountedExecution, Deltas, EndDelta
 from telemetry.records.rows import (
     EXECUTION_COLUMNS,
@@ -26,8 +26,8 @@ from telemetry.records.rows import (
 )
 from telemetry.records.totals import is_recorded
 from telemetry.signals.records import Batch, EventRecord, Identity, Kind, SpanRecord, time_of
-from telemetry.store.bulk import BulkInsert
-from telemetry.store.tables import executions, spans
+from telemetry.store.bulk import BulkInsert, Row
+from telemetry.store.tables import DIGEST_COLUMNS, executions, spans
 
 
 class Records:
@@ -41,7 +41,8 @@ class Records:
         recorded = _recorded(batch.spans)
         new_spans = await _store_spans(connection, recorded, deltas)
         updated = await _store_events(connection, _highest(batch.events), new_spans, deltas)
-        await _count_spans(connection, recorded, {id_: n for id_, n in new_spans.items() if id_ not in updated})
+        uncounted = {id_: digest for id_, digest in new_spans.items() if id_ not in updated}
+        await _count_spans(connection, recorded, uncounted)
         await deltas.write(connection)
 
 
@@ -52,24 +53,29 @@ def _recorded(batch: Iterable[SpanRecord]) -> dict[tuple[str, str], SpanRecord]:
 
 async def _store_spans(
     connection: AsyncConnection, recorded: dict[tuple[str, str], SpanRecord], deltas: Deltas
-) -> Counter[str]:
-    """Insert the spans; return the number of new ones by execution."""
-    new_spans: Counter[str] = Counter()
-    for execution_id, span_id in await _INSERT_SPANS.run_each(
-        connection, [recorded[key] for key in sorted(recorded)], span_row
-    ):
-        new_spans[execution_id] += 1
-        span = recorded[execution_id, span_id]
-        if span.kind is Kind.MODEL:
-            deltas.add_call(_call(span))
+) -> dict[str, Digest]:
+    """Insert the spans; return the digest of the new ones by execution."""
+    digests: dict[tuple[str, str], Digest] = {}
+
+    def row_of(key: tuple[str, str]) -> Row:
+        row = span_row(recorded[key])
+        digests[key] = digest_of(row)
+        return row
+
+    new_spans: dict[str, Digest] = {}
+    for execution_id, span_id in await _INSERT_SPANS.run_each(connection, sorted(recorded), row_of):
+        key = execution_id, span_id
+        new_spans[execution_id] = new_spans.get(execution_id, NO_SPANS).plus(digests[key])
+        if recorded[key].kind is Kind.MODEL:
+            deltas.add_call(_call(recorded[key]))
     return new_spans
 
 
 async def _store_events(
-    connection: AsyncConnection, highest: dict[str, EventRecord], new_spans: Counter[str], deltas: Deltas
+    connection: AsyncConnection, highest: dict[str, EventRecord], new_spans: dict[str, Digest], deltas: Deltas
 ) -> set[str]:
-    """Write the row of each execution with the number of its new spans; return the ids of the rows written."""
-    rows = [execution_row(highest[id_], new_spans[id_]) for id_ in sorted(highest)]
+    """Write the row of each execution with the digest of its new spans; return the ids of the rows written."""
+    rows = [execution_row(highest[id_], new_spans.get(id_, NO_SPANS)) for id_ in sorted(highest)]
     updated = {str(id_) for (id_,) in await _UPSERT_EXECUTIONS.run(connection, rows)}
     for execution_id in updated:
         event = highest[execution_id]
@@ -88,13 +94,13 @@ async def _store_events(
 
 
 async def _count_spans(
-    connection: AsyncConnection, recorded: dict[tuple[str, str], SpanRecord], new_spans: dict[str, int]
+    connection: AsyncConnection, recorded: dict[tuple[str, str], SpanRecord], new_spans: dict[str, Digest]
 ) -> None:
-    """Add to `spans_stored` of executions without a new event; one without any event gets a row from its spans."""
+    """Add to the digests of executions without a new event; one without any event gets a row from its spans."""
     identities = {
         execution_id: span.identity for (execution_id, _), span in recorded.items() if execution_id in new_spans
     }
-    rows = [placeholder_row(identities[id_], count) for id_, count in sorted(new_spans.items())]
+    rows = [placeholder_row(identities[id_], new) for id_, new in sorted(new_spans.items())]
     await _COUNT_SPANS.run(connection, rows)
 
 
@@ -143,12 +149,20 @@ _INSERT_SPANS = BulkInsert(
     ("execution_id", "span_id"),
     mostly_new=True,
 )
+_COUNTS = ("spans_stored", DIGEST_COLUMNS[0])
+_COUNT = ", ".join(
+    [f"{name} = executions.{name} + excluded.{name}" for name in _COUNTS]
+    + [f"{name} = (executions.{name} + excluded.{name}) % {PRIME}" for name in DIGEST_COLUMNS[1:]]
+)
+"""Adds new spans to a record; the digest of a record that has none stays null."""
+
+_REPLACED = [name for name in EXECUTION_COLUMNS if name not in ("id", "spans_stored", *DIGEST_COLUMNS)]
 _UPSERT_EXECUTIONS = BulkInsert(
     executions,
     EXECUTION_COLUMNS,
     "ON CONFLICT (id) DO UPDATE SET "
-    + ", ".join(f"{name} = excluded.{name}" for name in EXECUTION_COLUMNS if name not in ("id", "spans_stored"))
-    + ", spans_stored = executions.spans_stored + excluded.spans_stored"
+    + ", ".join(f"{name} = excluded.{name}" for name in _REPLACED)
+    + f", {_COUNT}"
     + f" WHERE executions.rank < {RANK_TERMINAL} AND (excluded.attempt, excluded.rank, excluded.seq)"
     + " > (executions.attempt, executions.rank, executions.seq)",
     ("id",),
@@ -156,5 +170,5 @@ _UPSERT_EXECUTIONS = BulkInsert(
 _COUNT_SPANS = BulkInsert(
     executions,
     PLACEHOLDER_COLUMNS,
-    "ON CONFLICT (id) DO UPDATE SET spans_stored = executions.spans_stored + excluded.spans_stored",
+    f"ON CONFLICT (id) DO UPDATE SET {_COUNT}",
 )

@@ -12,7 +12,7 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import Table, delete, select
+from sqlalchemy import RowMapping, Table, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.result import ErrorClass
@@ -32,6 +32,12 @@ from telemetry.store.tables import (
 )
 
 _REBUILD_PAGE = 5_000
+
+_COUNTED_COLUMNS = ("id", "owner_id", "workflow_name", "workflow_source", "template_id", "template_version")
+"""The columns of a record for the fields of `CountedExecution`."""
+RECORD_COLUMNS = (*_COUNTED_COLUMNS, "status", "duration_ms", "completed_at", "error_class")
+CALL_COLUMNS = ("provider", "model", *TOKEN_FIELDS, "cost_nano_usd", "waste")
+"""The columns of records and of model-call spans that roll-ups are made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +125,21 @@ class Deltas:
         sums[DURATION_COLUMNS[bisect_left(DURATION_BOUNDS_MS, end.duration_ms)]] += 1
         self._move_latest(key, dict.fromkeys(_LATEST[end.status], end.completed_at))
 
+    def add_record(
+        self, record: Mapping[str, Any] | RowMapping, calls: Iterable[Mapping[str, Any] | RowMapping]
+    ) -> None:
+        """Add a stored record with the rows of its model calls: `RECORD_COLUMNS` and `CALL_COLUMNS`."""
+        execution = CountedExecution(*(record[name] for name in _COUNTED_COLUMNS))
+        if record["completed_at"] is not None and record["status"] in _LATEST:
+            duration_ms, completed_at = record["duration_ms"] or 0, record["completed_at"]
+            self.add_end(EndDelta(execution, record["status"], duration_ms, completed_at, record["error_class"]))
+        for call in calls:
+            tokens = [call[name] for name in TOKEN_FIELDS]
+            is_wasted = call["waste"] is not None
+            self.add_call(
+                CallDelta(execution, call["provider"], call["model"], tokens, call["cost_nano_usd"], is_wasted)
+            )
+
     async def write(self, connection: AsyncConnection) -> None:
         """Add everything to the hourly and the daily rows. Rows are locked in the order of their keys."""
         await _ADD_HOURS.run(connection, self.rows())
@@ -181,68 +202,30 @@ async def from_records(connection: AsyncConnection) -> Deltas:
     """The sums over all records and model-call spans."""
     deltas = Deltas()
     last = ""
-    while page := await _page_of_executions(connection, last, deltas):
+    while page := await _page_of_executions(connection, last):
         last = max(page)
-        for row in await _calls_of(connection, page):
-            deltas.add_call(
-                CallDelta(
-                    execution=page[row["execution_id"]],
-                    provider=row["provider"],
-                    model=row["model"],
-                    tokens=[row[name] for name in TOKEN_FIELDS],
-                    cost_nano_usd=row["cost_nano_usd"],
-                    wasted=row["waste"] is not None,
-                )
-            )
+        calls = await _calls_of(connection, page)
+        for id_, record in page.items():
+            deltas.add_record(record, calls.get(id_, ()))
     return deltas
 
 
-async def _page_of_executions(connection: AsyncConnection, after: str, deltas: Deltas) -> dict[str, CountedExecution]:
-    """The next executions by id; the ends of those that have ended are added to `deltas`."""
-    statement = (
-        select(
-            executions.c.id,
-            executions.c.owner_id,
-            executions.c.workflow_name,
-            executions.c.workflow_source,
-            executions.c.template_id,
-            executions.c.template_version,
-            executions.c.status,
-            executions.c.duration_ms,
-            executions.c.completed_at,
-            executions.c.error_class,
-        )
-        .where(executions.c.id > after)
-        .order_by(executions.c.id)
-        .limit(_REBUILD_PAGE)
-    )
-    page: dict[str, CountedExecution] = {}
-    for row in await connection.execute(statement):
-        page[row.id] = execution = CountedExecution(
-            execution_id=row.id,
-            owner=row.owner_id,
-            workflow_name=row.workflow_name,
-            source=row.workflow_source,
-            template_id=row.template_id,
-            template_version=row.template_version,
-        )
-        if row.completed_at is not None:
-            deltas.add_end(EndDelta(execution, row.status, row.duration_ms, row.completed_at, row.error_class))
-    return page
+async def _page_of_executions(connection: AsyncConnection, after: str) -> dict[str, RowMapping]:
+    """The next records by id."""
+    columns = (executions.c[name] for name in RECORD_COLUMNS)
+    statement = select(*columns).where(executions.c.id > after).order_by(executions.c.id).limit(_REBUILD_PAGE)
+    return {row["id"]: row for row in (await connection.execute(statement)).mappings()}
 
 
-async def _calls_of(connection: AsyncConnection, execution_ids: Collection[str]) -> Iterable[Any]:
+async def _calls_of(connection: AsyncConnection, execution_ids: Collection[str]) -> dict[str, list[RowMapping]]:
     first, last = min(execution_ids), max(execution_ids)
-    statement = select(
-        spans.c.execution_id,
-        spans.c.provider,
-        spans.c.model,
-        *(spans.c[name] for name in TOKEN_FIELDS),
-        spans.c.cost_nano_usd,
-        spans.c.waste,
-    ).where(spans.c.kind == "model", spans.c.execution_id.between(first, last))
-    rows = (await connection.execute(statement)).mappings()
-    return [row for row in rows if row["execution_id"] in execution_ids]
+    statement = select(spans.c.execution_id, *(spans.c[name] for name in CALL_COLUMNS)).where(
+        spans.c.kind == "model", spans.c.execution_id.between(first, last)
+    )
+    calls: dict[str, list[RowMapping]] = {}
+    for row in (await connection.execute(statement)).mappings():
+        calls.setdefault(row["execution_id"], []).append(row)
+    return calls
 
 
 def _key(execution: CountedExecution, provider: str, model: str) -> RollupKey:

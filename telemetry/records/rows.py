@@ -12,7 +12,7 @@ from engine.tracing.semconv import Event
 from telemetry.records.rollups import accepted_at
 from telemetry.signals.records import BadSignal, EventRecord, Identity, Kind, SpanRecord, time_of
 from telemetry.store.bulk import Cell, Row
-from telemetry.store.tables import TIME_LEDGER_COLUMNS, executions, spans
+from telemetry.store.tables import DIGEST_COLUMNS, TIME_LEDGER_COLUMNS, executions, spans
 
 RANK_QUEUED, RANK_RUNNING, RANK_TERMINAL = 0, 1, 2
 
@@ -28,6 +28,9 @@ _STATES = {
     Event.CANCELLED.value: ("cancelled", RANK_TERMINAL),
 }
 """Event to the status and rank of its execution."""
+
+RANKS = dict(_STATES.values())
+"""Status to rank."""
 
 _NODE_FIELDS = {
     "node_id": semconv.NODE_ID,
@@ -50,7 +53,9 @@ _CALL_FIELDS = {
 """The same, of model calls alone."""
 
 _COMPUTED_COLUMNS = tuple(column.name for column in spans.c if column.name not in _NODE_FIELDS | _CALL_FIELDS)
-SPAN_COLUMNS = (*_COMPUTED_COLUMNS, *_NODE_FIELDS, *_CALL_FIELDS)
+CALL_COLUMNS = tuple(_CALL_FIELDS)
+"""The columns that only model calls have a value in."""
+SPAN_COLUMNS = (*_COMPUTED_COLUMNS, *_NODE_FIELDS, *CALL_COLUMNS)
 
 _NODE_KEYS, _CALL_KEYS = tuple(_NODE_FIELDS.values()), tuple(_CALL_FIELDS.values())
 _NO_CALL: Row = (None,) * len(_CALL_KEYS)
@@ -86,6 +91,21 @@ _TIMES = {
     "time_human_ms": semconv.TIME_HUMAN,
 }
 
+CLOSING_COLUMNS = (
+    *(name for name in _TEXTS if name != "error_type"),
+    *semconv.SUM_TOKENS,
+    *_COUNTS,
+    *TIME_LEDGER_COLUMNS,
+    "duration_ms",
+    "time_to_first_token_ms",
+    "unfinished_calls",
+    "spans_expected",
+    "streaming",
+    "queued_at",
+    "started_at",
+    "tags",
+)
+"""The columns of an ended execution that follow from attributes which its root span keeps, too."""
 
 _IDENTITY = {
     "id": "execution_id",
@@ -110,7 +130,7 @@ _NO_EVENT: dict[str, Cell] = {
 }
 """The state of an execution before its first event arrives; every event replaces it."""
 
-PLACEHOLDER_COLUMNS = (*_IDENTITY, *_NO_EVENT, "queued_at", "spans_stored")
+PLACEHOLDER_COLUMNS = (*_IDENTITY, *_NO_EVENT, "queued_at", "spans_stored", *DIGEST_COLUMNS)
 
 
 def changes_record(event: EventRecord) -> bool:
@@ -151,8 +171,11 @@ def span_row(span: SpanRecord) -> Row:
     return (*_computed_cells(computed), *map(field, _NODE_KEYS), *call)
 
 
-def execution_row(event: EventRecord, spans_stored: int) -> Row:
-    """The cells of an execution as its event describes it, in the order of `EXECUTION_COLUMNS`."""
+def execution_row(event: EventRecord, new_spans: Row) -> Row:
+    """The cells of an execution as its event describes it, in the order of `EXECUTION_COLUMNS`.
+
+    `new_spans` is the digest of the spans that are stored with it.
+    """
     status, rank = _STATES[event.name]
     duration_ms = event.integer(semconv.DURATION_MS)
     cost = event.integer(semconv.COST_NANO_USD)
@@ -176,7 +199,7 @@ def execution_row(event: EventRecord, spans_stored: int) -> Row:
         "cost_upper_nano_usd": event.integer(semconv.COST_UPPER_NANO_USD) if unfinished else cost,
         "unfinished_calls": unfinished,
         "spans_expected": event.integer(semconv.SPANS),
-        "spans_stored": spans_stored,
+        **_stored(new_spans),
         "tags": _document(event, semconv.TAGS),
         "params": _document(event, semconv.PARAMS),
     }
@@ -187,11 +210,15 @@ def execution_row(event: EventRecord, spans_stored: int) -> Row:
     return _execution_cells(row)
 
 
-def placeholder_row(identity: Identity, spans_stored: int) -> Row:
+def placeholder_row(identity: Identity, new_spans: Row) -> Row:
     """The cells of an execution of which only spans have arrived, in the order of `PLACEHOLDER_COLUMNS`."""
     queued_at = accepted_at(identity.execution_id)
-    row = _identity_cells(identity) | _NO_EVENT | {"queued_at": queued_at, "spans_stored": spans_stored}
+    row = _identity_cells(identity) | _NO_EVENT | {"queued_at": queued_at, **_stored(new_spans)}
     return _placeholder_cells(row)
+
+
+def _stored(new_spans: Row) -> dict[str, Cell]:
+    return {"spans_stored": new_spans[0], **dict(zip(DIGEST_COLUMNS, new_spans, strict=True))}
 
 
 def _identity_cells(identity: Identity) -> dict[str, Cell]:

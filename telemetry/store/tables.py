@@ -38,6 +38,9 @@ TIME_LEDGER_COLUMNS = (
     "time_human_ms",
     "time_engine_ms",
 )
+DIGEST_COLUMNS = ("digest_spans", "digest", "digest_by_column", "digest_by_span")
+"""The digest of an execution's span rows (`telemetry/records/digest.py`): how many it covers, and its three sums."""
+
 ROLLUP_KEYS = ("owner_id", "workflow_name", "source", "template_id", "template_version", "provider", "model")
 """The key of a roll-up row, beside its bucket. A part that does not apply is `''`, or version 0."""
 
@@ -105,6 +108,8 @@ executions = Table(
     Column("spans_expected", Integer),
     Column("seal", String),
     Column("spans_stored", Integer, nullable=False),
+    # Null if a program without digests has begun the record.
+    *(Column(name, BigInteger) for name in DIGEST_COLUMNS),
     Column("error_type", String),
     # Who has to act: caller, workflow, provider, tool, engine. Null unless it failed.
     Column("error_class", String),
@@ -255,6 +260,7 @@ webhook_events = Table(
     Column("at", UtcTime, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Index("ix_webhook_events_owner_at", "owner_id", "at", "event_id"),
+    Index("ix_webhook_events_execution", "execution_id"),
 )
 """Each event that at least one endpoint of its owner subscribes to, with the body that every endpoint gets.
 
@@ -346,6 +352,19 @@ outbox = Table(
     Index("ix_outbox_shipped", "shipped_at"),
 )
 """Signals on their way through the Collector. A row is deleted when no consumer owes it any more."""
+
+RECONCILE_CHECKS = (
+    "record",
+    "span",
+    "control",
+    "webhook",
+    "dead_letter",
+    "leftover",
+    "rollup",
+    "daily_rollup",
+    "counter",
+)
+"""The kinds of differences, by the books that are compared (`telemetry.reconcile.findings.Check`)."""
 
 reconcile_runs = Table(
     "reconcile_runs",
