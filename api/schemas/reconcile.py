@@ -6,17 +6,24 @@ from typing import Literal, Self
 from pydantic import AwareDatetime, Field
 
 from api.schemas.executions import Answer
-from telemetry.reconcile.compare import ReconcileReport
+from telemetry.reconcile.findings import ReconcileReport
 
 
 class DifferenceDocument(Answer):
-    """One number that differs between two books; `subject` is an execution id, a roll-up row or a counter."""
+    """One cell that differs between two books; `subject` is an execution id, a roll-up row or a counter."""
 
-    check: Literal["record", "rollup", "daily_rollup", "counter"]
+    check: Literal[
+        "record", "span", "control", "webhook", "dead_letter", "leftover", "rollup", "daily_rollup", "counter"
+    ]
     subject: str
+    row: str | None
+    """The row, if the execution has several: the id of a span, a webhook event or a delivery."""
     column: str
-    found: int | None
-    expected: int | None
+    found: bool | int | float | str | None
+    expected: bool | int | float | str | None
+    """What the other book says; null also if that cannot be told."""
+    cause: str
+    """The likely cause."""
     drift_nano_usd: int
 
 
@@ -35,6 +42,12 @@ class ReconcileDocument(Answer):
     until: AwareDatetime = Field(serialization_alias="to")
     as_of: AwareDatetime
     executions: int
+    unfinished: int
+    """Executions that have not ended; only what stands already was compared."""
+    in_outbox: int
+    """Executions that were not compared: signals of theirs are still on the way through the Collector."""
+    without_digest: int
+    """Records from before span rows had digests: a change of their span rows shows in sums alone."""
     rollup_rows: int
     differences_total: int
     drift_nano_usd: int
@@ -49,6 +62,9 @@ class ReconcileDocument(Answer):
             until=report.until,
             as_of=report.as_of,
             executions=report.executions,
+            unfinished=report.unfinished,
+            in_outbox=report.in_outbox,
+            without_digest=report.without_digest,
             rollup_rows=report.rollup_rows,
             differences_total=len(report.differences) if differences_total is None else differences_total,
             drift_nano_usd=report.drift_nano_usd if drift is None else drift,

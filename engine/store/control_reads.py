@@ -6,9 +6,9 @@ Each query selects only the columns that its callers need. The engine itself rea
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import JSON, ColumnElement, Dialect, Select, exists, func, select, type_coerce
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.database.base import among
@@ -52,6 +52,49 @@ class DecidedState(NamedTuple):
     claim_reason: str | None
 
 
+OUTCOME_FIELDS = (
+    "status",
+    "error_type",
+    "error_class",
+    "error_message",
+    "duration_ms",
+    "usage",
+    "cost_nano_usd",
+    "unpriced_calls",
+    "waste_nano_usd",
+    "model_calls",
+    "tool_calls",
+    "node_executions",
+    "unfinished_calls",
+    "cost_upper_nano_usd",
+    "metadata",
+)
+"""The fields of `ExecutionResult` that say what an execution did and used."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecidedExecution:
+    """All decisions about one execution, for a comparison with its record; named as in `execution_control`."""
+
+    execution_id: str
+    owner_id: str
+    status: str
+    attempt: int
+    workflow_name: str
+    source: str
+    graph_hash: str | None
+    conversation_id: str | None
+    correlation_id: str
+    trace_id: str | None
+    root_span_id: str | None
+    lease_owner: str | None
+    cancel_reason: str | None
+    subject: JsonObject | None
+    finished_at: datetime | None
+    outcome: JsonObject
+    """The `OUTCOME_FIELDS` of the result that are not null."""
+
+
 class UnfinishedCount(NamedTuple):
     """The number of unfinished executions with one status, and when the oldest of them was accepted."""
 
@@ -76,6 +119,7 @@ async def get_summary(connection: AsyncConnection, execution_id: str, owner: str
     return None if row is None else ControlSummary(**row)
 
 
+_DECISION_COLUMNS = [_control[item.name] for item in fields(DecidedExecution) if item.name != "outcome"]
 _SUMMARY_COLUMNS = [_control[item.name] for item in fields(ControlSummary)]
 
 
@@ -125,21 +169,40 @@ async def ended(connection: AsyncConnection, execution_ids: Collection[str]) -> 
     return list(rows.scalars())
 
 
-async def leased_after_end(connection: AsyncConnection) -> list[str]:
-    """Return the ids of executions that have ended but still hold a lease."""
-    leased = await connection.execute(
-        select(_control.execution_id).where(_control.finished_at.is_not(None), _control.lease_owner.is_not(None))
+async def get_decisions(connection: AsyncConnection, after: str, upto: str, *, limit: int) -> list[DecidedExecution]:
+    """Return the decisions about executions, by id, from behind `after` up to `upto`."""
+    outcome = _outcome_of(connection.dialect).label("outcome")
+    statement = (
+        select(*_DECISION_COLUMNS, outcome)
+        .where(_control.execution_id > after, _control.execution_id <= upto)
+        .order_by(_control.execution_id)
+        .limit(limit)
     )
-    return sorted(leased.scalars())
+    rows = (await connection.execute(statement)).mappings()
+    return [DecidedExecution(**{**row, "outcome": _named(row["outcome"])}) for row in rows]
 
 
-async def leftovers(connection: AsyncConnection) -> list[Leftover]:
-    """Find rows of ended executions in tables that only unfinished ones use: parts, calls in flight, approvals."""
+def _outcome_of(dialect: Dialect) -> ColumnElement[Any]:
+    """The parts of the result that the record has too, without the answer, which may be large: read in one pass."""
+    result = _control.result
+    if dialect.name == "sqlite":
+        return type_coerce(func.json_extract(result, *(f"$.{name}" for name in OUTCOME_FIELDS)), JSON)
+    return type_coerce(func.jsonb_build_array(*(result[name] for name in OUTCOME_FIELDS)), JSON)
+
+
+def _named(outcome: list[Any] | None) -> JsonObject:
+    return {name: value for name, value in zip(OUTCOME_FIELDS, outcome or (), strict=False) if value is not None}
+
+
+async def leftovers(connection: AsyncConnection, after: str, upto: str) -> list[Leftover]:
+    """Find rows in tables that only unfinished executions use, of executions that have ended or do not exist.
+
+    These are parts, calls in flight and approvals; ids from behind `after` up to `upto`.
+    """
     found: list[Leftover] = []
     for table in (journalled, call_reservations, approvals):
-        unfinished = select(_control.execution_id).where(_control.finished_at.is_(None))
-        ids = await connection.execute(
-            select(table.c.execution_id).where(table.c.execution_id.not_in(unfinished)).distinct()
-        )
+        id_ = table.c.execution_id
+        unfinished = exists().where(_control.execution_id == id_, _control.finished_at.is_(None))
+        ids = await connection.execute(select(id_).where(id_ > after, id_ <= upto, ~unfinished).distinct())
         found += [Leftover(id_, table.name) for id_ in sorted(ids.scalars())]
     return found

@@ -21,7 +21,7 @@ from telemetry.health import DeliveryHealth, Health, LeaseHealth, OutboxHealth
 from telemetry.metrics.labels import LabelCap
 from telemetry.metrics.span_metrics import TOKEN_TYPES
 from telemetry.reads.cost import template_keys
-from telemetry.store.tables import execution_rollups_daily, reconcile_runs
+from telemetry.store.tables import RECONCILE_CHECKS, execution_rollups_daily, reconcile_runs
 from telemetry.webhooks.queue import QueueState, read_queue
 
 Counts = dict[tuple[str, ...], int]
@@ -58,6 +58,8 @@ class _Reconciled:
     differences: int = 0
     drift_nano_usd: int = 0
     finished_at: datetime | None = None
+    by_check: Mapping[str, int] | None = None
+    """The number of differences of each kind that was found."""
 
 
 class TableCollector(Collector):
@@ -129,6 +131,12 @@ class TableCollector(Collector):
             "Figures on which the books disagree",
             found.differences,
         )
+        by_check = GaugeMetricFamily(
+            "spanloom_reconcile_findings", "The same by the books that were compared", labels=("check",)
+        )
+        for check in RECONCILE_CHECKS:
+            by_check.add_metric((check,), (found.by_check or {}).get(check, 0))
+        yield by_check
         if found.finished_at is not None:
             yield GaugeMetricFamily(
                 "spanloom_reconcile_finished_timestamp_seconds",
@@ -364,7 +372,7 @@ async def _read_unfinished(connection: AsyncConnection) -> list[tuple[str, _Unfi
 async def _read_reconciled(connection: AsyncConnection) -> _Reconciled:
     c = reconcile_runs.c
     newest = (
-        select(c.differences, c.drift_nano_usd, c.finished_at)
+        select(c.differences, c.drift_nano_usd, c.finished_at, c.report["by_check"])
         .where(c.finished_at.is_not(None))
         .order_by(c.scheduled_for.desc())
         .limit(1)

@@ -18,8 +18,10 @@ from engine.database.database import Database
 from engine.documents.json_text import to_json
 from engine.errors import SpanloomError
 from engine.graph import JsonObject
-from telemetry.reconcile.compare import DAY, CounterOutcome, ReconcileReport, Window, compare_books, floor_hour
+from telemetry.reconcile.compare import compare_books
+from telemetry.reconcile.findings import CounterOutcome, ReconcileReport, count_by_check
 from telemetry.reconcile.prometheus import SETTLE, Prometheus, compare_counters
+from telemetry.reconcile.window import DAY, Window, floor_hour
 from telemetry.store.tables import reconcile_runs
 
 MAX_STORED_DIFFERENCES = 200
@@ -58,13 +60,13 @@ async def reconcile(
     settle: timedelta = SETTLE,
 ) -> ReconcileReport:
     """Compare all books: records and roll-ups by whole hours, counters from `since` to `until`."""
-    async with database.read() as connection:
-        report = await compare_books(connection, Window.around(since, until))
-        if prometheus_url is None:
-            return replace(report, counters=[CounterOutcome("all", False, "SPANLOOM_PROMETHEUS_URL is not set")])
-        async with httpx2.AsyncClient(timeout=_PROMETHEUS_SECONDS, trust_env=False) as client:
-            prometheus = Prometheus(client, prometheus_url)
-            compared = await compare_counters(connection, prometheus, since, until, settle=settle)
+    report = await compare_books(database, Window.around(since, until))
+    if prometheus_url is None:
+        return replace(report, counters=[CounterOutcome("all", False, "SPANLOOM_PROMETHEUS_URL is not set")])
+    client = httpx2.AsyncClient(timeout=_PROMETHEUS_SECONDS, trust_env=False)
+    async with database.read() as connection, client:
+        prometheus = Prometheus(client, prometheus_url)
+        compared = await compare_counters(connection, prometheus, since, until, settle=settle)
     return replace(report, differences=[*report.differences, *compared.differences], counters=compared.outcomes)
 
 
@@ -182,6 +184,7 @@ _REPORT = TypeAdapter(ReconcileReport)
 
 
 def _document(report: ReconcileReport) -> JsonObject:
-    stored = replace(report, differences=report.differences[:MAX_STORED_DIFFERENCES])
+    counts = count_by_check(report.differences)
+    stored = replace(report, differences=report.differences[:MAX_STORED_DIFFERENCES], by_check=counts)
     document: JsonObject = orjson.loads(to_json(asdict(stored)))
     return document

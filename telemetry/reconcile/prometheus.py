@@ -15,7 +15,8 @@ from sqlalchemy import BigInteger, ColumnElement, and_, cast, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from telemetry.reads.cost import template_keys
-from telemetry.reconcile.compare import DAY, Check, CounterOutcome, Difference, first_id
+from telemetry.reconcile.findings import Check, CounterOutcome, Difference
+from telemetry.reconcile.window import DAY, first_id
 from telemetry.store.tables import executions, spans
 
 SETTLE = timedelta(seconds=60)
@@ -256,6 +257,9 @@ def _added(found: Iterable[tuple[Group, int]]) -> Sums:
     return sums
 
 
+_CAUSE = "the counter and the records count different executions; a roll-up or a counter missed some"
+
+
 def _differences(counter: _Counter, grown: Sums, least: Sums, most: Sums) -> list[Difference]:
     found: list[Difference] = []
     for group in sorted(grown.keys() | most.keys()):
@@ -264,5 +268,6 @@ def _differences(counter: _Counter, grown: Sums, least: Sums, most: Sums) -> lis
             continue
         named = ",".join(f'{label}="{part}"' for label, part in zip(counter.labels, group, strict=True))
         nearest = bounds[0] if value < bounds[0] else bounds[1]
-        found.append(Difference(Check.COUNTER, f"{counter.metric}{{{named}}}", counter.column, value, nearest))
+        subject = f"{counter.metric}{{{named}}}"
+        found.append(Difference(Check.COUNTER, subject, counter.column, value, nearest, _CAUSE))
     return found

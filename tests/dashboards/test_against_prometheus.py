@@ -23,7 +23,7 @@ from engine.resources import ModelRequest
 from engine.result import ExecutionResult, Status
 from engine.testing.models import Call, Fail, Hold, Say, Step
 from telemetry.reads.cost import CostFilter, CostReport, cost
-from telemetry.reconcile.compare import ReconcileReport
+from telemetry.reconcile.findings import ReconcileReport
 from telemetry.reconcile.job import ReconcileJob, reconcile
 from tests.dashboards.prometheus_queries import QueriedPrometheus
 from tests.engine.harness import graph

@@ -5,7 +5,7 @@ with a guard removed can see what the guard is for.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from zlib import crc32
 
@@ -19,7 +19,9 @@ from engine.graph import JsonObject
 from engine.result import Status
 from engine.store.tables import execution_control
 from engine.tracing import semconv
-from telemetry.reconcile.audit import check_books
+from engine.usage import TOKEN_FIELDS
+from telemetry.reconcile.audit import find_differences
+from telemetry.reconcile.findings import Check, Difference
 from telemetry.store.tables import (
     dead_letter,
     executions,
@@ -70,13 +72,13 @@ class _Books:
     control: dict[str, RowMapping]
     records: dict[str, RowMapping]
     spans: dict[str, list[RowMapping]]
-    differences: list[str]
+    differences: Sequence[Difference]
     evidence: Evidence
 
 
 async def violations(database: Database, evidence: Evidence | None = None) -> list[Violation]:
     """Everything that is wrong, in the order of the invariants."""
-    differences = await check_books(database)
+    differences = await find_differences(database)
     async with database.read() as connection:
         books = await _read(connection, differences, evidence or Evidence())
         found: list[Violation] = []
@@ -90,7 +92,7 @@ def by_invariant(found: Iterable[Violation]) -> Counter[str]:
     return Counter(violation.invariant for violation in found)
 
 
-async def _read(connection: AsyncConnection, differences: list[str], evidence: Evidence) -> _Books:
+async def _read(connection: AsyncConnection, differences: Sequence[Difference], evidence: Evidence) -> _Books:
     control = (await connection.execute(select(execution_control))).mappings().all()
     records = (await connection.execute(select(executions))).mappings().all()
     by_execution: dict[str, list[RowMapping]] = defaultdict(list)
@@ -181,21 +183,26 @@ async def _same_status(connection: AsyncConnection, books: _Books) -> Iterable[V
     both = sorted(books.records.keys() & books.control.keys())
     pairs = ((id_, books.records[id_]["status"], books.control[id_]["status"]) for id_ in both)
     return [
-        Violation("I4", f"recorded {recorded}, decided {decided}", id_)
-        for id_, recorded, decided in pairs
-        if recorded != decided
+        *(
+            Violation("I4", f"recorded {recorded}, decided {decided}", id_)
+            for id_, recorded, decided in pairs
+            if recorded != decided
+        ),
+        *(Violation("I4", str(each), each.subject) for each in books.differences if _is_state(each)),
     ]
 
 
 async def _rollups(connection: AsyncConnection, books: _Books) -> Iterable[Violation]:
     """I5: roll-ups are the sums over records, to the integer."""
-    return [Violation("I5", each) for each in books.differences if each.startswith("execution_rollups")]
+    of_rollups = (Check.ROLLUP, Check.DAILY_ROLLUP)
+    return [Violation("I5", str(each)) for each in books.differences if each.check in of_rollups]
 
 
 async def _deliveries(connection: AsyncConnection, books: _Books) -> Iterable[Violation]:
     """I6: each event reached each endpoint at least once, with the same id and the same bytes each time."""
     bodies = {row.event_id: row.body for row in await connection.execute(select(webhook_events))}
-    found = _ends_untold(books, set((await connection.execute(_ENDS_TOLD)).scalars()), await _has_endpoint(connection))
+    found = [Violation("I6", str(each), each.subject) for each in books.differences if each.check is Check.WEBHOOK]
+    found += _ends_untold(books, set((await connection.execute(_ENDS_TOLD)).scalars()), await _has_endpoint(connection))
     if books.evidence.webhooks is None:
         return found
     calls: dict[tuple[str, str], list[JsonObject]] = defaultdict(list)
@@ -245,9 +252,9 @@ def _ends_untold(books: _Books, told: set[str], has_endpoint: bool) -> list[Viol
 async def _money(connection: AsyncConnection, books: _Books) -> Iterable[Violation]:
     """I7: records hold what the provider's own ledger holds for every finished call; unfinished calls are flagged."""
     found = [
-        Violation("I7", each, each.split()[1].rstrip(":"))
+        Violation("I7", str(each), each.subject)
         for each in books.differences
-        if each.startswith("execution ") and not _is_seal(each)
+        if each.check is Check.LEFTOVER or (each.check is Check.RECORD and each.column in _MONEY)
     ]
     if books.evidence.provider is None:
         return found
@@ -329,7 +336,7 @@ async def _nothing_left(connection: AsyncConnection, books: _Books) -> Iterable[
 
 async def _seals(connection: AsyncConnection, books: _Books) -> Iterable[Violation]:
     """I10: the spans that are stored are those that the seal expects."""
-    found = [Violation("I10", each, each.split()[1].rstrip(":")) for each in books.differences if _is_seal(each)]
+    found = [Violation("I10", str(each), each.subject) for each in books.differences if _is_seal(each)]
     for id_, row in books.records.items():
         stored = len(books.spans.get(id_, ()))
         if row["spans_stored"] != stored:
@@ -339,8 +346,23 @@ async def _seals(connection: AsyncConnection, books: _Books) -> Iterable[Violati
     return found
 
 
-def _is_seal(difference: str) -> bool:
-    return any(f": {name} is" in difference for name in ("spans_expected", "spans_stored", "seal"))
+_MONEY = frozenset(
+    {*TOKEN_FIELDS, "cost_nano_usd", "cost_upper_nano_usd", "waste_nano_usd", "unpriced_calls", "unfinished_calls"}
+    | {"model_calls", "tool_calls", "nodes_total", "nodes_failed", "nodes_retried", "duration_ms"}
+)
+_ELSEWHERE = frozenset({"id", "execution_id", "status", "rank", "owner_id", "lease_owner"})
+"""Columns that I1 to I4, I8 and I9 look at themselves."""
+
+
+def _is_seal(difference: Difference) -> bool:
+    is_of_seal = difference.column in ("spans_expected", "spans_stored", "seal")
+    return difference.check is Check.SPAN or (difference.check is Check.RECORD and is_of_seal)
+
+
+def _is_state(difference: Difference) -> bool:
+    """Whether a record says something else than was decided, apart from money and the seal."""
+    is_told = difference.column in _MONEY or difference.column in _ELSEWHERE or _is_seal(difference)
+    return difference.check in (Check.RECORD, Check.CONTROL) and not is_told
 
 
 async def _count(connection: AsyncConnection, table: Table) -> int:

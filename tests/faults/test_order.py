@@ -18,7 +18,7 @@ from telemetry.store.tables import (
 )
 from tests.both_modes import add_endpoint, consumers, count, end, rows_of_books, tell
 from tests.faults.figures import Figures, short_or_long
-from tests.telemetry.bookkeeper import Listener
+from tests.telemetry.bookkeeper import Listener, decide
 
 EXECUTIONS = short_or_long(300, 10_000)
 MOST_TIMES = 4
@@ -40,6 +40,7 @@ async def test_signals_in_any_order_give_the_rows_of_their_own(migrated_url: str
             await add_endpoint(database)
             await store(database, mixed, chance)
             found = await rows_of_books(database)
+            await decide(database)
             figure.none("differences", await check_books(database))
             figure.reach("kept aside", await count(database, dead_letter), at_most=0)
             await clear(database)

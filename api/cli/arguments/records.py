@@ -51,10 +51,10 @@ def cost(
 
 
 def reconcile(since: Since = None, until: Until = None, json: Json = False) -> None:
-    """Compare spans, records, roll-ups and Prometheus.
+    """Compare spans, records, decisions, webhooks, roll-ups and Prometheus.
 
-    Without --from, compares the last 24 hours. If they disagree, lists the differences and exits with 1. Repairs
-    nothing.
+    Without --from, compares the last 24 hours. If they disagree, lists each difference with its likely cause and exits
+    with 1. Repairs nothing.
     """
     from api.cli.commands.reconcile import compare
 

@@ -1,4 +1,4 @@
-"""`spanloom reconcile`: compare spans, records, roll-ups and Prometheus."""
+"""`spanloom reconcile`: compare spans, records, decisions, webhooks, roll-ups and Prometheus."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +11,7 @@ from api.cli.rendering.plain import plain
 from api.schemas.reconcile import ReconcileDocument
 from api.settings import Settings
 from api.wiring.database import open_database
-from telemetry.reconcile.compare import ReconcileReport
+from telemetry.reconcile.findings import ReconcileReport
 from telemetry.reconcile.job import reconcile
 
 _DAY = timedelta(days=1)
@@ -46,16 +46,26 @@ def sentences(report: ReconcileReport) -> list[str]:
     compared = (
         f"Compared {time}: {plural(report.executions, 'execution')}, {plural(report.rollup_rows, 'roll-up row')}."
     )
+    notes = [
+        note.format(plural(count, "execution"))
+        for count, note in (
+            (report.unfinished, "{} not ended: compared as far as they have come."),
+            (report.in_outbox, "{} not compared: signals of theirs are on the way through the Collector."),
+            (report.without_digest, "{} without a digest: a change of their span rows shows in sums alone."),
+        )
+        if count
+    ]
     counters = [
         f"{_ALL if counter.metric == 'all' else counter.metric}: "
         + ("compared" if counter.is_compared else f"not compared, {counter.note}")
         for counter in report.counters
     ]
     if not report.differences:
-        return [compared, *counters, "The books agree."]
+        return [compared, *notes, *counters, "The books agree."]
     more = len(report.differences) - _SHOWN
     return [
         compared,
+        *notes,
         *counters,
         *plain([str(difference) for difference in report.differences[:_SHOWN]]),
         *([f"… and {more} more; --json prints all"] if more > 0 else []),

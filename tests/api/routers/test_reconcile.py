@@ -13,7 +13,7 @@ from api.service.background import run_keeper
 from api.service.server import serve
 from api.settings import Settings
 from engine.database.database import Database
-from telemetry.reconcile.compare import ReconcileReport
+from telemetry.reconcile.findings import ReconcileReport
 from telemetry.reconcile.job import ReconcileJob
 from telemetry.store.tables import executions
 from tests.api.harness import Service
@@ -52,10 +52,11 @@ async def test_the_command_exits_with_1_and_the_ids_where_the_books_disagree(
     assert bad.returncode == 1
     report = json.loads(bad.stdout)
     assert (report["executions"], report["differences_total"]) == (1, 1)
+    cause = "the record was changed after it was stored: its spans and its result agree on another value"
     expected = {"check": "record", "subject": id_, "column": "waste_nano_usd", "found": 7, "expected": 0}
-    assert report["differences"] == [expected | {"drift_nano_usd": 0}]
+    assert report["differences"] == [expected | {"row": None, "cause": cause, "drift_nano_usd": 0}]
     told = await asyncio.to_thread(spanloom, migrated_sqlite_url, "reconcile")
-    assert f"record {id_}: waste_nano_usd is 7, expected 0" in told.stdout
+    assert f"record {id_}: waste_nano_usd is 7, expected 0; {cause}" in told.stdout
     assert told.stdout.splitlines()[-1] == "The books disagree: 1 difference, $0.00."
 
 

@@ -17,7 +17,8 @@ from engine.store.control import request_cancel
 from engine.store.tables import execution_control
 from telemetry.journal.journal import Journal
 from telemetry.pipeline.pipeline import Pipeline
-from telemetry.reconcile.audit import check_books
+from telemetry.reconcile.audit import check_books, find_differences
+from telemetry.reconcile.findings import Check
 from telemetry.records.consumer import Records
 from telemetry.signals.records import Batch
 from telemetry.store.tables import dead_letter, executions, spans
@@ -319,7 +320,8 @@ async def decision_stands_beside(hanging: Hanging, database: Database) -> None:
     async with bookkeeper(database, [hanging, Records()], timeout_seconds=0.2) as keeper:
         story = await keeper.completed()
     assert await statuses(database) == {story.identity.execution_id: "completed"}
-    assert await check_books(database) == []
+    others = [each for each in await find_differences(database) if each.check is not Check.DEAD_LETTER]
+    assert others == []
     async with database.read() as connection:
         letters = (await connection.execute(select(dead_letter.c.consumer))).scalars().all()
     assert letters == ["hanging"] * 8
