@@ -22,14 +22,14 @@ from engine.database.retry import insist
 from engine.errors import Draining, Fenced, Refusal
 from engine.events import EventRing, ExecutionEvent
 from engine.execution.acceptance import acceptance_of
-from engine.execution.attempts import identity_at_start
+from engine.execution.attempts import first_start, identity_at_start, links_of
 from engine.execution.builder import ExecutionBuilder
 from engine.execution.handle import Execution
 from engine.execution.runner import AttemptRunner
 from engine.execution.sources import Resolved, resolve
 from engine.graph import JsonObject
 from engine.identity import ExecutionIdentity
-from engine.ledger import Claim, Ledger, NullLedger
+from engine.ledger import Claim, Ledger, NullLedger, SpanIds
 from engine.request import Caller, ExecutionRequest
 from engine.resources import Resources
 from engine.result import ExecutionResult, Status
@@ -121,13 +121,22 @@ class ExecutionEngine:
         caller = caller or Caller()
         queued_ns = time.time_ns()
         resolved = await self._resolve(request, caller)
-        execution = self._builder.build(request, caller, resolved, queued_ns, streaming=False)
+        execution = self._builder.build(request, caller, resolved, queued_ns, streaming=False, joins=False)
         return await self._queue(execution, caller)
 
     async def enqueue_again(
-        self, identity: ExecutionIdentity, request: JsonObject, graph: bytes | None, caller: Caller | None = None
+        self,
+        identity: ExecutionIdentity,
+        request: JsonObject,
+        graph: bytes | None,
+        caller: Caller | None = None,
+        *,
+        root: SpanIds | None = None,
     ) -> str:
-        """Queue a finished execution again with the same graph and input; return the new id. Raises a `Refusal`."""
+        """Queue a finished execution again with the same graph and input; return the new id. Raises a `Refusal`.
+
+        The new execution has a trace of its own that links to `root`, the first root span of the finished one.
+        """
         if self._draining:
             raise Draining
         caller = caller or Caller()
@@ -141,6 +150,7 @@ class ExecutionEngine:
             started_ns=now,
             correlation_id=caller.correlation_id,
             retry_of=identity.execution_id,
+            links=[*links_of(caller, joins=False), *([] if root is None else [root.traceparent])],
             any_folder=identity.any_folder or caller.any_folder,
         )
         execution = await self._builder.restore(again, request, graph, Carried())
@@ -148,7 +158,7 @@ class ExecutionEngine:
 
     async def _queue(self, execution: Execution, caller: Caller) -> str:
         try:
-            execution.context.tracker.queue(execution.identity)
+            execution.context.tracker.queue(execution.identity, first_start(execution.identity))
             await self._ledger.accept(acceptance_of(execution, caller, Status.QUEUED))
         except BaseException:
             self._ledger.abandon(execution.id)

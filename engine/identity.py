@@ -34,6 +34,9 @@ class ExecutionIdentity:
     record_level: RecordLevel = "full"
     tags: JsonObject = field(default_factory=dict)
     params: JsonObject = field(default_factory=dict)
+    links: list[str] = field(default_factory=list)
+    """Spans that the first root span links to, as `traceparent`: of the request that queued the execution, of a caller
+    whose trace is not joined, and of the execution that this one runs again."""
     any_folder: bool = False
     """The `files` retriever may read any folder: the execution was started from the command line."""
 

@@ -19,6 +19,19 @@ from engine.usage import Carried
 
 
 @dataclass(frozen=True, slots=True)
+class SpanIds:
+    """The ids of a span, in hex."""
+
+    trace_id: str
+    span_id: str
+
+    @property
+    def traceparent(self) -> str:
+        """The span as a W3C `traceparent`."""
+        return f"00-{self.trace_id}-{self.span_id}-01"
+
+
+@dataclass(frozen=True, slots=True)
 class Root:
     """The root span of an attempt, stored so that another process can write it if this one dies; ids in hex."""
 
@@ -49,10 +62,8 @@ class Acceptance:
     user_message: JsonObject | None
     """The user's message of a chat, added to the conversation at acceptance."""
     root: Root | None
-    """Null for a queued execution, and where nothing is recorded."""
+    """The root span of the first attempt, which a queued execution begins later; null where nothing is recorded."""
     on_lost: OnLost
-    caller_trace: str | None = None
-    """The caller's `traceparent`, which a queued execution joins once it runs."""
     idempotency: Idempotency | None = None
 
 
@@ -148,10 +159,13 @@ class Claim:
     age_seconds: float
     """Seconds since acceptance, by the database's clock."""
     previous_root: Root | None
-    """Root span of the previous attempt; the new root span links to it."""
+    """Root span of the previous attempt, to which the new root span links; null for a first attempt."""
     carried: Carried
     on_lost: OnLost
+    first_root: SpanIds | None = None
+    """Root span of the first attempt: a queued execution begins it, and later root spans are its children."""
     caller_trace: str | None = None
+    """The caller's `traceparent`, of an execution that was queued before root spans had their ids at acceptance."""
     answers: Sequence[GivenAnswer] = ()
     """Answers to the questions of earlier attempts, the newest last."""
     paused_seconds: float = 0.0

@@ -103,7 +103,7 @@ class Caller:
     correlation_id: str | None = None
     trigger: Trigger = "api"
     trace_context: Context | None = None
-    """The caller's trace, which the execution's root span joins."""
+    """The caller's span: the root span of an execution is its child, and that of a queued one links to it."""
     trace_link: Context | None = None
     """The trace of an untrusted caller: the root span links to it instead of joining it."""
     idempotency_key: str | None = None

@@ -64,6 +64,7 @@ class WorkflowRunner:
         engine = WatchedEngine(
             self._resources(model, tools),
             ledger=runtime.journal,
+            checkpoints=runtime.checkpoints,
             tracer_provider=telemetry.tracer_provider,
             logger_provider=telemetry.logger_provider,
         )

@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.errors import InputGone, NotFinished, NotFound
 from engine.graph import JsonObject
 from engine.identity import ExecutionIdentity
+from engine.ledger import SpanIds
 from engine.store import control
 from telemetry.reads.executions import get_execution
 
@@ -18,6 +19,7 @@ class OriginalRequest:
     identity: ExecutionIdentity
     request: JsonObject
     graph: bytes | None
+    first_root: SpanIds | None
 
 
 async def read_original(connection: AsyncConnection, execution_id: str, owner: str) -> OriginalRequest:
@@ -34,4 +36,4 @@ async def read_original(connection: AsyncConnection, execution_id: str, owner: s
         graph = await control.get_graph(connection, row.graph_hash)
         if graph is None:
             raise InputGone
-    return OriginalRequest(row.identity, row.request, graph)
+    return OriginalRequest(row.identity, row.request, graph, row.first_root)

@@ -159,7 +159,11 @@ async def retry(
             asked = await read_original(connection, execution_id, OWNER)
         try:
             again = await runtime.engine.enqueue_again(
-                asked.identity, asked.request, asked.graph, replace(caller, idempotency_key=key)
+                asked.identity,
+                asked.request,
+                asked.graph,
+                replace(caller, idempotency_key=key),
+                root=asked.first_root,
             )
         except Replayed as replayed:
             return await accepted(runtime, replayed.execution_id, replayed=True)

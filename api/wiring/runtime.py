@@ -101,7 +101,7 @@ async def open_runtime(settings: Settings, *, models: "Models | None" = None) ->
             resources=resources,
             engine=engine,
             dispatcher=_build_dispatcher(settings, engine, journal),
-            sweeper=_build_sweeper(settings, database, make_sink, checkpoints),
+            sweeper=_build_sweeper(parts, make_sink, checkpoints),
             checkpoints=checkpoints,
             replay=build_replay(settings, database, ingest.receiver.health),
             readiness=Readiness(database),
@@ -164,17 +164,16 @@ def _build_dispatcher(settings: Settings, engine: "ExecutionEngine", journal: "J
     return Dispatcher(engine, journal, slots=settings.worker_slots)
 
 
-def _build_sweeper(
-    settings: Settings, database: Database, make_sink: MakeSink, checkpoints: "Checkpoints"
-) -> "Sweeper":
+def _build_sweeper(parts: PipelineParts, make_sink: MakeSink, checkpoints: "Checkpoints") -> "Sweeper":
     from telemetry.recovery.sweeper import Sweeper
 
     return Sweeper(
-        database,
+        parts.database,
         make_sink(),
-        lease_seconds=settings.lease_seconds,
-        sweep_seconds=settings.sweep_seconds,
+        lease_seconds=parts.settings.lease_seconds,
+        sweep_seconds=parts.settings.sweep_seconds,
         on_ended=checkpoints.forget,
+        export=parts.telemetry.export,
     )
 
 

@@ -3,7 +3,6 @@
 import orjson
 from uuid_utils.compat import uuid7
 
-from engine.execution.attempts import traceparent
 from engine.execution.handle import Execution
 from engine.execution.sources import Resolved
 from engine.graph import JsonObject
@@ -26,6 +25,7 @@ def identity_of(
     queued_ns: int,
     *,
     streaming: bool,
+    links: list[str],
 ) -> ExecutionIdentity:
     """The identity of a new execution; `compiled` is null if its graph is not valid."""
     template, definition = resolved.template, resolved.definition
@@ -48,15 +48,14 @@ def identity_of(
         record_level=compiled.plan.graph.record_level if compiled else "full",
         tags=dict(request.tags),
         params=resolved.params,
+        links=links,
         any_folder=caller.any_folder,
     )
 
 
 def acceptance_of(execution: Execution, caller: Caller, status: Status) -> Acceptance:
     """The record of the acceptance that the ledger makes durable."""
-    identity, compiled, root = execution.identity, execution.compiled, None
-    if status is Status.RUNNING:
-        root = execution.context.tracker.root
+    identity, compiled = execution.identity, execution.compiled
     is_chat = identity.conversation_id is not None and execution.user_message is not None
     return Acceptance(
         identity=identity,
@@ -64,9 +63,8 @@ def acceptance_of(execution: Execution, caller: Caller, status: Status) -> Accep
         request=execution.request.model_dump(mode="json", exclude=_STORED_BY_HASH if compiled else None),
         graph=compiled.plan.canonical if compiled else None,
         user_message=as_json(execution.user_message) if is_chat and execution.user_message else None,
-        root=root,
+        root=execution.context.tracker.root,
         on_lost=execution.on_lost,
-        caller_trace=traceparent(caller) if status is Status.QUEUED else None,
         idempotency=_idempotency(caller, execution),
     )
 

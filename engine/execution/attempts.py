@@ -3,17 +3,15 @@
 from dataclasses import replace
 
 from opentelemetry.context import Context
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, get_current_span, set_span_in_context
 
 from engine.identity import ExecutionIdentity
-from engine.ledger import Claim, Root
+from engine.ledger import Claim
 from engine.pause import Answer, Resume
 from engine.request import Caller
 from engine.tracing import semconv
 from engine.tracing.attributes import Attributes
+from engine.tracing.remote_spans import below, read_traceparent, remote_span, with_fixed_ids, write_traceparent
 from engine.tracing.tracker import AttemptStart
-
-_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 
 def identity_at_start(claim: Claim) -> ExecutionIdentity:
@@ -24,23 +22,39 @@ def identity_at_start(claim: Claim) -> ExecutionIdentity:
     return replace(claim.identity, started_ns=claim.identity.queued_ns + waited_ns)
 
 
-def first_start(caller: Caller) -> AttemptStart:
-    """Start a first attempt in the caller's trace, or with a link to it."""
-    linked = get_current_span(caller.trace_link).get_span_context() if caller.trace_link is not None else None
-    return AttemptStart(caller.trace_context, [linked] if linked is not None else [])
+def links_of(caller: Caller, *, joins: bool) -> list[str]:
+    """The spans that a new execution links to. One that is queued does not join its caller's trace, but links to it.
+
+    It may begin long after its caller has gone, and a child that outlives its parent breaks the trace's critical path.
+    """
+    contexts = [caller.trace_link] if joins else [caller.trace_context, caller.trace_link]
+    return [link for link in map(write_traceparent, contexts) if link is not None]
+
+
+def first_start(identity: ExecutionIdentity, parent: Context | None = None) -> AttemptStart:
+    """Start a first attempt, in the trace of `parent` or in its own."""
+    return AttemptStart(parent, [read_traceparent(link) for link in identity.links])
 
 
 def later_start(claim: Claim) -> AttemptStart:
-    """Start a claimed attempt: in its caller's trace if it was queued, else with a link to the previous attempt."""
+    """Start a claimed attempt. A later one is a child of the first root span and links to the previous attempt."""
     if claim.identity.attempt == 1:
-        return AttemptStart(_parent_of(claim.caller_trace), age_seconds=claim.age_seconds)
-    previous = claim.previous_root
+        return replace(first_start(claim.identity, _first_place(claim)), age_seconds=claim.age_seconds)
+    first, previous = claim.first_root, claim.previous_root
     return AttemptStart(
-        links=[] if previous is None else [_span_context(previous)],
+        parent=None if first is None else below(remote_span(first.trace_id, first.span_id)),
+        links=[] if previous is None else [remote_span(previous.trace_id, previous.span_id)],
         age_seconds=claim.age_seconds,
         paused_seconds=claim.paused_seconds,
         extra=_resumption(claim),
     )
+
+
+def _first_place(claim: Claim) -> Context | None:
+    """Where the root span of a queued execution begins: under the ids that it got when it was accepted."""
+    if claim.first_root is not None:
+        return with_fixed_ids(remote_span(claim.first_root.trace_id, claim.first_root.span_id))
+    return None if claim.caller_trace is None else below(read_traceparent(claim.caller_trace))
 
 
 def _resumption(claim: Claim) -> Attributes:
@@ -49,26 +63,6 @@ def _resumption(claim: Claim) -> Attributes:
         newest = claim.answers[-1]
         attributes |= {semconv.APPROVAL_ID: newest.approval_id, semconv.APPROVAL_CHOICE: newest.choice}
     return attributes
-
-
-def _span_context(root: Root) -> SpanContext:
-    return SpanContext(int(root.trace_id, 16), int(root.span_id, 16), is_remote=True, trace_flags=_SAMPLED)
-
-
-def traceparent(caller: Caller) -> str | None:
-    """The caller's trace as a `traceparent`, which the process that runs the execution joins."""
-    if caller.trace_context is None:
-        return None
-    span = get_current_span(caller.trace_context).get_span_context()
-    return f"00-{span.trace_id:032x}-{span.span_id:016x}-01" if span.is_valid else None
-
-
-def _parent_of(traceparent: str | None) -> Context | None:
-    if traceparent is None:
-        return None
-    _, trace_id, span_id, _ = traceparent.split("-")
-    context = SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=_SAMPLED)
-    return set_span_in_context(NonRecordingSpan(context), Context())
 
 
 def resume_of(claim: Claim | None) -> Resume | None:

@@ -5,6 +5,7 @@ import time
 from engine.errors import Failure, Refusal, ResourceMissing, Unavailable
 from engine.events import EventRing
 from engine.execution.acceptance import identity_of, request_of, user_message_of
+from engine.execution.attempts import links_of
 from engine.execution.handle import Execution
 from engine.execution.loading import Loader
 from engine.execution.sources import HISTORY_MESSAGES, Resolved, resolve
@@ -33,14 +34,22 @@ class ExecutionBuilder:
         self._loader = Loader(resources)
 
     def build(
-        self, request: ExecutionRequest, caller: Caller, resolved: Resolved, queued_ns: int, *, streaming: bool
+        self,
+        request: ExecutionRequest,
+        caller: Caller,
+        resolved: Resolved,
+        queued_ns: int,
+        *,
+        streaming: bool,
+        joins: bool = True,
     ) -> Execution:
-        """A new execution. If its graph is not valid, it fails when it runs.
+        """A new execution; `joins` its caller's trace or links to it. If its graph is not valid, it fails when it runs.
 
         Raises `MalformedWorkflow` if the document in the request does not have the shape of a graph.
         """
         compiled, failure = self._load(resolved, caller)
-        identity = identity_of(request, caller, resolved, compiled, queued_ns, streaming=streaming)
+        links = links_of(caller, joins=joins)
+        identity = identity_of(request, caller, resolved, compiled, queued_ns, streaming=streaming, links=links)
         return self._make(request, identity, compiled, failure, resolved.history, Carried())
 
     async def restore(

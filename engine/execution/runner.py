@@ -67,7 +67,7 @@ class AttemptRunner:
         tracker, claim = execution.context.tracker, execution.claim
         try:
             if claim is None:
-                tracker.start(execution.identity, first_start(caller))
+                tracker.start(execution.identity, first_start(execution.identity, caller.trace_context))
                 await self._ledger.accept(acceptance_of(execution, caller, Status.RUNNING))
             else:
                 tracker.start(execution.identity, later_start(claim))

@@ -145,7 +145,6 @@ def _control_values(item: Acceptance) -> dict[str, object]:
         "root_parent_span_id": root.parent_span_id if root else None,
         "root_started_at": root.started_at if root else datetime.fromtimestamp(identity.queued_ns / 1e9, UTC),
         "subject": asdict(identity),
-        "caller_trace": item.caller_trace,
         "workflow_name": identity.workflow_name,
         "source": identity.source,
         "graph_hash": identity.graph_hash,

@@ -16,7 +16,7 @@ from engine.identity import ExecutionIdentity
 from engine.ledger import Claim, ClaimReason, Release, Root
 from engine.result import Status
 from engine.store import approvals, unfinished
-from engine.store.control import ControlRow, read_identity, read_root
+from engine.store.control import ControlRow, read_first_root, read_identity, read_root
 from engine.store.leases import Lease
 from engine.store.tables import execution_control, graphs
 
@@ -67,9 +67,10 @@ async def claim_many(connection: AsyncConnection, lease: Lease, limit: int) -> l
             request=row.request,
             graph=None if row.graph is None else row.graph.encode(),
             age_seconds=max(0.0, (row.now - row.accepted_at).total_seconds()),
-            previous_root=read_root(row),
+            previous_root=None if row.status == Status.QUEUED else read_root(row),
             carried=carried[row.execution_id],
             on_lost=row.on_lost,
+            first_root=read_first_root(row),
             caller_trace=row.caller_trace,
             answers=answers[row.execution_id],
             paused_seconds=row.paused_seconds + waited[row.execution_id],
@@ -169,13 +170,19 @@ def _claim_statement(lease: Lease) -> Any:
             not_before=None,
             paused_at=None,
             paused_seconds=_control.paused_seconds + bindparam("waited_seconds"),
-            root_span_id=None,
+            root_span_id=bindparam("as_root"),
+            root_parent_span_id=bindparam("parent_span"),
         )
     )
 
 
 def _claim_values(row: Row[Any], waited_seconds: float) -> dict[str, object]:
+    """A first attempt keeps the root span of its acceptance; a later one begins its own, below the first."""
+    is_first, first = row.status == Status.QUEUED, read_first_root(row)
+    parent = row.root_parent_span_id if is_first else first and first.span_id
     return {
+        "as_root": row.root_span_id if is_first else None,
+        "parent_span": parent,
         "of_execution": row.execution_id,
         "next_attempt": _next_attempt(row),
         "waited_seconds": waited_seconds,

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.database.base import now_sql
 from engine.graph import JsonObject, Limits, OnLost
 from engine.identity import ExecutionIdentity
-from engine.ledger import ClaimReason, Root
+from engine.ledger import ClaimReason, Root, SpanIds
 from engine.result import Status
 from engine.store.tables import execution_control, graphs
 
@@ -37,7 +37,10 @@ class ControlRow:
     trace_id: str | None
     """The trace of the current attempt, or of the last one."""
     root: Root | None
-    """The root span of the same attempt; null before the attempt has started."""
+    """The root span of the same attempt; of a queued execution the one that it will begin. Null before a later attempt
+    has started."""
+    first_root: SpanIds | None
+    """The root span of the first attempt, of which the later ones are children."""
     identity: ExecutionIdentity
     source: str
     workflow_name: str
@@ -121,6 +124,7 @@ def read_row(row: Row[Any]) -> ControlRow:
         correlation_id=row.correlation_id,
         trace_id=row.trace_id,
         root=read_root(row),
+        first_root=read_first_root(row),
         identity=read_identity(row, attempt=row.attempt),
         source=row.source,
         workflow_name=row.workflow_name,
@@ -148,6 +152,16 @@ def read_root(row: Row[Any]) -> Root | None:
     if row.trace_id is None or row.root_span_id is None:
         return None
     return Root(row.trace_id, row.root_span_id, row.root_parent_span_id, row.root_started_at)
+
+
+def read_first_root(row: Row[Any]) -> SpanIds | None:
+    """Read the ids of the first attempt's root span, the parent of all later ones.
+
+    A later root without a parent was written before attempts shared a trace; it counts as the first.
+    """
+    parent = row.root_parent_span_id if row.attempt > 1 else None
+    span_id = parent or row.root_span_id
+    return None if row.trace_id is None or span_id is None else SpanIds(row.trace_id, span_id)
 
 
 def read_identity(row: Row[Any], *, attempt: int) -> ExecutionIdentity:

@@ -75,6 +75,7 @@ class NodeSpan:
             self._extra[semconv.EDGE_TAKEN] = edges
         if degraded:
             self._extra[semconv.NODE_DEGRADED] = True
+        self.span.set_status(StatusCode.OK)
         self._end(NodeStatus.COMPLETED)
 
     def fail(
@@ -164,6 +165,7 @@ class LeafCall:
 
     def complete(self, attributes: Attributes | None = None) -> None:
         """End the span of a call that returned a result."""
+        self._span.set_status(StatusCode.OK)
         self._end(attributes or {})
 
     def fail(self, error_type: str, message: str) -> None:
@@ -173,7 +175,7 @@ class LeafCall:
 
     def cancel(self) -> None:
         """End the span of a call that was cancelled with the execution."""
-        self._end({})
+        self._end({semconv.CALL_WASTE: Waste.CANCELLED.value})
 
     def _end(self, attributes: Attributes) -> None:
         self._recorder.time.leave(Phase.TOOL)
@@ -228,6 +230,7 @@ class ModelCall:
             self._extra[semconv.RESPONSE_ID] = reply.response_id
         if reply.finish_reason:
             self._extra[semconv.FINISH_REASONS] = [reply.finish_reason]
+        self._span.set_status(StatusCode.OK)
         return self._end(reply.report, None)
 
     def fail(self, error_type: str, message: str, waste: Waste, report: UsageReport | None = None) -> Bill:

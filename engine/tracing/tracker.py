@@ -75,9 +75,9 @@ class AttemptStart:
     """How an attempt begins."""
 
     parent: Context | None = None
-    """The caller's trace, which the root span joins."""
+    """The span above the root span: of the caller, or the root span of the first attempt."""
     links: Sequence[SpanContext] = ()
-    """Linked spans: of a caller whose trace is not joined, or the root of the previous attempt."""
+    """Linked spans: those that the identity names, or the root of the previous attempt."""
     age_seconds: float | None = None
     """Seconds since acceptance by the database's clock; null means that this machine's clock is used."""
     paused_seconds: float = 0.0
@@ -101,10 +101,14 @@ class WorkflowTracker:
         self._span_ids = list(carried.span_ids)
         self._event_seq = 0
 
-    def queue(self, identity: ExecutionIdentity) -> None:
-        """Emit `queued`: the execution was accepted and waits for a process."""
+    def queue(self, identity: ExecutionIdentity, start: AttemptStart | None = None) -> None:
+        """Emit `queued`: the execution was accepted and waits for a process.
+
+        Its root span gets its ids here; the process that runs the execution begins and ends it.
+        """
         self.identity = identity
-        self._inside = Context()
+        self._root_ns = identity.queued_ns
+        self._start_root(start or AttemptStart())
         self.emit_event(Event.QUEUED, identity_attributes(identity))
 
     def start(self, identity: ExecutionIdentity, start: AttemptStart | None = None) -> None:
@@ -119,6 +123,12 @@ class WorkflowTracker:
         self._paused_seconds = start.paused_seconds
         self._common = common_attributes(identity)
         self.identity_attributes = identity_attributes(identity)
+        self._start_root(start)
+        self._event_seq = 1 if first and was_queued else 0
+        self.emit_event(Event.STARTED if first else Event.RESUMED, self.identity_attributes | start.extra)
+
+    def _start_root(self, start: AttemptStart) -> None:
+        identity = self.identity
         self._parent = start.parent
         self._root = self._tracing.engine.start_span(
             f"{semconv.SPAN_WORKFLOW} {identity.workflow_name}",
@@ -128,11 +138,10 @@ class WorkflowTracker:
             start_time=self._root_ns,
         )
         self._inside = set_span_in_context(self._root, Context())
-        self._event_seq = 1 if first and was_queued else 0
-        self.emit_event(Event.STARTED if first else Event.RESUMED, self.identity_attributes | start.extra)
 
     def complete(self) -> None:
         """End the root span of a completed execution and emit `completed`."""
+        self._root.set_status(StatusCode.OK)
         self._close(ExecutionStatus.COMPLETED, Event.COMPLETED, {})
 
     def fail(
@@ -156,6 +165,7 @@ class WorkflowTracker:
     def cancel(self, reason: str | None) -> None:
         """End the root span of a cancelled execution, which is not an error, and emit `cancelled`."""
         extra: Attributes = {} if reason is None else {semconv.CANCEL_REASON: error_text(reason)}
+        self._root.add_event(Event.CANCELLED.value, extra)
         self._close(ExecutionStatus.CANCELLED, Event.CANCELLED, extra)
 
     def pause(self, paused: Paused) -> None:
@@ -164,6 +174,7 @@ class WorkflowTracker:
         if paused.approvals:
             approval = paused.approvals[0]
             extra |= {semconv.APPROVAL_ID: approval.approval_id, semconv.NODE_ID: approval.node_id}
+        self._root.add_event(Event.PAUSED.value, extra)
         self._close(ExecutionStatus.PAUSED, Event.PAUSED, extra)
 
     def hand_over(self, reason: str) -> None:

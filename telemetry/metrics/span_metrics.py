@@ -121,7 +121,7 @@ class SpanMetrics:
         return (
             SERVICE,
             "SPAN_KIND_CLIENT" if span.kind.is_client else "SPAN_KIND_INTERNAL",
-            "STATUS_CODE_ERROR" if span.is_error else "STATUS_CODE_UNSET",
+            _status_code(span),
             _string(attributes, semconv.OPERATION),
             self._cap("workflow", span.identity.workflow_name),
             span.identity.workflow_source,
@@ -139,6 +139,10 @@ class SpanMetrics:
         if cap is None:
             cap = self._caps[label] = LabelCap()
         return cap(value)
+
+
+def _status_code(span: SpanRecord) -> str:
+    return "STATUS_CODE_ERROR" if span.is_error else "STATUS_CODE_OK" if span.is_ok else "STATUS_CODE_UNSET"
 
 
 def _string(attributes: Attributes, key: str) -> str:

@@ -1,7 +1,7 @@
 """Reads of an execution's trace: its spans as a tree, page by page."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from itertools import pairwise
 
@@ -130,7 +130,8 @@ async def _tree_nodes(connection: AsyncConnection, record: ExecutionRecord, atte
     nodes = [_TreeNode(*row) for row in await connection.execute(statement)]
     root = _open_root(record)
     if root is not None and all(node.span_id != root.span_id for node in nodes):
-        nodes.append(_TreeNode(root.attempt, root.started_at, 0, root.span_id, None, root.trace_id, True))
+        first = next((node.span_id for node in sorted(nodes) if node.is_workflow), None)
+        nodes.append(_TreeNode(root.attempt, root.started_at, 0, root.span_id, first, root.trace_id, True))
     return [node for node in nodes if attempt is None or node.attempt == attempt]
 
 
@@ -162,7 +163,7 @@ def _depth_first(nodes: Iterable[_TreeNode]) -> list[tuple[_TreeNode, int]]:
     A span whose parent is not stored (still running, or in the caller's trace) is placed under its attempt's root.
     """
     nodes = list(nodes)
-    known = {node.span_id for node in nodes}
+    known = {node.span_id: node.attempt for node in nodes}
     roots = {node.attempt: node.span_id for node in sorted(nodes, reverse=True) if _is_root(node, known)}
     children: dict[str | None, list[_TreeNode]] = {}
     for node in nodes:
@@ -177,13 +178,14 @@ def _depth_first(nodes: Iterable[_TreeNode]) -> list[tuple[_TreeNode, int]]:
     return ordered
 
 
-def _is_root(node: _TreeNode, known: set[str]) -> bool:
-    return node.is_workflow and node.parent_span_id not in known
+def _is_root(node: _TreeNode, known: Mapping[str, int]) -> bool:
+    """Whether a span is the root of its attempt; a later one is a child of the first. `known`: span id to attempt."""
+    return node.is_workflow and known.get(node.parent_span_id or "") != node.attempt
 
 
 def _attempts(nodes: Iterable[_TreeNode]) -> list[Attempt]:
     nodes = sorted(nodes)
-    known = {node.span_id for node in nodes}
+    known = {node.span_id: node.attempt for node in nodes}
     return [Attempt(node.attempt, node.trace_id, node.span_id) for node in nodes if _is_root(node, known)]
 
 
@@ -201,7 +203,7 @@ async def _read_spans(
         if node.span_id in found:
             read.append(TraceSpan(depth=depth, **found[node.span_id]))
         elif root is not None:
-            read.append(root)
+            read.append(replace(root, depth=depth, parent_span_id=node.parent_span_id))
     return read
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Self
 
+from opentelemetry.trace import format_span_id, format_trace_id
+
 from engine.events import LAST_SEQ
 from engine.identity import ExecutionIdentity
 from engine.ledger import Finish, Root
@@ -25,12 +27,13 @@ from engine.tracing.attributes import (
     root_attributes,
     sums,
 )
+from engine.tracing.remote_spans import read_traceparent
 from engine.tracing.semconv import Event, NodeStatus
 from engine.usage import Carried
 from telemetry.records.totals import is_recorded, totals_of
 from telemetry.signals.builders import make_event, make_span
-from telemetry.signals.records import EventRecord, SpanRecord
-from telemetry.signals.sanitize import place_all
+from telemetry.signals.records import EventRecord, SpanEvent, SpanLink, SpanRecord, TraceOnly
+from telemetry.signals.sanitize import place_all, sanitize
 
 PROCESS_GONE = "the process that ran the execution died or stopped renewing its lease"
 
@@ -66,7 +69,7 @@ class UnownedExecution:
     now: datetime
     """By the database's clock."""
     is_lost: bool
-    """Whether its process died during an attempt, so that the root span is missing."""
+    """Whether its process died during an attempt."""
     end: Ending | None
     """Null if another process is to continue it."""
     nodes: Sequence[SpanRecord] = ()
@@ -89,8 +92,8 @@ class UnownedExecution:
 
     @property
     def root(self) -> Root | None:
-        """The root span that is still missing; null if none is."""
-        root = self.row.root if self.is_lost else None
+        """The root span that is still missing: of a lost attempt, or of one that never left the queue."""
+        root = self.row.root
         return None if root is None or int(root.span_id, 16) in self.carried.span_ids else root
 
     @property
@@ -105,27 +108,44 @@ class UnownedExecution:
 
 
 def lost_spans(execution: UnownedExecution) -> list[SpanRecord]:
-    """The spans that the process of a lost attempt could not end, without which its tree would fall apart."""
+    """The spans that no process has ended, without which the tree would fall apart."""
     root = execution.root
     return [] if root is None else [_root_span(execution, root), *execution.nodes]
 
 
 def _root_span(execution: UnownedExecution, root: Root) -> SpanRecord:
-    """The root span of a lost attempt; it carries a status only if the execution ends with this attempt."""
-    identity = execution.row.identity
-    start_ns = _ns(root.started_at)
-    ended = {} if execution.end is None else _outcome(execution.end) | _sums(execution)
+    """The root span; it has a status only if the execution ends with this attempt, and no error if it was queued."""
+    identity, end = _begun(execution), execution.end
+    start_ns, is_lost = _ns(root.started_at), execution.is_lost
+    end_ns = execution.end_ns(start_ns)
+    error: Attributes = {semconv.ERROR_TYPE: LOST_ERROR} if is_lost else {}
+    ended = {} if end is None else _outcome(end) | _sums(execution)
     return make_span(
         trace_id=root.trace_id,
         span_id=root.span_id,
         parent_span_id=root.parent_span_id,
         name=f"{semconv.SPAN_WORKFLOW} {identity.workflow_name}",
         start_ns=start_ns,
-        end_ns=execution.end_ns(start_ns),
-        placed=place_all({**root_attributes(identity), **ended, semconv.ERROR_TYPE: LOST_ERROR}),
-        failed=True,
-        description=(execution.end and execution.end.error_message) or PROCESS_GONE,
+        end_ns=end_ns,
+        placed=place_all({**root_attributes(identity), **ended, **error}),
+        failed=is_lost,
+        description=((end and end.error_message) or PROCESS_GONE) if is_lost else None,
+        trace_only=TraceOnly(_links(identity), _marks(end, end_ns), {}),
     )
+
+
+def _links(identity: ExecutionIdentity) -> list[SpanLink]:
+    """The links of a first root span; the one of a later root to the attempt before is not known here."""
+    linked = [read_traceparent(link) for link in identity.links] if identity.attempt == 1 else []
+    return [SpanLink(format_trace_id(span.trace_id), format_span_id(span.span_id), {}) for span in linked]
+
+
+def _marks(end: Ending | None, at_ns: int) -> list[SpanEvent]:
+    """The event that shows a cancellation in the tree, as the tracker writes it."""
+    if end is None or end.status is not Status.CANCELLED:
+        return []
+    reason: Attributes = {} if end.cancel_reason is None else {semconv.CANCEL_REASON: end.cancel_reason}
+    return [SpanEvent(Event.CANCELLED.value, at_ns, {key: sanitize(value)[0] for key, value in reason.items()})]
 
 
 def _node_span(execution: UnownedExecution, root: Root, node: OpenNode) -> SpanRecord:

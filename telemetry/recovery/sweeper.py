@@ -6,7 +6,7 @@ ends, its closing event. Records, webhooks and metrics receive both as if the pr
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -29,7 +29,7 @@ from telemetry.recovery.lost_execution import (
     lost_part,
     lost_spans,
 )
-from telemetry.signals.records import Batch
+from telemetry.signals.records import Batch, SpanRecord
 
 LEASE_SECONDS = 30.0
 SWEEP_SECONDS = 5.0
@@ -69,6 +69,7 @@ class _Found:
 
 
 OnEnded = Callable[[str, int], Awaitable[None]]
+Export = Callable[[Sequence[SpanRecord]], None]
 _Find = Callable[[AsyncConnection], Awaitable[list[_Found]]]
 
 
@@ -83,8 +84,13 @@ class Sweeper:
         lease_seconds: float = LEASE_SECONDS,
         sweep_seconds: float = SWEEP_SECONDS,
         on_ended: OnEnded | None = None,
+        export: Export | None = None,
     ) -> None:
-        """`on_ended` receives the id and the attempt number of each execution that the sweeper ends."""
+        """`on_ended` receives the id and the attempt number of each execution that the sweeper ends.
+
+        `export` receives the spans that it writes, so that the trace store has them too; null if the sink sends them.
+        """
+        self._export = export
         self._on_ended = on_ended
         self._database = database
         self._sink = sink
@@ -157,6 +163,8 @@ class Sweeper:
             if not is_committed:
                 self._sink.rolled_back()
         self._sink.committed(batch)
+        if self._export is not None:
+            self._export(batch.spans)
         if self._on_ended is not None:
             for one in executions:
                 if one.end is not None:

@@ -1,15 +1,18 @@
-"""Converts spans and log records of the SDK into records."""
+"""Converts spans and log records of the SDK into records, and records back into spans."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import StatusCode
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AnyValue
 
 from engine.tracing import semconv
 from telemetry.sdk.internals import ReadableLogRecord, ReadWriteLogRecord
 from telemetry.signals.builders import make_event, make_span
+from telemetry.signals.otlp import scope_of
 from telemetry.signals.records import (
     Attempt,
     Attributes,
@@ -51,6 +54,32 @@ def span_record(span: ReadableSpan) -> SpanRecord:
         description=span.status.description,
         trace_only=_trace_only(span, attributes),
     )
+
+
+def readable_span(record: SpanRecord, resource: Resource) -> ReadableSpan:
+    """Convert a record into an ended SDK span, as an exporter gets it from a tracer."""
+    attributes = record.fields | record.attributes
+    message = attributes.pop(semconv.ERROR_MESSAGE, None) if record.is_error else None
+    code = StatusCode.ERROR if record.is_error else StatusCode.OK if record.is_ok else StatusCode.UNSET
+    part = record.trace_only or TraceOnly([], [], {})
+    return ReadableSpan(
+        record.name,
+        context=_context(record.trace_id, record.span_id),
+        parent=_context(record.trace_id, record.parent_span_id) if record.parent_span_id else None,
+        resource=resource,
+        attributes=attributes | part.content,
+        events=[Event(event.name, event.attributes, event.at_ns) for event in part.events],
+        links=[Link(_context(link.trace_id, link.span_id), link.attributes) for link in part.links],
+        kind=SpanKind.CLIENT if record.kind.is_client else SpanKind.INTERNAL,
+        status=Status(code, message if isinstance(message, str) else None),
+        start_time=record.start_ns,
+        end_time=record.end_ns,
+        instrumentation_scope=InstrumentationScope(scope_of(record)),
+    )
+
+
+def _context(trace_id: str, span_id: str) -> SpanContext:
+    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
 
 
 def event_record(event: ReadWriteLogRecord | ReadableLogRecord) -> EventRecord:

@@ -2,7 +2,7 @@
 
 The SDK asks a sampler, cleans each value and copies the span when it ends: 13 µs a span, a third of an execution. The
 spans and events here take their attributes as they are, because all are recorded and ours are well formed. Rare
-features (links, exceptions as events, `start_as_current_span`) are left to the SDK. An upgrade of the SDK that moves a
+features (events, exceptions, `start_as_current_span`) are left to the SDK. An upgrade of the SDK that moves a
 private name fails in `tests/telemetry/sdk/test_internals.py` first.
 """
 
@@ -36,6 +36,7 @@ from opentelemetry.trace import Span as ApiSpan
 from opentelemetry.trace import Tracer as ApiTracer
 from opentelemetry.util.types import AnyValue, Attributes
 
+from engine.tracing.remote_spans import fixed_ids
 from telemetry.signals.records import is_ours
 from telemetry.signals.sanitize import MAX_ATTRIBUTES
 
@@ -90,10 +91,18 @@ class RecordedSpan(Span):
         parent: SpanContext | None,
         kind: SpanKind,
         attributes: Attributes,
+        links: Sequence[Link] = (),
     ) -> None:
-        scope = tracer._instrumentation_scope
         ReadableSpan.__init__(
-            self, name, context, parent, tracer.resource, kind=kind, events=[], links=[], instrumentation_scope=scope
+            self,
+            name,
+            context,
+            parent,
+            tracer.resource,
+            kind=kind,
+            events=[],
+            links=[link for link in links if link.context.is_valid],
+            instrumentation_scope=tracer._instrumentation_scope,
         )
         self._attributes: dict[str, AnyValue] = dict(attributes or {})
         self._span_processor = tracer.span_processor
@@ -141,13 +150,11 @@ class RecordingTracer(ApiTracer):
         record_exception: bool = True,
         set_status_on_exception: bool = True,
     ) -> ApiSpan:
-        """Start a span below the span of `context`."""
+        """Start a span below the span of `context`, or the root span whose ids the context fixes."""
         tracer = self._tracer
-        if links:
-            return tracer.start_span(name, context, kind, attributes, links, start_time)
         parent = get_current_span(context).get_span_context()
-        own = self._context(parent)
-        span = RecordedSpan(tracer, self._limits, name, own, parent if parent.is_valid else None, kind, attributes)
+        own, above = self._context(context, parent), parent if parent.is_valid else None
+        span = RecordedSpan(tracer, self._limits, name, own, above, kind, attributes, links or ())
         span._start_time = time.time_ns() if start_time is None else start_time
         tracer.span_processor.on_start(span, context)
         return span
@@ -156,9 +163,11 @@ class RecordingTracer(ApiTracer):
         """Start a span of the SDK's own and make it current."""
         return self._tracer.start_as_current_span(*arguments, **keywords)
 
-    def _context(self, parent: SpanContext) -> SpanContext:
-        """A new span id, in the parent's trace or in a new one."""
-        ids = self._tracer.id_generator
+    def _context(self, context: Context | None, parent: SpanContext) -> SpanContext:
+        """The ids that the context fixes, else a new span id in the parent's trace or in a new one."""
+        ids, fixed = self._tracer.id_generator, fixed_ids(context)
+        if fixed is not None:
+            return SpanContext(fixed.trace_id, fixed.span_id, False, _SAMPLED)
         if not parent.is_valid:
             return SpanContext(ids.generate_trace_id(), ids.generate_span_id(), False, _SAMPLED_RANDOM)
         flags = _SAMPLED_RANDOM if parent.trace_flags & TraceFlags.RANDOM_TRACE_ID else _SAMPLED

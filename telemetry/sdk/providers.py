@@ -7,7 +7,7 @@ The providers are our own, never the global ones. The `OTEL_*` settings for expo
 import logging
 import os
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TypeVar
@@ -23,6 +23,7 @@ from opentelemetry.util.re import parse_env_headers
 from engine.security.redaction import know_secrets, mask_url
 from engine.tracing import semconv
 from engine.tracing.attributes import content_hash, with_hashed_params
+from telemetry.sdk.conversion import readable_span
 from telemetry.sdk.internals import (
     BatchLogRecordProcessor,
     ConsoleLogRecordExporter,
@@ -36,7 +37,7 @@ from telemetry.sdk.internals import (
     RecordingTracerProvider,
     with_attributes,
 )
-from telemetry.signals.records import Attributes, is_ours
+from telemetry.signals.records import Attributes, SpanRecord, is_ours
 from telemetry.signals.sanitize import sanitize
 
 EXPORT_DELAY_MILLIS = 250
@@ -61,11 +62,20 @@ class Telemetry:
 
     tracer_provider: TracerProvider
     logger_provider: LoggerProvider
+    exporting: Sequence[SpanProcessor] = ()
+    """The exporters of our spans; none where the shipper sends them."""
 
     def add(self, spans: SpanProcessor, events: LogRecordProcessor) -> None:
         """Pass every ended span and every event to these processors too."""
         self.tracer_provider.add_span_processor(spans)
         self.logger_provider.add_log_record_processor(events)
+
+    def export(self, spans: Iterable[SpanRecord]) -> None:
+        """Export spans that no tracer here has ended, such as those of a process that died."""
+        for span in spans if self.exporting else ():
+            ended = readable_span(span, self.tracer_provider.resource)
+            for processor in self.exporting:
+                processor.on_end(ended)
 
     @property
     def resource(self) -> Attributes:
@@ -89,16 +99,18 @@ def build_telemetry(*, exports_ours: bool = True) -> Telemetry:
     tracers = RecordingTracerProvider(resource)
     tracers.add_span_processor(_HashedQueries())
     loggers = RecordingLoggerProvider(resource)
+    exporting: list[SpanProcessor] = []
     for span_exporter in _exporters("TRACES", _SPAN_EXPORTERS):
         delay = _delay_millis("OTEL_BSP_SCHEDULE_DELAY")
         spans = BatchSpanProcessor(span_exporter, schedule_delay_millis=delay)
         tracers.add_span_processor(spans if exports_ours else _OtherSpans(spans))
+        exporting += [spans] if exports_ours else []
     for log_exporter in _exporters("LOGS", _LOG_EXPORTERS):
         delay = _delay_millis("OTEL_BLRP_SCHEDULE_DELAY")
         events = BatchLogRecordProcessor(log_exporter, schedule_delay_millis=delay)
         loggers.add_log_record_processor(_HashedParams(events) if exports_ours else _OtherEvents(events))
     _warn_of_ignored_variables()
-    return Telemetry(tracers, loggers)
+    return Telemetry(tracers, loggers, exporting)
 
 
 class _HashedQueries(SpanProcessor):

@@ -164,6 +164,8 @@ def _encode_span(span: SpanRecord) -> bytes:
         if message and isinstance(message, str):
             head.status.message = message
             del attributes[semconv.ERROR_MESSAGE]
+    elif span.is_ok:
+        head.status.code = Status.STATUS_CODE_OK
     if span.trace_only is not None:
         attributes |= span.trace_only.content
         _add_trace_only(head, span.trace_only)

@@ -110,6 +110,11 @@ class SpanRecord:
         """Whether the span's status in a trace is an error."""
         return self.status in ("failed", "retrying")
 
+    @property
+    def is_ok(self) -> bool:
+        """Whether the span's status in a trace is OK; a span that is cancelled, paused or skipped has none."""
+        return self.status == "completed"
+
     def text(self, key: str) -> str | None:
         """The text of a field, or null. Raises `BadSignal` for another type."""
         return text_of(self.fields, key)
@@ -129,7 +134,7 @@ class EventRecord:
     seq: int
     at_ns: int
     trace_id: str | None
-    """Null before the execution has a trace: it is queued, or nothing is recorded."""
+    """Null where nothing is recorded, and of executions that were queued before the ids were fixed at acceptance."""
     span_id: str | None
     attributes: Attributes
 

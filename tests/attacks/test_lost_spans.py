@@ -61,7 +61,7 @@ async def test_a_kill_between_a_call_and_the_end_of_its_node_leaves_one_tree(
             figure.none("left orphans", await orphans(around.database, (Kind.NODE, *LEAVES)))
             figure.none("violations", await around.violations())
             for id_ in {*orphaned}:
-                assert await roots(around, id_) == (2 if on_lost == "retry" else 1)
+                assert await roots(around, id_) == 1
                 assert re.search(LOST_NODE, text := await drawn(around, id_)), text
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -22,6 +23,7 @@ from engine.resources import Prices, Resources, Retriever, Tool
 from engine.result import ExecutionResult
 from engine.testing.models import PerTokenPrices, ScriptedModel, ScriptedModels, Step
 from engine.tracing import semconv
+from telemetry.sdk.internals import RecordingTracerProvider
 
 START: JsonObject = {"id": "start", "type": "start"}
 END: JsonObject = {"id": "end", "type": "end"}
@@ -104,11 +106,13 @@ class Harness:
         retrievers: Mapping[str, Retriever] | None = None,
         prices: Prices | None = None,
         disconnect_seconds: float = 0,
+        fixes_ids: bool = False,
     ) -> None:
+        """`fixes_ids`: the tracer provider is the service's, which begins a queued execution under its ids."""
         self.disconnect_seconds = disconnect_seconds
         self.exporter = InMemorySpanExporter()
         self.log = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]  # the SDK leaves it untyped
-        self.tracers = TracerProvider(sampler=ALWAYS_ON)
+        self.tracers = RecordingTracerProvider(Resource.create()) if fixes_ids else TracerProvider(sampler=ALWAYS_ON)
         self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.loggers = LoggerProvider()
         self.loggers.add_log_record_processor(SimpleLogRecordProcessor(self.log))

@@ -24,6 +24,7 @@ from engine.ledger import (
     Pause,
     Release,
     Root,
+    SpanIds,
 )
 from engine.result import Approval, Status
 from engine.store.claims import MAX_CRASHES
@@ -209,6 +210,7 @@ class Control:
             previous_root=row.root,
             carried=Carried(),
             on_lost=row.acceptance.on_lost,
+            first_root=None if (root := row.acceptance.root) is None else SpanIds(root.trace_id, root.span_id),
             answers=list(row.answers),
         )
 

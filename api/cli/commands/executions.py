@@ -144,7 +144,9 @@ def retry_one(id: str, *, as_json: bool) -> int:
                 record = await find_execution(connection, id)
                 asked = await read_original(connection, record.id, record.owner_id)
             caller = Caller(owner=record.owner_id, trigger="cli", any_folder=True)
-            again = await runtime.engine.enqueue_again(asked.identity, asked.request, asked.graph, caller)
+            again = await runtime.engine.enqueue_again(
+                asked.identity, asked.request, asked.graph, caller, root=asked.first_root
+            )
             return await read_queued(runtime.database, again)
 
     return show_queued(settings, interrupts.run(retry()), as_json=as_json)

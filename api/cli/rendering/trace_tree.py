@@ -1,7 +1,7 @@
 """Span trees: a plain one for tests and documents, and one with duration bars for the terminal."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import groupby
 
@@ -122,6 +122,7 @@ class _Row:
 
 
 def _attempt_view(spans: Sequence[TraceSpan], record: ExecutionRecord, width: int) -> Text:
+    spans = [replace(span, depth=span.depth - spans[0].depth) for span in spans]
     rows = [_row(span, guides, record) for span, guides in zip(spans, _guides(spans), strict=True)]
     start = min(span.started_at for span in spans)
     end = max(_end(span, span.started_at) for span in spans)

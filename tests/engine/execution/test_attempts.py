@@ -14,7 +14,7 @@ from engine.events import EventType
 from engine.execution.builder import ExecutionBuilder
 from engine.graph import JsonObject
 from engine.identity import ExecutionIdentity
-from engine.ledger import Acceptance, Checkpoint, Claim, ClaimReason, Release
+from engine.ledger import Acceptance, Checkpoint, Claim, ClaimReason, Release, SpanIds
 from engine.request import Caller, ExecutionRequest
 from engine.resources import History
 from engine.result import Status
@@ -68,10 +68,10 @@ def claim_of(acceptance: Acceptance, attempt: int = 1, reason: ClaimReason = "qu
         request=acceptance.request,
         graph=acceptance.graph,
         age_seconds=2.0,
-        previous_root=acceptance.root,
+        previous_root=acceptance.root if attempt > 1 else None,
         carried=Carried(),
         on_lost=acceptance.on_lost,
-        caller_trace=acceptance.caller_trace,
+        first_root=None if (root := acceptance.root) is None else SpanIds(root.trace_id, root.span_id),
     )
     return replace(claim, **more)  # type: ignore[arg-type]  # the callers name the fields
 
@@ -171,13 +171,14 @@ async def test_a_claimed_execution_begins_although_the_database_could_not_be_rea
 
 
 async def test_a_queued_execution_runs_once_it_is_claimed() -> None:
-    harness = Harness([Say("fine")])
+    harness = Harness([Say("fine")], fixes_ids=True)
     ledger = durable(harness)
     trace = SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=TraceFlags(1))
     caller = Caller(trace_context=set_span_in_context(NonRecordingSpan(trace)), any_folder=True)
     execution_id = await harness.engine.enqueue(graph_request(ASK), caller)
     [acceptance] = ledger.accepted
-    assert (acceptance.status, acceptance.root, acceptance.identity.any_folder) == (Status.QUEUED, None, True)
+    assert (acceptance.status, acceptance.identity.any_folder) == (Status.QUEUED, True)
+    assert acceptance.root is not None
     assert harness.event_names() == ["workflow.execution.queued"]
     assert harness.model.requests == []
     execution = await harness.engine.take_on(claim_of(acceptance))
@@ -185,7 +186,13 @@ async def test_a_queued_execution_runs_once_it_is_claimed() -> None:
     assert (result.execution_id, result.status, result.response) == (execution_id, "completed", "fine")
     assert ledger.checkpoints[0].root == execution.context.tracker.root
     root = next(span for span in harness.spans() if span.name.startswith("invoke_workflow"))
-    assert root.context.trace_id == trace.trace_id
+    assert (f"{root.context.trace_id:032x}", f"{root.context.span_id:016x}", root.parent) == (
+        acceptance.root.trace_id,
+        acceptance.root.span_id,
+        None,
+    ), "the ids of its acceptance"
+    assert [link.context.span_id for link in root.links] == [trace.span_id], "it does not join the caller's trace"
+    assert result.metadata.trace_id == acceptance.root.trace_id != f"{trace.trace_id:032x}"
     assert result.duration_ms >= 2_000
     assert harness.event_names() == [f"workflow.execution.{name}" for name in ("queued", "started", "completed")]
     assert (await anext(execution.events())).type is EventType.STARTED
@@ -240,7 +247,7 @@ async def test_an_invalid_graph_is_queued_and_fails_when_it_is_claimed() -> None
     assert (result.status, result.error_type) == ("failed", "invalid_workflow")
 
 
-async def test_a_later_attempt_links_to_the_previous_one_and_continues_its_totals() -> None:
+async def test_a_later_attempt_is_a_child_of_the_first_links_to_the_previous_and_continues_its_totals() -> None:
     harness = Harness([Hold(), Say("fine")])
     ledger = durable(harness)
     first = await harness.engine.start(graph_request(ASK), streaming=False)
@@ -258,7 +265,9 @@ async def test_a_later_attempt_links_to_the_previous_one_and_continues_its_total
                 and span.name.startswith("invoke_workflow"))  # fmt: skip
     assert acceptance.root is not None
     assert [f"{link.context.span_id:016x}" for link in root.links] == [acceptance.root.span_id]
-    assert root.parent is None
+    assert root.parent is not None
+    assert f"{root.parent.span_id:016x}" == acceptance.root.span_id
+    assert f"{root.context.trace_id:032x}" == result.metadata.trace_id == acceptance.root.trace_id
     ours = [span for span in harness.spans() if (span.attributes or {}).get("workflow.execution.attempt") == 2]
     assert (root.attributes or {})["workflow.spans"] == 1 + len(ours)
     assert (root.attributes or {})["workflow.spans.hash"] == seal_hash([0xAA, *(s.context.span_id for s in ours)])

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 
 from engine.database.database import Database
 from engine.errors import ConversationBusy
-from engine.ledger import Idempotency
+from engine.ledger import Idempotency, SpanIds
 from engine.result import Status
 from engine.store.acceptance import Admission, accept
 from engine.store.control import ControlRow
@@ -45,6 +45,7 @@ async def test_an_accepted_execution_is_stored_with_all_its_fields(database: Dat
         correlation_id="r1",
         trace_id="t1",
         root=ROOT,
+        first_root=SpanIds("t1", "s1"),
         identity=SUBJECT,
         workflow_name="chat",
         source="chat",

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from engine.database.base import now_sql
 from engine.database.database import Database
-from engine.ledger import CallReservation, Release, Root
+from engine.ledger import CallReservation, Claim, Release, Root, SpanIds
 from engine.result import Status
 from engine.store import unfinished
 from engine.store.claims import begin_roots, lose, may_be_held_back, release_many, was_lost_early
@@ -174,8 +174,59 @@ async def test_a_claimed_attempt_keeps_its_own_root(database: Database) -> None:
         await lose(connection, [await row_of(database, "e1")])
     [claim] = await claim_all(database)
     assert (await row_of(database, "e1")).root is None
-    root = Root("t2", "s2", None, STARTED)
+    root = Root("t1", "s2", "s1", STARTED)
     async with database.begin() as connection:
         await begin_roots(connection, [(claim.identity, root)])
     row = await row_of(database, "e1")
     assert (row.root, row.identity.attempt) == (root, 2)
+
+
+async def crash(database: Database) -> Claim:
+    """The process of the execution dies, and another one claims it."""
+    async with database.begin() as connection:
+        await lose(connection, [await row_of(database, "e1")])
+    [claim] = await claim_all(database)
+    return claim
+
+
+async def test_every_attempt_knows_the_root_of_the_first_also_after_one_that_never_began(database: Database) -> None:
+    await accept_all(database, [PLAIN])
+    second = await crash(database)
+    assert (second.first_root, second.previous_root) == (SpanIds("t1", "s1"), ROOT)
+    third = await crash(database)
+    assert (third.first_root, third.previous_root) == (SpanIds("t1", "s1"), None), "the second had no root span"
+    begun = Root("t1", "s3", "s1", STARTED)
+    async with database.begin() as connection:
+        await begin_roots(connection, [(third.identity, begun)])
+    fourth = await crash(database)
+    assert (fourth.first_root, fourth.previous_root) == (SpanIds("t1", "s1"), begun)
+    assert (await row_of(database, "e1")).trace_id == "t1"
+
+
+async def test_a_queued_execution_keeps_the_root_of_its_acceptance_through_a_crash_before_it_began(
+    database: Database,
+) -> None:
+    await accept_all(database, [replace(QUEUED, root=replace(ROOT, parent_span_id=None))])
+    [claim] = await claim_all(database)
+    assert (claim.identity.attempt, claim.first_root, claim.previous_root) == (1, SpanIds("t1", "s1"), None)
+    assert (await row_of(database, "e1")).root == replace(ROOT, parent_span_id=None), "the sweeper can write it"
+    again = await crash(database)
+    assert (again.identity.attempt, again.first_root) == (2, SpanIds("t1", "s1"))
+
+
+async def test_a_row_of_an_older_version_goes_on_below_its_last_root(database: Database) -> None:
+    """Its later attempts had traces of their own, without a parent."""
+    await accept_all(database, [PLAIN])
+    await change(database, "e1", attempt=3, trace_id="t3", root_span_id="s3", root_parent_span_id=None)
+    claim = await crash(database)
+    assert claim.first_root == SpanIds("t3", "s3")
+    assert claim.previous_root == Root("t3", "s3", None, STARTED)
+    assert (await crash(database)).first_root == SpanIds("t3", "s3")
+
+
+async def test_an_execution_that_an_older_version_queued_joins_its_caller(database: Database) -> None:
+    await accept_all(database, [QUEUED])
+    caller = f"00-{'a' * 32}-{'b' * 16}-01"
+    await change(database, "e1", caller_trace=caller)
+    [claim] = await claim_all(database)
+    assert (claim.first_root, claim.previous_root, claim.caller_trace) == (None, None, caller)

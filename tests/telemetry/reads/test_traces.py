@@ -5,7 +5,10 @@ from dataclasses import replace
 import pytest
 
 from engine.database.database import Database
-from engine.ledger import Checkpoint
+from engine.execution.attempts import later_start
+from engine.ledger import Checkpoint, Release
+from engine.testing.models import PerTokenPrices
+from engine.tracing.tracker import Tracing, WorkflowTracker
 from telemetry.reads.executions import Seal
 from telemetry.reads.traces import UnknownCursor, get_trace
 from tests.telemetry.bookkeeper import Bookkeeper, Story
@@ -48,6 +51,47 @@ async def test_the_trace_of_a_running_execution_begins_with_its_open_root(keeper
     assert story.tracker.root is not None
     assert [attempt.root_span_id for attempt in trace.attempts] == [story.tracker.root.span_id]
     assert not trace.seal.complete
+
+
+async def second_attempt(keeper: Bookkeeper) -> Story:
+    """An execution whose first attempt was handed over; the second runs, and a span below its open node has ended."""
+    first = keeper.begin()
+    await keeper.journal.accept(replace(first.acceptance(), on_lost="retry"))
+    first.answer()
+    first.tracker.hand_over("stops")
+    await keeper.journal.release(Release(first.identity.execution_id, 1))
+    [claim] = await keeper.journal.claim(1)
+    tracing = Tracing.over(keeper.telemetry.tracer_provider, keeper.telemetry.logger_provider)
+    story = Story(WorkflowTracker(tracing, PerTokenPrices(), claim.carried), claim.identity)
+    story.tracker.start(story.identity, later_start(claim))
+    story.node("tools").retrieval("files").complete()
+    await keeper.journal.checkpoint(Checkpoint(story.identity.execution_id, 2, story.tracker.root, story.identity))
+    return story
+
+
+async def test_the_open_root_of_a_later_attempt_stands_below_the_first(keeper: Bookkeeper) -> None:
+    story = await second_attempt(keeper)
+    assert await tree(keeper.database, story) == (
+        "invoke_workflow answer failed\n"
+        "  execute_node n1 completed\n"
+        "    chat small completed\n"
+        "  invoke_workflow answer running\n"
+        "    retrieval files completed"
+    )
+    async with keeper.database.read() as connection:
+        trace = await get_trace(connection, story.identity.execution_id, "default")
+    assert trace is not None
+    first, second = trace.attempts
+    assert story.tracker.root is not None
+    assert (second.attempt, second.trace_id, second.root_span_id) == (2, first.trace_id, story.tracker.root.span_id)
+    assert [span.parent_span_id for span in trace.spans if span.span_id == second.root_span_id] == [first.root_span_id]
+
+
+async def test_the_trace_of_one_attempt_begins_with_its_root(keeper: Bookkeeper) -> None:
+    story = await second_attempt(keeper)
+    assert await tree(keeper.database, story, attempt=2) == (
+        "invoke_workflow answer running\n  retrieval files completed"
+    )
 
 
 async def test_a_span_whose_parent_still_runs_stands_under_the_root(keeper: Bookkeeper) -> None:

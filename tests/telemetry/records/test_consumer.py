@@ -78,15 +78,18 @@ def _completed(story: Story) -> None:
     story.tracker.complete()
 
 
-async def test_the_record_of_a_queued_execution_has_no_trace(database: Database) -> None:
+async def test_the_record_of_a_queued_execution_has_the_ids_of_its_trace_and_no_spans(database: Database) -> None:
     listener = Listener()
     listener.queue()
-    await store(database, listener.signals())
+    [queued] = listener.signals()
+    await store(database, [queued])
 
     async with database.read() as connection:
         row = (await connection.execute(select(executions))).one()
         trace = await get_trace(connection, row.id, row.owner_id)
-    assert (row.status, row.trace_id, row.root_span_id, row.started_at) == ("queued", None, None, None)
+    assert (row.status, row.started_at) == ("queued", None)
+    assert (row.trace_id, row.root_span_id) == (queued.trace_id, queued.span_id)
+    assert None not in (row.trace_id, row.root_span_id)
     assert trace is not None
     assert (trace.attempts, trace.spans) == ([], [])
 

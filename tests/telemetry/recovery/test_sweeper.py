@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.database.database import Database
 from engine.errors import Fenced, Unavailable
 from engine.events import LAST_SEQ
+from engine.execution.attempts import later_start
 from engine.graph import OnLost
 from engine.ledger import Acceptance, CallReservation, Checkpoint, Claim, Finish, Pause, Release
 from engine.resources import ModelReply
@@ -129,7 +130,7 @@ async def scene(migrated_url: str) -> AsyncIterator[Scene]:
 
 
 def _later(claim: Claim) -> AttemptStart:
-    return AttemptStart(age_seconds=claim.age_seconds, paused_seconds=claim.paused_seconds)
+    return later_start(claim)
 
 
 def result_of(row: ControlRow) -> ExecutionResult:
@@ -479,14 +480,14 @@ async def queued(scene: Scene) -> Story:
         request={},
         graph=b"{}",
         user_message=None,
-        root=None,
+        root=story.tracker.root,
         on_lost="fail",
     )
     await scene.keeper.journal.accept(waiting)
     return story
 
 
-@pytest.mark.parametrize(("make", "kept"), [(queued, 0), (paused, 3), (released, 3)])
+@pytest.mark.parametrize(("make", "kept"), [(queued, 1), (paused, 3), (released, 3)])
 async def test_an_execution_that_no_process_runs_is_cancelled_at_once(scene: Scene, make: Any, kept: int) -> None:
     story = await make(scene)
 
@@ -500,6 +501,55 @@ async def test_an_execution_that_no_process_runs_is_cancelled_at_once(scene: Sce
     assert await scene.left_overs() == 0
     assert await scene.keeper.journal.claim(10) == []
     assert not await scene.sweeper.cancel(story.identity.execution_id, "default", "again")
+
+
+async def test_an_execution_that_is_cancelled_in_the_queue_has_a_tree_under_the_ids_of_its_acceptance(
+    scene: Scene,
+) -> None:
+    story = await queued(scene)
+    accepted = await scene.record(story)
+    root = story.tracker.root
+    assert root is not None
+    assert (accepted.status, accepted.trace_id, accepted.root_span_id) == ("queued", root.trace_id, root.span_id)
+
+    await scene.sweeper.cancel(story.identity.execution_id, "default", "not needed")
+
+    record, [span] = await scene.record(story), await scene.roots(story)
+    assert (span.trace_id, span.span_id, span.parent_span_id) == (root.trace_id, root.span_id, None)
+    assert (span.status, span.error_type) == ("cancelled", None)
+    assert (record.trace_id, record.root_span_id) == (root.trace_id, root.span_id)
+    [written] = scene.committed[-1].spans
+    assert written.trace_only is not None
+    assert [(event.name, event.attributes) for event in written.trace_only.events] == [
+        ("workflow.execution.cancelled", {"workflow.cancel.reason": "not needed"})
+    ]
+
+
+async def test_attempts_that_died_leave_no_hole_in_the_one_tree(scene: Scene) -> None:
+    story = await scene.accepted("retry")
+    await scene.lost()
+    await scene.claimed(begins=False)
+    await scene.lost()
+    again = await scene.claimed()
+    again.answer()
+    again.tracker.complete()
+    assert await scene.keeper.journal.finish(again.finish())
+
+    first, last = await scene.roots(story)
+    assert (first.attempt, last.attempt, last.parent_span_id) == (1, 3, first.span_id)
+    assert await tree(scene, story) == CRASHED_TREE
+    async with scene.database.read() as connection:
+        rows = (await connection.execute(select(spans.c.trace_id, spans.c.span_id, spans.c.parent_span_id))).all()
+    assert {row.trace_id for row in rows} == {first.trace_id}
+    assert {row.parent_span_id for row in rows} - {row.span_id for row in rows} == {None}
+
+
+CRASHED_TREE = """
+invoke_workflow answer  failed  engine_lost
+  invoke_workflow answer
+    execute_node n1
+      chat small
+"""
 
 
 async def test_the_sweeper_cancels_neither_a_running_execution_nor_one_of_another_owner(scene: Scene) -> None:

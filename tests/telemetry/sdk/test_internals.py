@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
     Link,
     NonRecordingSpan,
     SpanContext,
@@ -30,6 +31,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace import Tracer as ApiTracer
 
 from engine.tracing import semconv
+from engine.tracing.remote_spans import with_fixed_ids
 from telemetry.sdk import internals
 from telemetry.sdk.internals import RecordedSpan, RecordingTracer
 from telemetry.sdk.providers import build_telemetry
@@ -146,6 +148,37 @@ def test_a_link_is_kept() -> None:
     ours.start_span("root", context=Context(), links=[link]).end()
     (span,) = exporter.get_finished_spans()
     assert [each.context.span_id for each in span.links] == [98]
+
+
+def test_a_root_takes_the_ids_that_its_context_fixes_and_keeps_its_links() -> None:
+    exporter, _, ours = _pair()
+    linked = SpanContext(99, 98, True, TraceFlags(TraceFlags.SAMPLED))
+    root = ours.start_span("root", context=with_fixed_ids(SpanContext(7, 8, True)), links=[Link(linked)])
+    ours.start_span("child", context=set_span_in_context(root, Context())).end()
+    root.end()
+    child, ended = exporter.get_finished_spans()
+    assert ended.context is not None
+    assert (ended.context.trace_id, ended.context.span_id, ended.parent) == (7, 8, None)
+    assert [link.context.span_id for link in ended.links] == [98]
+    assert child.context is not None
+    assert (child.context.trace_id, child.parent) == (7, ended.context)
+    assert child.context.span_id != 8
+
+
+def test_a_link_to_nothing_is_left_out() -> None:
+    exporter, _, ours = _pair()
+    ours.start_span("root", context=Context(), links=[Link(INVALID_SPAN_CONTEXT)]).end()
+    (span,) = exporter.get_finished_spans()
+    assert span.links == ()
+
+
+def test_an_event_of_a_span_is_kept() -> None:
+    exporter, _, ours = _pair()
+    span = ours.start_span("root", context=Context())
+    span.add_event("paused", {"why": "asks"})
+    span.end()
+    (ended,) = exporter.get_finished_spans()
+    assert [(event.name, dict(event.attributes or {})) for event in ended.events] == [("paused", {"why": "asks"})]
 
 
 def test_a_span_may_be_the_current_one() -> None:

@@ -1,6 +1,7 @@
 """Signals encoded as OTLP decode to the same records, whoever encoded them."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from google.protobuf.message import DecodeError
@@ -15,9 +16,10 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
+from engine.pause import Paused
 from engine.tracing import semconv
 from engine.tracing.semconv import Event
-from telemetry.sdk.conversion import event_record, span_record
+from telemetry.sdk.conversion import event_record, readable_span, span_record
 from telemetry.signals import otlp
 from telemetry.signals.otlp import Undecodable
 from telemetry.signals.records import BadSignal, EventRecord, Signal, SpanRecord, Value
@@ -59,12 +61,13 @@ def test_every_signal_of_an_execution_is_read_back_as_it_was() -> None:
     assert [decode(signal) for signal in signals] == signals
 
 
-def test_the_event_of_a_queued_execution_has_no_trace() -> None:
+def test_the_event_of_a_queued_execution_has_the_ids_of_its_root_span() -> None:
     listener = Listener()
     listener.queue()
     (queued,) = listener.signals()
     assert isinstance(queued, EventRecord)
-    assert (queued.trace_id, queued.span_id) == (None, None)
+    assert queued.trace_id is not None
+    assert queued.span_id is not None
     assert decode(queued) == queued
 
 
@@ -72,9 +75,63 @@ def test_an_event_with_an_id_of_zeros_has_no_trace() -> None:
     listener = Listener()
     listener.queue()
     (queued,) = listener.signals()
+    assert isinstance(queued, EventRecord)
     sent = LogRecord.FromString(otlp.encode(queued))
     sent.trace_id, sent.span_id = bytes(16), bytes(8)
-    assert otlp.decode_event(sent.SerializeToString()) == queued
+    assert otlp.decode_event(sent.SerializeToString()) == replace(queued, trace_id=None, span_id=None)
+    assert decode(replace(queued, trace_id=None, span_id=None)) == replace(queued, trace_id=None, span_id=None)
+
+
+def test_spans_have_the_same_status_in_a_trace_both_ways() -> None:
+    """OK if completed, ERROR if failed; cancelled and paused have none."""
+    listener = told()
+    story = listener.begin()
+    node = story.node("tools")
+    node.tool_call("calculate", "call-9").cancel()
+    node.pause()
+    story.tracker.pause(Paused([], datetime.now(UTC)))
+    spans = listener.spans.get_finished_spans()
+    sent = {span.context.span_id: span.status.status_code.value for span in spans}
+    encoded = [Span.FromString(otlp.encode(span_record(span))) for span in spans]
+    assert {int.from_bytes(span.span_id): span.status.code for span in encoded} == sent
+    by_status = {(span_record(span).status, span.status.status_code) for span in spans}
+    assert by_status == {
+        ("completed", StatusCode.OK),
+        ("failed", StatusCode.ERROR),
+        ("retrying", StatusCode.ERROR),
+        ("cancelled", StatusCode.UNSET),
+        ("paused", StatusCode.UNSET),
+    }
+
+
+@pytest.mark.parametrize("end", ["cancelled", "paused"])
+def test_a_root_that_was_cancelled_or_paused_shows_it_as_an_event(end: str) -> None:
+    listener = Listener()
+    story = listener.begin()
+    if end == "cancelled":
+        story.tracker.cancel("enough")
+    else:
+        story.tracker.pause(Paused([], datetime(2026, 11, 24, tzinfo=UTC)))
+    [root] = listener.spans.get_finished_spans()
+    sent = Span.FromString(otlp.encode(span_record(root)))
+    said = {"cancelled": {"workflow.cancel.reason"}, "paused": {"workflow.due_at"}}[end]
+    for events in (root.events, sent.events):
+        [event] = events
+        assert event.name == f"workflow.execution.{end}"
+    assert {pair.key for pair in sent.events[0].attributes} == said
+    assert root.name == "invoke_workflow answer", "no status in the name"
+
+
+def test_a_record_is_exported_as_the_span_that_it_was_made_from() -> None:
+    for span in told().spans.get_finished_spans():
+        record = span_record(span)
+        again = readable_span(record, span.resource)
+        assert span_record(again) == record
+        assert (again.status.status_code, again.kind) == (span.status.status_code, span.kind)
+        assert [event.name for event in again.events] == [event.name for event in span.events]
+        assert again.instrumentation_scope is not None
+        assert span.instrumentation_scope is not None
+        assert again.instrumentation_scope.name == span.instrumentation_scope.name
 
 
 @pytest.mark.parametrize("missing", ["trace_id", "span_id"])

@@ -97,6 +97,16 @@ async def test_each_event_becomes_one_delivery_per_endpoint_however_often_it_is_
     assert len(await bodies(database)) == len(events)
 
 
+def test_the_body_about_a_queued_execution_links_to_its_trace() -> None:
+    listener = Listener()
+    listener.queue()
+    [event] = _events(listener.signals())
+    data = document(event)["data"]
+    assert isinstance(data, dict)
+    assert (data["trace_id"], data["trace_url"]) == (event.trace_id, trace_link(event.trace_id))
+    assert event.trace_id is not None
+
+
 async def test_bytes_are_fixed_when_an_event_is_kept(database: Database) -> None:
     await endpoint(database)
     signals = everything()

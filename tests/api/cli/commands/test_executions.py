@@ -33,12 +33,13 @@ def test_a_service_runs_a_queued_execution_that_can_be_followed(shell: Shell) ->
     assert (queued.returncode, len(execution_id)) == (0, 36)
     assert f"spanloom trace {execution_id} --follow" in queued.stderr
     document = shell.json("executions", "show", execution_id)
-    assert (document["status"], document["trace_id"]) == ("queued", None)
+    trace_id = document["trace_id"]
+    assert (document["status"], len(trace_id)) == ("queued", 32)
     shown = shell.run("executions", "show", execution_id).stdout
     assert "Queued. It starts when a `spanloom serve` is running on this database." in shown
     assert [line.split() for line in shown.splitlines() if line.startswith(("started", "trace"))] == [
         ["started", "–"],
-        ["trace", "–"],
+        ["trace", trace_id],
     ]
     assert "1970" not in shown + shell.run("trace", execution_id).stdout
     assert shell.json("executions", "list") == shell.json("executions")
@@ -47,6 +48,7 @@ def test_a_service_runs_a_queued_execution_that_can_be_followed(shell: Shell) ->
     assert followed.returncode == 0, followed.stderr
     assert followed.stderr.splitlines()[-1] == "completed"
     assert followed.stdout.startswith("universal_chat  completed")
+    assert shell.json("executions", "show", execution_id)["trace_id"] == trace_id
     again = shell.run("executions", "retry", execution_id)
     assert (again.returncode, len(again.stdout.strip())) == (0, 36)
     retried = shell.json("executions", "show", again.stdout.strip())
@@ -59,7 +61,8 @@ def test_a_queued_execution_is_cancelled_at_once(shell: Shell) -> None:
     cancelled = shell.run("executions", "cancel", execution_id, "--reason", "not needed")
     assert (cancelled.returncode, cancelled.stdout) == (0, f"Execution {execution_id} is cancelled.\n")
     shown = shell.json("executions", "show", execution_id)
-    assert (shown["cancel_reason"], shown["trace_id"], shown["trace_url"]) == ("not needed", None, None)
+    assert (shown["cancel_reason"], shown["root_span_id"] is None) == ("not needed", False)
+    assert shell.json("trace", execution_id)["seal"] == {"stored": 1, "expected": 1, "complete": True}
     badly = shell.run("trace", execution_id, "--follow")
     assert (badly.returncode, badly.stderr.splitlines()[-1]) == (1, "cancelled")
 
