@@ -39,6 +39,8 @@ from engine.security.redaction import know_secrets, mask_url, url_secrets
 
 PREFIX = "SPANLOOM_"
 
+HttpSpans = Literal["starts", "all", "none"]
+
 _OF_TESTS = frozenset({"SPANLOOM_FAULTS", "SPANLOOM_FAULTS_SEED", "SPANLOOM_REQUIRE_ALL", "SPANLOOM_TEST_DATABASE_URL"})
 
 _OF_THE_COLLECTOR = frozenset({"SPANLOOM_INGEST_TOKEN"})
@@ -105,7 +107,11 @@ class Settings(BaseSettings):
         None, description="Prometheus server whose counters are compared with the records: http://localhost:9090"
     )
     traceparent: Literal["join", "link", "ignore"] = Field(
-        "join", description="What executions do with the trace of the caller's traceparent header: join, link or ignore"
+        "join",
+        description="What executions do with a caller's traceparent: join its trace (if queued, link), link or ignore",
+    )
+    http_spans: HttpSpans = Field(
+        "starts", description="HTTP requests that have a span in traces: starts (of executions), all or none"
     )
     model: ProviderAndModel | None = Field(
         None,

@@ -10,6 +10,7 @@ from fastapi import Request, Response
 from api.http.dependencies import OWNER
 from api.http.middleware import ids_of
 from api.http.problems import ProblemDocument, internal_error, problem_of
+from api.http.request_spans import link_span, name_span
 from api.http.responses import json_response
 from api.http.sse import EventStream, frames
 from api.operations.follow import STORED_SECONDS, StreamPosition, follow, read_row
@@ -37,21 +38,25 @@ async def start(
     await runtime.readiness.require_schema()
     try:
         if asked.mode == "async":
-            return await _queue(runtime, asked, caller)
+            return await _queue(runtime, request, asked, caller)
         execution = await runtime.engine.start(asked, caller, streaming=asked.mode == "stream")
     except Replayed as replayed:
         return await _replay(runtime, request, asked, replayed.execution_id, wait_seconds)
+    name_span(request, execution.identity.workflow_name)
     execution.join()
     if asked.mode == "stream":
         return await _stream(execution, request, runtime)
     return await _wait(execution, request, runtime, wait_seconds, {})
 
 
-async def accepted(runtime: Runtime, execution_id: str, *, replayed: bool = False) -> Response:
-    """202 with the execution as it is now; it continues."""
+async def accepted(runtime: Runtime, request: Request, execution_id: str, *, replayed: bool = False) -> Response:
+    """202 with the execution as it is now; it continues. The span of the request links to it."""
     more = {"Location": f"/v1/executions/{execution_id}"} | (_REPLAYED if replayed else {})
     async with about(execution_id):
-        return json_response(await read_execution(runtime, execution_id), 202, headers_of(execution_id, **more))
+        document = await read_execution(runtime, execution_id)
+        name_span(request, document.source.workflow_name)
+        link_span(document)
+        return json_response(document, 202, headers_of(execution_id, **more))
 
 
 def event_stream(
@@ -101,10 +106,10 @@ def _with_policy(asked: ExecutionRequest, caller: Caller) -> ExecutionRequest:
     return asked
 
 
-async def _queue(runtime: Runtime, asked: ExecutionRequest, caller: Caller) -> Response:
+async def _queue(runtime: Runtime, request: Request, asked: ExecutionRequest, caller: Caller) -> Response:
     execution_id = await runtime.engine.enqueue(asked, caller)
     runtime.dispatcher.wake()
-    return await accepted(runtime, execution_id)
+    return await accepted(runtime, request, execution_id)
 
 
 async def _stream(execution: "Execution", request: Request, runtime: Runtime) -> Response:
@@ -141,7 +146,7 @@ async def _wait(
     finally:
         result.cancel()
         gone.cancel()
-    return await accepted(runtime, execution.id, replayed=bool(headers))
+    return await accepted(runtime, request, execution.id, replayed=bool(headers))
 
 
 def _result_answer(
@@ -158,7 +163,7 @@ async def _replay(
 ) -> Response:
     """Respond with the execution that the key has started, in the mode of this request."""
     if asked.mode == "async":
-        return await accepted(runtime, execution_id, replayed=True)
+        return await accepted(runtime, request, execution_id, replayed=True)
     if asked.mode == "stream":
         return event_stream(runtime, request, execution_id, StreamPosition(), headers=_REPLAYED)
     async with about(execution_id):
@@ -183,7 +188,7 @@ async def _join(runtime: Runtime, request: Request, execution_id: str, seconds: 
                 return json_response(result, headers=headers_of(execution_id) | _REPLAYED)
             left = until - loop.time()
             if left <= 0 or runtime.is_draining:
-                return await accepted(runtime, execution_id, replayed=True)
+                return await accepted(runtime, request, execution_id, replayed=True)
             await asyncio.wait({gone}, timeout=min(STORED_SECONDS, left))
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     finally:

@@ -166,6 +166,6 @@ async def retry(
                 root=asked.first_root,
             )
         except Replayed as replayed:
-            return await accepted(runtime, replayed.execution_id, replayed=True)
+            return await accepted(runtime, request, replayed.execution_id, replayed=True)
     runtime.dispatcher.wake()
-    return await accepted(runtime, again)
+    return await accepted(runtime, request, again)

@@ -1,6 +1,7 @@
 """The HTTP application: its routes, middleware, error handlers and OpenAPI document."""
 
-from collections.abc import MutableMapping
+from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.metadata import version
 from typing import Any
 
@@ -16,11 +17,11 @@ from api.http.dependencies import LINKED_TRACE
 from api.http.middleware import OuterMiddleware, ids_of
 from api.http.problems import Problem
 from api.http.request_bodies import invalid_parameters
+from api.http.request_spans import excluded_by, in_callers_trace
 from api.routers import analytics, decisions, events, executions, monitoring, reconcile, webhooks
 from api.service.openapi import describe
 from api.wiring.runtime import Runtime
 
-UNTRACED = frozenset({"/healthz", "/readyz", "/metrics", "/runbook"})
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
 
@@ -29,16 +30,20 @@ class Service(FastAPI):
     """FastAPI, with the setting for the caller's `traceparent`.
 
     FastAPI joins the caller's trace. For `link` and `ignore` the trace headers are removed from the request first.
+    A request without a span of its own is handled in the caller's.
     """
 
     traceparent: str = "join"
+    is_untraced: Callable[[Scope], bool] = staticmethod(excluded_by("all"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self.traceparent != "join":
+        is_request = scope["type"] == "http"
+        if is_request and self.traceparent != "join":
             if self.traceparent == "link":
                 scope[LINKED_TRACE] = TraceContextTextMapPropagator().extract(Headers(scope=scope))
             scope["headers"] = [pair for pair in scope["headers"] if pair[0] not in _TRACE_HEADERS]
-        await super().__call__(scope, receive, send)
+        with in_callers_trace(scope) if is_request and self.is_untraced(scope) else nullcontext():
+            await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, with our problem documents instead of FastAPI's own 422."""
@@ -50,6 +55,7 @@ class Service(FastAPI):
 def create_app(runtime: Runtime) -> Service:
     """The application of a running service."""
     settings = runtime.settings
+    is_untraced = excluded_by(settings.http_spans)
     app = _bare(
         telemetry={
             "tracer_provider": runtime.telemetry.tracer_provider,
@@ -58,10 +64,10 @@ def create_app(runtime: Runtime) -> Service:
             "metrics": False,
             "logs": False,
             "auto_configure": False,
-            "exclude": _is_untraced,
+            "exclude": is_untraced,
         }
     )
-    app.traceparent = settings.traceparent
+    app.traceparent, app.is_untraced = settings.traceparent, is_untraced
     app.state.runtime = runtime
     app.add_middleware(OuterMiddleware, allowed_hosts=settings.hosts, max_body_bytes=settings.max_body_bytes)
     return app
@@ -88,11 +94,6 @@ def _bare(**settings: Any) -> Service:
     for routes in (executions, events, decisions, analytics, webhooks, reconcile, monitoring):
         app.include_router(routes.router)
     return app
-
-
-def _is_untraced(scope: MutableMapping[str, Any]) -> bool:
-    """Health checks and scrapes are not traced."""
-    return scope["path"] in UNTRACED
 
 
 async def _leave_unanswered(request: Request, error: Exception) -> Response:
