@@ -12,6 +12,7 @@ from typing import TypedDict
 import pytest
 import yaml
 
+from engine.tracing import semconv
 from tests.conftest import found
 from tests.house.lock import ROOT
 from tests.services import stack
@@ -19,7 +20,8 @@ from tests.services.alertmanager import server as alertmanager_service
 from tests.services.alertmanager.server import Alertmanager
 from tests.services.collector import server as collector_service
 from tests.services.detached import Processes, is_taken, wait_for
-from tests.services.process import ServiceBroken, free_port
+from tests.services.jaeger import server as jaeger_service
+from tests.services.process import ServiceBroken, answers, free_port, running
 from tests.services.prometheus.server import JsonDocument, Promtool
 
 DASHBOARDS = ROOT / "dashboards"
@@ -134,6 +136,63 @@ def test_down_keeps_the_logs_of_containers(
     assert "stopped containers" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("version", "is_used"), [("v2.13.0", True), ("v2.20.1", True), ("v3.0.0", True), ("v2.9.0", False), ("", False)]
+)
+def test_a_release_of_jaeger_is_used_for_its_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, is_used: bool
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    told = json.dumps({"gitCommit": "1", "gitVersion": version}, separators=(",", ":"))
+    stand_in(tmp_path / "jaeger", f"echo '{told}'")
+    assert jaeger_service.release() == (str(tmp_path / "jaeger") if is_used else None)
+
+
+def test_pages_of_jaeger_are_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert jaeger_service.pages() is None
+    folder = jaeger_service.pages_folder()
+    folder.mkdir(parents=True)
+    (folder / "index.html").touch()
+    assert (folder, jaeger_service.pages()) == (tmp_path / "spanloom" / "jaeger-ui", folder)
+
+
+@pytest.mark.jaeger
+@pytest.mark.usefixtures("jaeger")  # or the test is skipped: nothing is built here
+def test_jaeger_takes_its_configuration_and_links_executions_to_the_service(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text(
+        '<base href="/" data-inject-target="BASE_URL"/>\nJAEGER_CONFIG = DEFAULT_CONFIG;\n'
+    )
+    file, url = _jaeger_on_free_ports(tmp_path)
+    environment = {"JAEGER_UI_CONFIG": str(DASHBOARDS / "jaeger-ui.json"), "JAEGER_UI_ASSETS": str(tmp_path)}
+    program = jaeger_service.fetch() / "jaeger"
+    with running(
+        [str(program), f"--config={file}"],
+        log=tmp_path / "log",
+        ready=lambda: answers(f"{url}/api/services"),
+        environment={**os.environ, **jaeger_service.ENVIRONMENT, **environment},
+        stop_seconds=1,
+    ):
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            shown = re.search(r"JAEGER_CONFIG = (.*);", answer.read().decode())
+    assert shown is not None
+    [pattern] = json.loads(shown[1])["linkPatterns"]
+    assert (pattern["type"], pattern["key"]) == ("tags", semconv.EXECUTION_ID)
+    assert pattern["url"] == "http://127.0.0.1:8000/v1/executions/#{" + semconv.EXECUTION_ID + "}"
+
+
+def _jaeger_on_free_ports(folder: Path) -> tuple[Path, str]:
+    """The shipped configuration with other ports, and the address of its query API."""
+    ports: dict[str, int] = {}
+
+    def other(found: re.Match[str]) -> str:
+        return f"127.0.0.1:{ports.setdefault(found[1], free_port())}"
+
+    file = folder / "jaeger.yml"
+    file.write_text(re.sub(r"127\.0\.0\.1:(\d+)", other, (DASHBOARDS / "jaeger.yml").read_text()))
+    return file, f"http://127.0.0.1:{ports['16686']}"
+
+
 def stand_in(file: Path, script: str) -> None:
     """A program that runs a shell script."""
     file.write_text(f"#!/bin/sh\n{script}\n")
@@ -161,6 +220,7 @@ def test_an_image_has_a_short_name_and_a_fixed_version() -> None:
     images = {name: part["image"] for name, part in services().items()}
     assert all(re.fullmatch(r"[a-z-]+(/[a-z-]+)?:v?\d+\.\d+(\.\d+)?", image) for image in images.values()), images
     assert images["collector"].endswith(f":{collector_service.VERSION}")
+    assert images["jaeger"].endswith(f":{jaeger_service.FIRST_RELEASE}.0")
     assert images["alertmanager"].endswith(f":v{alertmanager_service.VERSION}")
 
 

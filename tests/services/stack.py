@@ -28,6 +28,12 @@ READY_SECONDS = 60
 STOP_SECONDS = 30
 """Longer than the 20 s that the service needs to drain."""
 
+NO_PAGES = (
+    "Jaeger answers its API and shows a placeholder as its page: it was built without one. For the real pages put the"
+    f" program of a Jaeger release, {jaeger_service.FIRST_RELEASE} or newer, on your PATH as `jaeger`"
+    f" (https://www.jaegertracing.io/download/), or a built jaeger-ui into {jaeger_service.pages_folder()}"
+)
+
 _POSTGRES_URL = "postgresql://spanloom@127.0.0.1:5432/spanloom"
 
 
@@ -93,6 +99,8 @@ def up(state: Path) -> None:
         raise
     for part in [service, *parts]:
         print(f"{part.name:<14}{part.shown}")
+    if compose is None and not (jaeger_service.release() or jaeger_service.pages()):
+        say(NO_PAGES)
     if compose is None:
         say("no Grafana: no container engine answers (docker or podman, with compose)")
     say(f"database {service.environment['SPANLOOM_DATABASE_URL']}, logs in {processes.logs}; stop with ./dev down")
@@ -126,12 +134,12 @@ def _contained() -> list[Part]:
 
 def _cached(state: Path, tokens: Mapping[str, str]) -> list[Part]:
     """The same programs as processes from the cache, downloaded or built if missing. Raises `ServiceMissing`."""
-    jaeger = jaeger_service.fetch() / "jaeger"
+    jaeger = jaeger_service.release() or str(jaeger_service.fetch() / "jaeger")
     collector = collector_service.fetch() / collector_service.NAME
     alertmanager = alertmanager_service.fetch() / "alertmanager"
     prometheus_service.fetch()
     return [
-        _jaeger([str(jaeger), f"--config={DASHBOARDS / 'jaeger.yml'}"]),
+        _jaeger([jaeger, f"--config={DASHBOARDS / 'jaeger.yml'}"]),
         _collector(
             [str(collector), f"--config=file:{collector_service.CONFIG}"],
             {**tokens, "OTELCOL_STATE_DIR": str(state / "collector")},
@@ -159,7 +167,12 @@ def _cached(state: Path, tokens: Mapping[str, str]) -> list[Part]:
 
 def _jaeger(command: Sequence[str]) -> Part:
     ready = "http://127.0.0.1:16686/api/services"
-    return Part("Jaeger", (14317, 14318, 16685, 16686), ready, "http://127.0.0.1:16686", command)
+    pages = jaeger_service.pages()
+    environment = jaeger_service.ENVIRONMENT | {
+        "JAEGER_UI_CONFIG": str(DASHBOARDS / "jaeger-ui.json"),
+        "JAEGER_UI_ASSETS": str(pages) if pages else "",
+    }
+    return Part("Jaeger", (14317, 14318, 16685, 16686), ready, "http://127.0.0.1:16686", command, environment)
 
 
 def _collector(command: Sequence[str], environment: Mapping[str, str]) -> Part:

@@ -1,6 +1,14 @@
-"""A real Jaeger 2.0, which receives OTLP, keeps traces in memory and has a query API. Built from source with Go."""
+"""A real Jaeger 2.13, which receives OTLP, keeps traces in memory and has a query API. Built from source with Go.
+
+Built this way it has no web pages but a placeholder: the module of Jaeger holds none. A release of Jaeger that is
+installed on this machine has them, and so does a folder of pages in the cache; `./dev up` uses either.
+"""
 
 import json
+import os
+import re
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +18,12 @@ from pathlib import Path
 from tests.services.cache import ServiceMissing, cached_folder, filling, run, say, tool
 from tests.services.process import answers, free_port, running
 
-VERSION = "1.62.0"  # the module version of Jaeger 2.0
+VERSION = "1.76.0"  # the module version of Jaeger 2.13
+ENVIRONMENT = {"OTEL_TRACES_SAMPLER": "always_off"}
+"""Without it Jaeger traces itself, into the Collector of this machine if there is one."""
+FIRST_RELEASE = "2.13"
 _HERE = Path(__file__).parent
-_MANIFEST = [_HERE / "go.mod", _HERE / "go.sum", _HERE / "tools.go"]
+_MANIFEST = [_HERE / "go.mod", _HERE / "go.sum"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +37,7 @@ class Jaeger:
 
 
 def fetch() -> Path:
-    """Build Jaeger into the cache (5 minutes, needs Go 1.22). Returns its folder."""
+    """Build Jaeger into the cache (5 minutes, needs Go 1.24). Returns its folder."""
     target = _folder()
     if target.exists():
         return target
@@ -38,6 +49,28 @@ def fetch() -> Path:
         build = [go, "build", "-o", "jaeger", "github.com/jaegertracing/jaeger/cmd/jaeger"]
         run(build, cwd=folder, environment={"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -trimpath -mod=readonly"})
     return target
+
+
+def release() -> str | None:
+    """The path of a released `jaeger` on this machine, which has the web pages; null if it is missing or too old."""
+    path = shutil.which("jaeger")
+    if path is None:
+        return None
+    shown = subprocess.run([path, "version"], capture_output=True, text=True, check=False, timeout=20)
+    found = re.search(r'"gitVersion":"v(\d+)\.(\d+)', shown.stdout)
+    wanted = tuple(map(int, FIRST_RELEASE.split(".")))
+    return path if found and (int(found[1]), int(found[2])) >= wanted else None
+
+
+def pages() -> Path | None:
+    """The folder of Jaeger's web pages in the cache; null if nobody has put them there."""
+    folder = pages_folder()
+    return folder if (folder / "index.html").exists() else None
+
+
+def pages_folder() -> Path:
+    """The place in the cache for Jaeger's web pages."""
+    return _folder().parent.with_name("jaeger-ui")
 
 
 @contextmanager
@@ -54,6 +87,7 @@ def serve() -> Iterator[Jaeger]:
         with running(
             [str(program), "--config", str(config)],
             log=Path(folder) / "log",
+            environment={**os.environ, **ENVIRONMENT},
             ready=lambda: answers(f"{jaeger.query_url}/api/services"),
             stop_seconds=1,  # it would take ten, and has nothing to save
         ):
