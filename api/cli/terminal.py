@@ -14,6 +14,7 @@ from rich.segment import Segment
 from api.cli.streams import exact
 from api.service.logs import log_for_command
 from api.settings import Settings, read_settings
+from api.wiring.shutdown import COMMAND_SECONDS, Patience
 from engine.security.printable import printable, printable_json
 
 PIPED_WIDTH = 160
@@ -61,6 +62,11 @@ def show(view: RenderableType) -> None:
 def show_json(document: object) -> None:
     """Print a document to stdout as indented JSON with exact values."""
     print(printable_json(document, indented=True), file=exact(sys.stdout))
+
+
+def patience() -> Patience:
+    """The patience of a command with its exporters: it waits while they make progress, and tells the user on stderr."""
+    return Patience(COMMAND_SECONDS, lambda sentence: console(stderr=True).print(sentence, soft_wrap=True))
 
 
 def begin() -> Settings:

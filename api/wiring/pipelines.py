@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from api.settings import Settings, SettingsInvalid, check_plain_http
 from api.wiring.secret_key import build_signer, check_signing
+from api.wiring.shutdown import Patience
 
 if TYPE_CHECKING:
     from engine.database.database import Database
@@ -30,6 +31,7 @@ class PipelineParts:
     telemetry: "Telemetry"
     metrics: "Metrics"
     receiver: "Receiver"
+    patience: Patience
 
 
 def open_pipeline(parts: PipelineParts) -> AbstractAsyncContextManager[MakeSink]:
@@ -59,16 +61,37 @@ async def _open_embedded(parts: PipelineParts) -> AsyncIterator[MakeSink]:
 async def _open_collector(parts: PipelineParts) -> AsyncIterator[MakeSink]:
     """Signals go into the outbox, are shipped to the Collector, and come back to the receiver."""
     from telemetry.collector.receiver import Unconfirmed
-    from telemetry.collector.shipper import Shipper
+    from telemetry.collector.shipper import CLOSE_SECONDS, Shipper
     from telemetry.journal.sinks import OutboxSink
 
     check_signing(parts.settings)
     destination, signer = find_destination(parts.settings), build_signer(parts.settings)
     receiver, health = parts.receiver, parts.receiver.health
-    shipper = Shipper(parts.database, destination, resource=parts.telemetry.resource, health=health.outbox)
+    shipper = Shipper(
+        parts.database,
+        destination,
+        resource=parts.telemetry.resource,
+        health=health.outbox,
+        close_seconds=max(CLOSE_SECONDS, parts.patience.seconds),
+    )
     async with shipper, Unconfirmed(receiver, after_seconds=parts.settings.outbox_confirm_seconds):
         names = [intake.name for intake in receiver.intakes]
         yield lambda: OutboxSink(names, health=health, signer=signer, on_commit=shipper.wake)
+    if parts.patience.say is not None:
+        await _report_unshipped(parts)
+
+
+async def _report_unshipped(parts: PipelineParts) -> None:
+    """Tell the user of a command what is left in the outbox."""
+    from telemetry.collector import outbox
+
+    async with parts.database.read() as connection:
+        left = (await outbox.read_backlog(connection)).unshipped
+    if left:
+        parts.patience.report(
+            f"{left} signals were not taken by the Collector. They stay in the outbox, and the next process on this"
+            " database ships them."
+        )
 
 
 def find_destination(settings: Settings) -> "Collector":

@@ -19,7 +19,7 @@ from api.wiring.pipelines import MakeSink, PipelineParts, open_pipeline
 from api.wiring.readiness import Readiness
 from api.wiring.recovery import build_replay
 from api.wiring.resources import build_resources, store_builtin_templates
-from api.wiring.shutdown import CLOSE_SECONDS, enter_within
+from api.wiring.shutdown import CLOSE_SECONDS, Patience, enter_within
 from engine.database.database import Database
 from engine.store.acceptance import Admission
 from engine.store.leases import Lease
@@ -76,17 +76,23 @@ class Runtime:
 
 
 @asynccontextmanager
-async def open_runtime(settings: Settings, *, models: "Models | None" = None) -> AsyncIterator[Runtime]:
-    """The running service; `models` replace the providers'. Raises a `SpanloomError` that says what to do."""
+async def open_runtime(
+    settings: Settings, *, models: "Models | None" = None, patience: Patience | None = None
+) -> AsyncIterator[Runtime]:
+    """The running service; `models` replace the providers'. Raises a `SpanloomError` that says what to do.
+
+    `patience` says how long its end waits until traces are exported.
+    """
     prepare_process(settings)
+    patience = patience or Patience()
     async with AsyncExitStack() as stack:
         database = await enter_within(stack, CLOSE_SECONDS, "the database", open_database(settings))
         await store_builtin_templates(database)
         await _seal_webhook_urls(settings, database)
         resources = build_resources(settings, database, stack, models=models)
-        telemetry = open_exporters(settings, stack)
+        telemetry = open_exporters(settings, stack, patience)
         ingest = build_ingest(settings, database)
-        parts = PipelineParts(settings, database, telemetry, ingest.metrics, ingest.receiver)
+        parts = PipelineParts(settings, database, telemetry, ingest.metrics, ingest.receiver, patience)
         make_sink = await stack.enter_async_context(open_pipeline(parts))
         journal = await _open_journal(parts, make_sink, stack)
         checkpoints = await _open_checkpoints(settings, stack)

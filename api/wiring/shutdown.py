@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
 from typing import TypeVar
 
 EXIT_SECONDS = 27.0
@@ -20,9 +21,30 @@ CLOSE_SECONDS = 1.0
 
 EXIT_CODE = 1
 
+EXPORT_SECONDS = 2.0
+"""How long a service that stops waits for its last traces, and a command for attempts that fail."""
+COMMAND_SECONDS = 30.0
+"""How long a command waits for its last traces, as long as its exporter makes progress."""
+
 _T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long the end of a process waits for signals to be taken, and who is told about it."""
+
+    seconds: float = EXPORT_SECONDS
+    say: Callable[[str], None] | None = None
+    """Shows a sentence to the user of a command; a service writes what was not taken to its log."""
+
+    def report(self, sentence: str) -> None:
+        """Say that something was not taken."""
+        if self.say is None:
+            log.warning("%s", sentence)
+        else:
+            self.say(sentence)
 
 
 async def enter_within(

@@ -36,7 +36,8 @@ _GATHER_SECONDS = 0.05
 """How long signals are collected for a request."""
 
 _FIRST_PAUSE_SECONDS = 0.2
-_CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 5.0
+"""How long the shipper goes on when it is closed, as long as the Collector takes what it ships."""
 _MOST_REFUSALS = 5
 """How often a signal is posted that the Collector refuses."""
 
@@ -93,7 +94,9 @@ class Shipper:
         health: OutboxHealth,
         max_bytes: int = MAX_BYTES,
         max_pause_seconds: float = MAX_PAUSE_SECONDS,
+        close_seconds: float = CLOSE_SECONDS,
     ) -> None:
+        self._close_seconds = close_seconds
         self._database = database
         self._collector = collector
         self._resource = resource
@@ -121,7 +124,7 @@ class Shipper:
         """Try to ship the rest; signals that cannot be delivered stay in the outbox."""
         self._closing.set()
         self.wake()
-        _, late = await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
+        _, late = await asyncio.wait(self._tasks, timeout=self._close_seconds)
         for task in late:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -19,6 +19,7 @@ from opentelemetry._logs import LogRecord
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcLogExporter
 from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpLogExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
 from opentelemetry.sdk._logs import (
     Logger,
     LoggerProvider,
@@ -37,6 +38,7 @@ from opentelemetry.trace import Tracer as ApiTracer
 from opentelemetry.util.types import AnyValue, Attributes
 
 from engine.tracing.remote_spans import fixed_ids
+from telemetry.sdk.exporting import Wrap
 from telemetry.signals.records import is_ours
 from telemetry.signals.sanitize import MAX_ATTRIBUTES
 
@@ -45,6 +47,7 @@ __all__ = [
     "ConsoleLogRecordExporter",
     "GrpcLogExporter",
     "HttpLogExporter",
+    "HttpSpanExporter",
     "LogRecordExporter",
     "LogRecordProcessor",
     "LoggerProvider",
@@ -56,6 +59,7 @@ __all__ = [
     "RecordingLoggerProvider",
     "RecordingTracer",
     "RecordingTracerProvider",
+    "watch_requests",
     "with_attributes",
 ]
 
@@ -172,6 +176,12 @@ class RecordingTracer(ApiTracer):
             return SpanContext(ids.generate_trace_id(), ids.generate_span_id(), False, _SAMPLED_RANDOM)
         flags = _SAMPLED_RANDOM if parent.trace_flags & TraceFlags.RANDOM_TRACE_ID else _SAMPLED
         return SpanContext(parent.trace_id, ids.generate_span_id(), False, flags, parent.trace_state)
+
+
+def watch_requests(exporter: HttpSpanExporter | HttpLogExporter, wrap: Wrap) -> None:
+    """Let another transport send the exporter's requests, which wraps its own."""
+    client = exporter._client
+    client._transport = wrap(client._transport)  # type: ignore[assignment,arg-type]  # it has the methods that are used
 
 
 class RecordedEvent(ReadWriteLogRecord):

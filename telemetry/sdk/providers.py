@@ -8,13 +8,13 @@ import logging
 import os
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import TypeVar
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
@@ -24,17 +24,20 @@ from engine.security.redaction import know_secrets, mask_url
 from engine.tracing import semconv
 from engine.tracing.attributes import content_hash, with_hashed_params
 from telemetry.sdk.conversion import readable_span
+from telemetry.sdk.exporting import CountedExports, CountedSpans, Deliveries, FailingAttempts, LogsIfTaken
 from telemetry.sdk.internals import (
     BatchLogRecordProcessor,
     ConsoleLogRecordExporter,
     GrpcLogExporter,
     HttpLogExporter,
+    HttpSpanExporter,
     LoggerProvider,
     LogRecordExporter,
     LogRecordProcessor,
     ReadWriteLogRecord,
     RecordingLoggerProvider,
     RecordingTracerProvider,
+    watch_requests,
     with_attributes,
 )
 from telemetry.signals.records import Attributes, SpanRecord, is_ours
@@ -64,6 +67,8 @@ class Telemetry:
     logger_provider: LoggerProvider
     exporting: Sequence[SpanProcessor] = ()
     """The exporters of our spans; none where the shipper sends them."""
+    deliveries: Deliveries = field(default_factory=Deliveries)
+    """The spans on their way to the exporters' backends."""
 
     def add(self, spans: SpanProcessor, events: LogRecordProcessor) -> None:
         """Pass every ended span and every event to these processors too."""
@@ -100,17 +105,28 @@ def build_telemetry(*, exports_ours: bool = True) -> Telemetry:
     tracers.add_span_processor(_HashedQueries())
     loggers = RecordingLoggerProvider(resource)
     exporting: list[SpanProcessor] = []
+    deliveries = Deliveries()
     for span_exporter in _exporters("TRACES", _SPAN_EXPORTERS):
-        delay = _delay_millis("OTEL_BSP_SCHEDULE_DELAY")
-        spans = BatchSpanProcessor(span_exporter, schedule_delay_millis=delay)
+        spans = _exported(span_exporter, deliveries)
         tracers.add_span_processor(spans if exports_ours else _OtherSpans(spans))
         exporting += [spans] if exports_ours else []
     for log_exporter in _exporters("LOGS", _LOG_EXPORTERS):
+        if isinstance(log_exporter, HttpLogExporter):
+            watch_requests(log_exporter, LogsIfTaken)
         delay = _delay_millis("OTEL_BLRP_SCHEDULE_DELAY")
         events = BatchLogRecordProcessor(log_exporter, schedule_delay_millis=delay)
         loggers.add_log_record_processor(_HashedParams(events) if exports_ours else _OtherEvents(events))
     _warn_of_ignored_variables()
-    return Telemetry(tracers, loggers, exporting)
+    return Telemetry(tracers, loggers, exporting, deliveries)
+
+
+def _exported(exporter: SpanExporter, deliveries: Deliveries) -> SpanProcessor:
+    """A processor that exports spans in batches and counts them."""
+    if isinstance(exporter, HttpSpanExporter):
+        watch_requests(exporter, partial(FailingAttempts, deliveries=deliveries))
+    delay = _delay_millis("OTEL_BSP_SCHEDULE_DELAY")
+    batches = BatchSpanProcessor(CountedExports(exporter, deliveries), schedule_delay_millis=delay)
+    return CountedSpans(batches, deliveries)
 
 
 class _HashedQueries(SpanProcessor):

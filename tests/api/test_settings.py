@@ -9,6 +9,7 @@ import pytest
 
 from api.service.logs import JsonLines
 from api.settings import Settings, SettingsInvalid, check_ingest, prepare_process, read_settings
+from tests.house.lock import ROOT
 
 
 def test_without_an_environment_there_are_defaults() -> None:
@@ -76,13 +77,20 @@ def test_links_lead_to_the_public_address(
     assert read_settings().public_address == address
 
 
-def test_the_variables_of_the_collector_may_stand_in_the_same_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    shipped = (Path(__file__).parents[2] / "otel-collector.yaml").read_text()
-    names = set(re.findall(r"\$\{env:([A-Z_]+)", shipped))
-    assert "SPANLOOM_INGEST_TOKEN" in names
-    for name in names:
-        monkeypatch.setenv(name, "x")
+def test_a_variable_of_the_collector_in_a_shared_environment_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPANLOOM_INGEST_TOKEN", "x" * 40)
     assert read_settings().ingest_tokens == ()
+    monkeypatch.setenv("SPANLOOM_INGEST_TOKN", "x")
+    with pytest.raises(SettingsInvalid, match=r"SPANLOOM_INGEST_TOKN\. Did you mean SPANLOOM_INGEST_TOKENS\?"):
+        read_settings()
+
+
+def test_every_variable_of_the_collectors_file_leaves_the_service_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = set(re.findall(r"\$\{env:(SPANLOOM_\w+)", (ROOT / "otel-collector.yaml").read_text()))
+    assert named
+    for name in named:
+        monkeypatch.setenv(name, "x" * 40)
+    read_settings()
 
 
 def test_a_misspelt_variable_is_named_with_the_right_one(monkeypatch: pytest.MonkeyPatch) -> None:

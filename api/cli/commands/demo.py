@@ -23,6 +23,7 @@ from api.service.background import run_worker
 from api.service.server import CannotListen, listen, serve_runtime
 from api.settings import Settings
 from api.wiring.runtime import Runtime, open_runtime
+from api.wiring.shutdown import Patience
 from engine.graph import JsonObject
 from engine.models.offline import OFFLINE
 from engine.request import ExecutionRequest
@@ -80,7 +81,8 @@ def _settings(settings: Settings, folder: Path, docs: Path) -> Settings:
 
 async def _demo(settings: Settings, steps: list[_Step], listener: socket.socket | None, *, is_kept: bool) -> int:
     console = terminal.console()
-    async with open_runtime(settings) as runtime:
+    patience = terminal.patience() if listener is None else Patience()
+    async with open_runtime(settings, patience=patience) as runtime:
         ids: list[str] = []
         as_planned = True
         for number, step in enumerate(steps, 1):

@@ -39,7 +39,7 @@ def run_workflow(
     document = _graph_file(workflow, has_params=bool(pairs))
 
     async def run() -> Followed:
-        async with open_runtime(settings) as runtime:
+        async with open_runtime(settings, patience=terminal.patience()) as runtime:
             request = await _build_request(runtime, workflow, document, pairs, input)
             return await follow(runtime, request, quiet=quiet, prints_answer=not as_json)
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 
 import pytest
 from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.common.http import _OTLPHTTPClient
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 from opentelemetry.sdk._logs import Logger, LoggerProvider, ReadWriteLogRecord
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, Tracer, TracerProvider
@@ -53,6 +55,8 @@ PRIVATE = {
     Logger: {"_log_record_limits", "_multi_log_record_processor"},
     Span: {"_attributes", "_end_time", "_limits", "_lock", "_span_processor", "_start_time"},
     SpanProcessor: {"_on_ending"},
+    HttpSpanExporter: {"_client"},
+    _OTLPHTTPClient: {"_transport"},
 }
 """Class of the SDK to the private names that the module uses."""
 
@@ -69,6 +73,8 @@ def _of_the_sdk() -> Mapping[type, object]:
         Logger: logger,
         Span: span,
         SpanProcessor: SpanProcessor(),
+        HttpSpanExporter: (exporter := HttpSpanExporter()),
+        _OTLPHTTPClient: exporter._client,
     }
 
 
