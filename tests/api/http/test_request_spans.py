@@ -38,7 +38,15 @@ def root_of(spans: InMemorySpanExporter) -> ReadableSpan:
 
 async def look_around(service: Service) -> None:
     """Requests that start nothing."""
-    for path in ("/healthz", "/readyz", "/metrics", "/runbook", "/v1/executions", f"/v1/executions/{UNKNOWN_ID}", "/nowhere"):
+    for path in (
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/runbook",
+        "/v1/executions",
+        f"/v1/executions/{UNKNOWN_ID}",
+        "/nowhere",
+    ):
         await service.client.get(path)
     await service.client.post(f"/v1/executions/{UNKNOWN_ID}/cancel", json={})
 

@@ -16,7 +16,7 @@ from engine.result import ExecutionResult, Status
 from engine.retrieval.files import FilesRetriever
 from engine.testing.models import Call, Fail, Hold, Say, ScriptedModel, ScriptedModels, Step
 from engine.tools.builtin import builtin_tools
-from engine.usage import Usage
+from engine.usage import Usage, UsageReport
 from tests.dashboards.test_against_prometheus import serve_runner
 from tests.engine.harness import graph
 from tests.workflow_runner import WorkflowRunner, request, streamed, workflow_runner
@@ -81,7 +81,7 @@ class PacedModel(ScriptedModel):
         await self._take_time()
         return await super().invoke(request)
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[str | ModelReply]:
+    async def stream(self, request: ModelRequest) -> AsyncIterator[str | UsageReport | ModelReply]:
         await self._take_time()
         async for piece in super().stream(request):
             yield piece
