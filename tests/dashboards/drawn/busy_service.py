@@ -91,7 +91,7 @@ class PacedModel(ScriptedModel):
 
 
 class _Script:
-    """A tool call first in every third conversation, then an answer, or an error of the provider."""
+    """A tool call first in every third conversation, then an answer, or a failure that is billed."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
@@ -106,7 +106,7 @@ class _Script:
             return Call("calculate", {"expression": "6 *" if number % 5 == 0 else "6 * 7"}, usage=usage)
         if self._load.one_fails_in and number % self._load.one_fails_in == self._load.one_fails_in - 1:
             self._failed += 1
-            return Fail(self._errors[self._failed % len(self._errors)])
+            return Fail(self._errors[self._failed % len(self._errors)], usage=usage)
         return Say(f"answer {number}", usage=usage)
 
     def _usage(self, number: int) -> Usage:

@@ -90,13 +90,15 @@ def flaws_of(board: JsonObject, seen: list[JsonObject]) -> list[str]:
 
 
 def has_a_row_for_each_workflow(board: JsonObject, seen: list[JsonObject]) -> None:
-    """The table names the workflows that ran, links each to its executions, and shows unpriced calls."""
+    """The table names the workflows that ran, links each to its executions, and shows waste and unpriced calls."""
     [table] = [panel for panel in seen if panel["type"] == "table"]
     columns = {column["name"]: column for column in table["columns"]}
     assert set(columns["Workflow"]["cells"]) == {load.template for load in LOADS}
     assert columns["Workflow"]["links"] == ["${service}/v1/executions?template=${__data.fields.Workflow}"]
     unpriced = dict(zip(columns["Workflow"]["cells"], columns["Unpriced calls"]["cells"], strict=True))
     assert unpriced["classify-ticket"] == "0"
+    waste = dict(zip(columns["Workflow"]["cells"], columns["Waste"]["cells"], strict=True))
+    assert float(waste["summarise-report"].removeprefix("$")) > 0
     assert int(unpriced["translate"]) > 10
 
 
