@@ -1,6 +1,7 @@
 """Calls that nodes make to models, tools and retrievers. Each call has one span and counts towards the limits."""
 
 import asyncio
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,7 @@ from engine.resources import (
     ToolContext,
 )
 from engine.runtime.visit import Visit, is_being_cancelled, is_cut_off
+from engine.security.echo import mask_echo
 from engine.security.redaction import error_text
 from engine.tracing import semconv
 from engine.tracing.semconv import Waste
@@ -51,6 +53,7 @@ async def call_model(visit: Visit, model: ChatModel, request: ModelRequest, *, s
         _check_size(visit, reply)
         check_reply(reply)
     except ModelFailure as failure:
+        _mask(failure, request.system, *_said(request))
         waste = Waste.RETRIED if visit.can_retry(failure) else Waste.FAILED
         visit.settle(reservation, call.fail(failure.error_type, failure.message, waste, failure.report))
         await visit.context.checkpoint()
@@ -70,6 +73,19 @@ async def _store_reservation(visit: Visit, call: ModelCall, model: ChatModel, re
     if context.ledger.is_durable:
         tokens, nano_usd = context.budget.upper(model, request)
         await context.checkpoint(CallReservation(call.id, model.provider, model.model, tokens, nano_usd))
+
+
+def _mask(failure: Failure, *content: Json) -> None:
+    """Mask what the failure's message repeats of the content: it goes into spans, records and webhooks."""
+    failure.args = (mask_echo(failure.message, content), *failure.args[1:])
+
+
+def _said(request: ModelRequest) -> Iterator[Json]:
+    """The content of the messages, and the arguments of their calls."""
+    for message in request.messages:
+        content = message.get("content", "")
+        yield content if isinstance(content, str) else [*content]
+        yield from (call["arguments"] for call in message.get("tool_calls", ()))
 
 
 def _close_broken_call(visit: Visit, call: ModelCall, error: BaseException) -> Bill:
@@ -218,7 +234,7 @@ async def _run_tool(
         return ToolOutcome(True, _result_text(result, max_result_bytes))
     except Failure as failure:
         text = error_text(failure.message)
-        return ToolOutcome(False, text, failure.error_type, text)
+        return ToolOutcome(False, text, failure.error_type, mask_echo(text, [call["arguments"]]))
     except Exception as error:
         if not timeout.expired():
             return _failed_outcome(error)
@@ -254,6 +270,7 @@ async def retrieve(visit: Visit, name: str, query: RetrievalQuery) -> list[Passa
     try:
         passages = await retriever.retrieve(query)
     except Failure as failure:
+        _mask(failure, query.text)
         span.fail(failure.error_type, failure.message)
         raise
     except (Exception, asyncio.CancelledError) as error:

@@ -107,7 +107,7 @@ def identity_attributes(identity: ExecutionIdentity) -> Attributes:
         semconv.CORRELATION_ID: identity.correlation_id,
         semconv.CONVERSATION_ID: identity.conversation_id,
         semconv.RETRY_OF: identity.retry_of,
-        semconv.TAGS: to_json(identity.tags).decode() if identity.tags else None,
+        semconv.TAGS: redact(to_json(identity.tags).decode()) if identity.tags else None,
         semconv.PARAMS: redact(to_json(identity.params).decode()) if identity.params else None,
     }
     return always | {key: value for key, value in optional.items() if value is not None}
