@@ -58,6 +58,7 @@ class ToolsNode(NodeBase[ToolsConfig]):
     default_retry = Retry(max_attempts=1)
     retries_calls = True
     bounds_cycle = True
+    streams = True
     runs_tool_calls = True
     output_is_untrusted = True
     output_schema = {
@@ -153,6 +154,7 @@ class ToolsNode(NodeBase[ToolsConfig]):
                 call,
                 timeout_seconds=self.config.tool_timeout_seconds,
                 max_result_bytes=self.config.max_result_bytes,
+                is_streamed=self.node.stream,
             )
             repeatable = tool is not None and tool.effect != "write" and not outcome.ok
             if not repeatable or not visit.may_repeat(attempt, outcome.error_type) or not self._take(1, visit):

@@ -175,13 +175,20 @@ class ToolOutcome:
 
 
 async def call_tool(
-    visit: Visit, tool: Tool | None, call: ToolCall, *, timeout_seconds: float, max_result_bytes: int
+    visit: Visit,
+    tool: Tool | None,
+    call: ToolCall,
+    *,
+    timeout_seconds: float,
+    max_result_bytes: int,
+    is_streamed: bool = False,
 ) -> ToolOutcome:
-    """Make one attempt of a tool call.
+    """Make one attempt of a tool call. With `is_streamed`, its events hold the arguments and the result.
 
     Raises only on cancellation; other failures are returned to the model as the tool's result.
     """
-    visit.emit(EventType.TOOL_CALL, {"call_id": call["id"], "tool": call["name"]})
+    asked: JsonObject = {"call_id": call["id"], "tool": call["name"]}
+    visit.emit(EventType.TOOL_CALL, asked | ({"arguments": call["arguments"]} if is_streamed else {}))
     loop = asyncio.get_running_loop()
     began = loop.time()
     span = visit.span.tool_call(tool.spec.name if tool else UNKNOWN_TOOL, call["id"])
@@ -199,15 +206,13 @@ async def call_tool(
         span.complete()
     else:
         span.fail(outcome.error_type or "tool_failed", outcome.problem)
-    visit.emit(
-        EventType.TOOL_RESULT,
-        {
-            "call_id": call["id"],
-            "ok": outcome.ok,
-            "error_type": outcome.error_type,
-            "duration_ms": round((loop.time() - began) * 1000),
-        },
-    )
+    told: JsonObject = {
+        "call_id": call["id"],
+        "ok": outcome.ok,
+        "error_type": outcome.error_type,
+        "duration_ms": round((loop.time() - began) * 1000),
+    }
+    visit.emit(EventType.TOOL_RESULT, told | ({"result": outcome.text} if is_streamed else {}))
     return outcome
 
 

@@ -225,3 +225,25 @@ async def test_a_tools_node_sets_the_retried_errors_and_each_retry_counts() -> N
         assert run.result.tool_calls == calls
         assert run.span("execute_node tools")["workflow.tools.calls"] == calls
         assert bool(harness.model.requests[1].tools) is (calls < 2), "nothing is left to bind"
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_events_hold_arguments_and_result_where_the_node_streams(is_streamed: bool) -> None:
+    """As for tokens: without `stream` no inner text reaches the reader of a stream."""
+    harness = Harness(
+        [Call("echo", {"text": "pong"}), Call("lost", {"a": 1}, id="call-2"), Say("done")], tools=[Echo()]
+    )
+    document = agent()
+    tools = next(node for node in document["nodes"] if node["id"] == "tools")  # type: ignore[union-attr,index,call-overload]  # JSON
+    tools["stream"] = is_streamed  # type: ignore[index,call-overload]  # JSON
+    run = await harness.run(document)
+    said = [event.data for event in run.events if event.type.value in ("tool_call", "tool_result")]
+    shown = [{key: value for key, value in data.items() if key in ("arguments", "result")} for data in said]
+    there: list[JsonObject] = [
+        {"arguments": {"text": "pong"}},
+        {"result": "pong"},
+        {"arguments": {"a": 1}},
+        {"result": "there is no tool lost"},
+    ]
+    assert shown == (there if is_streamed else [{}] * 4)
+    assert [data["call_id"] for data in said] == ["call-1", "call-1", "call-2", "call-2"]
