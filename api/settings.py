@@ -69,6 +69,11 @@ class Settings(BaseSettings):
         "NORMAL",
         description="Durability of commits on SQLite: NORMAL survives a crash of the process, FULL one of the machine",
     )
+    content: Annotated[Literal["none", "result", "full"], LowerCase] = Field(
+        "result",
+        description="What the database keeps of ended executions: no content, input and answer (result), or each "
+        "call's messages, too (full)",
+    )
     secret_key: SecretKeys = Field(
         (),
         repr=False,

@@ -18,6 +18,7 @@ from opentelemetry._logs import LoggerProvider
 from opentelemetry.trace import TracerProvider
 from uuid_utils.compat import uuid7
 
+from engine.content.policy import ContentPolicy
 from engine.database.retry import insist
 from engine.errors import Draining, Fenced, Refusal
 from engine.events import EventRing, ExecutionEvent
@@ -55,12 +56,15 @@ class ExecutionEngine:
         tracer_provider: TracerProvider | None = None,
         logger_provider: LoggerProvider | None = None,
         checkpoints: Checkpoints | None = None,
+        content: ContentPolicy | None = None,
         disconnect_seconds: float = 0,
     ) -> None:
+        content = content or ContentPolicy()
         self._resources = resources
         self._ledger = ledger or NullLedger()
-        self._builder = ExecutionBuilder(resources, Tracing.over(tracer_provider, logger_provider), self._ledger)
-        self._runner = AttemptRunner(self._ledger, checkpoints or in_memory())
+        tracing = Tracing.over(tracer_provider, logger_provider)
+        self._builder = ExecutionBuilder(resources, tracing, self._ledger, content)
+        self._runner = AttemptRunner(self._ledger, checkpoints or in_memory(), keeps_results=content.kept != "none")
         self._disconnect_seconds = disconnect_seconds
         self._executions: dict[str, Execution] = {}
         self._ended: OrderedDict[str, EventRing] = OrderedDict()
@@ -107,6 +111,7 @@ class ExecutionEngine:
         queued_ns = time.time_ns()
         resolved = await self._resolve(request, caller)
         execution = self._builder.build(request, caller, resolved, queued_ns, streaming=streaming)
+        execution.is_key_given = caller.idempotency_key is not None
         self._begin(execution, caller)
         try:
             await asyncio.shield(execution.accepted)
@@ -207,6 +212,10 @@ class ExecutionEngine:
         """Events of an execution that runs in this process, or ended in it a short while ago."""
         execution = self._executions.get(execution_id)
         return execution.context.events if execution else self._ended.get(execution_id)
+
+    def forget_events(self, execution_id: str) -> None:
+        """Drop the events of an execution that has ended: the last one holds its answer."""
+        self._ended.pop(execution_id, None)
 
     def fence_off(self, execution_id: str, attempt: int) -> None:
         """Stop this attempt, because another attempt owns the execution now."""

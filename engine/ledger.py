@@ -81,6 +81,23 @@ class CallReservation:
 
 
 @dataclass(frozen=True, slots=True)
+class CallContent:
+    """What one call said and was told, redacted; stored in the commit of the next decision."""
+
+    call_id: str
+    """Hex id of its span."""
+    operation: str
+    """`chat`, `execute_tool` or `retrieval`."""
+    node_id: str
+    document: str
+    """JSON: content by the key of the GenAI conventions, such as `gen_ai.input.messages`."""
+    at: datetime
+    """When the call ended, UTC."""
+    cut: Sequence[str] = ()
+    """The keys whose value was cut."""
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """Makes an attempt's signals so far durable, and reserves the model call that begins.
 
@@ -94,6 +111,7 @@ class Checkpoint:
     identity: ExecutionIdentity | None = None
     """Set together with `root`."""
     begins: CallReservation | None = None
+    contents: Sequence[CallContent] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +125,7 @@ class Pause:
     due_at: datetime | None = None
     """When the execution continues without an answer, UTC."""
     last_seq: int = 0
+    contents: Sequence[CallContent] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +134,7 @@ class Release:
 
     execution_id: str
     attempt: int
+    contents: Sequence[CallContent] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +152,9 @@ class Finish:
     """The conversation's new summary `{text, covers}`, or null for no change."""
     last_seq: int = 0
     """Number of the closing event, so that a reader who reconnects does not get the event twice."""
+    contents: Sequence[CallContent] = ()
+    keeps_content: bool = True
+    """False: `result` holds no content, and the request's content is deleted with this decision."""
 
 
 ClaimReason = Literal["queued", "answer", "timer", "crash", "shutdown"]

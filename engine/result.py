@@ -173,3 +173,8 @@ def result_of(
         ),
         **parts,
     )
+
+
+def without_content(result: JsonObject) -> JsonObject:
+    """A stored result with its numbers and errors, but without what people, models and tools said."""
+    return result | {"response": "", "output": None, "messages": [], "approvals": []}

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from api.settings import Settings
 from api.wiring.runtime import Runtime, open_runtime
+from engine.content.policy import ContentPolicy
 from engine.engine import ExecutionEngine
 from engine.execution.handle import Execution
 from engine.graph import JsonObject
@@ -65,6 +66,7 @@ class WorkflowRunner:
             self._resources(model, tools),
             ledger=runtime.journal,
             checkpoints=runtime.checkpoints,
+            content=ContentPolicy(telemetry.capture, runtime.settings.content),
             tracer_provider=telemetry.tracer_provider,
             logger_provider=telemetry.logger_provider,
         )

@@ -16,6 +16,7 @@ from engine.errors import Draining, NotFound
 from engine.events import LAST_SEQ, EventRing, EventType, ExecutionEvent, closing_event
 from engine.graph import JsonObject
 from engine.result import Status
+from engine.retention import erasure
 from engine.store import control
 from engine.store.control import ControlRow
 
@@ -44,6 +45,8 @@ async def follow(
 ) -> AsyncGenerator[ExecutionEvent, None]:
     """The events after the position, up to the next closing event. Raises `NotFound`, `Draining`, `Unavailable`."""
     while True:
+        if await _is_forgotten(runtime, execution_id):
+            runtime.engine.forget_events(execution_id)
         while (ring := _ring(runtime, execution_id, position)) is not None:
             async with aclosing(ring.read(position.seq if ring.attempt == position.attempt else 0)) as events:
                 async for event in events:
@@ -59,6 +62,15 @@ async def follow(
         if runtime.is_draining:
             raise Draining("the service is stopping; the execution continues in another process")
         await _rest(runtime, execution_id, position)
+
+
+async def _is_forgotten(runtime: Runtime, execution_id: str) -> bool:
+    """Whether the content of an ended execution was deleted, maybe by another process, though this one has it yet."""
+    ring = runtime.engine.events_of(execution_id)
+    if ring is None or not ring.closed:
+        return False
+    async with runtime.database.read() as connection:
+        return bool(await erasure.buried(connection, [execution_id]))
 
 
 async def read_row(runtime: Runtime, execution_id: str, owner: str) -> ControlRow:

@@ -31,6 +31,8 @@ async def read_original(connection: AsyncConnection, execution_id: str, owner: s
         raise InputGone
     if not row.status.is_terminal:
         raise NotFinished
+    if not row.has_request:
+        raise InputGone
     graph = None
     if row.graph_hash is not None:
         graph = await control.get_graph(connection, row.graph_hash)

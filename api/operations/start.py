@@ -146,6 +146,7 @@ async def _wait(
     finally:
         result.cancel()
         gone.cancel()
+    execution.come_back_later()
     return await accepted(runtime, request, execution.id, replayed=bool(headers))
 
 

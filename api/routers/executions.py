@@ -1,4 +1,4 @@
-"""/v1/executions: start an execution, list executions, get one and its trace."""
+"""/v1/executions: start an execution, list executions, get one, its trace and its content, forget its content."""
 
 from dataclasses import replace
 from typing import Annotated, Literal
@@ -18,6 +18,7 @@ from engine.errors import NotFound
 from engine.graph import JsonObject
 from engine.request import ExecutionRequest
 from engine.result import ErrorClass, ExecutionResult, Status
+from engine.retention import call_content
 from telemetry.reads import executions, traces
 
 router = APIRouter(prefix="/v1/executions", tags=["executions"])
@@ -68,6 +69,13 @@ class TraceQuery(QueryModel):
 
     attempt: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     limit: int = Field(1_000, ge=1, le=5_000)
+    cursor: Text | None = None
+
+
+class ContentQuery(QueryModel):
+    """The page of a list of calls."""
+
+    limit: int = Field(50, ge=1, le=200)
     cursor: Text | None = None
 
 
@@ -226,3 +234,61 @@ async def trace(
         cursor = write_cursor([found.end], query) if found.end else None
         answer = documents.trace(found, cursor, runtime.settings)
         return json_response(answer, headers=next_link(request, cursor) | headers_of(execution_id))
+
+
+@router.get(
+    "/{execution_id}/content",
+    operation_id="executions_content",
+    summary="Get what the calls of an execution said",
+    response_model=None,
+    responses=openapi_responses(
+        {200: {"description": "A page of calls.", "model": documents.ContentAnswer, "headers": ID_HEADER}},
+        "not_found",
+        "invalid_request",
+        "invalid_cursor",
+    ),
+)
+async def content(
+    execution_id: ExecutionId, request: Request, runtime: RuntimeDep, query: Annotated[ContentQuery, Query()]
+) -> Response:
+    """Messages, tool calls and retrievals, oldest first. They are kept with `SPANLOOM_CONTENT=full` only."""
+    async with about(execution_id):
+        after = read_cursor(query.cursor, query, lambda at, call_id: (read_time(at), call_id))
+        async with runtime.database.read() as connection:
+            if await executions.get_execution(connection, execution_id, OWNER) is None:
+                raise NotFound.of("execution", execution_id)
+            calls = await call_content.read(connection, execution_id, limit=query.limit + 1, after=after)
+        page = calls[: query.limit]
+        cursor = write_cursor([page[-1].at.isoformat(), page[-1].call_id], query) if len(calls) > len(page) else None
+        answer = documents.content(execution_id, page, cursor)
+        return json_response(answer, headers=next_link(request, cursor) | headers_of(execution_id))
+
+
+@router.delete(
+    "/{execution_id}/content",
+    operation_id="executions_forget",
+    summary="Forget the content of an ended execution",
+    response_model=None,
+    status_code=204,
+    responses=openapi_responses(
+        {
+            204: {
+                "description": "Its content is deleted; its numbers stay.",
+                "headers": ID_HEADER,
+            }
+        },
+        "not_found",
+        "not_finished",
+        "conversation_busy",
+        "invalid_request",
+    ),
+)
+async def forget_content(execution_id: ExecutionId, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+    """Delete its input, answer, messages, and what its calls said. It cannot be retried afterwards."""
+    async with about(execution_id):
+        async with runtime.database.read() as connection:
+            if await executions.get_execution(connection, execution_id, OWNER) is None:
+                raise NotFound.of("execution", execution_id)
+        await runtime.eraser.erase([execution_id], "forgotten")
+        runtime.engine.forget_events(execution_id)
+        return Response(status_code=204, headers=headers_of(execution_id))

@@ -9,13 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.settings import Settings
 from engine.graph import JsonObject
 from engine.result import Approval, ErrorClass, ExecutionResult, Status
+from engine.retention.call_content import StoredCall
 from engine.store.control import ControlRow
 from engine.usage import TOKEN_FIELDS, Usage
 from telemetry.reads.cost import CostReport, CostRow, Sums
 from telemetry.reads.executions import ExecutionRecord, Seal
 from telemetry.reads.traces import Trace, TraceSpan
 
-Content = Literal["shown", "not_stored", "expired"]
+Content = Literal["shown", "not_stored", "expired", "forgotten"]
 
 
 class Answer(BaseModel):
@@ -112,11 +113,13 @@ class Execution(ExecutionSummary):
     """An execution with its result, its open questions, and the time of a request to cancel it.
 
     `approvals` holds the questions of a paused execution. `result` is there once the execution has ended; a paused
-    execution has its result so far. `content` says whether the result is shown, was not stored, or has expired.
+    execution has its result so far. `content` says whether input and result are shown, were not stored (or are not
+    there yet), have expired, or were forgotten on request.
     """
 
     cancel_requested_at: datetime | None
     approvals: list[Approval]
+    input: JsonObject | None
     result: ExecutionResult | None
     content: Content
 
@@ -145,6 +148,29 @@ class TraceAnswer(Answer):
     attempts: list[AttemptAnswer]
     seal: SealAnswer
     spans: list[TraceSpan]
+    next_cursor: str | None
+
+
+class CallAnswer(Answer):
+    """What one call said and was told, by the keys of the GenAI conventions, such as `gen_ai.input.messages`.
+
+    `call_id` is the id of its span; `operation` is chat, execute_tool or retrieval. `cut` names what was too large.
+    """
+
+    call_id: str
+    attempt: int
+    operation: str
+    node_id: str
+    at: datetime
+    content: JsonObject
+    cut: list[str]
+
+
+class ContentAnswer(Answer):
+    """What the calls of an execution said, in the order in which they ended; empty unless content is kept in full."""
+
+    execution_id: str
+    calls: list[CallAnswer]
     next_cursor: str | None
 
 
@@ -194,17 +220,32 @@ def summary(record: ExecutionRecord, settings: Settings) -> ExecutionSummary:
 
 
 def execution(
-    record: ExecutionRecord, control: ControlRow | None, approvals: Sequence[Approval], settings: Settings
+    record: ExecutionRecord,
+    control: ControlRow | None,
+    approvals: Sequence[Approval],
+    settings: Settings,
+    gone: Content | None = None,
 ) -> Execution:
-    """The execution, from its record and its control row. The result is there as long as the control row is kept."""
-    result = _result(control)
+    """The execution, from its record and its control row. Its content is there as long as the control row is kept.
+
+    `gone` says why its content was deleted.
+    """
+    result = None if gone else _result(control)
+    state: Content = "expired" if control is None else "not_stored" if result is None else "shown"
     of_control: dict[str, object] = {
         "cancel_requested_at": control.cancel_requested_at if control else None,
         "approvals": list(approvals),
+        "input": control.request.get("input") if control and not gone else None,
         "result": result,
-        "content": "expired" if control is None else "not_stored" if result is None else "shown",
+        "content": gone or state,
     }
     return Execution.model_validate(_of_record(record, settings) | of_control)
+
+
+def content(execution_id: str, calls: Sequence[StoredCall], next_cursor: str | None) -> ContentAnswer:
+    """A page of what the calls of an execution said."""
+    items = [CallAnswer(**{name: getattr(call, name) for name in CallAnswer.model_fields}) for call in calls]
+    return ContentAnswer(execution_id=execution_id, calls=items, next_cursor=next_cursor)
 
 
 def trace(found: Trace, next_cursor: str | None, settings: Settings) -> TraceAnswer:

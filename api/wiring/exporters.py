@@ -6,7 +6,7 @@ import threading
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
-from api.settings import Settings
+from api.settings import Settings, SettingsInvalid
 from api.wiring.shutdown import EXPORT_SECONDS, Patience
 
 if TYPE_CHECKING:
@@ -21,10 +21,16 @@ log = logging.getLogger(__name__)
 
 
 def open_exporters(settings: Settings, stack: AsyncExitStack, patience: Patience) -> "Telemetry":
-    """The providers; the stack shuts them down. In the Collector mode our own signals are left to the shipper."""
-    from telemetry.sdk.providers import build_telemetry
+    """The providers; the stack shuts them down. In the Collector mode our own signals are left to the shipper.
 
-    telemetry = build_telemetry(exports_ours=settings.pipeline == "embedded")
+    Raises `SettingsInvalid` for an `OTEL_*` variable that cannot be used.
+    """
+    from telemetry.sdk.providers import ExportSettingInvalid, build_telemetry
+
+    try:
+        telemetry = build_telemetry(exports_ours=settings.pipeline == "embedded")
+    except ExportSettingInvalid as error:
+        raise SettingsInvalid(str(error)) from None
     stack.push_async_callback(_shut_down, telemetry, patience)
     return telemetry
 

@@ -1,4 +1,4 @@
-"""Builds the sweeper of lost executions and the replay of dead letters."""
+"""Builds the sweeper of lost executions, the replay of dead letters, and the eraser of content."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,10 +10,12 @@ from api.wiring.secret_key import build_signer, check_signing
 from engine.database.database import Database
 
 if TYPE_CHECKING:
+    from engine.store.checkpoints import Checkpoints
     from telemetry.health import Health
     from telemetry.journal.sinks import Sink
     from telemetry.recovery.replay import Replay
     from telemetry.recovery.sweeper import Sweeper
+    from telemetry.retention.erasure import Eraser
 
 
 @asynccontextmanager
@@ -26,11 +28,8 @@ async def open_sweeper(settings: Settings, database: Database) -> AsyncIterator[
     from telemetry.recovery.sweeper import Sweeper
 
     async def forget(execution_id: str, attempts: int) -> None:
-        prepare_process(settings)
-        from engine.store.checkpoints import open_checkpoints, problem
-
-        if problem(settings.database_url) is None:
-            async with open_checkpoints(settings.database_url) as checkpoints:
+        async with _open_checkpoints(settings) as checkpoints:
+            if checkpoints is not None:
                 await checkpoints.forget(execution_id, attempts)
 
     health = Health()
@@ -41,6 +40,37 @@ async def open_sweeper(settings: Settings, database: Database) -> AsyncIterator[
     else:
         sink = Pipeline(build_consumers(settings), health=health)
     yield Sweeper(database, sink, on_ended=forget)
+
+
+@asynccontextmanager
+async def open_eraser(settings: Settings, database: Database) -> AsyncIterator["Eraser"]:
+    """An eraser for commands that run no engine."""
+    async with _open_checkpoints(settings) as checkpoints:
+        yield build_eraser(settings, database, checkpoints)
+
+
+def build_eraser(settings: Settings, database: Database, checkpoints: "Checkpoints | None") -> "Eraser":
+    """The eraser; without checkpoints none can be stored in this database."""
+    from telemetry.retention.erasure import Eraser
+
+    async def delete(execution_id: str, attempts: int) -> None:
+        if checkpoints is not None:
+            await checkpoints.delete_thread(execution_id, range(1, attempts + 1))
+
+    return Eraser(database, build_signer(settings), delete)
+
+
+@asynccontextmanager
+async def _open_checkpoints(settings: Settings) -> AsyncIterator["Checkpoints | None"]:
+    """The checkpoints in the database; null if it can hold none."""
+    prepare_process(settings)
+    from engine.store.checkpoints import open_checkpoints, problem
+
+    if problem(settings.database_url) is None:
+        async with open_checkpoints(settings.database_url) as checkpoints:
+            yield checkpoints
+    else:
+        yield None
 
 
 def build_replay(settings: Settings, database: Database, health: "Health | None" = None) -> "Replay":

@@ -17,7 +17,7 @@ from api.wiring.exporters import open_exporters
 from api.wiring.ingest import build_ingest
 from api.wiring.pipelines import MakeSink, PipelineParts, open_pipeline
 from api.wiring.readiness import Readiness
-from api.wiring.recovery import build_replay
+from api.wiring.recovery import build_eraser, build_replay
 from api.wiring.resources import build_resources, store_builtin_templates
 from api.wiring.shutdown import CLOSE_SECONDS, Patience, enter_within
 from engine.database.database import Database
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from telemetry.metrics.exposition import Metrics
     from telemetry.recovery.replay import Replay
     from telemetry.recovery.sweeper import Sweeper
+    from telemetry.retention.erasure import Eraser
     from telemetry.sdk.providers import Telemetry
 
 CANCELLED_FROM_OUTSIDE = "asked to stop"
@@ -56,6 +57,8 @@ class Runtime:
     sweeper: "Sweeper"
     """Ends executions that no process runs."""
     checkpoints: "Checkpoints"
+    eraser: "Eraser"
+    """Deletes the content of ended executions."""
     replay: "Replay"
     """Replays dead letters to their consumers."""
     readiness: Readiness
@@ -109,6 +112,7 @@ async def open_runtime(
             dispatcher=_build_dispatcher(settings, engine, journal),
             sweeper=_build_sweeper(parts, make_sink, checkpoints),
             checkpoints=checkpoints,
+            eraser=build_eraser(settings, database, checkpoints),
             replay=build_replay(settings, database, ingest.receiver.health),
             readiness=Readiness(database),
         )
@@ -152,10 +156,12 @@ async def _open_checkpoints(settings: Settings, stack: AsyncExitStack) -> "Check
 def _build_engine(
     parts: PipelineParts, resources: "Resources", journal: "Journal", checkpoints: "Checkpoints"
 ) -> "ExecutionEngine":
+    from engine.content.policy import ContentPolicy
     from engine.engine import ExecutionEngine
 
     return ExecutionEngine(
         resources,
+        content=ContentPolicy(parts.telemetry.capture, parts.settings.content),
         ledger=journal,
         checkpoints=checkpoints,
         tracer_provider=parts.telemetry.tracer_provider,

@@ -4,6 +4,7 @@ SQLite has one writer connection, which takes the write lock when its transactio
 see a snapshot. PostgreSQL has one pool for both.
 """
 
+import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+import aiosqlite
 import asyncpg  # type: ignore[import-untyped]  # asyncpg ships no types
 import orjson
 from sqlalchemy import URL, Connection, Dialect, event, make_url
@@ -28,6 +30,8 @@ from engine.errors import Unavailable
 Synchronous = Literal["NORMAL", "FULL"]
 DialectName = Literal["sqlite", "postgresql"]
 
+log = logging.getLogger(__name__)
+
 APPLICATION_NAME = "spanloom"
 """The application name of our connections in PostgreSQL."""
 IDLE_SECONDS = 30.0
@@ -40,6 +44,15 @@ since a statement waits for a row up to twice: first for its turn to wait, and P
 """
 COMMAND_SECONDS = 60.0
 """How long a statement on PostgreSQL may take, including its result."""
+
+SECURE_DELETE = "PRAGMA secure_delete = ON"
+"""SQLite overwrites what is deleted with zeros, except for copies in pages that it has rebuilt (`Database.scrub`).
+Every connection that deletes must say so."""
+
+MAX_REBUILT_BYTES = 128 * 1024 * 1024
+"""A larger file is not rebuilt to overwrite deleted rows: that takes seconds, in which nobody can write."""
+
+_PAGE_BYTES = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
 
 _BUSY_SECONDS = 5.0
 _CONNECT_SECONDS = 5.0
@@ -95,6 +108,32 @@ class Database:
         """A transaction that only reads. On SQLite writing in it fails. Raises `Unavailable`."""
         async with connected(self._reader, self.name) as connection:
             yield connection
+
+    async def scrub(self) -> None:
+        """Overwrite what SQLite has left of deleted rows: copies in pages that it has rebuilt, and its log.
+
+        Writers wait for it, so a large file is not rebuilt; a warning then says what to do. A reader that holds an old
+        snapshot keeps the log from being emptied until the next call. PostgreSQL's own vacuum does all this. Raises
+        `Unavailable`.
+        """
+        if self.dialect_name != "sqlite":
+            return
+        async with connected(self._writer, self.name) as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert driver is not None
+            if await _number(driver, _PAGE_BYTES) > MAX_REBUILT_BYTES:
+                log.warning("pages of %s may hold copies of deleted rows; stop the service and VACUUM it", self.name)
+            else:
+                await driver.execute("VACUUM")
+            if await _number(driver, "PRAGMA wal_checkpoint(TRUNCATE)"):
+                log.warning("the log of %s is being read, and is emptied later", self.name)
+
+
+async def _number(driver: aiosqlite.Connection, statement: str) -> int:
+    """The first column of the only row."""
+    async with driver.execute(statement) as rows:
+        [row] = await rows.fetchall()
+    return int(row[0])
 
 
 @asynccontextmanager
@@ -160,6 +199,7 @@ def _sqlite_writer(url: URL, synchronous: Synchronous, busy_seconds: float) -> A
         "PRAGMA journal_mode = WAL",
         f"PRAGMA synchronous = {synchronous}",
         "PRAGMA foreign_keys = ON",
+        SECURE_DELETE,
         "PRAGMA wal_autocheckpoint = 4000",  # each move of the log into the file waits for the disk: every 16 MB, not 4
     )
     _begin_with(engine, "BEGIN IMMEDIATE")

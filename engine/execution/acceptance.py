@@ -5,7 +5,7 @@ from uuid_utils.compat import uuid7
 
 from engine.execution.handle import Execution
 from engine.execution.sources import Resolved
-from engine.graph import JsonObject
+from engine.graph import Json, JsonObject
 from engine.identity import ExecutionIdentity
 from engine.interpreter.langgraph import CompiledWorkflow
 from engine.ledger import Acceptance, Idempotency
@@ -81,6 +81,12 @@ def request_of(request: JsonObject, graph: bytes | None) -> ExecutionRequest:
     if isinstance(source, dict) and source.get("kind") == "graph" and "graph" not in source:
         source = {**source, "graph": {} if graph is None else orjson.loads(graph)}
     return ExecutionRequest.model_validate({**request, "source": source})
+
+
+def input_of(request: ExecutionRequest) -> Json:
+    """What the execution is asked: the message alone if the input holds nothing else."""
+    message = request.input.get("message")
+    return message if len(request.input) == 1 and isinstance(message, str) else request.input
 
 
 def user_message_of(request: ExecutionRequest) -> Message | None:

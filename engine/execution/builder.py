@@ -1,7 +1,9 @@
 """Builds executions: new ones from a request, queued ones and later attempts from their stored records."""
 
 import time
+from dataclasses import replace
 
+from engine.content.policy import ContentPolicy
 from engine.errors import Failure, Refusal, ResourceMissing, Unavailable
 from engine.events import EventRing
 from engine.execution.acceptance import identity_of, request_of, user_message_of
@@ -18,6 +20,7 @@ from engine.resources import History, Resources
 from engine.runtime.budget import Budget
 from engine.runtime.context import ExecutionContext
 from engine.runtime.state import initial_state
+from engine.tracing.attributes import hashed_params
 from engine.tracing.tracker import Tracing, WorkflowTracker
 from engine.usage import Carried
 
@@ -27,8 +30,9 @@ _NO_GRAPH = WorkflowGraph.model_validate({"schema": "spanloom/1", "name": "none"
 class ExecutionBuilder:
     """Loads and validates graphs and builds executions from them, without starting any."""
 
-    def __init__(self, resources: Resources, tracing: Tracing, ledger: Ledger) -> None:
+    def __init__(self, resources: Resources, tracing: Tracing, ledger: Ledger, content: ContentPolicy) -> None:
         self._resources = resources
+        self._content = content
         self._tracing = tracing
         self._ledger = ledger
         self._loader = Loader(resources)
@@ -50,6 +54,8 @@ class ExecutionBuilder:
         compiled, failure = self._load(resolved, caller)
         links = links_of(caller, joins=joins)
         identity = identity_of(request, caller, resolved, compiled, queued_ns, streaming=streaming, links=links)
+        if self._content.kept == "none":
+            identity = replace(identity, params=hashed_params(identity.params))
         return self._make(request, identity, compiled, failure, resolved.history, Carried())
 
     async def restore(
@@ -99,7 +105,7 @@ class ExecutionBuilder:
         carried: Carried,
     ) -> Execution:
         graph = compiled.plan.graph if compiled else _NO_GRAPH
-        tracker = WorkflowTracker(self._tracing, self._resources.prices, carried)
+        tracker = WorkflowTracker(self._tracing, self._resources.prices, carried, self._content)
         user_message = user_message_of(request)
         context = ExecutionContext(
             execution_id=identity.execution_id,

@@ -40,7 +40,10 @@ class Execution:
         self.cancel_reason: str | None = None
         self.ended = False
         self._stop: Stop | None = None
+        self.is_key_given = False
+        """Whether the caller sent an Idempotency-Key, with which it may ask for the result again."""
         self._readers = 0
+        self._comes_back = False
         self._leaving: asyncio.TimerHandle | None = None
 
     @property
@@ -112,6 +115,15 @@ class Execution:
         self._readers += 1
         if self._leaving is not None:
             self._leaving.cancel()
+
+    def come_back_later(self) -> None:
+        """The caller does not wait any longer, and fetches the result once it is there."""
+        self._comes_back = True
+
+    @property
+    def is_result_taken(self) -> bool:
+        """Whether a caller waits here for the result, so that nobody needs to fetch it later."""
+        return self._readers > 0 and not (self._comes_back or self.is_key_given or self.claim is not None)
 
     def leave(self, grace_seconds: float) -> None:
         """Remove a caller. After the last one the execution is cancelled, unless `on_disconnect` is `continue`."""

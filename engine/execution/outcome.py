@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from engine.errors import Failure, InvalidWorkflow
-from engine.graph import JsonObject
+from engine.graph import Json, JsonObject
 from engine.identity import ExecutionIdentity
 from engine.pause import Paused
 from engine.resources import Message, as_json
@@ -68,6 +68,12 @@ def new_summary(context: ExecutionContext, before: JsonObject | None) -> JsonObj
     """The conversation's new summary; null if this execution did not change it."""
     summary = context.state["conversation_summary"]
     return summary if summary != before else None
+
+
+def answer_of(context: ExecutionContext) -> Json:
+    """What a completed execution answered: its text, or its output if it has none."""
+    end = context.state["end"]
+    return _response(context, end["response"] if end else None) or (end["output"] if end else None)
 
 
 def _response(context: ExecutionContext, written: str | None) -> str:

@@ -7,17 +7,25 @@ from typing import NoReturn
 
 from engine.errors import AttemptLost, Draining, Failure, Fenced, NoEnd, Unavailable
 from engine.events import EventType, closing_event
-from engine.execution.acceptance import acceptance_of
+from engine.execution.acceptance import acceptance_of, input_of
 from engine.execution.attempts import first_start, later_start, resume_of
 from engine.execution.handle import SHUTDOWN, Execution
-from engine.execution.outcome import COMPLETED, HANDED_OVER, Outcome, make_result, new_messages, new_summary
+from engine.execution.outcome import (
+    COMPLETED,
+    HANDED_OVER,
+    Outcome,
+    answer_of,
+    make_result,
+    new_messages,
+    new_summary,
+)
 from engine.graph import JsonObject
 from engine.interpreter.walker import Stopped
 from engine.ledger import Checkpoint, Finish, Ledger, Pause, Release
 from engine.pause import Paused
 from engine.request import Caller
 from engine.resources import as_json
-from engine.result import ExecutionResult, Status
+from engine.result import ExecutionResult, Status, without_content
 from engine.store.checkpoints import Checkpoints
 from engine.tracing.tracker import WorkflowTracker
 
@@ -27,8 +35,10 @@ log = logging.getLogger(__name__)
 class AttemptRunner:
     """Runs attempts against a ledger, which decides whether they still own their execution."""
 
-    def __init__(self, ledger: Ledger, checkpoints: Checkpoints) -> None:
+    def __init__(self, ledger: Ledger, checkpoints: Checkpoints, *, keeps_results: bool = True) -> None:
+        """Without `keeps_results` the database keeps content only where no caller waits for it."""
         self._ledger = ledger
+        self._keeps_results = keeps_results
         self._checkpoints = checkpoints
 
     async def run(self, execution: Execution, caller: Caller) -> ExecutionResult:
@@ -42,6 +52,8 @@ class AttemptRunner:
             execution.ended = True
             if outcome is HANDED_OVER:
                 await self._release(execution)
+            if outcome is COMPLETED:
+                tracker.show_output(answer_of(context))
             _close_trace(tracker, outcome)
             result = make_result(context, execution.identity, outcome)
             document = result.model_dump(mode="json")
@@ -68,9 +80,11 @@ class AttemptRunner:
         try:
             if claim is None:
                 tracker.start(execution.identity, first_start(execution.identity, caller.trace_context))
+                tracker.show_input(input_of(execution.request))
                 await self._ledger.accept(acceptance_of(execution, caller, Status.RUNNING))
             else:
                 tracker.start(execution.identity, later_start(claim))
+                tracker.show_input(input_of(execution.request))
                 await self._ledger.checkpoint(
                     Checkpoint(execution.id, execution.context.attempt, tracker.root, execution.identity)
                 )
@@ -124,15 +138,18 @@ class AttemptRunner:
             await self._pause(execution, outcome.paused, result)
             return
         completed = outcome.status is Status.COMPLETED and history is not None
+        keeps_content = self._keeps_results or not execution.is_result_taken
         finish = Finish(
             execution_id=execution.id,
             attempt=context.attempt,
             status=outcome.status,
-            result=result,
+            result=result if keeps_content else without_content(result),
             conversation_id=context.conversation_id,
             messages=[as_json(message) for message in new_messages(context)] if completed else [],
             summary=new_summary(context, history.summary) if completed and history else None,
             last_seq=context.events.last_seq + 1,
+            contents=context.tracker.contents.take(),
+            keeps_content=keeps_content,
         )
         if not await self._ledger.finish(finish):
             raise Fenced
@@ -145,6 +162,7 @@ class AttemptRunner:
             approvals=paused.approvals,
             due_at=paused.due_at,
             last_seq=execution.context.events.last_seq + 1,
+            contents=execution.context.tracker.contents.take(),
         )
         if not await self._ledger.pause(pause):
             raise Fenced
@@ -152,13 +170,15 @@ class AttemptRunner:
     async def _release(self, execution: Execution) -> NoReturn:
         """Release the lease, then raise `Draining` for the callers that wait for the result."""
         execution.context.tracker.hand_over(SHUTDOWN)
-        await self._ledger.release(Release(execution.id, execution.context.attempt))
+        contents = execution.context.tracker.contents.take()
+        await self._ledger.release(Release(execution.id, execution.context.attempt, contents))
         raise Draining("the service is stopping; the execution continues in another process")
 
     async def _keep_signals(self, execution: Execution) -> None:
         """Make what a lost attempt has used durable, if the database answers by now; its lease runs out anyway."""
         with suppress(Fenced, Unavailable):
-            await self._ledger.checkpoint(Checkpoint(execution.id, execution.context.attempt))
+            contents = execution.context.tracker.contents.take()
+            await self._ledger.checkpoint(Checkpoint(execution.id, execution.context.attempt, contents=contents))
 
     async def _forget_checkpoints(self, execution: Execution, status: Status) -> None:
         compiled = execution.compiled

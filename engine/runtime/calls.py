@@ -26,7 +26,6 @@ from engine.resources import (
 from engine.runtime.visit import Visit, is_being_cancelled, is_cut_off
 from engine.security.echo import mask_echo
 from engine.security.redaction import error_text
-from engine.tracing import semconv
 from engine.tracing.semconv import Waste
 from engine.tracing.spans import Bill, ModelCall
 from engine.usage import UsageReport
@@ -191,7 +190,7 @@ async def call_tool(
     visit.emit(EventType.TOOL_CALL, asked | ({"arguments": call["arguments"]} if is_streamed else {}))
     loop = asyncio.get_running_loop()
     began = loop.time()
-    span = visit.span.tool_call(tool.spec.name if tool else UNKNOWN_TOOL, call["id"])
+    span = visit.span.tool_call(tool.spec.name if tool else UNKNOWN_TOOL, call["id"], call["arguments"])
     try:
         outcome = await _run_tool(visit, tool, call, timeout_seconds, max_result_bytes)
     except asyncio.CancelledError as error:
@@ -202,6 +201,7 @@ async def call_tool(
                 span.cancel()
             raise
         outcome = _failed_outcome(error)
+    span.answered(outcome.text)
     if outcome.ok:
         span.complete()
     else:
@@ -271,7 +271,7 @@ async def retrieve(visit: Visit, name: str, query: RetrievalQuery) -> list[Passa
     retriever = visit.context.resources.retrievers.get(name)
     if retriever is None:
         raise ResourceMissing(f"there is no retriever {name}")
-    span = visit.span.retrieval(name)
+    span = visit.span.retrieval(name, query.text)
     try:
         passages = await retriever.retrieve(query)
     except Failure as failure:
@@ -286,12 +286,7 @@ async def retrieve(visit: Visit, name: str, query: RetrievalQuery) -> list[Passa
         else:
             span.cancel()
         raise
-    span.complete(
-        {
-            semconv.RETRIEVAL_DOCUMENTS: len(passages),
-            semconv.RETRIEVAL_TOP_SCORE: passages[0].score if passages else 0.0,
-        }
-    )
+    span.complete(passages)
     return passages
 
 

@@ -96,10 +96,12 @@ class ExecutionContext:
 
         An attempt that is fenced off, or whose ledger is unavailable, waits here until it is cancelled.
         """
+        contents = self.tracker.contents.take()
         try:
-            await self.ledger.checkpoint(Checkpoint(self.execution_id, self.attempt, begins=begins))
+            await self.ledger.checkpoint(Checkpoint(self.execution_id, self.attempt, begins=begins, contents=contents))
             return
         except Unavailable:
+            self.tracker.contents.put_back(contents)
             self.on_lost()
         except Fenced:
             self.on_fenced()

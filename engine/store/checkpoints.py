@@ -29,7 +29,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
-from engine.database.database import APPLICATION_NAME, create_private, dialect_name, parse_url, safe_name
+from engine.database.database import APPLICATION_NAME, SECURE_DELETE, create_private, dialect_name, parse_url, safe_name
 from engine.database.failures import unavailable
 from engine.database.retry import RETRY_SECONDS, insist
 from engine.errors import MissingExtra, SpanloomError, Unavailable
@@ -263,6 +263,7 @@ async def _sqlite(file: str) -> AsyncIterator[Checkpoints]:
     create_private(file)
     async with aiosqlite.connect(file, timeout=_BUSY_SECONDS, isolation_level=None) as connection:
         await connection.execute("PRAGMA synchronous = NORMAL")
+        await connection.execute(SECURE_DELETE)
         saver = _SqliteSaver(connection, serde=_serializer())
         saver.database = file
 

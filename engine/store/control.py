@@ -64,6 +64,11 @@ class ControlRow:
     paused_seconds: float
     finished_at: datetime | None
 
+    @property
+    def has_request(self) -> bool:
+        """Whether the request is still there; it goes with the other content."""
+        return bool(self.request)
+
 
 async def get(connection: AsyncConnection, execution_id: str, owner: str) -> ControlRow | None:
     """Return the row of an execution; null if this owner has no execution with this id."""

@@ -130,6 +130,13 @@ async def get_owners(connection: AsyncConnection, execution_ids: Collection[str]
     return {row.execution_id: row.owner_id for row in await connection.execute(known)}
 
 
+async def get_attempts(connection: AsyncConnection, execution_ids: Collection[str]) -> dict[str, int]:
+    """Return the number of attempts of each of these executions; unknown ids are missing."""
+    id_ = _control.execution_id
+    known = select(id_, _control.attempt).where(among(connection.dialect, id_, sorted(execution_ids)))
+    return {row.execution_id: row.attempt for row in await connection.execute(known)}
+
+
 async def find_ids(connection: AsyncConnection, prefix: str, owner: str | None, *, limit: int) -> list[str]:
     """Return the execution ids that start with `prefix`, newest first; `owner` null means any owner."""
     mine = [_control.owner_id == owner] if owner is not None else []

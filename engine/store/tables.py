@@ -9,6 +9,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     Table,
     Text,
     text,
@@ -260,6 +261,34 @@ approvals = Table(
     Index(None, "execution_id"),
 )
 """One approval question per row; the first answer, `{choice, data}`, resumes the execution."""
+
+call_content = Table(
+    "call_content",
+    metadata,
+    Column("execution_id", Text, primary_key=True),
+    # Hex id of the span of the call.
+    Column("call_id", Text, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("node_id", Text, nullable=False),
+    # JSON by the keys of the GenAI conventions, compressed by zlib.
+    Column("document", LargeBinary, nullable=False),
+    # Keys whose value was cut to 1 MiB.
+    Column("cut", JsonColumn, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    one_of("operation", ("chat", "execute_tool", "retrieval")),
+)
+"""What each call said and was told, without secrets; only with `SPANLOOM_CONTENT=full`."""
+
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("execution_id", Text, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    one_of("reason", ("not_stored", "expired", "forgotten")),
+)
+"""Executions whose content was deleted, and why; a signal that comes late does not bring it back."""
 
 write_probes = Table(
     "write_probes",

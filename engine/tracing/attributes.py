@@ -10,6 +10,7 @@ from opentelemetry.util.types import AttributeValue
 from uuid_utils.compat import uuid5
 
 from engine.documents.json_text import to_json
+from engine.graph import JsonObject
 from engine.identity import ExecutionIdentity
 from engine.resources import ChatModel, ModelRequest
 from engine.security.redaction import redact
@@ -123,8 +124,12 @@ def with_hashed_params(attributes: Mapping[str, AttributeValue]) -> Attributes:
     params = attributes.get(semconv.PARAMS)
     if not isinstance(params, str):
         return dict(attributes)
-    hashes = {name: content_hash(to_json(value)) for name, value in orjson.loads(params).items()}
-    return {**attributes, semconv.PARAMS: to_json(hashes).decode()}
+    return {**attributes, semconv.PARAMS: to_json(hashed_params(orjson.loads(params))).decode()}
+
+
+def hashed_params(params: JsonObject) -> JsonObject:
+    """The template's parameters with a hash for each value."""
+    return {name: content_hash(to_json(value)) for name, value in params.items()}
 
 
 def content_hash(content: bytes) -> str:

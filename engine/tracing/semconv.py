@@ -25,6 +25,10 @@ SPAN_RETRIEVAL = "retrieval"
 """A query to a retriever, named `retrieval <retriever>`."""
 
 
+EVENT_PREFIX = "workflow."
+"""The names of events that are journalled begin so."""
+
+
 class Event(StrEnum):
     """Names of our events: log records in the context of their span."""
 
@@ -237,8 +241,19 @@ TOOL_NAME = _key("gen_ai.tool.name", "string", "name of the tool")
 TOOL_CALL_ID = _key("gen_ai.tool.call.id", "string", "the model's id of the call")
 TOOL_TYPE = _key("gen_ai.tool.type", "string", "function")
 DATA_SOURCE_ID = _key("gen_ai.data_source.id", "string", "name of the retriever")
-INPUT_MESSAGES = _key("gen_ai.input.messages", "string", "content, only if the capture setting allows it")
-OUTPUT_MESSAGES = _key("gen_ai.output.messages", "string", "content, only if the capture setting allows it")
+
+# Content: only if the capture setting allows it, on spans and events that go to trace stores; in no record.
+SYSTEM_INSTRUCTIONS = _key("gen_ai.system_instructions", "string", "content: the system message, as JSON")
+INPUT_MESSAGES = _key("gen_ai.input.messages", "string", "content: the messages that were sent, as JSON")
+OUTPUT_MESSAGES = _key("gen_ai.output.messages", "string", "content: the answer, as JSON")
+TOOL_DEFINITIONS = _key("gen_ai.tool.definitions", "string", "content: the tools that the model could call, as JSON")
+TOOL_ARGUMENTS = _key("gen_ai.tool.call.arguments", "string", "content: the arguments of the call, as JSON")
+TOOL_RESULT = _key("gen_ai.tool.call.result", "string", "content: what the tool returned to the model")
+RETRIEVAL_QUERY = _key("gen_ai.retrieval.query.text", "string", "content: the query")
+RETRIEVED = _key("gen_ai.retrieval.documents", "string", "content: the passages that were found, as JSON")
+INPUT_VALUE = _key("input.value", "string", "content: the input, on the outermost span and on retrievals")
+OUTPUT_VALUE = _key("output.value", "string", "content: the answer, on the outermost span and on retrievals")
+CONTENT_CUT = _key("workflow.content.cut", "string[]", "the content attributes of the span that were cut to 64 KiB")
 
 # Events.
 DUE_AT = _key("workflow.due_at", "int", "when the pause ends without an answer", "ns since the epoch")
@@ -252,5 +267,23 @@ BUDGET_UNIT = _key("workflow.budget.unit", "string", "tokens or nano_usd")
 # Added on the way to the Collector; it stands in no record.
 SIGNAL_SIGNATURE = _key("workflow.signal.signature", "string", "tells the receiver that this deployment said it")
 
-CONTENT_KEYS = frozenset({INPUT_MESSAGES, OUTPUT_MESSAGES})
+CONTENT_KEYS = frozenset(
+    {
+        SYSTEM_INSTRUCTIONS,
+        INPUT_MESSAGES,
+        OUTPUT_MESSAGES,
+        TOOL_DEFINITIONS,
+        TOOL_ARGUMENTS,
+        TOOL_RESULT,
+        RETRIEVAL_QUERY,
+        RETRIEVED,
+        INPUT_VALUE,
+        OUTPUT_VALUE,
+        CONTENT_CUT,
+    }
+)
+"""Attributes that go to trace stores only, and what is said about them."""
+
+CONTENT_EVENT = "gen_ai.client.inference.operation.details"
+"""The event with the content of a call, if the capture setting asks for events. It is exported and not journalled."""
 TERMINAL_EVENTS = frozenset({Event.COMPLETED, Event.FAILED, Event.CANCELLED})

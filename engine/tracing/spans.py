@@ -1,16 +1,19 @@
 """The spans below the root: one per attempt of a node, and below it one per model call, tool call and retrieval."""
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_span_id
 from opentelemetry.util.types import AttributeValue
 
-from engine.resources import ChatModel, CostSource, ModelReply, ModelRequest, Price, Prices
+from engine.graph import Json
+from engine.resources import ChatModel, CostSource, ModelReply, ModelRequest, Passage, Price, Prices
 from engine.security.redaction import error_text, redact
 from engine.tracing import semconv
 from engine.tracing.attributes import Attributes, request_attributes, usage_attributes
+from engine.tracing.contents import Contents, Values, asked_retriever, found_passages, of_chat
 from engine.tracing.semconv import Event, NodeStatus, Operation, Waste
 from engine.tracing.time_ledger import Phase, TimeLedger
 from engine.usage import Totals, Usage, UsageReport
@@ -33,6 +36,7 @@ class Recorder(Protocol):
     time: TimeLedger
     prices: Prices
     identity_attributes: Attributes
+    contents: Contents
 
     def start_leaf(self, node: "NodeSpan", name: str, kind: SpanKind, phase: Phase, attributes: Attributes) -> Span:
         """Start the span of a call below a node, and count its time in the time ledger."""
@@ -61,6 +65,10 @@ class NodeSpan:
     def update(self, attributes: Attributes) -> None:
         """Set several attributes."""
         self._extra.update(attributes)
+
+    def note_content(self, span: Span, operation: Operation, values: Values) -> Attributes:
+        """Note the content of a call below the node; returns the attributes for its span."""
+        return self._recorder.contents.note(span, self._static, operation.value, values)
 
     @property
     def leaf_attributes(self) -> Attributes:
@@ -129,21 +137,13 @@ class NodeSpan:
         """Start the span of one provider call."""
         return ModelCall(self._recorder, self, model, request)
 
-    def tool_call(self, name: str, call_id: str) -> "LeafCall":
+    def tool_call(self, name: str, call_id: str, arguments: Json = None) -> "ToolCallSpan":
         """Start the span of one attempt of a tool call."""
-        self._recorder.totals.tool_calls += 1
-        attributes: Attributes = {
-            semconv.OPERATION: Operation.TOOL.value,
-            semconv.TOOL_NAME: name,
-            semconv.TOOL_CALL_ID: call_id,
-            semconv.TOOL_TYPE: "function",
-        }
-        return LeafCall(self._recorder, self, f"{semconv.SPAN_TOOL} {name}", SpanKind.INTERNAL, attributes)
+        return ToolCallSpan(self._recorder, self, name, call_id, arguments)
 
-    def retrieval(self, source: str) -> "LeafCall":
+    def retrieval(self, source: str, query: str = "") -> "RetrievalSpan":
         """Start the span of one query to a retriever."""
-        attributes: Attributes = {semconv.OPERATION: Operation.RETRIEVAL.value, semconv.DATA_SOURCE_ID: source}
-        return LeafCall(self._recorder, self, f"{semconv.SPAN_RETRIEVAL} {source}", SpanKind.CLIENT, attributes)
+        return RetrievalSpan(self._recorder, self, source, query)
 
     def _error(self, error_type: str, message: str) -> None:
         self._extra[semconv.ERROR_TYPE] = error_type
@@ -159,14 +159,19 @@ class NodeSpan:
 class LeafCall:
     """The span of one tool call or retrieval."""
 
+    operation: Operation
+
     def __init__(self, recorder: Recorder, node: NodeSpan, name: str, kind: SpanKind, attributes: Attributes) -> None:
         self._recorder = recorder
-        self._span = recorder.start_leaf(node, name, kind, Phase.TOOL, attributes)
+        self._node = node
+        self._content: dict[str, Json] = {}
+        """Content by the key of its attribute, as far as it is known."""
+        everything: Attributes = {semconv.OPERATION: self.operation.value, **attributes}
+        self._span = recorder.start_leaf(node, name, kind, Phase.TOOL, everything)
 
-    def complete(self, attributes: Attributes | None = None) -> None:
-        """End the span of a call that returned a result."""
+    def _succeed(self, attributes: Attributes) -> None:
         self._span.set_status(StatusCode.OK)
-        self._end(attributes or {})
+        self._end(attributes)
 
     def fail(self, error_type: str, message: str) -> None:
         """End the span of a call that failed, timed out or was refused."""
@@ -179,6 +184,8 @@ class LeafCall:
 
     def _end(self, attributes: Attributes) -> None:
         self._recorder.time.leave(Phase.TOOL)
+        if self._recorder.contents.is_wanted:
+            attributes = attributes | self._node.note_content(self._span, self.operation, self._content)
         self._span.set_attributes(attributes)
         self._recorder.count_span(self._span, always_kept=False)
         self._span.end()
@@ -191,12 +198,56 @@ class Bill(NamedTuple):
     price: Price
 
 
+class ToolCallSpan(LeafCall):
+    """The span of one attempt of a tool call."""
+
+    operation = Operation.TOOL
+
+    def __init__(self, recorder: Recorder, node: NodeSpan, name: str, call_id: str, arguments: Json) -> None:
+        recorder.totals.tool_calls += 1
+        attributes: Attributes = {
+            semconv.TOOL_NAME: name,
+            semconv.TOOL_CALL_ID: call_id,
+            semconv.TOOL_TYPE: "function",
+        }
+        super().__init__(recorder, node, f"{semconv.SPAN_TOOL} {name}", SpanKind.INTERNAL, attributes)
+        self._content[semconv.TOOL_ARGUMENTS] = arguments
+
+    def answered(self, result: str) -> None:
+        """Note what the model is told, a result or an error; before the span ends."""
+        self._content[semconv.TOOL_RESULT] = result
+
+    def complete(self) -> None:
+        """End the span of a call that returned a result."""
+        self._succeed({})
+
+
+class RetrievalSpan(LeafCall):
+    """The span of one query to a retriever."""
+
+    operation = Operation.RETRIEVAL
+
+    def __init__(self, recorder: Recorder, node: NodeSpan, source: str, query: str) -> None:
+        attributes: Attributes = {semconv.DATA_SOURCE_ID: source}
+        super().__init__(recorder, node, f"{semconv.SPAN_RETRIEVAL} {source}", SpanKind.CLIENT, attributes)
+        self._content |= asked_retriever(query)
+
+    def complete(self, passages: Sequence[Passage] = ()) -> None:
+        """End the span of a query that was answered."""
+        self._content |= found_passages(passages)
+        top_score = passages[0].score if passages else 0.0
+        self._succeed({semconv.RETRIEVAL_DOCUMENTS: len(passages), semconv.RETRIEVAL_TOP_SCORE: top_score})
+
+
 class ModelCall:
     """The span of one provider call, the only span with its own usage and cost."""
 
     def __init__(self, recorder: Recorder, node: NodeSpan, model: ChatModel, request: ModelRequest) -> None:
         self._recorder = recorder
+        self._node = node
         self._model = model
+        self._request = request
+        self._reply: ModelReply | None = None
         self._began = time.perf_counter()
         self._at = datetime.now(UTC)
         self._extra: Attributes = {}
@@ -224,6 +275,7 @@ class ModelCall:
 
     def complete(self, reply: ModelReply) -> Bill:
         """End the span of a call that the provider answered."""
+        self._reply = reply
         if reply.model:
             self._extra[semconv.RESPONSE_MODEL] = reply.model
         if reply.response_id:
@@ -272,6 +324,9 @@ class ModelCall:
             if report.is_partial:
                 self._extra[semconv.USAGE_PARTIAL] = True
         self._book(price, waste)
+        if self._recorder.contents.is_wanted:
+            values = of_chat(self._request, self._reply)
+            self._extra |= self._node.note_content(self._span, Operation.CHAT, values)
         self._span.set_attributes(self._extra)
         self._recorder.count_span(self._span, always_kept=True)
         self._span.end()

@@ -27,6 +27,8 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from engine.content.policy import ContentPolicy
+from engine.graph import Json
 from engine.identity import ExecutionIdentity
 from engine.ledger import Root
 from engine.pause import Paused
@@ -44,6 +46,7 @@ from engine.tracing.attributes import (
     root_attributes,
     sums,
 )
+from engine.tracing.contents import Contents
 from engine.tracing.semconv import Event
 from engine.tracing.spans import NodeSpan
 from engine.tracing.time_ledger import Phase, TimeLedger
@@ -88,9 +91,16 @@ class AttemptStart:
 class WorkflowTracker:
     """Records the spans and events of one attempt of an execution, and sums up its usage."""
 
-    def __init__(self, tracing: Tracing, prices: Prices, carried: Carried | None = None) -> None:
+    def __init__(
+        self,
+        tracing: Tracing,
+        prices: Prices,
+        carried: Carried | None = None,
+        content: ContentPolicy | None = None,
+    ) -> None:
         """`carried`: usage and span ids of earlier attempts; totals and seal cover all attempts."""
         carried = carried or Carried()
+        self.contents = Contents(content or ContentPolicy(), tracing.events)
         self._tracing = tracing
         self.prices = prices
         self.totals = carried.totals
@@ -138,6 +148,19 @@ class WorkflowTracker:
             start_time=self._root_ns,
         )
         self._inside = set_span_in_context(self._root, Context())
+
+    def show_input(self, value: Json) -> None:
+        """Show what the execution was asked on its outermost spans, if the capture setting allows it."""
+        self.contents.show(self._outermost(), semconv.INPUT_VALUE, value)
+
+    def show_output(self, value: Json) -> None:
+        """Show what the execution answered, likewise; before its root span ends."""
+        self.contents.show(self._outermost(), semconv.OUTPUT_VALUE, value)
+
+    def _outermost(self) -> list[Span]:
+        """The root span, and the span of the HTTP request that waits for it: trace stores show a trace by that."""
+        above = get_current_span(self._parent) if self._parent is not None else None
+        return [self._root, above] if above is not None and above.is_recording() else [self._root]
 
     def complete(self) -> None:
         """End the root span of a completed execution and emit `completed`."""

@@ -4,14 +4,16 @@ The signals either came back from the Collector or were lost there. Of those tha
 deployment has signed are believed, and their owner comes from control. All else is refused, and clears no mark.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.database.database import Database
+from engine.retention import erasure
 from engine.store import control_reads
+from engine.tracing import semconv
 from telemetry.collector import outbox
 from telemetry.collector.outbox import Parcel
 from telemetry.collector.refusals import SENTENCES, Reason, Refusals, Refused, body_letter
@@ -136,8 +138,13 @@ def _read(parcels: Sequence[Parcel]) -> tuple[list[Signal], list[Unreadable]]:
 
 
 async def split_by_known(connection: AsyncConnection, signals: Sequence[Signal]) -> tuple[list[Signal], list[Signal]]:
-    """Signals whose executions control knows, with their owners from there, and all other signals."""
-    owners = await control_reads.get_owners(connection, {signal.identity.execution_id for signal in signals})
+    """Signals whose executions control knows, with their owners from there, and all other signals.
+
+    A signal of an execution whose content was deleted comes without content.
+    """
+    ids = {signal.identity.execution_id for signal in signals}
+    owners = await control_reads.get_owners(connection, ids)
+    signals = stripped(signals, await erasure.buried(connection, ids))
     known: list[Signal] = []
     unknown: list[Signal] = []
     for signal in signals:
@@ -147,6 +154,16 @@ async def split_by_known(connection: AsyncConnection, signals: Sequence[Signal])
         else:
             known.append(_owned(signal, owner))
     return known, unknown
+
+
+def stripped(signals: Sequence[Signal], buried: Container[str]) -> list[Signal]:
+    """The signals; those of executions in `buried` without the template's parameters."""
+    return [
+        replace(signal, attributes={**signal.attributes, semconv.PARAMS: "{}"})
+        if signal.identity.execution_id in buried and semconv.PARAMS in signal.attributes
+        else signal
+        for signal in signals
+    ]
 
 
 def _owned(signal: Signal, owner: str) -> Signal:

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from telemetry.sdk.conversion import attempt_of
 from telemetry.sdk.internals import LogRecordProcessor, ReadWriteLogRecord
-from telemetry.signals.records import Attempt, is_ours
+from telemetry.signals.records import Attempt, is_journalled, is_ours
 
 
 @dataclass(slots=True)
@@ -43,8 +43,8 @@ class Buffers:
 
     def add_event(self, event: ReadWriteLogRecord) -> None:
         """Buffer an event of ours."""
-        scope = event.instrumentation_scope
-        if scope is None or not is_ours(scope.name) or event.log_record.event_name is None:
+        scope, name = event.instrumentation_scope, event.log_record.event_name
+        if scope is None or not is_ours(scope.name) or not is_journalled(name):
             return
         attempt = attempt_of(event.log_record.attributes)
         if attempt is not None:

@@ -24,6 +24,7 @@ from engine.database.retry import RETRY_SECONDS, insist
 from engine.errors import Fenced, Refusal, Unavailable
 from engine.ledger import Acceptance, Checkpoint, Claim, Finish, Ledger, Pause, Release
 from engine.result import Status
+from engine.retention import call_content, erasure
 from engine.store import unfinished
 from engine.store.acceptance import Admission, accept_many
 from engine.store.claims import begin_roots, claim_many, release_many
@@ -398,9 +399,15 @@ async def _after_signals(connection: AsyncConnection, decisions: Sequence[Decisi
     await unfinished.settle(connection, [call for decision in unended for call in ended_calls(decision.batch)])
     await pause_many(connection, [decision.item for decision in decisions if isinstance(decision.item, Pause)])
     await release_many(connection, [decision.item for decision in decisions if isinstance(decision.item, Release)])
-    finishes = [decision.item for decision in decisions if isinstance(decision.item, Finish)]
+    items = [decision.item for decision in decisions if not isinstance(decision.item, Acceptance)]
+    calls = [(item.execution_id, item.attempt, content) for item in items for content in item.contents]
+    await call_content.keep(connection, calls)
+    finishes = [item for item in items if isinstance(item, Finish)]
     checkpointed = {decision.attempt[0] for decision in decisions if isinstance(decision.item, Checkpoint)}
     await finish_many(connection, finishes, with_unfinished_rows=running.with_rows(finishes, checkpointed))
+    not_kept = [item.execution_id for item in finishes if not item.keeps_content]
+    await erasure.strip_control(connection, not_kept)
+    await erasure.bury(connection, not_kept, "not_stored")
 
 
 def _unread_keys(batch: Batch) -> Iterator[tuple[str, str]]:

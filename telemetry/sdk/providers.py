@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerPro
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
 from opentelemetry.util.re import parse_env_headers
 
+from engine.content.policy import Capture
 from engine.security.redaction import know_secrets, mask_url
 from engine.tracing import semconv
 from engine.tracing.attributes import content_hash, with_hashed_params
@@ -40,13 +41,15 @@ from telemetry.sdk.internals import (
     watch_requests,
     with_attributes,
 )
-from telemetry.signals.records import Attributes, SpanRecord, is_ours
+from telemetry.signals.records import Attributes, SpanRecord, is_journalled, is_ours
 from telemetry.signals.sanitize import sanitize
 
 EXPORT_DELAY_MILLIS = 250
 """Puts a trace into its backend within a second of the execution's end; `OTEL_BSP_SCHEDULE_DELAY` overrides it."""
 
 _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+_CAPTURE_SWITCHES = {"TRUE": Capture.SPAN_ONLY, "FALSE": Capture.NO_CONTENT}
 _QUERY = "url.query"
 _SIGNALS = ("TRACES", "LOGS")
 
@@ -69,6 +72,8 @@ class Telemetry:
     """The exporters of our spans; none where the shipper sends them."""
     deliveries: Deliveries = field(default_factory=Deliveries)
     """The spans on their way to the exporters' backends."""
+    capture: Capture = Capture.NO_CONTENT
+    """What spans and events that leave this process hold of prompts and answers."""
 
     def add(self, spans: SpanProcessor, events: LogRecordProcessor) -> None:
         """Pass every ended span and every event to these processors too."""
@@ -97,8 +102,9 @@ def build_telemetry(*, exports_ours: bool = True) -> Telemetry:
     """Build providers with the exporters that `OTEL_*` names; by default nothing is exported.
 
     Without `exports_ours` the exporters get only the signals of other libraries, because the shipper sends ours. Raises
-    `ExportSettingInvalid` for an unsupported exporter or protocol.
+    `ExportSettingInvalid` for an unsupported exporter or protocol, or an unknown capture mode.
     """
+    capture = find_capture()
     know_secrets(value for signal in _SIGNALS for value in _headers(signal).values())
     resource = Resource.create(_service())
     tracers = RecordingTracerProvider(resource)
@@ -117,7 +123,7 @@ def build_telemetry(*, exports_ours: bool = True) -> Telemetry:
         events = BatchLogRecordProcessor(log_exporter, schedule_delay_millis=delay)
         loggers.add_log_record_processor(_HashedParams(events) if exports_ours else _OtherEvents(events))
     _warn_of_ignored_variables()
-    return Telemetry(tracers, loggers, exporting, deliveries)
+    return Telemetry(tracers, loggers, exporting, deliveries, capture)
 
 
 def _exported(exporter: SpanExporter, deliveries: Deliveries) -> SpanProcessor:
@@ -127,6 +133,16 @@ def _exported(exporter: SpanExporter, deliveries: Deliveries) -> SpanProcessor:
     delay = _delay_millis("OTEL_BSP_SCHEDULE_DELAY")
     batches = BatchSpanProcessor(CountedExports(exporter, deliveries), schedule_delay_millis=delay)
     return CountedSpans(batches, deliveries)
+
+
+def find_capture() -> Capture:
+    """What traces shall hold of prompts and answers. Raises `ExportSettingInvalid`."""
+    given = os.environ.get(_CAPTURE, "").strip().upper() or Capture.NO_CONTENT
+    named = _CAPTURE_SWITCHES.get(given, given)
+    if named not in list(Capture):
+        values = ", ".join(Capture)
+        raise ExportSettingInvalid(f"{_CAPTURE}={given} is not known; use {values}, true (SPAN_ONLY) or false")
+    return Capture(named)
 
 
 class _HashedQueries(SpanProcessor):
@@ -180,14 +196,14 @@ class _OtherSpans(SpanProcessor):
 
 
 class _OtherEvents(LogRecordProcessor):
-    """Passes only the log records of other libraries on."""
+    """Passes on what the journal does not take: log records of other libraries, and events with content."""
 
     def __init__(self, inner: LogRecordProcessor) -> None:
         self._inner = inner
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
         scope = log_record.instrumentation_scope
-        if scope is None or not is_ours(scope.name):
+        if scope is None or not is_ours(scope.name) or not is_journalled(log_record.log_record.event_name):
             self._inner.on_emit(log_record)
 
     def shutdown(self) -> None:

@@ -108,6 +108,20 @@ def decode_logs(body: bytes) -> Decoded:
         return _decode(events_of(body), _event_record, "event", lambda record: record.event_name)
 
 
+def strip_span(payload: bytes) -> bytes | None:
+    """An encoded `Span` without content; its signature still holds. Null if it has none, or cannot be read."""
+    try:
+        span = Span.FromString(payload)
+    except DecodeError:
+        return None
+    kept = [pair for pair in span.attributes if pair.key not in semconv.CONTENT_KEYS]
+    if len(kept) == len(span.attributes):
+        return None
+    del span.attributes[:]
+    span.attributes.extend(kept)
+    return span.SerializeToString()
+
+
 def traces_request(resource: Attributes, spans: Iterable[tuple[str, bytes]]) -> bytes:
     """Build an export request from encoded spans, each with its scope."""
     scopes: dict[str, ScopeSpans] = {}

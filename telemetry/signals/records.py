@@ -189,6 +189,11 @@ def is_ours(scope: str | None) -> bool:
     return scope is not None and scope.startswith(semconv.SCOPE_PREFIX)
 
 
+def is_journalled(event_name: str | None) -> bool:
+    """Whether the books hold events of this name; all others are for trace stores alone."""
+    return event_name is not None and event_name.startswith(semconv.EVENT_PREFIX)
+
+
 def text_of(attributes: Attributes, key: str) -> str | None:
     """The text under a key, or null. Raises `BadSignal` for another type."""
     value = attributes.get(key)

@@ -122,6 +122,8 @@ def _row(table: str) -> dict[str, object]:
         "version": 1,
         "rating": 5,
         "attempt": 1,
+        "operation": "chat",
+        "reason": "forgotten",
         "is_builtin": True,
         "owner_id": "",
         "finished_at": datetime.now(UTC),

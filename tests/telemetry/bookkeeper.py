@@ -16,7 +16,7 @@ from engine.database.database import Database
 from engine.database.retry import RETRY_SECONDS
 from engine.identity import ExecutionIdentity
 from engine.ledger import Acceptance, Finish
-from engine.resources import ModelReply, ModelRequest
+from engine.resources import ModelReply, ModelRequest, Passage
 from engine.result import Status
 from engine.store.leases import Lease
 from engine.store.tables import execution_control
@@ -101,7 +101,7 @@ class Story:
         """A node with one tool call and one retrieval."""
         node = self.node("tools")
         node.tool_call("calculate", "call-1").complete()
-        node.retrieval("files").complete({semconv.RETRIEVAL_DOCUMENTS: 2})
+        node.retrieval("files").complete([Passage(str(number), "a.md", "text", 0.5) for number in range(2)])
         node.complete(label="again", edges="e2", degraded=False)
 
     def cancelled_call(self) -> None:

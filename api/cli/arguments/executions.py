@@ -8,7 +8,9 @@ from api.cli.arguments.shared import ExecutionId, Json, Since, Until, utc
 from api.cli.help import Command
 
 app = typer.Typer(
-    help="List executions, or show, cancel, resume or retry one.", rich_markup_mode=None, invoke_without_command=True
+    help="List executions, or show, cancel, resume, retry or forget one.",
+    rich_markup_mode=None,
+    invoke_without_command=True,
 )
 
 Statuses = Annotated[
@@ -60,7 +62,7 @@ def list_executions(
 
 @app.command(cls=Command)
 def show(id: ExecutionId, json: Json = False) -> None:
-    """Show the record of an execution, and its open questions."""
+    """Show an execution: its record, its input and answer, and its open questions."""
     from api.cli.commands.executions import show_one
 
     raise typer.Exit(show_one(id, as_json=json))
@@ -112,3 +114,14 @@ def retry(id: ExecutionId, json: Json = False) -> None:
     from api.cli.commands.executions import retry_one
 
     raise typer.Exit(retry_one(id, as_json=json))
+
+
+@app.command(cls=Command)
+def forget(id: ExecutionId, json: Json = False) -> None:
+    """Delete what an ended execution was asked and answered.
+
+    Its numbers stay. Trace stores keep what they have received. It cannot be retried afterwards.
+    """
+    from api.cli.commands.executions import forget_one
+
+    raise typer.Exit(forget_one(id, as_json=json))

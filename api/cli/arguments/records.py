@@ -13,6 +13,10 @@ def trace(
         bool,
         typer.Option("--follow", "-f", help="Wait until the execution has ended; exit 1 unless it completed."),
     ] = False,
+    content: Annotated[
+        bool,
+        typer.Option("--content", help="Also show messages, tool calls and documents, with SPANLOOM_CONTENT=full."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show the span tree of an execution.
@@ -22,7 +26,8 @@ def trace(
     """
     from api.cli.commands.trace import follow_trace, show_trace
 
-    raise typer.Exit(follow_trace(id, as_json=json) if follow else show_trace(id, as_json=json))
+    show = follow_trace if follow else show_trace
+    raise typer.Exit(show(id, with_content=content, as_json=json))
 
 
 def cost(

@@ -1,4 +1,4 @@
-"""`spanloom executions`: list, show, cancel, resume, retry."""
+"""`spanloom executions`: list, show, cancel, resume, retry, forget."""
 
 import asyncio
 import sys
@@ -12,13 +12,15 @@ from api.cli import interrupts, terminal
 from api.cli.database_reads import check_exists, find_execution, read
 from api.cli.errors import wrong_use
 from api.cli.exit_codes import BAD_NEWS, DONE
+from api.cli.rendering.content import content_view
 from api.cli.rendering.tables import execution_details, executions_table, question_view
 from api.operations.approve import ResumeBody, answer, open_questions
+from api.operations.lookup import why_gone
 from api.operations.retry import read_original
 from api.schemas import executions
 from api.settings import Settings
 from api.wiring.database import open_database
-from api.wiring.recovery import open_sweeper
+from api.wiring.recovery import open_eraser, open_sweeper
 from api.wiring.runtime import open_runtime
 from engine.database.database import Database
 from engine.documents.strict_json import MalformedJson, read_json
@@ -75,14 +77,38 @@ def list_all(filters: Filters, *, as_json: bool) -> int:
 def show_one(id: str, *, as_json: bool) -> int:
     """Show the record of one execution."""
     settings = terminal.begin()
-    record, row, asked = read(settings, lambda connection: _with_control(connection, id))
+    found = read(settings, lambda connection: _with_control(connection, id))
+    document = found.document(settings)
     if as_json:
-        terminal.show_json(executions.execution(record, row, asked, settings).model_dump(mode="json"))
+        terminal.show_json(document.model_dump(mode="json"))
         return DONE
+    record, row = found.record, found.row
     is_answered = row is not None and row.claim_reason == "answer" and not row.is_leased
     terminal.show(execution_details(record, settings.trace_link(record.trace_id), is_answered=is_answered))
-    for question in asked:
+    terminal.console().print(content_view(document), soft_wrap=True)
+    for question in found.asked:
         terminal.show(question_view(record.id, question))
+    return DONE
+
+
+def forget_one(id: str, *, as_json: bool) -> int:
+    """Delete the content of an ended execution. Raises `NotFinished` or `ConversationBusy`."""
+    settings = terminal.begin()
+    check_exists(settings)
+
+    async def forget() -> Detailed:
+        async with open_database(settings) as database, open_eraser(settings, database) as eraser:
+            async with database.read() as connection:
+                record = await find_execution(connection, id)
+            await eraser.erase([record.id], "forgotten")
+            async with database.read() as connection:
+                return await _with_control(connection, record.id)
+
+    forgotten = interrupts.run(forget())
+    if as_json:
+        terminal.show_json(forgotten.document(settings).model_dump(mode="json"))
+    else:
+        print(f"Forgot what execution {forgotten.record.id} was asked and answered. Its numbers stay.")
     return DONE
 
 
@@ -125,10 +151,11 @@ def resume_one(id: str, choice: str, approval_id: str | None, data: str | None, 
             async with database.read() as connection:
                 return await _with_control(connection, record.id)
 
-    record, row, asked = interrupts.run(resume())
+    answered = interrupts.run(resume())
     if as_json:
-        terminal.show_json(executions.execution(record, row, asked, settings).model_dump(mode="json"))
+        terminal.show_json(answered.document(settings).model_dump(mode="json"))
     else:
+        record = answered.record
         print(f"Execution {record.id} is answered. It continues when a `spanloom serve` is running on this database.")
     return DONE
 
@@ -154,9 +181,9 @@ def retry_one(id: str, *, as_json: bool) -> int:
 
 def show_queued(settings: Settings, queued: "Detailed", *, as_json: bool) -> int:
     """Print the id on stdout and the next step on stderr."""
-    record, row, asked = queued
+    record = queued.record
     if as_json:
-        terminal.show_json(executions.execution(record, row, asked, settings).model_dump(mode="json"))
+        terminal.show_json(queued.document(settings).model_dump(mode="json"))
     else:
         print(record.id)
         print(
@@ -167,14 +194,24 @@ def show_queued(settings: Settings, queued: "Detailed", *, as_json: bool) -> int
     return DONE
 
 
-Detailed = tuple[ExecutionRecord, control.ControlRow | None, list[Approval]]
-"""A record, its control row, and its open questions."""
+@dataclass(frozen=True, slots=True)
+class Detailed:
+    """An execution as it is shown: its record, its control row, its open questions, and why its content is gone."""
+
+    record: ExecutionRecord
+    row: control.ControlRow | None
+    asked: list[Approval]
+    gone: executions.Content | None
+
+    def document(self, settings: Settings) -> executions.Execution:
+        """The execution as the API shows it."""
+        return executions.execution(self.record, self.row, self.asked, settings, self.gone)
 
 
 async def _with_control(connection: AsyncConnection, id: str) -> Detailed:
     record = await find_execution(connection, id)
     row = await control.get(connection, record.id, record.owner_id)
-    return record, row, await open_questions(connection, row)
+    return Detailed(record, row, await open_questions(connection, row), await why_gone(connection, record.id))
 
 
 async def read_queued(database: Database, execution_id: str) -> Detailed:

@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.cli import interrupts, terminal
 from api.cli.database_reads import check_exists, find_execution, read
 from api.cli.exit_codes import BAD_NEWS, DONE, INTERRUPTED
+from api.cli.rendering.content import calls_view
 from api.cli.rendering.formatting import duration
 from api.cli.rendering.plain import plain
 from api.cli.rendering.trace_tree import trace_header, trace_view
@@ -14,6 +15,8 @@ from api.schemas import executions
 from api.wiring.database import open_database
 from engine.database.database import Database
 from engine.result import Status
+from engine.retention import call_content
+from engine.retention.call_content import StoredCall
 from telemetry.reads.executions import ExecutionRecord
 from telemetry.reads.traces import Trace, get_trace
 
@@ -24,12 +27,20 @@ MAX_WIDTH = 120
 PIPED_WIDTH = 100
 
 
-def show_trace(id: str, *, as_json: bool) -> int:
-    """Print the span tree, or the spans as JSON."""
+def show_trace(id: str, *, with_content: bool = False, as_json: bool) -> int:
+    """Print the span tree, or the spans as JSON; and what the calls said, if that is asked for."""
     settings = terminal.begin()
-    record, trace = read(settings, lambda connection: find_trace(connection, id))
+
+    async def find(connection: AsyncConnection) -> tuple[ExecutionRecord, Trace, list[StoredCall]]:
+        record, trace = await find_trace(connection, id)
+        calls = await call_content.read(connection, record.id, limit=MAX_SPANS) if with_content else []
+        return record, trace, calls
+
+    record, trace, calls = read(settings, find)
     if as_json:
-        terminal.show_json(executions.trace(trace, None, settings).model_dump(mode="json"))
+        document = executions.trace(trace, None, settings).model_dump(mode="json")
+        said = executions.content(record.id, calls, None).model_dump(mode="json")
+        terminal.show_json(document | ({"calls": said["calls"]} if with_content else {}))
         return DONE
     console = terminal.console()
     console.print(trace_header(record))
@@ -37,10 +48,12 @@ def show_trace(id: str, *, as_json: bool) -> int:
     console.print(trace_view(trace, record, width=width))
     if link := settings.trace_link(record.trace_id):
         console.print(link, style="dim")
+    if with_content:
+        console.print(calls_view(trace, calls), soft_wrap=True)
     return DONE
 
 
-def follow_trace(id: str, *, as_json: bool) -> int:
+def follow_trace(id: str, *, with_content: bool = False, as_json: bool) -> int:
     """Print progress on stderr until the execution has ended, then its trace; 1 unless it completed."""
     settings = terminal.begin()
     check_exists(settings)
@@ -53,7 +66,7 @@ def follow_trace(id: str, *, as_json: bool) -> int:
         record = interrupts.run(follow())
     except KeyboardInterrupt:
         return INTERRUPTED
-    show_trace(record.id, as_json=as_json)
+    show_trace(record.id, with_content=with_content, as_json=as_json)
     return DONE if record.status == Status.COMPLETED else BAD_NEWS
 
 

@@ -14,6 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from engine.content.policy import Capture
 from engine.tracing import semconv
 from telemetry.sdk import providers
 from telemetry.sdk.providers import ExportSettingInvalid, Telemetry, build_telemetry
@@ -274,3 +275,32 @@ def test_parameters_and_queries_leave_only_as_hashes(backend: Received, monkeypa
     assert left.count('{"style":"sha256:') == 3, "the root span, `started` and `completed`"
     kept = [(log.log_record.attributes or {})[semconv.PARAMS] for log in listener.events.get_finished_logs()]
     assert kept == ['{"style":"canary-param","limit":3}'] * 2, "the books have them"
+
+
+@pytest.mark.parametrize(
+    ("given", "capture"),
+    [
+        ("", Capture.NO_CONTENT),
+        ("no_content", Capture.NO_CONTENT),
+        ("False", Capture.NO_CONTENT),
+        ("SPAN_ONLY", Capture.SPAN_ONLY),
+        (" true ", Capture.SPAN_ONLY),
+        ("event_only", Capture.EVENT_ONLY),
+        ("Span_And_Event", Capture.SPAN_AND_EVENT),
+    ],
+)
+def test_the_capture_mode_is_read_in_any_case(monkeypatch: pytest.MonkeyPatch, given: str, capture: Capture) -> None:
+    monkeypatch.setenv(CAPTURE, given)
+    telemetry = build_telemetry()
+    assert telemetry.capture is capture
+    telemetry.shutdown()
+
+
+@pytest.mark.parametrize("given", ["SPANS", "1", "yes", "true,false"])
+def test_an_unknown_capture_mode_is_an_error_that_says_the_values(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv(CAPTURE, given)
+    with pytest.raises(ExportSettingInvalid, match="NO_CONTENT, SPAN_ONLY, EVENT_ONLY, SPAN_AND_EVENT"):
+        build_telemetry()
+
+
+CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"

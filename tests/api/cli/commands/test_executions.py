@@ -130,3 +130,42 @@ def test_an_execution_that_has_ended_cannot_be_cancelled(shell: Shell) -> None:
     done = shell.run("executions", "cancel", "last")
     assert (done.returncode, done.stdout) == (4, "")
     assert "has already ended: completed" in done.stderr
+
+
+def test_input_and_answer_are_shown_and_can_be_forgotten(shell: Shell) -> None:
+    execution_id = json.loads(shell.run(*OFFLINE, "--json", SPANLOOM_CONTENT="full").stdout)["execution_id"]
+    answer = shell.json("executions", "show", execution_id)["result"]["response"]
+    shown = shell.run("executions", "show", execution_id).stdout
+    assert "input" in shown
+    assert answer.split()[0] in shown
+    traced = shell.run("trace", execution_id, "--content").stdout
+    assert "user  hi" in traced
+    assert f"assistant  {answer.splitlines()[0]}" in traced
+    [call] = shell.json("trace", execution_id, "--content")["calls"]
+    assert call["operation"] == "chat"
+
+    forgotten = shell.run("executions", "forget", execution_id)
+    assert (forgotten.returncode, forgotten.stderr) == (0, "")
+    assert "Its numbers stay." in forgotten.stdout
+    assert shell.run("executions", "forget", execution_id).returncode == 0, "repeating it is harmless"
+    assert "Input and answer were forgotten." in shell.run("executions", "show", execution_id).stdout
+    assert "No content of calls is stored." in shell.run("trace", execution_id, "--content").stdout
+    found = shell.json("executions", "show", execution_id)
+    assert (found["content"], found["result"], found["model_calls"]) == ("forgotten", None, 1)
+    assert shell.run("executions", "retry", execution_id).returncode == 4
+    assert shell.run("reconcile").returncode == 0
+
+
+def test_a_queued_execution_is_not_forgotten(shell: Shell) -> None:
+    execution_id = shell.json(*OFFLINE, "--async")["id"]
+    refused = shell.run("executions", "forget", execution_id)
+    assert refused.returncode == 4
+    assert "is queued, and needs its content; wait for its end or cancel it" in refused.stderr
+    assert shell.run("executions", "cancel", execution_id).returncode == 0
+
+
+def test_an_unknown_capture_mode_stops_the_command(shell: Shell) -> None:
+    done = shell.run(*OFFLINE, OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT="everything")
+    assert done.returncode == 2
+    assert "use NO_CONTENT, SPAN_ONLY, EVENT_ONLY, SPAN_AND_EVENT, true (SPAN_ONLY) or false" in done.stderr
+    assert "Traceback" not in done.stderr

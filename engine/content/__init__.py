@@ -1,0 +1,1 @@
+"""Content: what people and models said, in the shape of the GenAI conventions, redacted and bounded."""

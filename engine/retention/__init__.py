@@ -1,0 +1,1 @@
+"""What the database keeps of content, and how it is deleted."""

@@ -1,0 +1,1 @@
+"""Deletes what is due, or to be forgotten, from all tables."""
