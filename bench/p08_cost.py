@@ -182,7 +182,9 @@ def _executions(number: int, deltas: Deltas) -> Iterator[tuple[object, ...]]:
         nano_usd = tokens[0] * 150 + tokens[1] * 600
         execution = CountedExecution(id_, "default", template, "template", template, 1)
         model = f"model-{chance.randrange(MODELS)}"
-        deltas.add_call(CallDelta(execution, "provider", model, [*tokens, None, None, None], nano_usd, False))
+        deltas.add_call(
+            CallDelta(execution, "provider", model, [*tokens, None, None, None], nano_usd, wasted=False, failed=False)
+        )
         deltas.add_end(EndDelta(execution, "completed", 1_200, at))
         first = (id_, "default", "completed", 1, 2, 2, template, "template", template, 1, "full", at, at, 1_200)
         yield (*first, *tokens, nano_usd, 0, 0, 0, 1, 0, 5, 0, 0, 7, {}, {})

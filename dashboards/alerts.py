@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dashboards.options import Options
+from engine.result import ErrorClass
 
 PAGE, TICKET = "page", "ticket"
 ROOT = 'gen_ai_operation_name="invoke_workflow",workflow_nested!="true"'
@@ -19,6 +20,13 @@ ENDED = f'status=~"completed|failed",{NOT_BY_CALLER}'
 COST = "spanloom:cost_usd:total"
 HOURLY_COST = "spanloom:cost_usd:increase1h"
 UNPRICED = "spanloom:unpriced_calls:total"
+MODEL_CALLS = "spanloom:model_calls:total"
+FAILED_CALLS = "spanloom:failed_calls:total"
+
+FAILED_EXECUTIONS = "&".join(
+    ("status=failed", *(f"error_class={each}" for each in ErrorClass if each is not ErrorClass.CALLER))
+)
+"""The filters of failed executions, without those that callers caused."""
 
 FAST_BURN, SLOW_BURN = 14.4, 6.0
 """Multiples of the failure rate allowed that page: a month's budget in two days, or in five."""
@@ -44,8 +52,8 @@ class Alert:
     description: str
     wait: str | None = None
     """How long the condition must hold, as a nominal time."""
-    is_about_executions: bool = False
-    """Whether its `template` label selects the failed executions for a link."""
+    executions: str | None = None
+    """The filters of `GET /v1/executions` that list what it counts; its `template` label is added to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,8 @@ def recordings(options: Options) -> Group:
         Recording(EXECUTIONS, "max by (template, status, error_class) (spanloom_executions_total)"),
         Recording(COST, "sum by (template) (max by (template, model) (spanloom_cost_nano_usd_total)) / 1e9"),
         Recording(UNPRICED, "sum by (template) (max by (template, model) (spanloom_unpriced_calls_total))"),
+        Recording(MODEL_CALLS, "max by (template, model) (spanloom_model_calls_total)"),
+        Recording(FAILED_CALLS, "max by (template, model) (spanloom_failed_calls_total)"),
         Recording(HOURLY_COST, f"sum by (template) (increase({COST}[{options.time('1h')}]))"),
     ]
     for window in RATIO_WINDOWS:
@@ -99,7 +109,7 @@ def _failures(options: Options) -> Group:
             "Every execution of {{ $labels.template }} fails",
             "In the last hour executions of {{ $labels.template }} failed and none completed. "
             "This alert also covers a template's very first executions.",
-            is_about_executions=True,
+            executions=FAILED_EXECUTIONS,
         ),
     ]
     return Group("spanloom-failures", alerts=alerts)
@@ -120,7 +130,7 @@ def _burn(options: Options, name: str, severity: str, long: str, short: str, fac
         "{{ $labels.template }} fails too often",
         f'{{{{ $labels.template }}}} burns {{{{ printf "%.3g" $value }}}} times its error budget over {long}; '
         f"the limit is {factor:g}. Its objective: {options.objective:.0%} of its executions complete.",
-        is_about_executions=True,
+        executions=FAILED_EXECUTIONS,
     )
 
 
@@ -175,11 +185,25 @@ def _cost(options: Options) -> Group:
             TICKET,
             f"sum by (template) (increase({UNPRICED}[{options.time('1h')}])) > 0",
             "Model calls of {{ $labels.template }} have no price",
-            'About {{ printf "%.0f" $value }} model calls of {{ $labels.template }} within an hour have no known cost. '
-            "Their tokens are counted, but the cost is too low.",
+            'About {{ printf "%.0f" $value }} model calls of {{ $labels.template }} within an hour went to models '
+            "without a price. Their tokens are counted, but the cost is too low.",
+            executions="unpriced=true",
+        ),
+        Alert(
+            "SpanloomModelCallsFail",
+            TICKET,
+            f"{_calls(FAILED_CALLS, options)}\n/ {_calls(MODEL_CALLS, options)} > {options.failed_calls:g}\n"
+            f"and {_calls(MODEL_CALLS, options)} >= {options.least_executions}",
+            "Calls of {{ $labels.template }} to {{ $labels.model }} fail",
+            "{{ $value | humanizePercentage }} of the calls of {{ $labels.template }} to {{ $labels.model }} failed "
+            "within an hour. Retries may hide this, but they take time and may cost money.",
         ),
     ]
     return Group("spanloom-cost", alerts=alerts)
+
+
+def _calls(counter: str, options: Options) -> str:
+    return f"sum by (template, model) (increase({counter}[{options.time('1h')}]))"
 
 
 def _telemetry(options: Options) -> Group:

@@ -9,7 +9,11 @@ from dashboards.queries import (
     RATE,
     TEMPLATE,
     WASTE,
+    at_most,
+    calls,
+    calls_a_minute,
     count,
+    cut_off,
     executed,
     hourly,
     lines,
@@ -21,8 +25,6 @@ from dashboards.queries import (
     spent,
     tokens,
     tokens_a_minute,
-    unpriced,
-    unpriced_a_minute,
 )
 
 NUMBERS = Row(
@@ -52,11 +54,33 @@ NUMBERS = Row(
             "Input and output tokens. Cached tokens are part of the input, reasoning tokens of the output.",
             or_zero(f"sum({tokens(RANGE, 'template')})"),
         ),
+        number(
+            "At most",
+            "The cost with the most that calls cut off by a crash may have cost, as far as that is known.",
+            or_zero(f"sum({at_most(RANGE, 'template')})"),
+            "currencyUSD",
+        ),
+    ],
+)
+NOT_HELD = Row(
+    "Calls that the cost does not hold",
+    [
         count(
             "Calls without a price",
-            "Model calls whose cost is missing in the other panels.",
-            f"sum({unpriced(RANGE, 'template')})",
+            "Calls to models that the price list does not know.",
+            f"sum({calls('unpriced', RANGE, 'template')})",
             steps=good_below(warning=0.5, bad=0.5),
+        ),
+        count(
+            "Calls without usage",
+            "Calls whose provider reported no usage, so that their cost is unknown.",
+            f"sum({calls('unmetered', RANGE, 'template')})",
+        ),
+        count("Calls cut off", "Calls in flight when their process died.", cut_off(RANGE)),
+        count(
+            "Failed calls",
+            "Calls that failed, retried ones included, whatever they cost.",
+            f"sum({calls('failed', RANGE, 'template')})",
         ),
     ],
 )
@@ -132,7 +156,7 @@ TOKENS = Row(
         lines(
             "Calls without a price by model",
             "Calls of models that the price list does not know, per minute.",
-            or_none(unpriced_a_minute("model"), "model"),
+            or_none(calls_a_minute("unpriced", "model"), "model"),
             "model",
             axis="calls per minute",
         ),
@@ -143,5 +167,5 @@ COSTS = Board(
     "cost",
     "The cost of executions, exact to the nano-dollar, since the counters are read from the books. Calls without a "
     "known price are counted separately. The overview has a table by workflow.",
-    [NUMBERS, MONEY, TOKENS],
+    [NUMBERS, NOT_HELD, MONEY, TOKENS],
 )

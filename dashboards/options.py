@@ -27,6 +27,8 @@ class Options:
     """How many executions must end in the long window before a failure rate counts."""
     slow_seconds: float = 60.0
     stuck_seconds: float = 3_600.0
+    failed_calls: float = 0.25
+    """The share of the calls to a model that may fail."""
     spike_factor: float = 4.0
     spike_usd: float = 10.0
     """An hour that costs less never counts as a spike."""

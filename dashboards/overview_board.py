@@ -15,6 +15,7 @@ from dashboards.queries import (
     WASTE,
     a_minute,
     budget_left,
+    calls,
     count,
     executed,
     executed_a_minute,
@@ -27,7 +28,6 @@ from dashboards.queries import (
     quantile,
     spent,
     tokens,
-    unpriced,
 )
 
 FAILURE_RATE = good_below(warning=0.01, bad=0.05)
@@ -52,7 +52,7 @@ WORKFLOWS = Panel(
         Query(f"{spent(RANGE)} / on() group_left() (sum({spent(RANGE)}) > 0)"),
         Query(spent(RANGE, metric=WASTE)),
         Query(f"{spent(RANGE)} / ({spent(RANGE, offset=RANGE)} > 0) - 1"),
-        Query(unpriced(RANGE, "template")),
+        Query(calls("unpriced", RANGE, "template")),
     ],
     width=24,
     shape=Shape.TABLE,

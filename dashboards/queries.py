@@ -29,7 +29,7 @@ TIME_TO_FIRST_TOKEN = "workflow_time_to_first_token_seconds"
 EXECUTED = "spanloom_executions_total"
 NANO = "spanloom_cost_nano_usd_total"
 WASTE = "spanloom_waste_nano_usd_total"
-UNPRICED = "spanloom_unpriced_calls_total"
+UPPER_NANO = "spanloom_cost_upper_nano_usd_total"
 BY_TYPE, BY_TOOL, BY_MODEL, BY_WORKFLOW = (
     "workflow_node_type",
     "gen_ai_tool_name",
@@ -84,6 +84,28 @@ def of_spenders(expr: str) -> str:
     return f"{expr}\nand on (template) ({spent(RANGE)} > 0)"
 
 
+def at_most(window: str, by: str) -> str:
+    """USD within a window, with the most that calls cut off by a crash may have cost."""
+    return f"sum by ({by}) (max by (template) (increase({UPPER_NANO}{{{TEMPLATE}}}[{window}]))) / 1e9"
+
+
+def calls(kind: str, window: str, by: str) -> str:
+    """Model calls within a window: `model`, `failed`, `unpriced` or `unmetered` ones."""
+    grown = f"increase(spanloom_{kind}_calls_total{{{OF_MODELS}}}[{window}])"
+    return f"sum by ({by}) (max by (template, model) ({grown}))"
+
+
+def calls_a_minute(kind: str, by: str) -> str:
+    """The same per minute."""
+    grown = f"rate(spanloom_{kind}_calls_total{{{OF_MODELS}}}[{RATE}])"
+    return f"sum by ({by}) (max by (template, model) ({grown})) * 60"
+
+
+def cut_off(window: str) -> str:
+    """Model calls cut off by a crash within a window."""
+    return f"sum(max by (template, bounded) (increase(spanloom_unfinished_calls_total{{{TEMPLATE}}}[{window}])))"
+
+
 def hourly(by: str) -> str:
     """USD per hour at the current rate."""
     chosen = OF_MODELS if by == "model" else TEMPLATE
@@ -113,16 +135,6 @@ def parts_of_input() -> list[Query]:
         Query(or_zero(read), "read from the cache"),
         Query(or_zero(written), "written to the cache"),
     ]
-
-
-def unpriced(window: str, by: str) -> str:
-    """Model calls without a price within a window."""
-    return f"sum by ({by}) (max by (template, model) (increase({UNPRICED}{{{OF_MODELS}}}[{window}])))"
-
-
-def unpriced_a_minute(by: str) -> str:
-    """Model calls without a price per minute."""
-    return f"sum by ({by}) (max by (template, model) (rate({UNPRICED}{{{OF_MODELS}}}[{RATE}]))) * 60"
 
 
 def a_minute(selector: str, by: str, metric: str = CALLS) -> str:

@@ -27,9 +27,9 @@ def annotations(alert: Alert, options: Options) -> dict[str, str]:
         "description": alert.description,
         "runbook_url": f"{options.runbook}#{alert.name.lower()}",
     }
-    if alert.is_about_executions:
-        selected = "status=failed&template={{ $labels.template | urlquery }}"
-        texts["executions_url"] = f"{options.service}/v1/executions?{selected}"
+    if alert.executions is not None:
+        listed = f"{alert.executions}&template={{{{ $labels.template | urlquery }}}}"
+        texts["executions_url"] = f"{options.service}/v1/executions?{listed}"
     return texts
 
 

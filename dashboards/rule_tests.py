@@ -16,6 +16,8 @@ COMPLETED = f'spanloom_executions_total{{status="completed",{A}}}'
 COST = f'spanloom_cost_nano_usd_total{{model="m",{A}}}'
 UNPRICED = f'spanloom_unpriced_calls_total{{model="m",{A}}}'
 PRICED = f'spanloom_unpriced_calls_total{{model="",{A}}}'
+MODEL_CALLS = f'spanloom_model_calls_total{{model="m",{A}}}'
+FAILED_CALLS = f'spanloom_failed_calls_total{{model="m",{A}}}'
 _ROOT = 'gen_ai_operation_name="invoke_workflow",workflow_name="a"'
 LOST = f'traces_span_metrics_calls_total{{{_ROOT},error_type="engine_lost",workflow_execution_status="failed"}}'
 SENT = 'otelcol_exporter_send_failed_spans{exporter="otlp_http/jaeger"}'
@@ -123,6 +125,13 @@ CASES = (
     Case("the first calls of a model have no price", "SpanloomUnpricedCalls", {PRICED: "0x20", UNPRICED: "_x9 2x10"},
          "15m", OF_A, "2"),
     Case("they had no price long ago", "SpanloomUnpricedCalls", {PRICED: "0x120", UNPRICED: "2x120"}, "2h"),
+    Case("failed calls of models with a price are no calls without one", "SpanloomUnpricedCalls",
+         {PRICED: "0x60", UNPRICED: "0x60", FAILED_CALLS: "0+9x60", MODEL_CALLS: "0+10x60"}, "1h"),
+    Case("every second call fails", "SpanloomModelCallsFail", {FAILED_CALLS: "0+1x60", MODEL_CALLS: "0+2x60"}, "1h",
+         {"template": "a", "model": "m"}, "50%"),
+    Case("every tenth call fails", "SpanloomModelCallsFail", {FAILED_CALLS: "0+1x60", MODEL_CALLS: "0+10x60"}, "1h"),
+    Case("the few calls that there were failed", "SpanloomModelCallsFail",
+         {FAILED_CALLS: "0x50 1 2 3 3x7", MODEL_CALLS: "0x50 1 2 3 3x7"}, "1h"),
     Case("the records cannot store signals", "SpanloomSignalsKeptAside",
          {'spanloom_dead_letters_total{consumer="records"}': "0x5 3x10"}, "10m", {"consumer": "records"}, "3"),
     Case("nothing is kept aside", "SpanloomSignalsKeptAside",
@@ -200,4 +209,5 @@ def _expanded(text: str, case: Case) -> str:
     for label, value in (case.labels or {}).items():
         text = text.replace(f"{{{{ $labels.{label} | urlquery }}}}", quote_plus(value))
         text = text.replace(f"{{{{ $labels.{label} }}}}", value)
+        text = text.replace(f"{{{{ $labels.{label} | urlquery }}}}", quote_plus(value))
     return re.sub(r"{{[^}]*\$value[^}]*}}", case.value, text)

@@ -105,6 +105,11 @@ class ExecutionResult(Document):
     usage: Usage = Usage()
     cost_nano_usd: int | None = None
     unpriced_calls: int = 0
+    """Calls to models without a price."""
+    unmetered_calls: int = 0
+    """Calls of unknown cost, because the provider reported no usage."""
+    failed_calls: int = 0
+    """Model calls that failed, whatever they cost."""
     waste_nano_usd: int = 0
     model_calls: int = 0
     tool_calls: int = 0
@@ -152,6 +157,8 @@ def result_of(
         usage=totals.usage,
         cost_nano_usd=totals.cost_nano_usd,
         unpriced_calls=totals.unpriced_calls,
+        unmetered_calls=totals.unmetered_calls,
+        failed_calls=totals.failed_calls,
         waste_nano_usd=totals.waste_nano_usd,
         unfinished_calls=unfinished.calls,
         cost_upper_nano_usd=unfinished.upper_cost_nano_usd(totals.cost_nano_usd),

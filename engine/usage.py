@@ -75,6 +75,11 @@ class Usage(Document):
         counts = [getattr(self, name) for name in type(self).model_fields]
         return all(count is None or 0 <= count <= MAX_COUNT for count in counts)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the provider reported what a price needs: input and output tokens."""
+        return self.input_tokens is not None and self.output_tokens is not None
+
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(**{name: _add(getattr(self, name), getattr(other, name)) for name in Usage.model_fields})
 
@@ -147,6 +152,11 @@ class Totals:
     priced_nano_usd: int = 0
     priced_calls: int = 0
     unpriced_calls: int = 0
+    """Calls whose usage is known, to a model without a price."""
+    unmetered_calls: int = 0
+    """Calls of unknown cost because the provider reported no usage: it failed, was cut off, or never reports any."""
+    failed_calls: int = 0
+    """Calls that failed, whatever they cost."""
     waste_nano_usd: int = 0
     model_calls: int = 0
     tool_calls: int = 0
@@ -161,7 +171,21 @@ class Totals:
     @property
     def cost_nano_usd(self) -> int | None:
         """The cost of priced calls; null, not 0, if there were calls and none had a price."""
-        return None if self.unpriced_calls and not self.priced_calls else self.priced_nano_usd
+        unknown = self.unpriced_calls + self.unmetered_calls
+        return None if unknown and not self.priced_calls else self.priced_nano_usd
+
+    def add_call(self, usage: Usage | None, nano_usd: int | None, *, failed: bool, wasted: bool) -> None:
+        """Add a model call that has ended. Each one is priced, unpriced or unmetered."""
+        self.usage = self.usage if usage is None else self.usage + usage
+        self.failed_calls += failed
+        if nano_usd is not None:
+            self.priced_calls += 1
+            self.priced_nano_usd += nano_usd
+            self.waste_nano_usd += nano_usd if wasted else 0
+        elif usage is not None and usage.is_known:
+            self.unpriced_calls += 1
+        else:
+            self.unmetered_calls += 1
 
     def __add__(self, other: "Totals") -> "Totals":
         sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
@@ -189,12 +213,13 @@ class Unfinished:
     calls: int = 0
     upper_nano_usd: int | None = 0
     """Upper limit of their cost; null if a price was unknown."""
+    upper_tokens: int = 0
 
-    def plus(self, upper_nano_usd: int | None) -> "Unfinished":
+    def plus(self, upper_nano_usd: int | None, upper_tokens: int) -> "Unfinished":
         """The same with one more call."""
         known = self.upper_nano_usd is not None and upper_nano_usd is not None
         upper = (self.upper_nano_usd or 0) + (upper_nano_usd or 0) if known else None
-        return Unfinished(self.calls + 1, upper)
+        return Unfinished(self.calls + 1, upper, self.upper_tokens + upper_tokens)
 
     def upper_cost_nano_usd(self, cost_nano_usd: int | None) -> int | None:
         """Upper limit of the execution's cost, given its known cost."""

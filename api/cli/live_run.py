@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from api.cli import interrupts, terminal
-from api.cli.rendering.formatting import duration, tokens, usd
+from api.cli.rendering.formatting import duration, tokens, unknown_calls, usd
 from api.cli.rendering.progress import Progress
 from api.wiring.runtime import Runtime
 from engine.events import EventType, ExecutionEvent
@@ -73,7 +73,7 @@ def summary(followed: Followed, *, hint: bool = True) -> Text:
     )
     text = Text(f"{result.status} ", style=style)
     parts = [f"in {duration(result.duration_ms)}"]
-    if result.model_calls:
+    if result.model_calls or result.unfinished_calls:
         parts += _used(followed)
     if hint:
         look = "executions show" if result.status is Status.PAUSED else "trace"
@@ -97,10 +97,12 @@ def _used(followed: Followed) -> list[str]:
     used = [f"{tokens(usage.input_tokens, usage.output_tokens)} tokens"] if has_usage else []
     if cost is None:
         return [*used, "cost unknown" + (": the model has no price" if has_usage else ": no usage was reported")]
+    unknown = unknown_calls(followed.result)
+    notes = [f"not the whole cost: {unknown}"] if unknown else []
     if not followed.demo_nano_usd:
-        return [*used, usd(cost)]
+        return [*used, usd(cost), *notes]
     part = "" if followed.demo_nano_usd == cost else f" of which {usd(followed.demo_nano_usd)}"
-    return [*used, f"{usd(cost)}{part} demo money, not real"]
+    return [*used, f"{usd(cost)}{part} demo money, not real", *notes]
 
 
 async def _demo_cost(runtime: Runtime, result: ExecutionResult) -> int:

@@ -66,8 +66,10 @@ class SealAnswer(Answer):
 class ExecutionSummary(Answer):
     """The record of an execution, as lists show it.
 
-    `cost_nano_usd` is null if there were model calls and none had a price. `error_class` says who has to act on a
-    failure.
+    `cost_nano_usd` is null if there were model calls and none had a price. `unpriced_calls` went to models without a
+    price; `unmetered_calls` have no known usage; `failed_calls` failed, whatever they cost. `unfinished_calls` were cut
+    off by a crash; `cost_upper_nano_usd` is the cost with the most that they may have cost, null if that is unknown.
+    `error_class` says who has to act on a failure.
     """
 
     id: str
@@ -92,6 +94,8 @@ class ExecutionSummary(Answer):
     usage: Usage
     cost_nano_usd: int | None
     unpriced_calls: int
+    unmetered_calls: int
+    failed_calls: int
     waste_nano_usd: int
     unfinished_calls: int
     cost_upper_nano_usd: int | None
@@ -179,6 +183,9 @@ class SumsAnswer(Answer):
 
     `failed_by_caller` counts failed executions whose document or input was at fault; `executions_failed` includes them.
     `failure_rate` is (failed - failed by caller) / (completed + failed - failed by caller), null if the divisor is 0.
+    `cost_nano_usd` is exact unless `unpriced_calls` (models without a price), `unmetered_calls` (usage unknown) or
+    `unfinished_calls` (cut off by a crash) are above 0: these add nothing to it. `cost_upper_nano_usd` is the cost with
+    the most that unfinished calls may have cost, null if that is unknown. `failed_calls` failed, whatever they cost.
     """
 
     executions: int
@@ -194,8 +201,12 @@ class SumsAnswer(Answer):
     cache_write_tokens: int
     reasoning_tokens: int
     cost_nano_usd: int | None
+    cost_upper_nano_usd: int | None
     waste_nano_usd: int
     unpriced_calls: int
+    unmetered_calls: int
+    failed_calls: int
+    unfinished_calls: int
 
 
 class CostRowAnswer(SumsAnswer):

@@ -25,7 +25,10 @@ class Reservation:
 
 
 class Budget:
-    """The budget of one execution, shared by all of its branches. It includes the use of earlier attempts."""
+    """The budget of one execution, shared by all of its branches.
+
+    It includes the use of earlier attempts, and the most that calls cut off by a crash may have used.
+    """
 
     def __init__(self, limits: Limits, prices: Prices, tracker: WorkflowTracker) -> None:
         self._limits = limits
@@ -33,8 +36,10 @@ class Budget:
         self._tracker = tracker
         used = tracker.totals
         self._calls = used.model_calls
+        unfinished = tracker.unfinished
         self._spent = Reservation(
-            used.usage.total_tokens or 0, used.priced_nano_usd + (tracker.unfinished.upper_nano_usd or 0)
+            (used.usage.total_tokens or 0) + unfinished.upper_tokens,
+            used.priced_nano_usd + (unfinished.upper_nano_usd or 0),
         )
         self._reserved = Reservation(0, 0)
         """The upper bound of the calls in flight: not spent yet, but not available to other calls."""

@@ -113,13 +113,13 @@ async def carried(connection: AsyncConnection, execution_ids: Collection[str]) -
         one.totals = one.totals + Totals.from_json(row.totals)
         one.span_ids += _ids(row.span_ids)
     calls = await connection.execute(
-        select(call_reservations.c.execution_id, call_reservations.c.upper_nano_usd).where(
-            call_reservations.c.execution_id.in_(found)
-        )
+        select(
+            call_reservations.c.execution_id, call_reservations.c.upper_nano_usd, call_reservations.c.upper_tokens
+        ).where(call_reservations.c.execution_id.in_(found))
     )
     for row in calls:
         one = found[row.execution_id]
-        one.unfinished = one.unfinished.plus(row.upper_nano_usd)
+        one.unfinished = one.unfinished.plus(row.upper_nano_usd, row.upper_tokens)
     return found
 
 

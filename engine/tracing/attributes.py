@@ -34,6 +34,8 @@ def sums(totals: Totals, unfinished: Unfinished, span_ids: list[int], duration_s
     attributes: Attributes = {
         semconv.DURATION_MS: round(duration_seconds * 1000),
         semconv.UNPRICED_CALLS: totals.unpriced_calls,
+        semconv.UNMETERED_CALLS: totals.unmetered_calls,
+        semconv.FAILED_CALLS: totals.failed_calls,
         semconv.WASTE_NANO_USD: totals.waste_nano_usd,
         semconv.MODEL_CALLS: totals.model_calls,
         semconv.TOOL_CALLS: totals.tool_calls,

@@ -320,10 +320,9 @@ class ModelCall:
             self._extra[semconv.USAGE_UNREAD] = report.unread_keys
         if usage is not None:
             self._extra.update(usage_attributes(usage, semconv.CALL_TOKENS | semconv.CALL_PARTS))
-            self._recorder.totals.usage += usage
             if report.is_partial:
                 self._extra[semconv.USAGE_PARTIAL] = True
-        self._book(price, waste)
+        self._book(usage, price, waste)
         if self._recorder.contents.is_wanted:
             values = of_chat(self._request, self._reply)
             self._extra |= self._node.note_content(self._span, Operation.CHAT, values)
@@ -339,16 +338,12 @@ class ModelCall:
         self._extra[semconv.USAGE_REJECTED] = True
         return None
 
-    def _book(self, price: Price, waste: Waste | None) -> None:
-        totals = self._recorder.totals
+    def _book(self, usage: Usage | None, price: Price, waste: Waste | None) -> None:
         self._extra[semconv.COST_SOURCE] = price.source.value
         if price.version is not None:
             self._extra[semconv.PRICE_VERSION] = price.version
-        if price.nano_usd is None:
-            totals.unpriced_calls += 1
-            return
-        self._extra[semconv.COST_NANO_USD] = price.nano_usd
-        self._extra[semconv.GENAI_COST] = price.nano_usd / 1e9
-        totals.priced_calls += 1
-        totals.priced_nano_usd += price.nano_usd
-        totals.waste_nano_usd += price.nano_usd if waste is not None else 0
+        if price.nano_usd is not None:
+            self._extra[semconv.COST_NANO_USD] = price.nano_usd
+            self._extra[semconv.GENAI_COST] = price.nano_usd / 1e9
+        failed = semconv.ERROR_TYPE in self._extra
+        self._recorder.totals.add_call(usage, price.nano_usd, failed=failed, wasted=waste is not None)

@@ -14,12 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.database.base import database_time
 from engine.result import ErrorClass, Status
 from engine.store import control_reads
-from engine.usage import TOKEN_FIELDS
+from engine.usage import TOKEN_FIELDS, TOKEN_KINDS
 from telemetry.collector.outbox import RECORDS, WEBHOOKS, Backlog, read_backlog
 from telemetry.collector.refusals import Reason
 from telemetry.health import DeliveryHealth, Health, LeaseHealth, OutboxHealth
 from telemetry.metrics.labels import LabelCap
-from telemetry.metrics.span_metrics import TOKEN_TYPES
 from telemetry.reads.cost import template_keys
 from telemetry.store.tables import RECONCILE_CHECKS, execution_rollups_daily, reconcile_runs
 from telemetry.webhooks.queue import QueueState, read_queue
@@ -28,6 +27,31 @@ Counts = dict[tuple[str, ...], int]
 
 _STATUSES = ("completed", "failed", "cancelled")
 
+_BY_MODEL = {
+    "cost_nano_usd": "Cost of model calls in nano-USD",
+    "waste_nano_usd": "Cost of model calls whose answer was not used, in nano-USD",
+    "model_calls": "Model calls that ended",
+    "unpriced_calls": "Model calls to models without a price",
+    "unmetered_calls": "Model calls of unknown cost, because the provider reported no usage",
+    "failed_calls": "Model calls that failed, whatever they cost",
+}
+_BY_TEMPLATE = {
+    "cost_upper_nano_usd": "Cost and the most that unfinished model calls may have cost, in nano-USD",
+}
+"""Columns of the roll-ups that are counters, with their meanings."""
+
+_UNFINISHED_MEANING = "Model calls cut off by a crash; bounded if the most that they may have cost is known"
+
+_SUMMED = (
+    *(f"executions_{status}" for status in _STATUSES),
+    "executions_failed_by_caller",
+    *TOKEN_FIELDS,
+    *_BY_MODEL,
+    *_BY_TEMPLATE,
+    "unfinished_calls",
+    "unbounded_calls",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class _Total:
@@ -35,12 +59,8 @@ class _Total:
 
     template: str
     model: str
-    ended: tuple[int, ...]
-    failed_by_caller: int
-    tokens: tuple[int, ...]
-    cost_nano_usd: int
-    waste_nano_usd: int
-    unpriced_calls: int
+    sums: Mapping[str, int]
+    """By the column of the roll-ups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,29 +100,31 @@ class TableCollector(Collector):
         template_cap, model_cap = LabelCap(), LabelCap()
         executions: Counts = {}
         failed_by_caller: Counts = {}
-        cost: Counts = {}
-        waste: Counts = {}
-        unpriced: Counts = {}
         tokens: Counts = {}
+        unfinished: Counts = {}
+        by_template: dict[str, Counts] = {column: {} for column in _BY_TEMPLATE}
+        by_model: dict[str, Counts] = {column: {} for column in _BY_MODEL}
         for total in sorted(self._totals, key=lambda total: (total.template, total.model)):
-            template, model = template_cap(total.template), model_cap(total.model)
-            for status, count in zip(_STATUSES, total.ended, strict=True):
-                _add(executions, (template, status), count - (total.failed_by_caller if status == "failed" else 0))
-            _add(failed_by_caller, (template,), total.failed_by_caller)
-            _add(cost, (template, model), total.cost_nano_usd)
-            _add(waste, (template, model), total.waste_nano_usd)
-            _add(unpriced, (template, model), total.unpriced_calls)
-            for token_type, count in zip(TOKEN_TYPES.values(), total.tokens, strict=True):
-                _add(tokens, (template, model, token_type), count)
+            template, model, sums = template_cap(total.template), model_cap(total.model), total.sums
+            by_caller = sums["executions_failed_by_caller"]
+            for status in _STATUSES:
+                count = sums[f"executions_{status}"] - (by_caller if status == "failed" else 0)
+                _add(executions, (template, status), count)
+            _add(failed_by_caller, (template,), by_caller)
+            _add(unfinished, (template, "true"), sums["unfinished_calls"] - sums["unbounded_calls"])
+            _add(unfinished, (template, "false"), sums["unbounded_calls"])
+            for column in _BY_TEMPLATE:
+                _add(by_template[column], (template,), sums[column])
+            for column in _BY_MODEL:
+                _add(by_model[column], (template, model), sums[column])
+            for kind in TOKEN_KINDS:
+                _add(tokens, (template, model, kind.label), sums[kind.field])
         yield _executions_family(executions, failed_by_caller)
-        yield _family("spanloom_cost_nano_usd", "Cost of model calls in nano-USD", ("template", "model"), cost)
-        yield _family(
-            "spanloom_waste_nano_usd",
-            "Cost of model calls whose answer was not used, in nano-USD",
-            ("template", "model"),
-            waste,
-        )
-        yield _family("spanloom_unpriced_calls", "Model calls whose cost is unknown", ("template", "model"), unpriced)
+        for column, meaning in _BY_MODEL.items():
+            yield _family(f"spanloom_{column}", meaning, ("template", "model"), by_model[column])
+        for column, meaning in _BY_TEMPLATE.items():
+            yield _family(f"spanloom_{column}", meaning, ("template",), by_template[column])
+        yield _family("spanloom_unfinished_calls", _UNFINISHED_MEANING, ("template", "bounded"), unfinished)
         yield _family("spanloom_tokens", "Tokens of model calls", ("template", "model", "type"), tokens)
         yield from self._unfinished_families()
         yield from self._reconciled_families()
@@ -336,25 +358,16 @@ async def _read_totals(connection: AsyncConnection) -> list[_Total]:
     keys = await template_keys(connection)
     rollups = execution_rollups_daily.c
     dimensions = (rollups.template_id, rollups.workflow_name, rollups.model)
-    ended = (*(f"executions_{status}" for status in _STATUSES), "executions_failed_by_caller")
-    summed = (*ended, *TOKEN_FIELDS, "cost_nano_usd", "waste_nano_usd", "unpriced_calls")
-    sums = [cast(func.sum(rollups[name]), BigInteger).label(name) for name in summed]
+    sums = [cast(func.sum(rollups[name]), BigInteger).label(name) for name in _SUMMED]
     statement = select(*dimensions, *sums).group_by(*dimensions)
-    totals = [_Total(key, "", (0, 0, 0), 0, (0,) * len(TOKEN_FIELDS), 0, 0, 0) for key in keys.values()]
+    totals = [_Total(key, "", dict.fromkeys(_SUMMED, 0)) for key in keys.values()]
     rows = (await connection.execute(statement)).mappings().all()
     return [*totals, *(_total(row, keys) for row in rows)]
 
 
 def _total(row: RowMapping, keys: Mapping[str, str]) -> _Total:
     return _Total(
-        keys.get(row["template_id"], row["workflow_name"]),
-        row["model"],
-        tuple(row[f"executions_{status}"] for status in _STATUSES),
-        row["executions_failed_by_caller"],
-        tuple(row[name] for name in TOKEN_FIELDS),
-        row["cost_nano_usd"],
-        row["waste_nano_usd"],
-        row["unpriced_calls"],
+        keys.get(row["template_id"], row["workflow_name"]), row["model"], {name: row[name] for name in _SUMMED}
     )
 
 

@@ -62,11 +62,30 @@ class Sums:
     priced_nano_usd: int = 0
     waste_nano_usd: int = 0
     unpriced_calls: int = 0
+    """Calls to models without a price."""
+    unmetered_calls: int = 0
+    """Calls of unknown cost, because the provider reported no usage."""
+    failed_calls: int = 0
+    """Calls that failed, whatever they cost."""
+    unfinished_calls: int = 0
+    """Calls cut off by a crash; they count in no other number of calls."""
+    upper_nano_usd: int = 0
+    """The priced calls, and the most that the unfinished ones may have cost as far as that is known."""
+    unbounded_calls: int = 0
+    """Unfinished calls of executions whose upper limit is unknown."""
 
     @property
     def cost_nano_usd(self) -> int | None:
         """The cost; null if there were model calls and none had a price."""
-        return None if self.model_calls and self.unpriced_calls == self.model_calls else self.priced_nano_usd
+        unknown = self.unpriced_calls + self.unmetered_calls
+        return None if self.model_calls and unknown == self.model_calls else self.priced_nano_usd
+
+    @property
+    def cost_upper_nano_usd(self) -> int | None:
+        """The cost and the most that unfinished calls may have cost; null if that is unknown."""
+        if not self.unfinished_calls:
+            return self.cost_nano_usd
+        return None if self.unbounded_calls else self.upper_nano_usd
 
     @property
     def counted_failures(self) -> int:
@@ -163,6 +182,11 @@ _SUMMED = (
     "cost_nano_usd",
     "waste_nano_usd",
     "unpriced_calls",
+    "unmetered_calls",
+    "failed_calls",
+    "unfinished_calls",
+    "cost_upper_nano_usd",
+    "unbounded_calls",
 )
 _COLUMN_OF: dict[Dimension, str] = {
     "template": "template_id",

@@ -71,6 +71,8 @@ class ExecutionRecord:
     reasoning_tokens: int | None
     cost_nano_usd: int | None
     unpriced_calls: int
+    unmetered_calls: int
+    failed_calls: int
     waste_nano_usd: int
     unfinished_calls: int
     cost_upper_nano_usd: int | None
@@ -291,7 +293,11 @@ _RESULT_FIELDS = {
     "duration_ms": "duration_ms",
     "cost_nano_usd": "cost_nano_usd",
     "unpriced_calls": "unpriced_calls",
+    "unmetered_calls": "unmetered_calls",
+    "failed_calls": "failed_calls",
     "waste_nano_usd": "waste_nano_usd",
+    "unfinished_calls": "unfinished_calls",
+    "cost_upper_nano_usd": "cost_upper_nano_usd",
     "model_calls": "model_calls",
     "tool_calls": "tool_calls",
     "nodes_total": "node_executions",
@@ -300,6 +306,8 @@ _RESULT_FIELDS = {
 
 _COUNT_NAMES = (
     "unpriced_calls",
+    "unmetered_calls",
+    "failed_calls",
     "waste_nano_usd",
     "unfinished_calls",
     "model_calls",

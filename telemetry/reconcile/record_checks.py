@@ -92,11 +92,17 @@ def _sums(rows: list[Row], *, has_nodes: bool) -> dict[str, Cell]:
     calls = [row for row in rows if row[AT["kind"]] == "model"]
     costs = [(row[AT["cost_nano_usd"]], row[AT["waste"]]) for row in calls]
     priced = [(cost, waste) for cost, waste in costs if isinstance(cost, int)]
+    unmetered = sum(
+        row[AT["cost_nano_usd"]] is None and None in (row[AT["input_tokens"]], row[AT["output_tokens"]])
+        for row in calls
+    )
     ids = "".join(sorted(str(row[AT["span_id"]]) for row in rows)).encode()
     sums: dict[str, Cell] = {
         **{name: _sum_of(row[AT[name]] for row in calls) for name in TOKEN_FIELDS},
         "model_calls": len(calls),
-        "unpriced_calls": len(calls) - len(priced),
+        "unpriced_calls": len(calls) - len(priced) - unmetered,
+        "unmetered_calls": unmetered,
+        "failed_calls": sum(row[AT["error_type"]] is not None for row in calls),
         "waste_nano_usd": sum(cost for cost, waste in priced if waste is not None),
         "cost_nano_usd": None if calls and not priced else sum(cost for cost, _ in priced),
         "spans_expected": len(rows),

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.tracing import semconv
 from telemetry.records.digest import NO_SPANS, PRIME, Digest, digest_of
-from telemetry.records.rollups import CallDelta, CountedExecution, Deltas, EndDelta
+from telemetry.records.rollups import CallDelta, Cost, CountedExecution, Deltas, EndDelta
 from telemetry.records.rows import (
     EXECUTION_COLUMNS,
     PLACEHOLDER_COLUMNS,
@@ -88,6 +88,7 @@ async def _store_events(
                     duration_ms,
                     time_of(event.at_ns),
                     event.text(semconv.ERROR_CLASS),
+                    _cost(event),
                 )
             )
     return updated
@@ -131,6 +132,14 @@ def _counted(identity: Identity) -> CountedExecution:
     )
 
 
+def _cost(event: EventRecord) -> Cost:
+    return Cost(
+        event.integer(semconv.COST_NANO_USD),
+        event.integer(semconv.UNFINISHED_CALLS) or 0,
+        event.integer(semconv.COST_UPPER_NANO_USD),
+    )
+
+
 def _call(span: SpanRecord) -> CallDelta:
     return CallDelta(
         _counted(span.identity),
@@ -139,6 +148,7 @@ def _call(span: SpanRecord) -> CallDelta:
         [span.integer(key) for key in semconv.CALL_TOKENS.values()],
         span.integer(semconv.COST_NANO_USD),
         span.text(semconv.CALL_WASTE) is not None,
+        span.text(semconv.ERROR_TYPE) is not None,
     )
 
 

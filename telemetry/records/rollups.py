@@ -35,8 +35,17 @@ _REBUILD_PAGE = 5_000
 
 _COUNTED_COLUMNS = ("id", "owner_id", "workflow_name", "workflow_source", "template_id", "template_version")
 """The columns of a record for the fields of `CountedExecution`."""
-RECORD_COLUMNS = (*_COUNTED_COLUMNS, "status", "duration_ms", "completed_at", "error_class")
-CALL_COLUMNS = ("provider", "model", *TOKEN_FIELDS, "cost_nano_usd", "waste")
+RECORD_COLUMNS = (
+    *_COUNTED_COLUMNS,
+    "status",
+    "duration_ms",
+    "completed_at",
+    "error_class",
+    "cost_nano_usd",
+    "unfinished_calls",
+    "cost_upper_nano_usd",
+)
+CALL_COLUMNS = ("provider", "model", *TOKEN_FIELDS, "cost_nano_usd", "waste", "error_type")
 """The columns of records and of model-call spans that roll-ups are made of."""
 
 
@@ -62,6 +71,17 @@ class CallDelta:
     tokens: Sequence[int | None]
     cost_nano_usd: int | None
     wasted: bool
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The cost of an ended execution in nano-USD, and what a crash has left unknown of it."""
+
+    nano_usd: int | None = 0
+    unfinished_calls: int = 0
+    upper_nano_usd: int | None = 0
+    """The cost and the most that the unfinished calls may have cost; null if that is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +93,7 @@ class EndDelta:
     duration_ms: int
     completed_at: datetime
     error_class: str | None = None
+    cost: Cost = Cost()
 
 
 class RollupKey(NamedTuple):
@@ -109,11 +130,15 @@ class Deltas:
         for column, count in zip(TOKEN_FIELDS, call.tokens, strict=True):
             sums[column] += count or 0
         sums["model_calls"] += 1
-        if call.cost_nano_usd is None:
-            sums["unpriced_calls"] += 1
-        else:
+        sums["failed_calls"] += call.failed
+        if call.cost_nano_usd is not None:
             sums["cost_nano_usd"] += call.cost_nano_usd
+            sums["cost_upper_nano_usd"] += call.cost_nano_usd
             sums["waste_nano_usd"] += call.cost_nano_usd if call.wasted else 0
+        elif None in (call.tokens[_INPUT], call.tokens[_OUTPUT]):
+            sums["unmetered_calls"] += 1
+        else:
+            sums["unpriced_calls"] += 1
 
     def add_end(self, end: EndDelta) -> None:
         """Add an execution that became terminal."""
@@ -124,6 +149,8 @@ class Deltas:
         sums["duration_sum_ms"] += end.duration_ms
         sums[DURATION_COLUMNS[bisect_left(DURATION_BOUNDS_MS, end.duration_ms)]] += 1
         self._move_latest(key, dict.fromkeys(_LATEST[end.status], end.completed_at))
+        if end.cost.unfinished_calls:
+            _add_unfinished(sums, end.cost)
 
     def add_record(
         self, record: Mapping[str, Any] | RowMapping, calls: Iterable[Mapping[str, Any] | RowMapping]
@@ -132,12 +159,13 @@ class Deltas:
         execution = CountedExecution(*(record[name] for name in _COUNTED_COLUMNS))
         if record["completed_at"] is not None and record["status"] in _LATEST:
             duration_ms, completed_at = record["duration_ms"] or 0, record["completed_at"]
-            self.add_end(EndDelta(execution, record["status"], duration_ms, completed_at, record["error_class"]))
+            cost = Cost(record["cost_nano_usd"], record["unfinished_calls"], record["cost_upper_nano_usd"])
+            self.add_end(EndDelta(execution, record["status"], duration_ms, completed_at, record["error_class"], cost))
         for call in calls:
             tokens = [call[name] for name in TOKEN_FIELDS]
-            is_wasted = call["waste"] is not None
+            wasted, failed = call["waste"] is not None, call["error_type"] is not None
             self.add_call(
-                CallDelta(execution, call["provider"], call["model"], tokens, call["cost_nano_usd"], is_wasted)
+                CallDelta(execution, call["provider"], call["model"], tokens, call["cost_nano_usd"], wasted, failed)
             )
 
     async def write(self, connection: AsyncConnection) -> None:
@@ -176,6 +204,16 @@ class Deltas:
         return (*key, *_sum_cells(self._sums[key]), *(latest.get(column) for column in ROLLUP_LATEST))
 
 
+def _add_unfinished(sums: dict[str, int], cost: Cost) -> None:
+    """The calls are counted with the execution: the record does not tell to which model they were made."""
+    sums["unfinished_calls"] += cost.unfinished_calls
+    if cost.upper_nano_usd is None:
+        sums["unbounded_calls"] += cost.unfinished_calls
+    else:
+        sums["cost_upper_nano_usd"] += cost.upper_nano_usd - (cost.nano_usd or 0)
+
+
+_INPUT, _OUTPUT = TOKEN_FIELDS.index("input_tokens"), TOKEN_FIELDS.index("output_tokens")
 _sum_cells = itemgetter(*ROLLUP_SUMS)
 
 

@@ -76,6 +76,8 @@ _TEXTS = {
 }
 _COUNTS = {
     "unpriced_calls": semconv.UNPRICED_CALLS,
+    "unmetered_calls": semconv.UNMETERED_CALLS,
+    "failed_calls": semconv.FAILED_CALLS,
     "waste_nano_usd": semconv.WASTE_NANO_USD,
     "model_calls": semconv.MODEL_CALLS,
     "tool_calls": semconv.TOOL_CALLS,

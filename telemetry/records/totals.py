@@ -33,16 +33,14 @@ def totals_of(spans: Iterable[SpanRecord]) -> Totals:
 
 
 def _add_call(totals: Totals, span: SpanRecord) -> None:
-    cost = span.integer(semconv.COST_NANO_USD)
     totals.model_calls += 1
     totals.model_seconds += _seconds(span)
-    totals.usage = totals.usage + _usage(span)
-    if cost is None:
-        totals.unpriced_calls += 1
-        return
-    totals.priced_calls += 1
-    totals.priced_nano_usd += cost
-    totals.waste_nano_usd += cost if span.text(semconv.CALL_WASTE) is not None else 0
+    totals.add_call(
+        _usage(span),
+        span.integer(semconv.COST_NANO_USD),
+        failed=span.text(semconv.ERROR_TYPE) is not None,
+        wasted=span.text(semconv.CALL_WASTE) is not None,
+    )
 
 
 def _usage(span: SpanRecord) -> Usage:

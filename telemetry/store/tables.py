@@ -53,11 +53,28 @@ ROLLUP_SUMS = (
     "cost_nano_usd",
     "waste_nano_usd",
     "unpriced_calls",
+    "unmetered_calls",
+    "failed_calls",
+    "unfinished_calls",
+    # The cost, and the most that calls cut off by a crash may have cost as far as that is known.
+    "cost_upper_nano_usd",
+    # Unfinished calls of executions whose upper limit is unknown.
+    "unbounded_calls",
     "model_calls",
     "duration_sum_ms",
     *DURATION_COLUMNS,
 )
-_ADDED = {"executions_failed_by_caller": text("0")}
+_ADDED = dict.fromkeys(
+    (
+        "executions_failed_by_caller",
+        "unmetered_calls",
+        "failed_calls",
+        "unfinished_calls",
+        "cost_upper_nano_usd",
+        "unbounded_calls",
+    ),
+    text("0"),
+)
 """Defaults of columns that an older program, which may still run during an upgrade, does not write."""
 
 ROLLUP_LATEST = ("last_used_at", "last_success_at", "last_failure_at")
@@ -94,7 +111,10 @@ executions = Table(
     *(Column(name, BigInteger) for name in TOKEN_FIELDS),
     # Null if there were model calls and none had a price, and until the execution has ended.
     Column("cost_nano_usd", BigInteger),
+    # Calls to models without a price, calls without usage, and calls that failed, whatever they cost.
     Column("unpriced_calls", Integer, nullable=False),
+    Column("unmetered_calls", Integer, nullable=False, server_default=text("0")),
+    Column("failed_calls", Integer, nullable=False, server_default=text("0")),
     Column("waste_nano_usd", BigInteger, nullable=False),
     # Calls cut off by a crash, and the cost including the most that they may have cost.
     Column("unfinished_calls", Integer, nullable=False),
@@ -397,6 +417,12 @@ FROM (
         CAST(SUM(executions_cancelled) AS BIGINT) AS cancelled_executions,
         CAST(SUM(input_tokens + output_tokens) AS BIGINT) AS total_tokens,
         CAST(SUM(cost_nano_usd) AS BIGINT) AS total_cost_nano_usd,
+        CAST(SUM(cost_upper_nano_usd) AS BIGINT) AS total_cost_upper_nano_usd,
+        CAST(SUM(unfinished_calls) AS BIGINT) AS unfinished_calls,
+        CAST(SUM(unbounded_calls) AS BIGINT) AS unbounded_calls,
+        CAST(SUM(unpriced_calls) AS BIGINT) AS unpriced_calls,
+        CAST(SUM(unmetered_calls) AS BIGINT) AS unmetered_calls,
+        CAST(SUM(failed_calls) AS BIGINT) AS failed_calls,
         CAST(SUM(duration_sum_ms) / NULLIF(SUM({_ENDED}), 0) AS BIGINT) AS average_duration_ms,
         MAX(last_used_at) AS last_used_at,
         MAX(last_success_at) AS last_success_at,

@@ -110,6 +110,15 @@ class EndedData(ExecutionData):
     cost_nano_usd: int | None
     """Null if there were model calls and none had a price."""
     unpriced_calls: int
+    """Calls to models without a price."""
+    unmetered_calls: int
+    """Calls of unknown cost, because the provider reported no usage."""
+    failed_calls: int
+    """Calls that failed, whatever they cost."""
+    unfinished_calls: int
+    """Calls cut off by a crash; `cost_nano_usd` holds nothing of them."""
+    cost_upper_nano_usd: int | None
+    """The cost and the most that the unfinished calls may have cost; null if that is unknown."""
     waste_nano_usd: int
     model_calls: int
     tool_calls: int
@@ -276,14 +285,19 @@ def _cancelled(event: EventRecord, common: Common) -> CancelledData:
 
 
 def _end(event: EventRecord, common: Common) -> dict[str, object]:
+    cost, unfinished = event.integer(semconv.COST_NANO_USD), event.integer(semconv.UNFINISHED_CALLS) or 0
     return {
         **common,
         "started_at": _started_at(event),
         "completed_at": time_of(event.at_ns),
         "duration_ms": event.integer(semconv.DURATION_MS),
         "usage": _usage(event),
-        "cost_nano_usd": event.integer(semconv.COST_NANO_USD),
+        "cost_nano_usd": cost,
+        "cost_upper_nano_usd": event.integer(semconv.COST_UPPER_NANO_USD) if unfinished else cost,
+        "unfinished_calls": unfinished,
         "unpriced_calls": event.integer(semconv.UNPRICED_CALLS) or 0,
+        "unmetered_calls": event.integer(semconv.UNMETERED_CALLS) or 0,
+        "failed_calls": event.integer(semconv.FAILED_CALLS) or 0,
         "waste_nano_usd": event.integer(semconv.WASTE_NANO_USD) or 0,
         "model_calls": event.integer(semconv.MODEL_CALLS) or 0,
         "tool_calls": event.integer(semconv.TOOL_CALLS) or 0,

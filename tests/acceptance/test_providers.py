@@ -116,7 +116,7 @@ async def test_usage_that_is_unknown_is_null_and_counted_never_zero(service: Ser
         record = await service.record(result)
         assert (record.status, record.model_calls) == ("completed", 1)
         assert (record.input_tokens, record.output_tokens) == (None, None)
-        assert (record.cost_nano_usd, record.unpriced_calls) == (None, 1)
+        assert (record.cost_nano_usd, record.unmetered_calls) == (None, 1)
 
 
 async def test_tools_are_called_over_the_wire(service: Service) -> None:
@@ -177,14 +177,14 @@ invoke_workflow custom  completed
 """
 
 
-async def test_a_stream_that_breaks_off_is_a_failed_record_with_an_unpriced_call(service: Service) -> None:
+async def test_a_stream_that_breaks_off_is_a_failed_record_with_a_call_of_unknown_cost(service: Service) -> None:
     answer = {"content": LONG, "finishReason": "stop"}
     service.server.answer({"match": {"userMessage": "hi"}, "response": answer, "latency": 5, "disconnectAfterMs": 60})
 
     for result in await service.both(request(asking(stream=True), "hi")):
         record = await service.record(result)
         assert (record.status, record.error_type) == ("failed", "connection")
-        assert (record.cost_nano_usd, record.unpriced_calls) == (None, 1)
+        assert (record.cost_nano_usd, record.unmetered_calls) == (None, 1)
         assert record.time_to_first_token_ms is not None
         assert record.seal.complete
 
@@ -196,7 +196,7 @@ async def test_an_answer_that_cannot_be_read_is_a_failed_record(service: Service
     for result in await service.both(request(asking(stream=False), "hi")):
         record = await service.record(result)
         assert (record.status, record.error_type) == ("failed", "provider_error")
-        assert (record.cost_nano_usd, record.unpriced_calls) == (None, 1)
+        assert (record.cost_nano_usd, record.unmetered_calls) == (None, 1)
 
 
 async def test_a_refused_key_costs_nothing_and_does_not_show(service: Service) -> None:

@@ -37,7 +37,7 @@ def check_paid(run: Run, error_type: str, *, times: int = 1) -> None:
     result = run.result
     assert [error.error_type for error in result.errors] == [error_type]
     assert (result.usage.input_tokens, result.usage.output_tokens) == (times * 12, times * 7)
-    assert (result.cost_nano_usd, result.unpriced_calls, result.model_calls) == (times * NANO_USD, 0, times)
+    assert (result.cost_nano_usd, result.unmetered_calls, result.model_calls) == (times * NANO_USD, 0, times)
     (root,) = [span.attributes or {} for span in run.spans if span.name.startswith("invoke_workflow")]
     assert root[semconv.WASTE_NANO_USD] == times * NANO_USD > 0
     assert [call[semconv.COST_NANO_USD] for call in calls(run)] == [NANO_USD] * times
@@ -112,15 +112,15 @@ async def test_free_failures_do_not_use_up_the_paid_retries() -> None:
     script: list[Step] = [Fail("overloaded"), Say(""), Fail("rate_limited"), Say("Fine.")]
     run = await Harness(script).run(ask(stream=True, attempts=5))
     assert (run.result.status, run.result.model_calls) == ("completed", 4)
-    assert (run.result.cost_nano_usd, run.result.unpriced_calls) == (2 * NANO_USD, 0)
+    assert (run.result.cost_nano_usd, run.result.unmetered_calls) == (2 * NANO_USD, 0)
 
 
 @pytest.mark.parametrize("error_type", ["overloaded", "rate_limited", "auth", "bad_request"])
 async def test_only_a_refusal_before_any_answer_is_free(error_type: str) -> None:
     before = await Harness([Fail(error_type)]).run(ask(stream=True))
     after = await Harness([Fail(error_type, after="Hel")]).run(ask(stream=True))
-    assert (before.result.cost_nano_usd, before.result.unpriced_calls) == (0, 0)
-    assert (after.result.cost_nano_usd, after.result.unpriced_calls) == (None, 1)
+    assert (before.result.cost_nano_usd, before.result.unmetered_calls) == (0, 0)
+    assert (after.result.cost_nano_usd, after.result.unmetered_calls) == (None, 1)
 
 
 async def test_an_error_after_the_usage_is_booked_with_it() -> None:
@@ -137,7 +137,7 @@ async def test_usage_without_output_has_no_price() -> None:
     harness.model.release.set()
     run = await harness.run(ask(stream=True))
     assert (run.result.usage.input_tokens, run.result.usage.output_tokens) == (12, None)
-    assert (run.result.cost_nano_usd, run.result.unpriced_calls) == (None, 1)
+    assert (run.result.cost_nano_usd, run.result.unmetered_calls) == (None, 1)
 
 
 async def test_a_cancelled_call_is_booked_with_what_was_reported() -> None:
@@ -147,7 +147,7 @@ async def test_a_cancelled_call_is_booked_with_what_was_reported() -> None:
     await asyncio.sleep(0)  # the report follows in the same step
     execution.cancel("enough")
     result = await execution.result()
-    assert (result.status, result.cost_nano_usd, result.unpriced_calls) == ("cancelled", NANO_USD, 0)
+    assert (result.status, result.cost_nano_usd, result.unmetered_calls) == ("cancelled", NANO_USD, 0)
     (call,) = [span.attributes or {} for span in harness.spans() if span.name.startswith("chat")]
     assert (call[semconv.CALL_WASTE], call[semconv.USAGE_PARTIAL]) == ("cancelled", True)
 
@@ -171,7 +171,7 @@ class Broken(Plugged):
 async def test_an_adapter_that_fails_loses_no_usage() -> None:
     harness = Harness(models=[Broken([])])
     run = await harness.run(ask(stream=True))
-    assert (run.result.status, run.result.cost_nano_usd, run.result.unpriced_calls) == ("failed", NANO_USD, 0)
+    assert (run.result.status, run.result.cost_nano_usd, run.result.unmetered_calls) == ("failed", NANO_USD, 0)
 
 
 async def test_the_last_report_counts_and_no_sum() -> None:

@@ -282,7 +282,7 @@ async def test_an_endless_answer_ends_at_the_timeout(service: Service) -> None:
         assert seconds < LIMIT_SECONDS + LATE_SECONDS, (provider, model, limit)
         record = await service.record(result["execution_id"])
         assert (record["status"], record["error_type"]) == ("failed", result["error_type"])
-        assert (record["model_calls"], record["unpriced_calls"], record["cost_nano_usd"]) == (1, 1, None)
+        assert (record["model_calls"], record["unmetered_calls"], record["cost_nano_usd"]) == (1, 1, None)
     assert max(service.waits) < HELD_UP_SECONDS
 
 
@@ -297,7 +297,7 @@ async def test_an_endless_answer_can_be_cancelled(service: Service) -> None:
         record = await service.record(started["execution_id"])
         assert record["status"] == "cancelled", (provider, model, record)
         assert time.monotonic() - began < LATE_SECONDS
-        assert (record["model_calls"], record["unpriced_calls"], record["cost_nano_usd"]) == (1, 1, None)
+        assert (record["model_calls"], record["unmetered_calls"], record["cost_nano_usd"]) == (1, 1, None)
     assert max(service.waits) < HELD_UP_SECONDS
 
 

@@ -74,7 +74,7 @@ async def _check_answers(http: httpx2.AsyncClient, provider: str, *, stream: boo
         assert [found["input_tokens"], found["output_tokens"]] == ([100, 50] if is_known else [None, None])
     for found in (result, record, call):
         assert found["cost_nano_usd"] == (HONEST_NANO_USD if is_known else None)
-    assert result["unpriced_calls"] == record["unpriced_calls"] == (0 if is_known else 1)
+    assert result["unmetered_calls"] == record["unmetered_calls"] == (0 if is_known else 1)
 
 
 async def _check_books(url: str, *, rejected: int) -> None:
@@ -87,7 +87,7 @@ async def _check_books(url: str, *, rejected: int) -> None:
     assert len(marked) == rejected
     assert {call[name] for call in marked for name in (*TOKEN_FIELDS, "cost_nano_usd")} == {None}
     assert sum(row["input_tokens"] for row in rollups) == len(PROVIDERS) * 100
-    assert sum(row["unpriced_calls"] for row in rollups) == rejected
+    assert sum(row["unmetered_calls"] for row in rollups) == rejected
     said = [json.loads(body)["data"] for body in bodies]
     assert len(said) == rejected + len(PROVIDERS)
     assert sum(_tokens(each) for each in said) == len(PROVIDERS) * 150

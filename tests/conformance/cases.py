@@ -53,7 +53,7 @@ class Case:
     calls: tuple[int, int] = (1, 0)
     """Model calls, tool calls."""
     cost_nano_usd: int | None = None
-    unpriced_calls: int = 0
+    unmetered_calls: int = 0
 
 
 async def cancel(engine: WatchedEngine, reader: asyncio.Task[None]) -> None:
@@ -120,7 +120,7 @@ invoke_workflow {name}  failed  connection
         error_type="connection",
         tokens="It is It ",
         calls=(2, 0),
-        unpriced_calls=2,
+        unmetered_calls=2,
     ),
     "tool error": Case(
         "completed",
@@ -162,7 +162,7 @@ invoke_workflow {name}  failed  timeout
         error_type="timeout",
         graph=chatter(run_seconds=RUN_SECONDS),
         tokens="It is ",
-        unpriced_calls=1,
+        unmetered_calls=1,
     ),
     "cancel": Case(
         "cancelled",
@@ -175,7 +175,7 @@ invoke_workflow {name}  cancelled
         script=[Hold(after="It is ")],
         meddle=cancel,
         tokens="It is ",
-        unpriced_calls=1,
+        unmetered_calls=1,
     ),
     "client leaves": Case(
         "cancelled",
@@ -188,7 +188,7 @@ invoke_workflow {name}  cancelled
         script=[Hold(after="It is ")],
         meddle=leave,
         tokens="It is ",
-        unpriced_calls=1,
+        unmetered_calls=1,
     ),
     "client leaves, run goes on": Case(
         "completed",

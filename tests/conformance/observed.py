@@ -39,7 +39,7 @@ async def observe(runner: WorkflowRunner, case: Case, execution: Execution) -> O
     assert [one.event_name in semconv.TERMINAL_EVENTS for one in said] == [False] * (len(said) - 1) + [True]
     assert record.seal.complete
     assert record.spans_expected == len(trace.spans)
-    assert (record.cost_nano_usd, record.unpriced_calls) == (result.cost_nano_usd, result.unpriced_calls)
+    assert (record.cost_nano_usd, record.unmetered_calls) == (result.cost_nano_usd, result.unmetered_calls)
     assert (record.time_to_first_token_ms is None) == (case.tokens == "")
     return Observed(
         record=_stable_record(record),

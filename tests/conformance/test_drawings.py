@@ -251,7 +251,7 @@ async def test_a_branch_that_fails_cuts_its_siblings_off_and_the_books_know(migr
         )
         record, trace = await runner.record(result.execution_id), await runner.trace(result.execution_id)
     assert drawing(trace.spans) == CUT_OFF
-    assert (record.nodes_total, record.nodes_failed, record.unpriced_calls) == (4, 1, 1)
+    assert (record.nodes_total, record.nodes_failed, record.unmetered_calls) == (4, 1, 1)
 
 
 CUT_OFF = """

@@ -44,7 +44,7 @@ async def test_executed_and_streamed_runs_leave_the_same_records(
     record = executed.record
     assert (record["status"], record["error_type"]) == (case.status, case.error_type)
     assert (record["model_calls"], record["tool_calls"]) == case.calls
-    assert (record["cost_nano_usd"], record["unpriced_calls"]) == (case.cost_nano_usd, case.unpriced_calls)
+    assert (record["cost_nano_usd"], record["unmetered_calls"]) == (case.cost_nano_usd, case.unmetered_calls)
 
 
 @pytest.mark.postgres

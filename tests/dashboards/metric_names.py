@@ -71,10 +71,12 @@ def recorded() -> dict[str, set[str]]:
     """The recording rules."""
     groups = yaml.safe_load(rule_files(Options())["recordings.yaml"])["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
-    of_executions = {"template", "status", "error_class"}
-    return {
-        rule["record"]: of_executions if rule["record"].endswith("executions:total") else {"template"} for rule in rules
+    more = {
+        "spanloom:executions:total": {"status", "error_class"},
+        "spanloom:model_calls:total": {"model"},
+        "spanloom:failed_calls:total": {"model"},
     }
+    return {rule["record"]: {"template"} | more.get(rule["record"], set()) for rule in rules}
 
 
 def problems(expr: str, known: Mapping[str, set[str]]) -> list[str]:

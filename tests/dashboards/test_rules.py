@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from dashboards.options import AS_TOLD, Options
 from dashboards.rule_files import annotations, dump, rule_files
 from dashboards.rule_tests import CASES
 from engine.database.database import Database
+from engine.result import ErrorClass
 from tests.dashboards.metric_names import known_metrics, problems
 from tests.services.prometheus.server import Promtool
 
@@ -80,7 +82,13 @@ def test_links_lead_where_the_options_say() -> None:
     options = Options(runbook="https://wiki/runbook", service="https://spanloom.example")
     texts = annotations(ALERTS["SpanloomFailuresBurn"], options)
     assert texts["runbook_url"] == "https://wiki/runbook#spanloomfailuresburn"
-    assert texts["executions_url"].startswith("https://spanloom.example/v1/executions?status=failed&template=")
+    link = urlsplit(texts["executions_url"])
+    assert (link.netloc, link.path) == ("spanloom.example", "/v1/executions")
+    asked = parse_qs(link.query)
+    assert asked.pop("template") == ["{{ $labels.template | urlquery }}"]
+    assert asked.pop("error_class") == [each for each in ErrorClass if each is not ErrorClass.CALLER]
+    assert asked == {"status": ["failed"]}
+    assert "unpriced=true&template=" in annotations(ALERTS["SpanloomUnpricedCalls"], options)["executions_url"]
 
 
 async def test_every_rule_asks_for_metrics_and_labels_that_are_told(database: Database) -> None:

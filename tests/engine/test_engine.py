@@ -69,7 +69,7 @@ async def test_a_node_reports_the_usage_of_all_its_attempts() -> None:
 async def test_unknown_usage_is_never_recorded_as_zero() -> None:
     run = await Harness([Say("fine", usage=None)]).run(ASK)
     assert run.result.usage == Usage()
-    assert (run.result.cost_nano_usd, run.result.unpriced_calls) == (None, 1)
+    assert (run.result.cost_nano_usd, run.result.unmetered_calls, run.result.unpriced_calls) == (None, 1, 0)
     assert "workflow.cost.nano_usd" not in run.span("chat scripted-1")
 
 
@@ -80,7 +80,7 @@ async def test_a_stream_that_fails_after_its_first_token_is_a_failed_execution()
     run = await Harness([Fail("connection", "cut", after="Hel lo ")]).run(document)
     assert (run.result.status, run.result.error_type) == ("failed", "connection")
     assert token_text(run.events) == "Hel lo "
-    assert run.result.unpriced_calls == 1
+    assert (run.result.unmetered_calls, run.result.failed_calls) == (1, 1)
     assert run.event_names[-1] == "workflow.execution.failed"
 
 
@@ -114,7 +114,7 @@ async def test_cancelling_ends_the_execution_as_cancelled_not_failed() -> None:
     result = await execution.result()
     assert (result.status, result.error_type) == ("cancelled", None)
     assert result.metadata.cancel_reason == "enough"
-    assert result.unpriced_calls == 1, "what the cut-off call used is unknown"
+    assert (result.unmetered_calls, result.failed_calls) == (1, 0), "what the cut-off call used is unknown"
     assert harness.ledger.finished[0].status == "cancelled"
     assert harness.event_names()[-1] == "workflow.execution.cancelled"
     assert not harness.engine.cancel(execution.id, "again")

@@ -118,7 +118,7 @@ class Expected:
     tokens: Counter[str]
     nano_usd: int = 0
     priced: int = 0
-    unpriced: int = 0
+    unmetered: int = 0
 
 
 def expected(calls: Iterable[Billed]) -> Expected:
@@ -132,7 +132,7 @@ def expected(calls: Iterable[Billed]) -> Expected:
             sums.nano_usd += call.nano_usd
             sums.priced += 1
         else:
-            sums.unpriced += 1
+            sums.unmetered += 1
             if call.is_input_told:
                 sums.tokens.update({name: call.tokens.get(name, 0) for name in call.tokens if name != "output"})
     return sums
@@ -162,7 +162,7 @@ def compared(key: str, found: ExecutionRecord, calls: Sequence[Billed]) -> list[
     sums = expected(calls)
     booked: dict[str, int | None] = {kind.label: getattr(found, kind.field) for kind in TOKEN_KINDS}
     pairs: list[tuple[str, int | None, int]] = [(name, booked[name], sums.tokens[name]) for name in booked]
-    pairs += [("nano-USD", found.cost_nano_usd, sums.nano_usd), ("unpriced", found.unpriced_calls, sums.unpriced)]
+    pairs += [("nano-USD", found.cost_nano_usd, sums.nano_usd), ("unmetered", found.unmetered_calls, sums.unmetered)]
     outcomes = [f"{call.protocol} {call.outcome}" for call in calls]
     return [
         f"{key}: {name} {has} is {wanted} in the ledger; {outcomes}"
@@ -181,7 +181,13 @@ def fits(call: Billed) -> bool:
 async def check_rollups(figure: Figure, runtime: Runtime, records: Iterable[ExecutionRecord]) -> None:
     """The roll-ups are the sums of the records."""
     found = list(records)
-    names = ["cost_nano_usd", "unpriced_calls", "waste_nano_usd", *(kind.field for kind in TOKEN_KINDS)]
+    names = [
+        "cost_nano_usd",
+        "unmetered_calls",
+        "failed_calls",
+        "waste_nano_usd",
+        *(kind.field for kind in TOKEN_KINDS),
+    ]
     known = [name for name in names if name in execution_rollups.c]
     async with runtime.database.read() as connection:
         row = (await connection.execute(select(*(func.sum(execution_rollups.c[name]) for name in known)))).one()

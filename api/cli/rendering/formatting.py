@@ -1,15 +1,63 @@
 """Numbers, money and times as every table and tree of the terminal writes them. Null is a dash, not a zero."""
 
 from datetime import UTC, datetime
+from typing import Protocol
 
 from engine.usage import dollars
 
 UNKNOWN = "–"
+MARK = "*"
+"""Stands behind an amount that is not the whole truth; a line below the table says why."""
 
 
 def usd(nano_usd: int | None, *, every_digit: bool = False) -> str:
     """Exact dollars; without `every_digit`, zeros after the cents are dropped."""
     return UNKNOWN if nano_usd is None else dollars(nano_usd, every_digit=every_digit)
+
+
+class Cost(Protocol):
+    """A cost with the calls that it does not hold: of an execution or of many."""
+
+    @property
+    def unpriced_calls(self) -> int:
+        """Calls to models without a price."""
+
+    @property
+    def unmetered_calls(self) -> int:
+        """Calls without usage."""
+
+    @property
+    def unfinished_calls(self) -> int:
+        """Calls cut off by a crash."""
+
+    @property
+    def cost_upper_nano_usd(self) -> int | None:
+        """The cost and the most that the unfinished calls may have cost; null if that is unknown."""
+
+
+def unknown_calls(cost: Cost) -> str | None:
+    """The calls that a cost does not hold, and the most that it can be with those of a crash; null if it is exact."""
+    parts = {
+        "without a price": cost.unpriced_calls,
+        "without usage": cost.unmetered_calls,
+        "cut off by a crash": cost.unfinished_calls,
+    }
+    listed = [f"{plural(number, 'call')} {why}" for why, number in parts.items() if number]
+    if cost.unfinished_calls:
+        upper = cost.cost_upper_nano_usd
+        listed[-1] += " (limit unknown)" if upper is None else f" (with which it is at most {usd(upper)})"
+    return ", ".join(listed) or None
+
+
+def cost_mark(cost: Cost) -> str:
+    """The mark of an amount that some calls are missing from; empty if it is exact."""
+    return MARK if unknown_calls(cost) else ""
+
+
+def legend(cost: Cost) -> str | None:
+    """The line below amounts that explains the mark; null if there is none."""
+    unknown = unknown_calls(cost)
+    return f"{MARK} not the whole cost: {unknown}." if unknown else None
 
 
 def duration(milliseconds: float | None) -> str:

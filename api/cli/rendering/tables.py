@@ -11,7 +11,19 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from api.cli.rendering.formatting import UNKNOWN, count, duration, moment, percent, plural, tokens, usd
+from api.cli.rendering.formatting import (
+    UNKNOWN,
+    cost_mark,
+    count,
+    duration,
+    legend,
+    moment,
+    percent,
+    plural,
+    tokens,
+    unknown_calls,
+    usd,
+)
 from api.cli.rendering.plain import plain
 from api.cli.rendering.trace_tree import STATUS_STYLES
 from engine.report import Issue, Severity, ValidationReport
@@ -52,7 +64,11 @@ def executions_table(records: Sequence[ExecutionRecord], *, width: int) -> Rende
         table.columns[1].max_width = max(width - _total(widths) + widths["status"], _MIN_STATUS)
     for row in rows:
         table.add_row(*(row[name] for name in widths))
-    return table
+    unknown = [record for record in records if cost_mark(record)]
+    return Group(table, Text(_EXECUTIONS_LEGEND, style="dim")) if unknown else table
+
+
+_EXECUTIONS_LEGEND = "* not the whole cost; `spanloom executions show ID` says what is missing."
 
 
 def _execution_cells(record: ExecutionRecord) -> dict[str, RenderableType]:
@@ -63,7 +79,7 @@ def _execution_cells(record: ExecutionRecord) -> dict[str, RenderableType]:
         "at (UTC)": moment(record.started_at or record.queued_at),
         "duration": duration(record.duration_ms),
         "tokens": tokens(record.input_tokens, record.output_tokens),
-        "cost": _cost(record),
+        "cost": _cost(record) + cost_mark(record),
     }
 
 
@@ -114,7 +130,7 @@ def _details(record: ExecutionRecord, trace_url: str | None) -> list[tuple[str, 
         ("first token", duration(record.time_to_first_token_ms) if record.time_to_first_token_ms is not None else None),
         ("tokens", _all_tokens(record)),
         ("cost", _whole_cost(record)),
-        ("calls", f"{plural(record.model_calls, 'model call')}, {plural(record.tool_calls, 'tool call')}"),
+        ("calls", _calls(record)),
         ("nodes", f"{record.nodes_total} run, {record.nodes_failed} failed, {record.nodes_retried} retried"),
         ("seal", f"{record.spans_stored}/{record.spans_expected or '?'} spans"),
         ("trigger", f"{record.trigger or UNKNOWN}{', streaming' if record.streaming else ''}"),
@@ -155,16 +171,22 @@ def _all_tokens(record: ExecutionRecord) -> str:
 
 
 def _whole_cost(record: ExecutionRecord) -> str:
-    notes = []
-    if record.unpriced_calls:
-        notes.append(f"{plural(record.unpriced_calls, 'call')} without a price")
+    unknown = unknown_calls(record)
+    notes = [f"not the whole cost: {unknown}"] if unknown else []
     if record.waste_nano_usd:
         notes.append(f"{usd(record.waste_nano_usd)} wasted")
-    return _cost(record) + (f" ({', '.join(notes)})" if notes else "")
+    return _cost(record) + cost_mark(record) + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def _cost(record: ExecutionRecord) -> str:
-    return "unpriced" if record.cost_nano_usd is None and record.model_calls else usd(record.cost_nano_usd)
+    if record.cost_nano_usd is not None or not record.model_calls:
+        return usd(record.cost_nano_usd)
+    return "unpriced" if record.unpriced_calls else "unknown"
+
+
+def _calls(record: ExecutionRecord) -> str:
+    failed = f" ({record.failed_calls:,} failed)" if record.failed_calls else ""
+    return f"{plural(record.model_calls, 'model call')}{failed}, {plural(record.tool_calls, 'tool call')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,26 +203,32 @@ def cost_table(report: CostReport, demo: DemoShare) -> RenderableType:
     An execution can use several providers and models, so groups by these count model calls instead of executions.
     """
     by_call = bool({"provider", "model"} & {*report.group_by})
-    rows = [row for row in report.rows if row.sums.model_calls or not by_call]
+    rows = [row for row in report.rows if row.sums.model_calls or row.sums.unfinished_calls or not by_call]
     if not rows:
         return Text("No model calls in this period." if by_call else "No executions in this period.")
     names = [dimension.replace("_", "\n") for dimension in report.group_by]
     columns = _cost_columns(report.total, by_call=by_call)
     table = _table(*names, right=list(columns))
+    width = len(cost_mark(report.total)) + bool(demo.groups)
     for row in rows:
-        mark = "*" if row.group in demo.groups else " " if demo.groups else ""
-        table.add_row(*(_group_value(plain(value)) for value in row.group), *_cells(columns, row.sums, mark))
-    total = ["total", *[""] * (len(names) - 1), *_cells(columns, report.total, "*" if demo.groups else "")]
+        marks = (cost_mark(row.sums) + (_DEMO if row.group in demo.groups else "")).ljust(width)
+        table.add_row(*(_group_value(plain(value)) for value in row.group), *_cells(columns, row.sums, marks))
+    marks = cost_mark(report.total) + (_DEMO if demo.groups else "")
+    total = ["total", *[""] * (len(names) - 1), *_cells(columns, report.total, marks)]
     table.show_footer = True
     for column, cell in zip(table.columns, total, strict=True):
         column.footer = cell
-    if not demo.groups:
-        return table
-    note = f"* {usd(demo.total_nano_usd)} of it is the offline model's demo price: no real money."
-    return Group(table, Text(note, style="dim"))
+    notes = [note for note in (legend(report.total), _demo_note(demo)) if note]
+    return Group(table, *(Text(note, style="dim") for note in notes)) if notes else table
+
+
+def _demo_note(demo: DemoShare) -> str | None:
+    amount = usd(demo.total_nano_usd)
+    return f"{_DEMO} {amount} of it is the offline model's demo price: no real money." if demo.groups else None
 
 
 _COST = "cost\nUSD"
+_DEMO = "†"
 
 
 def _cost_columns(total: Sums, *, by_call: bool) -> dict[str, Callable[[Sums], str]]:
@@ -222,13 +250,17 @@ def _cost_columns(total: Sums, *, by_call: bool) -> dict[str, Callable[[Sums], s
         _COST: lambda sums: usd(sums.cost_nano_usd, every_digit=True),
         "un-\npriced": lambda sums: count(sums.unpriced_calls),
     }
+    if total.unfinished_calls:
+        columns["at most\nUSD"] = lambda sums: usd(sums.cost_upper_nano_usd, every_digit=True)
+    if total.failed_calls:
+        columns["failed\ncalls"] = lambda sums: count(sums.failed_calls)
     if total.waste_nano_usd:
         columns["waste\nUSD"] = lambda sums: usd(sums.waste_nano_usd, every_digit=True)
     return columns
 
 
-def _cells(columns: dict[str, Callable[[Sums], str]], sums: Sums, mark: str) -> list[str]:
-    return [cell(sums) + (mark if heading == _COST else "") for heading, cell in columns.items()]
+def _cells(columns: dict[str, Callable[[Sums], str]], sums: Sums, marks: str) -> list[str]:
+    return [cell(sums) + (marks if heading == _COST else "") for heading, cell in columns.items()]
 
 
 def _failed(sums: Sums) -> str:

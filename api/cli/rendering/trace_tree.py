@@ -8,7 +8,7 @@ from itertools import groupby
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from api.cli.rendering.formatting import UNKNOWN, duration, moment, tokens, usd
+from api.cli.rendering.formatting import UNKNOWN, cost_mark, duration, legend, moment, tokens, usd
 from api.cli.rendering.plain import plain
 from telemetry.reads.executions import ExecutionRecord, Seal
 from telemetry.reads.traces import Trace, TraceSpan
@@ -97,6 +97,8 @@ def trace_view(trace: Trace, record: ExecutionRecord, *, width: int) -> Text:
         view.append_text(_attempt_view(list(spans), record, max(width, MIN_WIDTH)))
     view.append_text(_seal(trace.seal, len(trace.spans), is_cut=trace.end is not None))
     view.append(f"  ·  trace {record.trace_id or UNKNOWN}", style="dim")
+    if note := legend(record):
+        view.append(f"\n{note}", style="yellow")
     return view
 
 
@@ -149,15 +151,21 @@ _NUMBERS: tuple[Callable[[_Row], str], ...] = (lambda row: row.duration, lambda 
 def _row(span: TraceSpan, guides: str, record: ExecutionRecord) -> _Row:
     is_root = span.span_id == record.root_span_id
     used = record if is_root else span
-    has_call = span.kind == "model" or (is_root and record.model_calls > 0)
+    has_call = span.kind == "model" or (is_root and record.model_calls + record.unfinished_calls > 0)
     return _Row(
         span=span,
         guides=guides,
         name=_short_name(span),
         duration="…" if span.duration_us is None else duration(span.duration_us / 1_000),
         tokens=tokens(used.input_tokens, used.output_tokens) if has_call else "",
-        cost=("unpriced" if used.cost_nano_usd is None else usd(used.cost_nano_usd)) if has_call else "",
+        cost=_cost(used) + (cost_mark(record) if is_root else "") if has_call else "",
     )
+
+
+def _cost(used: ExecutionRecord | TraceSpan) -> str:
+    if used.cost_nano_usd is not None:
+        return usd(used.cost_nano_usd)
+    return "unknown" if used.input_tokens is None or used.output_tokens is None else "unpriced"
 
 
 def _short_name(span: TraceSpan) -> str:

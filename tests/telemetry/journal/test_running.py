@@ -19,7 +19,7 @@ from engine.store.leases import Lease, expired
 from engine.store.tables import call_reservations, execution_control, journalled
 from engine.testing.models import ScriptedModel
 from engine.tracing.attributes import seal_hash
-from engine.usage import Carried, Totals
+from engine.usage import Carried, Totals, Unfinished
 from telemetry.reads.executions import get_execution
 from telemetry.reads.traces import get_trace
 from telemetry.records.totals import totals_of
@@ -106,12 +106,12 @@ async def test_a_reservation_stays_until_the_span_of_its_call_is_durable(keeper:
     call = node.model_call(ScriptedModel([], model="small"), REQUEST)
     await keeper.journal.checkpoint(checkpoint(story, begins=CallReservation(call.id, "scripted", "small", 10, 77)))
     found = await carried(keeper.database, story)
-    assert (found.unfinished.calls, found.unfinished.upper_nano_usd) == (1, 77)
+    assert found.unfinished == Unfinished(calls=1, upper_nano_usd=77, upper_tokens=10)
     call.cancel()
     node.cancel()
     await keeper.journal.checkpoint(checkpoint(story))
     found = await carried(keeper.database, story)
-    assert (found.unfinished.calls, found.totals.unpriced_calls) == (0, 1)
+    assert (found.unfinished.calls, found.totals.unmetered_calls) == (0, 1)
     story.tracker.complete()
     assert await keeper.journal.finish(story.finish())
 

@@ -47,8 +47,8 @@ async def test_the_exact_counters_equal_the_rollups(database: Database) -> None:
 
 async def test_calls_of_unknown_cost_are_counted_from_zero(database: Database) -> None:
     await register(database)
-    unpriced = "spanloom_unpriced_calls_total[('template', 'answer')]"
-    assert (await scrape(made(database)))[unpriced] == 0
+    unmetered = "spanloom_unmetered_calls_total[('template', 'answer')]"
+    assert (await scrape(made(database)))[unmetered] == 0
     listener = Listener()
     story = listener.begin()
     story.answer(None)
@@ -57,8 +57,8 @@ async def test_calls_of_unknown_cost_are_counted_from_zero(database: Database) -
     async with database.begin() as connection:
         await Records().apply(connection, Batch.of(listener.signals()))
     samples = await scrape(made(database))
-    assert samples["spanloom_unpriced_calls_total[('model', 'small'), ('template', 'answer')]"] == 1
-    assert samples[unpriced] == 0
+    assert samples["spanloom_unmetered_calls_total[('model', 'small'), ('template', 'answer')]"] == 1
+    assert samples[unmetered] == 0
 
 
 async def test_the_cost_of_unused_answers_is_counted_from_zero(database: Database) -> None:

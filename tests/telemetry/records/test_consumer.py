@@ -110,7 +110,8 @@ async def test_the_record_of_an_execution_holds_the_figures_of_its_events_and_ca
     assert (row.status, row.attempt, row.workflow_name, row.template_version) == ("completed", 1, "answer", 3)
     assert (row.input_tokens, row.output_tokens, row.cache_read_tokens, row.reasoning_tokens) == (200, 40, 60, 10)
     assert row.cache_write_tokens is None
-    assert (row.cost_nano_usd, row.waste_nano_usd, row.unpriced_calls, row.model_calls) == (2 * price, price, 1, 3)
+    assert (row.cost_nano_usd, row.waste_nano_usd, row.model_calls) == (2 * price, price, 3)
+    assert (row.unpriced_calls, row.unmetered_calls, row.failed_calls) == (0, 1, 1)
     assert (row.spans_expected, row.spans_stored) == (7, 7)
     assert (row.tags, row.params) == ({"team": "a"}, {"style": "short"})
     assert row.trace_id == story.tracker.trace_id
@@ -119,7 +120,7 @@ async def test_the_record_of_an_execution_holds_the_figures_of_its_events_and_ca
     assert await problems(database) == []
 
 
-async def test_calls_without_a_price_cost_null_and_are_counted(database: Database) -> None:
+async def test_calls_without_usage_cost_null_and_are_counted(database: Database) -> None:
     listener = Listener()
     story = listener.begin()
     story.answer(None)
@@ -128,7 +129,7 @@ async def test_calls_without_a_price_cost_null_and_are_counted(database: Databas
 
     async with database.read() as connection:
         row = (await connection.execute(select(executions))).one()
-    assert (row.cost_nano_usd, row.unpriced_calls, row.input_tokens) == (None, 1, None)
+    assert (row.cost_nano_usd, row.unmetered_calls, row.input_tokens) == (None, 1, None)
 
 
 async def test_the_record_level_decides_which_spans_are_stored(database: Database) -> None:

@@ -52,7 +52,17 @@ def span(
 def record(**changes: object) -> ExecutionRecord:
     """A completed execution."""
     values: dict[str, object] = dict.fromkeys(field.name for field in fields(ExecutionRecord))
-    values |= {"unpriced_calls": 0, "waste_nano_usd": 0, "model_calls": 0, "tool_calls": 0, "tags": {}, "params": {}}
+    values |= {
+        "unpriced_calls": 0,
+        "unmetered_calls": 0,
+        "failed_calls": 0,
+        "unfinished_calls": 0,
+        "waste_nano_usd": 0,
+        "model_calls": 0,
+        "tool_calls": 0,
+        "tags": {},
+        "params": {},
+    }
     values |= {"id": "01a20b67-faf4-7719-bc23-b6fe37111acf", "status": "completed", "workflow_name": "qa"}
     values |= {"queued_at": START, "started_at": START, "duration_ms": 86, "root_span_id": "root", "trace_id": "abc"}
     return ExecutionRecord(**(values | changes))  # type: ignore[arg-type]  # every field has its value, by name

@@ -47,8 +47,8 @@ def test_cost_by_model_counts_calls_and_leaves_rows_without_any_out() -> None:
 def test_demo_money_is_marked_and_said_to_be_no_real_money() -> None:
     rows = [CostRow(("rag_chat",), Sums(1, 1, model_calls=1, priced_nano_usd=66_400))]
     lines = drawn(cost_table(_report(["template"], *rows), DemoShare(66_400, frozenset({("rag_chat",)}))))
-    assert "$0.000066400*" in lines[3]
-    assert lines[-1] == "* $0.0000664 of it is the offline model's demo price: no real money."
+    assert "$0.000066400†" in lines[3]
+    assert lines[-1] == "† $0.0000664 of it is the offline model's demo price: no real money."
 
 
 def test_failures_that_callers_caused_are_left_out_of_the_rate_and_have_a_column_where_there_are_any() -> None:

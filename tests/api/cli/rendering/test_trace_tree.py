@@ -75,7 +75,10 @@ def test_a_running_execution_has_an_open_root_and_no_seal_yet() -> None:
 
 def test_a_model_call_without_a_price_is_unpriced_and_not_free() -> None:
     spans = [span("chat own", id="root", kind="model", tokens=(3, 4))]
-    assert "unpriced" in drawn(trace_view(_trace(spans, expected=1), record(model_calls=1), width=80))[0]
+    whole = record(model_calls=1, input_tokens=3, output_tokens=4, unpriced_calls=1)
+    lines = drawn(trace_view(_trace(spans, expected=1), whole, width=80))
+    assert "unpriced*" in lines[0]
+    assert lines[-1] == "* not the whole cost: 1 call without a price."
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
