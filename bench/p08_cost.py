@@ -22,7 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bench.harness import ROUNDS, Effort, Goal, Report, Row
 from engine.database import migrations
 from engine.database.database import Database
-from telemetry.reads.cost import CostFilter, cost
+from telemetry.reads.cost import cost
+from telemetry.reads.cost_query import CostFilter
 from telemetry.records.rollups import CallDelta, CountedExecution, Deltas, EndDelta
 from telemetry.signals.records import EPOCH
 from telemetry.store.bulk import BulkInsert

@@ -40,12 +40,18 @@ class ExecutionIdentity:
     any_folder: bool = False
     """The `files` retriever may read any folder: the execution was started from the command line."""
 
+    @property
+    def is_unsaved(self) -> bool:
+        """Whether it runs a template that is stored nowhere."""
+        return self.source == "template" and self.template_id is None
+
     def started_data(self, trace_id: str | None) -> JsonObject:
         """The data of the event `started` or `resumed`."""
         return {
             "source": self.source,
             "workflow_name": self.workflow_name,
             "template_id": self.template_id,
+            "unsaved": self.is_unsaved,
             "template_version": self.template_version,
             "definition_id": self.definition_id,
             "graph_hash": self.graph_hash,

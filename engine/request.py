@@ -36,11 +36,20 @@ class DefinitionSource(Document):
     version: Version | None = None
 
 
+class UnsavedTemplate(Document):
+    """A template that is stored nowhere, such as a file: its key, and the parameters that made the graph."""
+
+    key: Key
+    params: JsonObject = Field(default_factory=dict, max_length=MAX_NAMES)
+
+
 class GraphSource(Document):
     """A graph inside the request; no definition is stored."""
 
     kind: Literal["graph"]
     graph: JsonObject
+    template: UnsavedTemplate | None = None
+    """The template that the graph was made from, if it is stored nowhere."""
 
 
 class ChatSource(Document):
@@ -122,5 +131,6 @@ __all__ = [
     "Overrides",
     "Source",
     "TemplateSource",
+    "UnsavedTemplate",
     "digest",
 ]

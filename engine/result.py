@@ -78,6 +78,8 @@ class ResultMetadata(Document):
     workflow_name: str
     template_id: str | None = None
     template_version: int | None = None
+    unsaved: bool = False
+    """Whether the template came with the request and is stored nowhere."""
     definition_id: str | None = None
     graph_hash: str | None = None
     conversation_id: str | None = None
@@ -170,6 +172,7 @@ def result_of(
             workflow_name=identity.workflow_name,
             template_id=identity.template_id,
             template_version=identity.template_version,
+            unsaved=identity.is_unsaved,
             definition_id=identity.definition_id,
             graph_hash=identity.graph_hash,
             conversation_id=identity.conversation_id,

@@ -44,7 +44,6 @@ TITLES: Mapping[str, tuple[int, str]] = {
     "idempotency_mismatch": (422, "The Idempotency-Key was used for a different request"),
     "missing_extra": (422, "A provider's package is not installed"),
     "url_not_allowed": (422, "The URL is not allowed"),
-    "too_many_groups": (422, "The result would have too many groups"),
     "too_many_connections": (429, "Too many connections come from one address"),
     "queue_full": (429, "Too many executions are queued"),
     "too_many_subscribers": (429, "Too many readers follow the execution"),

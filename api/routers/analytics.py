@@ -1,9 +1,9 @@
 """/v1/analytics: tokens and cost of executions, from the roll-ups."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from api.http.dependencies import OWNER, QueryModel, RuntimeDep
 from api.http.responses import json_response, openapi_responses
@@ -11,6 +11,7 @@ from api.schemas import executions
 from api.schemas.timestamps import Time
 from api.schemas.values import shown
 from telemetry.reads import cost as costs
+from telemetry.reads.cost_query import DIMENSIONS, MAX_TAG_KEY, OF_RECORDS, OF_ROLLUPS, TAG, CostFilter, is_dimension
 
 router = APIRouter(prefix="/v1/analytics", tags=["analytics"])
 
@@ -18,16 +19,34 @@ Text = Annotated[str, Field(min_length=1, max_length=255)]
 
 
 def _check_group(value: object) -> object:
-    valid = get_args(costs.Dimension)
-    if value not in valid:
-        raise ValueError(f"Cannot group by {shown(value) or 'this'}. Valid groups: {', '.join(valid)}")
+    if not isinstance(value, str) or not is_dimension(value):
+        raise ValueError(f"Cannot group by {shown(value) or 'this'}. Valid groups: {', '.join(DIMENSIONS)}")
     return value
 
 
-class CostQuery(QueryModel):
-    """Filters and groups of a cost report; `from` and `to` are rounded to whole hours (half-open)."""
+Group = Annotated[
+    str,
+    BeforeValidator(_check_group),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "enum": [*OF_ROLLUPS, *OF_RECORDS]},
+                {"type": "string", "pattern": f"^{TAG}.", "maxLength": len(TAG) + MAX_TAG_KEY},
+            ]
+        }
+    ),
+]
 
-    group_by: list[Annotated[costs.Dimension, BeforeValidator(_check_group)]] = Field([], max_length=2)
+
+class CostQuery(QueryModel):
+    """Filters and groups of a cost report; `from` and `to` are rounded to whole hours (half-open).
+
+    `group_by=tag:team` groups by a tag. Groups by tag, `outcome`, `error_type` or `node` are read from records and
+    count executions that have ended, by default those of the last 30 days. `template` takes the name of a workflow
+    that has none.
+    """
+
+    group_by: list[Group] = Field([], max_length=2)
     since: Time | None = Field(None, alias="from")
     until: Time | None = Field(None, alias="to")
     template: Text | None = None
@@ -45,13 +64,12 @@ class CostQuery(QueryModel):
     responses=openapi_responses(
         {200: {"description": "The groups, highest cost first, and the total.", "model": executions.CostAnswer}},
         "invalid_request",
-        "too_many_groups",
     ),
 )
 async def cost(runtime: RuntimeDep, query: Annotated[CostQuery, Query()]) -> Response:
-    """Calls without a price add nothing to the cost; `unpriced_calls` counts them."""
+    """Calls of unknown cost add nothing to it, but are counted. Beyond 1,000 rows the cheapest are one, `_other`."""
     names = CostQuery.model_fields.keys() - {"group_by"}
-    wanted = costs.CostFilter(owner=OWNER, **{name: getattr(query, name) for name in names})
+    wanted = CostFilter(owner=OWNER, **{name: getattr(query, name) for name in names})
     async with runtime.database.read() as connection:
         report = await costs.cost(connection, wanted, list(dict.fromkeys(query.group_by)))
     return json_response(executions.cost(report))

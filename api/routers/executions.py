@@ -41,6 +41,7 @@ class ListQuery(QueryModel):
     error_class: list[ErrorClass] = Field([], max_length=5)
     source: Literal["template", "definition", "graph", "chat"] | None = None
     template: Text | None = None
+    workflow: Text | None = None
     template_version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     definition: Text | None = None
     conversation_id: Text | None = None

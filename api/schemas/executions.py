@@ -26,10 +26,14 @@ class Answer(BaseModel):
 
 
 class SourceAnswer(Answer):
-    """The workflow of an execution: its kind of source, its name, and the ids that apply."""
+    """The workflow of an execution: its kind of source, its name, and the ids that apply.
+
+    `unsaved`: the template came with the request, as from a file, and is stored nowhere.
+    """
 
     kind: str
     workflow_name: str
+    unsaved: bool
     template_id: str | None
     template_version: int | None
     definition_id: str | None
@@ -210,7 +214,11 @@ class SumsAnswer(Answer):
 
 
 class CostRowAnswer(SumsAnswer):
-    """The sums of one group. `group` holds the value of each requested dimension, null where it does not apply."""
+    """The sums of one group.
+
+    `group` holds the value of each requested dimension, null where it does not apply. Beyond 1,000 rows the cheapest
+    groups are one row, whose values are `_other`.
+    """
 
     group: dict[str, str | int | datetime | None]
 
@@ -296,7 +304,11 @@ def _of_record(record: ExecutionRecord, settings: Settings) -> dict[str, object]
     return same | {
         "owner": record.owner_id,
         "status": Status(record.status),
-        "source": SourceAnswer(kind=record.workflow_source, **{name: getattr(record, name) for name in _OF_SOURCE}),
+        "source": SourceAnswer(
+            kind=record.workflow_source,
+            unsaved=record.is_unsaved,
+            **{name: getattr(record, name) for name in _OF_SOURCE},
+        ),
         "trace_url": settings.trace_link(record.trace_id),
         "time": TimeAnswer(**{name: getattr(record, f"time_{name}") for name in TimeAnswer.model_fields}),
         "usage": _usage(record),

@@ -91,7 +91,7 @@ class ExecutionBuilder:
         if resolved.document is None:
             return None, resolved.failure
         try:
-            return self._loader.load(resolved.document, caller.owner, refuse_shape=resolved.kind == "graph"), None
+            return self._loader.load(resolved.document, caller.owner, refuse_shape=resolved.is_ad_hoc), None
         except Failure as problem:
             return None, problem
 

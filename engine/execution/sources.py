@@ -7,14 +7,26 @@ from uuid_utils.compat import uuid7
 from engine.documents.strict_json import find_flaw
 from engine.errors import Failure, InvalidRequest, NotFound
 from engine.graph import Json, JsonObject, Limits
-from engine.request import Caller, ChatSource, DefinitionSource, ExecutionRequest, GraphSource, TemplateSource
+from engine.request import (
+    Caller,
+    ChatSource,
+    DefinitionSource,
+    ExecutionRequest,
+    GraphSource,
+    Source,
+    TemplateSource,
+    UnsavedTemplate,
+)
 from engine.resources import Definition, History, Resources, Template
+from engine.security.printable import one_line
+from engine.security.redaction import redact
 from engine.templates.resolve import resolve as resolve_template
 
 CHAT = "chat"
 CUSTOM = "custom"
 DEFAULT_CHAT_TEMPLATE = "universal_chat"
 HISTORY_MESSAGES = 50
+MAX_NAME_CHARACTERS = 120
 MAX_MESSAGE_CHARACTERS = 100_000
 _DEFAULT_LIMITS: JsonObject = Limits().model_dump()
 
@@ -32,6 +44,11 @@ class Resolved:
     params: JsonObject = field(default_factory=dict)
     history: History | None = None
 
+    @property
+    def is_ad_hoc(self) -> bool:
+        """Whether the document came with the request and is stored nowhere."""
+        return self.kind == "graph" or (self.kind == "template" and self.template is None)
+
 
 async def resolve(request: ExecutionRequest, caller: Caller, resources: Resources) -> Resolved:
     """Resolve the source. Raises `NotFound` or `InvalidRequest`; nothing is accepted then."""
@@ -40,7 +57,7 @@ async def resolve(request: ExecutionRequest, caller: Caller, resources: Resource
     source = request.source
     match source:
         case GraphSource():
-            return Resolved("graph", CUSTOM, _with_overrides(source.graph, request))
+            return _of_graph(source, request)
         case TemplateSource():
             template = await _template(source.template, source.version, caller, resources)
             return _of_template("template", template.key, template, source.params, request)
@@ -51,6 +68,22 @@ async def resolve(request: ExecutionRequest, caller: Caller, resources: Resource
             )
         case ChatSource():
             return await _chat(source, request, caller, resources)
+
+
+def _of_graph(source: GraphSource, request: ExecutionRequest) -> Resolved:
+    document, made_from = _with_overrides(source.graph, request), source.template
+    if made_from is None:
+        return Resolved("graph", workflow_name(source.graph.get("name")), document)
+    return Resolved("template", workflow_name(made_from.key), document, params=made_from.params)
+
+
+def workflow_name(given: Json) -> str:
+    """The name of a workflow that is stored nowhere: one line without secrets, `custom` if nothing is left of it.
+
+    Characters that cannot be seen are escaped, so that two names that look alike are alike.
+    """
+    text = " ".join(given.split()) if isinstance(given, str) else ""
+    return redact(one_line(text))[:MAX_NAME_CHARACTERS].rstrip() or CUSTOM
 
 
 async def _chat(source: ChatSource, request: ExecutionRequest, caller: Caller, resources: Resources) -> Resolved:
@@ -114,10 +147,20 @@ def _check_message(request: ExecutionRequest) -> None:
 
 
 def _check_values(request: ExecutionRequest) -> None:
-    params = request.source.params if isinstance(request.source, TemplateSource | ChatSource) else {}
+    params = _params_of(request.source)
     flaw = find_flaw({"input": request.input, "params": params, "tags": request.tags})
     if flaw is not None:
         raise InvalidRequest(f"the value at {flaw.pointer} {flaw.reason}")
+
+
+def _params_of(source: Source) -> JsonObject:
+    match source:
+        case TemplateSource() | ChatSource():
+            return source.params
+        case GraphSource(template=UnsavedTemplate(params=params)):
+            return params
+        case _:
+            return {}
 
 
 def _with_overrides(document: JsonObject, request: ExecutionRequest) -> JsonObject:

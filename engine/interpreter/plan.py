@@ -90,8 +90,6 @@ class Plan:
     nodes: dict[str, PlannedNode]
     start: str
     span_names: dict[str, str]
-    bounded_span_names: dict[str, str]
-    """Span names for ad-hoc graphs, with node types instead of ids, which would make the number of names unbounded."""
     input_schema: Schema
 
     @property
@@ -134,7 +132,6 @@ def make_plan(graph: WorkflowGraph, canonical: bytes, content_hash: str) -> Plan
         nodes={node.id: _plan_node(node, topology, searched) for node in built.values()},
         start=topology.start,
         span_names={node_id: f"{semconv.SPAN_NODE} {node_id}" for node_id in built},
-        bounded_span_names={node_id: f"{semconv.SPAN_NODE} {node.type}" for node_id, node in built.items()},
         input_schema=compiled(graph.input_schema),
     )
 

@@ -59,7 +59,7 @@ class Walker:
     def __init__(self, plan: Plan, context: ExecutionContext) -> None:
         self._plan = plan
         self._context = context
-        self._names = plan.span_names if context.source != "graph" else plan.bounded_span_names
+        self._names = plan.span_names
 
     async def run(self) -> None:
         """Walk to an end, or until a visit parks. Raises `Stopped`, or an `ExecutionFailure` of the whole execution."""

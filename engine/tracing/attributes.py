@@ -113,6 +113,8 @@ def identity_attributes(identity: ExecutionIdentity) -> Attributes:
         semconv.TAGS: redact(to_json(identity.tags).decode()) if identity.tags else None,
         semconv.PARAMS: redact(to_json(identity.params).decode()) if identity.params else None,
     }
+    if identity.is_unsaved:
+        always[semconv.TEMPLATE_UNSAVED] = True
     return always | {key: value for key, value in optional.items() if value is not None}
 
 

@@ -108,12 +108,13 @@ def _sum_of(kind: TokenKind) -> str:
 
 
 # Identity: on each of our spans and events.
-WORKFLOW_NAME = _key("workflow.name", "string", "template key, definition slug, `chat`, or `custom`")
+WORKFLOW_NAME = _key("workflow.name", "string", "template key, definition slug, name of the graph, or `chat`")
 WORKFLOW_SOURCE = _key("workflow.source", "string", "template, definition, graph or chat")
 EXECUTION_ID = _key("workflow.execution.id", "string", "UUIDv7 of the execution")
 EXECUTION_ATTEMPT = _key("workflow.execution.attempt", "int", "attempt of the execution, from 1")
 OWNER_ID = _key("workflow.owner.id", "string", "tenant the execution belongs to")
 TEMPLATE_ID = _key("workflow.template.id", "string", "id of the template, if one was used")
+TEMPLATE_UNSAVED = _key("workflow.template.unsaved", "boolean", "whether the template came with the request")
 TEMPLATE_VERSION = _key("workflow.template.version", "int", "version of the template")
 RECORD_LEVEL = _key("workflow.record_level", "string", "which spans are stored as rows; absent if `full`")
 SANITIZED = _key("workflow.sanitized", "string[]", "attributes whose value was cut, repaired or redacted when stored")

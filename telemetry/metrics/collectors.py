@@ -1,4 +1,4 @@
-"""Metrics that are read at scrape time: exact counters from the tables, and the health of the bookkeeping."""
+"""Metrics that are read at scrape time: what is unfinished, and the health of the bookkeeping."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,60 +7,19 @@ from importlib.metadata import version
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import BigInteger, cast, func, select
-from sqlalchemy.engine import RowMapping
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.database.base import database_time
-from engine.result import ErrorClass, Status
+from engine.result import Status
 from engine.store import control_reads
-from engine.usage import TOKEN_FIELDS, TOKEN_KINDS
 from telemetry.collector.outbox import RECORDS, WEBHOOKS, Backlog, read_backlog
 from telemetry.collector.refusals import Reason
 from telemetry.health import DeliveryHealth, Health, LeaseHealth, OutboxHealth
+from telemetry.metrics.exact_counters import Counts, family
 from telemetry.metrics.labels import LabelCap
-from telemetry.reads.cost import template_keys
-from telemetry.store.tables import RECONCILE_CHECKS, execution_rollups_daily, reconcile_runs
+from telemetry.store.tables import RECONCILE_CHECKS, reconcile_runs
 from telemetry.webhooks.queue import QueueState, read_queue
-
-Counts = dict[tuple[str, ...], int]
-
-_STATUSES = ("completed", "failed", "cancelled")
-
-_BY_MODEL = {
-    "cost_nano_usd": "Cost of model calls in nano-USD",
-    "waste_nano_usd": "Cost of model calls whose answer was not used, in nano-USD",
-    "model_calls": "Model calls that ended",
-    "unpriced_calls": "Model calls to models without a price",
-    "unmetered_calls": "Model calls of unknown cost, because the provider reported no usage",
-    "failed_calls": "Model calls that failed, whatever they cost",
-}
-_BY_TEMPLATE = {
-    "cost_upper_nano_usd": "Cost and the most that unfinished model calls may have cost, in nano-USD",
-}
-"""Columns of the roll-ups that are counters, with their meanings."""
-
-_UNFINISHED_MEANING = "Model calls cut off by a crash; bounded if the most that they may have cost is known"
-
-_SUMMED = (
-    *(f"executions_{status}" for status in _STATUSES),
-    "executions_failed_by_caller",
-    *TOKEN_FIELDS,
-    *_BY_MODEL,
-    *_BY_TEMPLATE,
-    "unfinished_calls",
-    "unbounded_calls",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Total:
-    """The sums of the roll-ups for one template and model; the model is `''` for the executions themselves."""
-
-    template: str
-    model: str
-    sums: Mapping[str, int]
-    """By the column of the roll-ups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,49 +42,18 @@ class _Reconciled:
 
 
 class TableCollector(Collector):
-    """Metrics read from the database, equal in every process: counters that match the records, and current states."""
+    """Current states, read from the database and equal in every process."""
 
     def __init__(self) -> None:
-        self._totals: Sequence[_Total] = ()
         self._unfinished: Sequence[tuple[str, _Unfinished]] = ()
         self._reconciled = _Reconciled()
 
     async def read(self, connection: AsyncConnection) -> None:
         """Read the values that the next `collect` shows."""
-        self._totals = await _read_totals(connection)
         self._unfinished = await _read_unfinished(connection)
         self._reconciled = await _read_reconciled(connection)
 
     def collect(self) -> Iterable[Metric]:
-        template_cap, model_cap = LabelCap(), LabelCap()
-        executions: Counts = {}
-        failed_by_caller: Counts = {}
-        tokens: Counts = {}
-        unfinished: Counts = {}
-        by_template: dict[str, Counts] = {column: {} for column in _BY_TEMPLATE}
-        by_model: dict[str, Counts] = {column: {} for column in _BY_MODEL}
-        for total in sorted(self._totals, key=lambda total: (total.template, total.model)):
-            template, model, sums = template_cap(total.template), model_cap(total.model), total.sums
-            by_caller = sums["executions_failed_by_caller"]
-            for status in _STATUSES:
-                count = sums[f"executions_{status}"] - (by_caller if status == "failed" else 0)
-                _add(executions, (template, status), count)
-            _add(failed_by_caller, (template,), by_caller)
-            _add(unfinished, (template, "true"), sums["unfinished_calls"] - sums["unbounded_calls"])
-            _add(unfinished, (template, "false"), sums["unbounded_calls"])
-            for column in _BY_TEMPLATE:
-                _add(by_template[column], (template,), sums[column])
-            for column in _BY_MODEL:
-                _add(by_model[column], (template, model), sums[column])
-            for kind in TOKEN_KINDS:
-                _add(tokens, (template, model, kind.label), sums[kind.field])
-        yield _executions_family(executions, failed_by_caller)
-        for column, meaning in _BY_MODEL.items():
-            yield _family(f"spanloom_{column}", meaning, ("template", "model"), by_model[column])
-        for column, meaning in _BY_TEMPLATE.items():
-            yield _family(f"spanloom_{column}", meaning, ("template",), by_template[column])
-        yield _family("spanloom_unfinished_calls", _UNFINISHED_MEANING, ("template", "bounded"), unfinished)
-        yield _family("spanloom_tokens", "Tokens of model calls", ("template", "model", "type"), tokens)
         yield from self._unfinished_families()
         yield from self._reconciled_families()
 
@@ -213,13 +141,13 @@ class OutboxCollector(Collector):
         for name, meaning, value in (shipped, failed):
             yield CounterMetricFamily(name, meaning, value=value)
         confirmed = "Signals that came back from the Collector and were stored"
-        yield _family("spanloom_outbox_confirmed", confirmed, ("consumer",), _by_consumer(health.confirmed))
+        yield family("spanloom_outbox_confirmed", confirmed, ("consumer",), _by_consumer(health.confirmed))
         local = "Signals stored locally because the Collector did not send them back in time"
-        yield _family("spanloom_outbox_served_locally", local, ("consumer",), _by_consumer(health.served_locally))
+        yield family("spanloom_outbox_served_locally", local, ("consumer",), _by_consumer(health.served_locally))
         refused = "Signals and bodies that the receiver refused, by reason"
-        yield _family("spanloom_signals_refused", refused, ("consumer", "reason"), _refused(health.refused))
+        yield family("spanloom_signals_refused", refused, ("consumer", "reason"), _refused(health.refused))
         answers: Counts = {(str(status),): count for status, count in health.requests.items()}
-        yield _family("spanloom_ingest_requests", "Requests from the Collector", ("status",), answers)
+        yield family("spanloom_ingest_requests", "Requests from the Collector", ("status",), answers)
 
 
 def _by_consumer(counter: Mapping[str, int]) -> Counts:
@@ -260,7 +188,7 @@ class DeliveryCollector(Collector):
         endpoints.add_metric(("disabled",), queue.endpoints_disabled)
         yield endpoints
         attempts: Counts = {("delivered",): health.attempts_delivered, ("failed",): health.attempts_failed}
-        yield _family("spanloom_deliveries_attempts", "Attempts to deliver a webhook", ("outcome",), attempts)
+        yield family("spanloom_deliveries_attempts", "Attempts to deliver a webhook", ("outcome",), attempts)
         yield CounterMetricFamily("spanloom_deliveries_arrived", "Webhooks that were delivered", value=health.delivered)
         yield CounterMetricFamily("spanloom_deliveries_given_up", "Webhooks that failed for good", value=health.failed)
         disabled = "Endpoints disabled because of their responses"
@@ -291,7 +219,7 @@ class LeaseCollector(Collector):
         for name, (meaning, value) in counters.items():
             yield CounterMetricFamily(name, meaning, value=value)
         lost: Counts = {(outcome,): health.lost.get(outcome, 0) for outcome in ("failed", "cancelled", "retried")}
-        yield _family("spanloom_executions_lost", "Attempts whose process died", ("outcome",), lost)
+        yield family("spanloom_executions_lost", "Attempts whose process died", ("outcome",), lost)
 
 
 class HealthCollector(Collector):
@@ -330,45 +258,28 @@ class HealthCollector(Collector):
         for name, (meaning, count) in counters.items():
             yield CounterMetricFamily(name, meaning, value=count)
         dead: Counts = {(consumer,): letters for consumer, letters in health.dead_letters.items()}
-        yield _family(
+        yield family(
             "spanloom_dead_letters",
             "Signals that became dead letters",
             ("consumer",),
             dead,
         )
         stored: Counts = {(consumer,): letters for consumer, letters in health.dead_letters_stored.items()}
-        yield _family("spanloom_dead_letters_stored", "Dead letters that were stored later", ("consumer",), stored)
+        yield family("spanloom_dead_letters_stored", "Dead letters that were stored later", ("consumer",), stored)
         yield self._unread_family()
 
     def _unread_family(self) -> Metric:
         """The keys are the provider's own words, so that their number is capped."""
         unread: Counts = {}
         for (provider, key), calls in self._health.usage_keys_unread.items():
-            _add(unread, (self._providers(provider), self._keys(key)), calls)
-        return _family(
+            labels = (self._providers(provider), self._keys(key))
+            unread[labels] = unread.get(labels, 0) + calls
+        return family(
             "spanloom_usage_keys_unread",
             "Model calls whose provider reported a figure that spanloom does not know: it may have a price",
             ("provider", "key"),
             unread,
         )
-
-
-async def _read_totals(connection: AsyncConnection) -> list[_Total]:
-    """The sums of every stored template, 0 included: a counter that starts at 1 would hide the first failure."""
-    keys = await template_keys(connection)
-    rollups = execution_rollups_daily.c
-    dimensions = (rollups.template_id, rollups.workflow_name, rollups.model)
-    sums = [cast(func.sum(rollups[name]), BigInteger).label(name) for name in _SUMMED]
-    statement = select(*dimensions, *sums).group_by(*dimensions)
-    totals = [_Total(key, "", dict.fromkeys(_SUMMED, 0)) for key in keys.values()]
-    rows = (await connection.execute(statement)).mappings().all()
-    return [*totals, *(_total(row, keys) for row in rows)]
-
-
-def _total(row: RowMapping, keys: Mapping[str, str]) -> _Total:
-    return _Total(
-        keys.get(row["template_id"], row["workflow_name"]), row["model"], {name: row[name] for name in _SUMMED}
-    )
 
 
 async def _read_unfinished(connection: AsyncConnection) -> list[tuple[str, _Unfinished]]:
@@ -392,23 +303,3 @@ async def _read_reconciled(connection: AsyncConnection) -> _Reconciled:
     )
     row = (await connection.execute(newest)).one_or_none()
     return _Reconciled() if row is None else _Reconciled(*row)
-
-
-def _add(sums: Counts, key: tuple[str, ...], value: int) -> None:
-    sums[key] = sums.get(key, 0) + value
-
-
-def _executions_family(ended: Counts, failed_by_caller: Counts) -> Metric:
-    """Ended executions by template and status. Failures caused by callers have their own series."""
-    family = _family("spanloom_executions", "Ended executions", ("template", "status"), ended)
-    for (template,), count in failed_by_caller.items():
-        labels = {"template": template, "status": "failed", "error_class": ErrorClass.CALLER.value}
-        family.add_sample("spanloom_executions_total", labels, count)
-    return family
-
-
-def _family(name: str, meaning: str, labels: Sequence[str], values: Counts) -> Metric:
-    family = CounterMetricFamily(name, meaning, labels=labels)
-    for key, value in values.items():
-        family.add_metric(key, value)
-    return family

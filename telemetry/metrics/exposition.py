@@ -23,6 +23,7 @@ from telemetry.metrics.collectors import (
     ServiceCollector,
     TableCollector,
 )
+from telemetry.metrics.exact_counters import ExactCounters
 from telemetry.metrics.single_flight import SingleFlight
 from telemetry.metrics.span_metrics import SpanMetrics
 from telemetry.signals.records import Batch
@@ -36,7 +37,9 @@ class Metrics:
         self._flight = SingleFlight[bytes]()
         self._registry = CollectorRegistry()
         self._spans = SpanMetrics(self._registry)
+        self._exact = ExactCounters()
         self._reading = (
+            self._exact,
             TableCollector(),
             OutboxCollector(health.outbox),
             DeliveryCollector(health.deliveries),
@@ -59,6 +62,7 @@ class Metrics:
         async with self._database.read() as connection:
             for collector in self._reading:
                 await collector.read(connection)
+        self._spans.reserve(self._exact.stored)
         return await asyncio.to_thread(encode, _Collected(list(self._registry.collect())))
 
 

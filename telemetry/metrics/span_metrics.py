@@ -3,11 +3,13 @@
 They are updated after each commit and start at 0 with the process.
 """
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from engine.tracing import semconv
 from engine.usage import TOKEN_KINDS
-from telemetry.metrics.labels import LabelCap
+from telemetry.metrics.labels import MAX_AD_HOC_VALUES, LabelCap
 from telemetry.signals.records import Attributes, Batch, Kind, SpanRecord
 
 SERVICE = "spanloom"
@@ -40,6 +42,7 @@ class SpanMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._caps: dict[str, LabelCap] = {}
+        self._workflow_cap = LabelCap()
         self._span_children: dict[tuple[str, ...], tuple[Counter, Histogram]] = {}
         self._calls = Counter("traces_span_metrics_calls", "Ended spans", _SPAN_LABELS, registry=registry)
         self._durations = Histogram(
@@ -74,6 +77,10 @@ class SpanMetrics:
             registry=registry,
         )
 
+    def reserve(self, workflows: Iterable[str]) -> None:
+        """Give stored workflows their places among the values of the label."""
+        self._workflow_cap.reserve(workflows)
+
     def feed(self, batch: Batch) -> None:
         """Count signals that have become durable."""
         for span in batch.spans:
@@ -90,7 +97,7 @@ class SpanMetrics:
         labels = (
             self._cap("provider", span.text(semconv.PROVIDER) or ""),
             self._cap("model", span.text(semconv.REQUEST_MODEL) or ""),
-            self._cap("workflow", span.identity.workflow_name),
+            self._workflow(span),
         )
         for key, token_type in TOKEN_TYPES.items():
             tokens = span.integer(key)
@@ -105,7 +112,7 @@ class SpanMetrics:
     def _feed_root(self, span: SpanRecord, exemplar: dict[str, str]) -> None:
         seconds = span.attributes.get(semconv.TIME_TO_FIRST_TOKEN)
         if isinstance(seconds, int | float):
-            name = self._cap("workflow", span.identity.workflow_name)
+            name = self._workflow(span)
             self._first_token.labels(name).observe(seconds, exemplar)
 
     def _children(self, labels: tuple[str, ...]) -> tuple[Counter, Histogram]:
@@ -123,7 +130,7 @@ class SpanMetrics:
             "SPAN_KIND_CLIENT" if span.kind.is_client else "SPAN_KIND_INTERNAL",
             _status_code(span),
             _string(attributes, semconv.OPERATION),
-            self._cap("workflow", span.identity.workflow_name),
+            self._workflow(span),
             span.identity.workflow_source,
             _string(attributes, semconv.NESTED),
             self._cap("node_type", span.text(semconv.NODE_TYPE) or ""),
@@ -133,6 +140,9 @@ class SpanMetrics:
             self._cap("error_type", span.text(semconv.ERROR_TYPE) or ""),
             _string(attributes, semconv.ERROR_CLASS) if is_root else "",
         )
+
+    def _workflow(self, span: SpanRecord) -> str:
+        return self._workflow_cap(span.identity.workflow_name, MAX_AD_HOC_VALUES if span.identity.is_ad_hoc else None)
 
     def _cap(self, label: str, value: str) -> str:
         cap = self._caps.get(label)

@@ -1,46 +1,27 @@
-"""The cost of executions per group, from the roll-ups: daily ones for whole days, hourly ones at both ends."""
+"""The cost of executions per group, from the roll-ups; from records and spans where a dimension stands only there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Row, Select, Table, cast, func, literal, or_, select, union_all
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from engine.database.base import UtcTime
-from engine.errors import Refusal
-from engine.store.tables import workflow_templates
-from engine.usage import TOKEN_FIELDS
-from telemetry.store.tables import execution_rollups, execution_rollups_daily
+from telemetry.reads.cost_of_records import parts_of_records
+from telemetry.reads.cost_of_rollups import parts_of_rollups
+from telemetry.reads.cost_query import CostFilter, needs_records, total_of
+from telemetry.reads.workflow_labels import OTHER
 
-Dimension = Literal["template", "template_version", "workflow", "source", "provider", "model", "owner", "day"]
 GroupValue = str | int | datetime | None
 
 MAX_GROUPS = 1_000
+"""The most rows of a report; the cheapest groups beyond it are one row."""
+
+RECORD_DAYS = 30
+"""The length of a report from records, unless it is asked for: they are far more than roll-ups."""
+
 _BEGINNING = datetime(2020, 1, 1, tzinfo=UTC)
-_DAY = timedelta(days=1)
-
-
-class TooManyGroups(Refusal):
-    """The report has more than 1,000 groups; ask for a shorter time, fewer dimensions, or one template."""
-
-    code = "too_many_groups"
-
-
-@dataclass(frozen=True, slots=True)
-class CostFilter:
-    """Selects executions; an empty field filters nothing. `since` and `until` are whole hours (half-open)."""
-
-    owner: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    template: str | None = None
-    """Id or key."""
-    workflow: str | None = None
-    source: str | None = None
-    provider: str | None = None
-    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +86,16 @@ class Sums:
     def __add__(self, other: "Sums") -> "Sums":
         return Sums(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(Sums)))
 
+    def __sub__(self, other: "Sums") -> "Sums":
+        return Sums(*(getattr(self, item.name) - getattr(other, item.name) for item in fields(Sums)))
+
 
 @dataclass(frozen=True, slots=True)
 class CostRow:
-    """One group: the value of each requested dimension, in order; null where it does not apply."""
+    """One group: the value of each requested dimension, in order; null where it does not apply.
+
+    Groups beyond the limit are one group, whose values are all `_other`.
+    """
 
     group: tuple[GroupValue, ...]
     sums: Sums
@@ -120,125 +107,50 @@ class CostReport:
 
     since: datetime
     until: datetime
-    group_by: tuple[Dimension, ...]
+    group_by: tuple[str, ...]
     rows: list[CostRow]
     total: Sums
     as_of: datetime
 
 
-async def cost(connection: AsyncConnection, wanted: CostFilter, group_by: Sequence[Dimension] = ()) -> CostReport:
-    """Sums per group over a time range. A template is grouped by its key. Raises `TooManyGroups`."""
-    now = datetime.now(UTC)
-    since = _hour(wanted.since or _BEGINNING)
+async def cost(connection: AsyncConnection, wanted: CostFilter, group_by: Sequence[str] = ()) -> CostReport:
+    """Sums per group over a time range. A template is grouped by its key, another workflow by its name.
+
+    Groups by tag, outcome, error type or node count executions once they have ended; by default those of 30 days.
+    """
+    now, of_records = datetime.now(UTC), needs_records(group_by)
+    since = _hour(wanted.since or (now - timedelta(days=RECORD_DAYS) if of_records else _BEGINNING))
     until = _hour((wanted.until or now + timedelta(hours=1)) + timedelta(minutes=59, seconds=59, microseconds=999_999))
-    parts = union_all(*(_part(piece, wanted) for piece in _pieces(since, until))).subquery()
-    keys = [parts.c[_COLUMN_OF[dimension]] for dimension in group_by]
-    sums = [cast(func.coalesce(func.sum(parts.c[name]), 0), BigInteger) for name in _SUMMED]
-    statement = select(*keys, *sums).group_by(*keys).limit(MAX_GROUPS + 1)
-    found = (await connection.execute(statement)).all()
-    if len(found) > MAX_GROUPS:
-        raise TooManyGroups
-    names = await template_keys(connection) if "template" in group_by else {}
-    rows = [_row(found_row, group_by, names) for found_row in found]
-    rows.sort(key=lambda row: (-row.sums.priced_nano_usd, -row.sums.executions, str(row.group)))
-    total = sum((row.sums for row in rows), Sums())
+    parts = (
+        parts_of_records(connection.dialect, since, until, wanted, group_by)
+        if of_records
+        else parts_of_rollups(since, until, wanted)
+    )
+    found = (await connection.execute(total_of(parts, group_by).limit(MAX_GROUPS + 1))).all()
+    rows = [_row(row, len(group_by)) for row in found]
+    if len(rows) <= MAX_GROUPS:
+        total = sum((row.sums for row in rows), Sums())
+    else:
+        total = _row((await connection.execute(total_of(parts, ()))).one(), 0).sums
+        rows = _with_rest(rows[: MAX_GROUPS - 1], total, len(group_by))
+    rows.sort(key=_place)
     return CostReport(since, until, tuple(group_by), rows, total, now)
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """A part of the time range, read from one table; `day` is set if it lies within one day."""
-
-    table: Table
-    bucket: ColumnElement[datetime]
-    start: datetime
-    end: datetime
-    day: datetime | None
+def _place(row: CostRow) -> tuple[bool, int, int, str]:
+    """Highest cost first; the row of all other groups is the last."""
+    return (OTHER in row.group, -row.sums.priced_nano_usd, -row.sums.executions, str(row.group))
 
 
-def _pieces(since: datetime, until: datetime) -> list[_Piece]:
-    first, last = _day(since + _DAY - timedelta(microseconds=1)), _day(until)
-    if first > last:
-        return [_hours(since, until)]
-    pieces = [_hours(since, first)] if since < first else []
-    if first < last:
-        table = execution_rollups_daily
-        pieces.append(_Piece(table, table.c.bucket_day, first, last, None))
-    if last < until:
-        pieces.append(_hours(last, until))
-    return pieces or [_hours(since, until)]
+def _row(found: Row[Any], dimensions: int) -> CostRow:
+    numbers: list[int] = list(found[dimensions:])
+    return CostRow(tuple(value or None for value in found[:dimensions]), Sums(sum(numbers[:3]), *numbers))
 
 
-def _hours(start: datetime, end: datetime) -> _Piece:
-    return _Piece(execution_rollups, execution_rollups.c.bucket_hour, start, end, _day(start))
-
-
-_ENDED = ("executions_completed", "executions_failed", "executions_cancelled")
-_SUMMED = (
-    *_ENDED,
-    "executions_failed_by_caller",
-    "model_calls",
-    *TOKEN_FIELDS,
-    "cost_nano_usd",
-    "waste_nano_usd",
-    "unpriced_calls",
-    "unmetered_calls",
-    "failed_calls",
-    "unfinished_calls",
-    "cost_upper_nano_usd",
-    "unbounded_calls",
-)
-_COLUMN_OF: dict[Dimension, str] = {
-    "template": "template_id",
-    "template_version": "template_version",
-    "workflow": "workflow_name",
-    "source": "source",
-    "provider": "provider",
-    "model": "model",
-    "owner": "owner_id",
-    "day": "day",
-}
-
-
-def _part(piece: _Piece, wanted: CostFilter) -> Select[tuple[object, ...]]:
-    c = piece.table.c
-    day = piece.bucket if piece.day is None else literal(piece.day, UtcTime)
-    statement = select(
-        day.label("day"), *(c[name] for name in _COLUMN_OF.values() if name != "day"), *(c[name] for name in _SUMMED)
-    ).where(piece.bucket >= piece.start, piece.bucket < piece.end)
-    equal = {
-        c.owner_id: wanted.owner,
-        c.workflow_name: wanted.workflow,
-        c.source: wanted.source,
-        c.provider: wanted.provider,
-        c.model: wanted.model,
-    }
-    statement = statement.where(*(column == value for column, value in equal.items() if value is not None))
-    if wanted.template is None:
-        return statement
-    of_key = select(workflow_templates.c.template_id).where(workflow_templates.c.key == wanted.template)
-    return statement.where(or_(c.template_id == wanted.template, c.template_id.in_(of_key)))
-
-
-def _row(found: Row[Any], group_by: Sequence[Dimension], names: dict[str, str]) -> CostRow:
-    group: list[GroupValue] = []
-    for dimension, value in zip(group_by, found, strict=False):
-        shown: GroupValue = names.get(value, value) if dimension == "template" else value
-        group.append(shown or None)
-    numbers: list[int] = list(found[len(group_by) :])
-    return CostRow(tuple(group), Sums(sum(numbers[: len(_ENDED)]), *numbers))
-
-
-async def template_keys(connection: AsyncConnection) -> dict[str, str]:
-    """The key of every template, by id."""
-    template = workflow_templates.c
-    rows = await connection.execute(select(template.template_id, template.key).where(template.is_latest))
-    return {row.template_id: row.key for row in rows}
+def _with_rest(rows: list[CostRow], total: Sums, dimensions: int) -> list[CostRow]:
+    """The rows and one more for all others."""
+    return [*rows, CostRow((OTHER,) * dimensions, total - sum((row.sums for row in rows), Sums()))]
 
 
 def _hour(time: datetime) -> datetime:
     return time.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-
-
-def _day(time: datetime) -> datetime:
-    return _hour(time).replace(hour=0)

@@ -15,6 +15,7 @@ from engine.result import Status
 from engine.store import control_reads
 from engine.store.control_reads import ControlSummary
 from engine.usage import TOKEN_FIELDS
+from telemetry.reads.workflow_labels import WorkflowColumns, has_label
 from telemetry.records.rollups import accepted_at
 from telemetry.store.tables import executions
 
@@ -93,6 +94,11 @@ class ExecutionRecord:
     params: JsonObject
 
     @property
+    def is_unsaved(self) -> bool:
+        """Whether it ran a template that is stored nowhere."""
+        return self.workflow_source == "template" and self.template_id is None
+
+    @property
     def seal(self) -> Seal:
         """The seal of the execution."""
         return Seal(self.spans_expected, self.spans_stored)
@@ -116,7 +122,8 @@ class ExecutionFilter:
     error_class: Sequence[str] = ()
     source: str | None = None
     template: str | None = None
-    """Id or key."""
+    """Id or key; a workflow without a template by its name, as metrics and alerts call it."""
+    workflow: str | None = None
     template_version: int | None = None
     definition: str | None = None
     """Id or slug."""
@@ -202,6 +209,7 @@ def _conditions(wanted: ExecutionFilter) -> list[ColumnElement[bool]]:
     equal = {
         c.owner_id: wanted.owner,
         c.workflow_source: wanted.source,
+        c.workflow_name: wanted.workflow,
         c.template_version: wanted.template_version,
         c.conversation_id: wanted.conversation_id,
         c.correlation_id: wanted.correlation_id,
@@ -216,8 +224,7 @@ def _conditions(wanted: ExecutionFilter) -> list[ColumnElement[bool]]:
     if wanted.error_class:
         conditions.append(c.error_class.in_(wanted.error_class))
     if wanted.template is not None:
-        by_key = and_(c.workflow_source == "template", c.workflow_name == wanted.template)
-        conditions.append(or_(c.template_id == wanted.template, by_key))
+        conditions.append(has_label(WorkflowColumns.of(executions, source="workflow_source"), wanted.template))
     if wanted.definition is not None:
         by_slug = and_(c.workflow_source == "definition", c.workflow_name == wanted.definition)
         conditions.append(or_(c.definition_id == wanted.definition, by_slug))

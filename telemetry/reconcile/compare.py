@@ -21,8 +21,8 @@ from telemetry.reconcile.record_checks import TERMINAL, check_record, has_digest
 from telemetry.reconcile.rollup_checks import add_to, check_day, check_hour, check_outside
 from telemetry.reconcile.stray_rows import find_strays
 from telemetry.reconcile.webhook_checks import Endpoints, check_webhooks, column_told_by, read_endpoints
-from telemetry.reconcile.window import DAY, Window, first_id
-from telemetry.records.rollups import Deltas
+from telemetry.reconcile.window import DAY, Window
+from telemetry.records.rollups import Deltas, first_id
 from telemetry.store.tables import DIGEST_COLUMNS, executions
 
 _BREATH = 20

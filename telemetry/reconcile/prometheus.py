@@ -5,25 +5,25 @@ end of the window may count on either side, so an increase must lie between two 
 the ends. A counter that was reset within the window is not compared.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx2
-from sqlalchemy import BigInteger, ColumnElement, and_, cast, func, or_, select
+from sqlalchemy import BigInteger, ColumnElement, and_, cast, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from telemetry.reads.cost import template_keys
+from telemetry.reads.workflow_labels import OTHER, WorkflowColumns, label_of
 from telemetry.reconcile.findings import Check, CounterOutcome, Difference
-from telemetry.reconcile.window import DAY, first_id
+from telemetry.reconcile.window import DAY
+from telemetry.records.rollups import first_id
 from telemetry.store.tables import executions, spans
 
 SETTLE = timedelta(seconds=60)
 """How long a signal may take to reach the counter, through journal, Collector and scrape."""
 
 _LOOKBACK_SECONDS = 300
-_OTHER = "_other"
 
 Group = tuple[str, ...]
 Sums = Mapping[Group, int]
@@ -146,8 +146,8 @@ async def _increase(prometheus: Prometheus, counter: _Counter, since: datetime, 
     last = await _samples(prometheus, selector, until, "end")
     await _check_restarts(prometheus, counter, selector, first, last, since, until)
     grown = _grouped(counter, {labels: value - first.get(labels, _NOTHING)[1] for labels, (_, value) in last.items()})
-    if any(_OTHER in group for group in grown):
-        raise NotCompared(f"the label values exceed their limit, and the rest share the series {_OTHER}")
+    if any(OTHER in group for group in grown):
+        raise NotCompared(f"the label values exceed their limit, and the rest share the series {OTHER}")
     return _Growth(grown, _ends(first, since), _ends(last, until))
 
 
@@ -216,45 +216,40 @@ async def _bounds(
     """The smallest and the largest increase that the records allow."""
     surely = grown.since[1] + settle, grown.until[0] - settle
     perhaps = grown.since[0] - settle, grown.until[1] + settle
-    keys = await template_keys(connection) if counter.is_exact else {}
+    label = label_of(_WORKFLOW) if counter.is_exact else executions.c.workflow_name
     if counter.column == "executions":
-        return await _executions(connection, keys, *surely), await _executions(connection, keys, *perhaps)
+        return await _executions(connection, label, *surely), await _executions(connection, label, *perhaps)
     c = executions.c
     within = and_(c.queued_at >= surely[0], c.completed_at <= surely[1])
     touching = and_(c.queued_at <= perhaps[1], or_(c.completed_at >= perhaps[0], c.completed_at.is_(None)))
-    return await _cost(connection, keys, surely[0], within), await _cost(connection, keys, perhaps[0], touching)
+    return await _cost(connection, label, surely[0], within), await _cost(connection, label, perhaps[0], touching)
 
 
-async def _executions(connection: AsyncConnection, keys: Mapping[str, str], since: datetime, until: datetime) -> Sums:
+_WORKFLOW = WorkflowColumns.of(executions, source="workflow_source")
+
+
+async def _executions(connection: AsyncConnection, label: ColumnElement[str], since: datetime, until: datetime) -> Sums:
     c = executions.c
     statement = (
-        select(c.template_id, c.workflow_name, c.status, func.count())
+        select(label.label("label"), c.status, func.count())
         .where(c.id >= first_id(since - DAY), c.completed_at >= since, c.completed_at <= until)
-        .group_by(c.template_id, c.workflow_name, c.status)
+        .group_by(text("1"), text("2"))
     )
-    found = [((keys.get(id_, name), status), count) for id_, name, status, count in await connection.execute(statement)]
-    return _added(found)
+    return {(name, status): count for name, status, count in await connection.execute(statement)}
 
 
 async def _cost(
-    connection: AsyncConnection, keys: Mapping[str, str], since: datetime, condition: ColumnElement[bool]
+    connection: AsyncConnection, label: ColumnElement[str], since: datetime, condition: ColumnElement[bool]
 ) -> Sums:
     """The cost of executions that meet the condition; they were accepted at most a day before `since`."""
     c = executions.c
     statement = (
-        select(c.template_id, c.workflow_name, cast(func.coalesce(func.sum(spans.c.cost_nano_usd), 0), BigInteger))
+        select(label.label("label"), cast(func.coalesce(func.sum(spans.c.cost_nano_usd), 0), BigInteger))
         .select_from(spans.join(executions, c.id == spans.c.execution_id))
         .where(spans.c.kind == "model", c.id >= first_id(since - DAY), condition)
-        .group_by(c.template_id, c.workflow_name)
+        .group_by(text("1"))
     )
-    return _added([((keys.get(id_, name),), cost) for id_, name, cost in await connection.execute(statement)])
-
-
-def _added(found: Iterable[tuple[Group, int]]) -> Sums:
-    sums: dict[Group, int] = {}
-    for group, value in found:
-        sums[group] = sums.get(group, 0) + value
-    return sums
+    return {(name,): cost for name, cost in await connection.execute(statement)}
 
 
 _CAUSE = "the counter and the records count different executions; a roll-up or a counter missed some"

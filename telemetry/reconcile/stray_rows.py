@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.store import control_reads
 from engine.store.tables import execution_control
 from telemetry.reconcile.findings import Check, Difference
-from telemetry.reconcile.window import HOUR, Window, first_id
+from telemetry.reconcile.window import HOUR, Window
+from telemetry.records.rollups import first_id
 from telemetry.store.tables import dead_letter, executions, spans
 
 _LETTER = "a consumer could not store signals of the execution; `spanloom dead-letters` shows why and tries them again"

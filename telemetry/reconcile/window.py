@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import ColumnElement, and_
 
+from telemetry.records.rollups import first_id
+
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 
@@ -34,12 +36,6 @@ class Window:
     def holds(self, execution_id: ColumnElement[str]) -> ColumnElement[bool]:
         """That an execution was accepted within the window: its id is a UUIDv7, which starts with the time."""
         return and_(execution_id >= self.first_id, execution_id < self.end_id)
-
-
-def first_id(at: datetime) -> str:
-    """The prefix that sorts after the ids of all executions accepted before this time, to the millisecond."""
-    digits = f"{round(at.timestamp() * 1000):012x}"
-    return f"{digits[:8]}-{digits[8:]}"
 
 
 def floor_hour(time: datetime) -> datetime:

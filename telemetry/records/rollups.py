@@ -228,6 +228,12 @@ def accepted_at(execution_id: str) -> datetime:
     return EPOCH + timedelta(milliseconds=int(execution_id[:8] + execution_id[9:13], 16))
 
 
+def first_id(at: datetime) -> str:
+    """The prefix that sorts after the ids of all executions accepted before this time, to the millisecond."""
+    digits = f"{round(at.timestamp() * 1000):012x}"
+    return f"{digits[:8]}-{digits[8:]}"
+
+
 async def rebuild(connection: AsyncConnection) -> None:
     """Compute all roll-ups again from the records; they equal those that the deltas made."""
     deltas = await from_records(connection)

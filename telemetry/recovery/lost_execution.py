@@ -151,7 +151,6 @@ def _marks(end: Ending | None, at_ns: int) -> list[SpanEvent]:
 def _node_span(execution: UnownedExecution, root: Root, node: OpenNode) -> SpanRecord:
     """The span of a node that was open; named as the walker names it."""
     identity = execution.row.identity
-    name = node.node_type if identity.source == "graph" else node.node_id
     known: Attributes = {
         semconv.NODE_ID: node.node_id,
         semconv.NODE_TYPE: node.node_type,
@@ -164,7 +163,7 @@ def _node_span(execution: UnownedExecution, root: Root, node: OpenNode) -> SpanR
         trace_id=root.trace_id,
         span_id=node.span_id,
         parent_span_id=root.span_id,
-        name=f"{semconv.SPAN_NODE} {name}",
+        name=f"{semconv.SPAN_NODE} {node.node_id}",
         start_ns=node.start_ns,
         end_ns=execution.end_ns(node.start_ns),
         placed=place_all({**common_attributes(identity), **known}),

@@ -58,6 +58,15 @@ class Identity:
     template_version: int | None
     record_level: str
 
+    @property
+    def is_ad_hoc(self) -> bool:
+        """Whether the workflow came with the request: nothing bounds how many names such workflows have."""
+        return self.template_id is None and self.workflow_source in AD_HOC_SOURCES
+
+
+AD_HOC_SOURCES = ("graph", "template")
+"""Sources of workflows without an id: an own graph, and a template that is not saved."""
+
 
 @dataclass(frozen=True, slots=True)
 class SpanLink:

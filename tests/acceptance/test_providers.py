@@ -167,11 +167,11 @@ async def test_too_many_requests_are_repeated_when_the_provider_says(service: Se
 
 
 REPEATED = """
-invoke_workflow custom  completed
+invoke_workflow test  completed
   execute_node start
-  execute_node model  retrying  rate_limited
+  execute_node ask  retrying  rate_limited
     chat {model}  failed  rate_limited
-  execute_node model
+  execute_node ask
     chat {model}
   execute_node end
 """

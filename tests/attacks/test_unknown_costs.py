@@ -25,7 +25,8 @@ from engine.tracing.tracker import Tracing, WorkflowTracker
 from engine.usage import Carried, Unfinished, Usage
 from telemetry.metrics.exposition import Metrics
 from telemetry.pipeline.pipeline import Pipeline
-from telemetry.reads.cost import CostFilter, CostReport, Dimension, cost
+from telemetry.reads.cost import CostReport, cost
+from telemetry.reads.cost_query import CostFilter
 from telemetry.reads.executions import ExecutionRecord, get_execution
 from telemetry.reads.traces import get_trace
 from telemetry.reconcile.audit import check_books
@@ -97,7 +98,7 @@ class Crashes:
         assert await self.keeper.journal.finish(story.finish())
         return story
 
-    async def report(self, *by: Dimension) -> CostReport:
+    async def report(self, *by: str) -> CostReport:
         """The cost as it is read."""
         async with self.keeper.database.read() as connection:
             return await cost(connection, CostFilter(), by)

@@ -24,7 +24,7 @@ TOOLS = [function_tool(broken, effect="read")]
 
 
 def chatter(**limits: Json) -> JsonObject:
-    """A model with a tool. Nodes are called as their types, so that an ad-hoc graph's spans have the same names."""
+    """A model with a tool."""
     nodes: list[JsonObject] = [
         {"id": "model", "type": "model", "stream": True, "retry": {"max_attempts": 2, "initial_delay_seconds": 0}},
         {"id": "tools", "type": "tools", "config": {"allowed_tools": ["broken", "calculate"]}},
@@ -213,4 +213,4 @@ SOURCES: dict[str, Callable[[Case], JsonObject]] = {
     "graph": lambda case: {"kind": "graph", "graph": case.graph},
     "chat": lambda case: {"kind": "chat", "template": KEY},
 }
-NAMES = {"template": KEY, "definition": KEY, "graph": "custom", "chat": "chat"}
+NAMES = {"template": KEY, "definition": KEY, "graph": "test", "chat": "chat"}

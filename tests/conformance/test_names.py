@@ -149,7 +149,8 @@ async def say_everything(runner: WorkflowRunner) -> None:
     await runner.engine([], tools).execute(request(definition, "clock", overrides=budget))
     await runner.engine([Fail("auth")]).execute(request({"kind": "template", "template": "universal_chat"}))
     miscounted = Say("fine", usage=Usage(input_tokens=-1))
-    await runner.engine([Fail("auth"), miscounted]).execute(request({"kind": "graph", "graph": RESCUED}))
+    unsaved: JsonObject = {"kind": "graph", "graph": RESCUED, "template": {"key": "rescued"}}
+    await runner.engine([Fail("auth"), miscounted]).execute(request(unsaved))
     await broken_off(runner)
     await cancelled(runner)
     await waiting(runner)

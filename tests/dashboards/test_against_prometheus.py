@@ -22,7 +22,8 @@ from engine.graph import JsonObject
 from engine.resources import ModelRequest
 from engine.result import ExecutionResult, Status
 from engine.testing.models import Call, Fail, Hold, Say, Step
-from telemetry.reads.cost import CostFilter, CostReport, cost
+from telemetry.reads.cost import CostReport, cost
+from telemetry.reads.cost_query import CostFilter
 from telemetry.reconcile.findings import ReconcileReport
 from telemetry.reconcile.job import ReconcileJob, reconcile
 from tests.dashboards.prometheus_queries import QueriedPrometheus

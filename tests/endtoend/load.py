@@ -34,52 +34,51 @@ AGENT: JsonObject = graph(
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a graph comes from, and what its executions and their nodes are called in spans."""
+    """Where a graph comes from, and what its executions are called in spans."""
 
     source: JsonObject
     name: str
-    nodes: tuple[str, str, str] = ("look", "answer", "tools")
 
 
 SOURCES = (
     Source({"kind": "template", "template": NAMED}, NAMED),
     Source({"kind": "definition", "definition": NAMED}, NAMED),
-    Source({"kind": "graph", "graph": AGENT}, "custom", ("retrieval", "model", "tools")),
+    Source({"kind": "graph", "graph": AGENT}, "test"),
     Source({"kind": "chat", "template": NAMED}, "chat"),
 )
 
 _BEGIN = """
 invoke_workflow {name}
   execute_node start
-  execute_node {look}
+  execute_node look
     retrieval files
 """
 GOLDEN = {
-    "completed": f"""{_BEGIN}  execute_node {{answer}}
+    "completed": f"""{_BEGIN}  execute_node answer
     chat scripted-1
-  execute_node {{tools}}
+  execute_node tools
     execute_tool calculate
-  execute_node {{answer}}
+  execute_node answer
     chat scripted-1
   execute_node end
 """,
-    "tool fails": f"""{_BEGIN}  execute_node {{answer}}
+    "tool fails": f"""{_BEGIN}  execute_node answer
     chat scripted-1
-  execute_node {{tools}}
+  execute_node tools
     execute_tool calculate  expression_error
-  execute_node {{answer}}
+  execute_node answer
     chat scripted-1
   execute_node end
 """,
-    "refused": f"""{_BEGIN.replace("{name}", "{name}  auth")}  execute_node {{answer}}  auth
+    "refused": f"""{_BEGIN.replace("{name}", "{name}  auth")}  execute_node answer  auth
     chat scripted-1  auth
 """,
-    "cut off": f"""{_BEGIN.replace("{name}", "{name}  connection")}  execute_node {{answer}}  connection
+    "cut off": f"""{_BEGIN.replace("{name}", "{name}  connection")}  execute_node answer  connection
     chat scripted-1  connection
-  execute_node {{answer}}  connection
+  execute_node answer  connection
     chat scripted-1  connection
 """,
-    "cancelled": f"""{_BEGIN}  execute_node {{answer}}
+    "cancelled": f"""{_BEGIN}  execute_node answer
     chat scripted-1
 """,
 }
@@ -113,8 +112,7 @@ def story_of(number: int) -> str:
 def golden(number: int) -> str:
     """The expected drawing of its trace."""
     source = source_of(number)
-    look, answer, tools = source.nodes
-    return GOLDEN[story_of(number)].format(name=source.name, look=look, answer=answer, tools=tools)
+    return GOLDEN[story_of(number)].format(name=source.name)
 
 
 async def run_all(runner: WorkflowRunner, numbers: Iterable[int]) -> dict[int, ExecutionResult]:

@@ -14,7 +14,8 @@ from dashboards.boards import panel_queries
 from dashboards.generate import write_rules
 from dashboards.options import Options
 from engine.result import Status
-from telemetry.reads.cost import CostFilter, CostRow, cost
+from telemetry.reads.cost import CostRow, cost
+from telemetry.reads.cost_query import CostFilter
 from telemetry.reconcile.job import ReconcileJob
 from tests.conftest import StartCollector
 from tests.dashboards.prometheus_queries import QueriedPrometheus

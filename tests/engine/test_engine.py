@@ -50,7 +50,7 @@ async def test_record_totals_are_the_sum_of_the_model_calls() -> None:
     assert run.result.usage == usage
     assert run.result.cost_nano_usd == 100 * 1_000 + 10 * 2_000
     call = run.span("chat scripted-1")
-    root = run.span("invoke_workflow custom")
+    root = run.span("invoke_workflow test")
     assert call["gen_ai.usage.input_tokens"] == root["workflow.usage.input_tokens"] == 100
     assert call["workflow.cost.nano_usd"] == root["workflow.cost.nano_usd"] == 120_000
     assert "gen_ai.usage.input_tokens" not in root
@@ -95,12 +95,12 @@ async def test_tokens_of_a_retried_attempt_are_discarded() -> None:
 
 async def test_the_seal_counts_every_span() -> None:
     run = await Harness([Say("fine")]).run(ASK)
-    assert run.span("invoke_workflow custom")["workflow.spans"] == len(run.spans)
+    assert run.span("invoke_workflow test")["workflow.spans"] == len(run.spans)
 
 
 async def test_the_time_ledger_sums_to_the_duration() -> None:
     run = await Harness([Say("fine")]).run(ASK)
-    root = run.span("invoke_workflow custom")
+    root = run.span("invoke_workflow test")
     parts = [root[f"workflow.time.{part}"] for part in ("queue", "model", "tool", "retry", "human", "engine")]
     total = sum(part for part in parts if isinstance(part, float))
     assert abs(total * 1000 - run.result.duration_ms) < 2
@@ -121,9 +121,9 @@ async def test_cancelling_ends_the_execution_as_cancelled_not_failed() -> None:
     assert (
         span_tree(harness.spans())
         == """
-invoke_workflow custom  cancelled
+invoke_workflow test  cancelled
   execute_node start
-  execute_node model  cancelled
+  execute_node ask  cancelled
     chat scripted-1
 """
     )
@@ -175,7 +175,7 @@ async def test_an_execution_that_takes_too_long_fails_as_timeout() -> None:
     document: JsonObject = {**ASK, "limits": {"run_seconds": 0.05}}
     run = await Harness([Hold()]).run(document)
     assert (run.result.status, run.result.error_type) == ("failed", "timeout")
-    assert "execute_node model  failed  timeout" in run.tree
+    assert "execute_node ask  failed  timeout" in run.tree
     assert "chat scripted-1  timeout" in run.tree
 
 
@@ -210,7 +210,7 @@ async def test_an_invalid_graph_is_a_failed_execution_with_a_record() -> None:
     run = await harness.run(document)
     assert (run.result.status, run.result.error_type) == ("failed", "invalid_workflow")
     assert harness.ledger.accepted[0].graph is None
-    assert run.tree == "\ninvoke_workflow custom  failed  invalid_workflow\n"
+    assert run.tree == "\ninvoke_workflow test  failed  invalid_workflow\n"
 
 
 async def test_input_against_the_schema_is_a_failed_execution() -> None:
@@ -425,7 +425,7 @@ async def test_an_untrusted_caller_is_linked_instead_of_joined() -> None:
     carrier = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
     caller = Caller(trace_link=TraceContextTextMapPropagator().extract(carrier))
     run = await Harness([Say("fine")]).request(graph_request(ASK), caller)
-    root = next(span for span in run.spans if span.name == "invoke_workflow custom")
+    root = next(span for span in run.spans if span.name == "invoke_workflow test")
     assert root.parent is None
     assert [format(link.context.span_id, "x") for link in root.links] == ["b7ad6b7169203331"]
 

@@ -287,11 +287,11 @@ async def test_the_engine_closes_a_paused_attempt_with_the_question() -> None:
     assert (
         run.tree
         == """
-invoke_workflow custom  paused
+invoke_workflow test  paused
   execute_node start
-  execute_node approval  paused
+  execute_node ask  paused
 """
     )
-    root = run.span("invoke_workflow custom")
+    root = run.span("invoke_workflow test")
     assert root["workflow.approval.id"] == asked.approval_id
     assert root["workflow.due_at"] == round(asked.expires_at.timestamp() * 1e9)

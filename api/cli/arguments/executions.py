@@ -18,7 +18,11 @@ Statuses = Annotated[
 ]
 Template = Annotated[
     str | None,
-    typer.Option("--template", metavar="TEMPLATE", help="Only executions of this template, by its key or id."),
+    typer.Option(
+        "--template",
+        metavar="TEMPLATE",
+        help="Only of this template, by its key or id; a workflow without one by its name.",
+    ),
 ]
 ErrorTypes = Annotated[
     list[str] | None,

@@ -35,12 +35,13 @@ def cost(
         list[str] | None,
         typer.Option(
             metavar="GROUP",
-            help="template (the default), template_version, workflow, source, provider, model, owner or day. "
-            "Repeatable.",
+            help="template (the default), template_version, workflow, source, provider, model, owner, day, outcome, "
+            "error_type, node or tag:KEY. Repeatable.",
         ),
     ] = None,
     template: Annotated[
-        str | None, typer.Option(metavar="TEMPLATE", help="Only this template, by its key or id.")
+        str | None,
+        typer.Option(metavar="TEMPLATE", help="Only this template, by key or id; a workflow without one by name."),
     ] = None,
     since: Since = None,
     until: Until = None,
@@ -48,7 +49,9 @@ def cost(
 ) -> None:
     """Show the cost of executions, per template or other group.
 
-    Amounts are exact to the nano-dollar. --from and --to are rounded down to the hour.
+    A workflow without a template is shown by its name. Amounts are exact to the nano-dollar; * marks those that calls
+    are missing from. --from and --to are rounded down to the hour. By outcome, error_type, node or tag, the executions
+    of the last 30 days are shown unless --from is given.
     """
     from api.cli.commands.cost import show_cost
 

@@ -10,7 +10,8 @@ from api.cli.arguments.shared import Json
 
 def run(
     workflow: Annotated[
-        str, typer.Argument(metavar="WORKFLOW", help="The key of a template, or a .json file with a graph.")
+        str,
+        typer.Argument(metavar="WORKFLOW", help="The key of a template, or a .json file with a graph or a template."),
     ],
     param: Annotated[
         list[str] | None,
@@ -35,6 +36,7 @@ def run(
 
     The answer is streamed to stdout, progress to stderr. The first Ctrl-C cancels the execution and waits for it; the
     second exits at once. If the workflow pauses for an approval, its question is printed and the exit code is 1.
+    A template in a file runs under its key, marked as unsaved.
 
     Example: spanloom run document_qa --param path=./docs -m 'How do I start?'
     """

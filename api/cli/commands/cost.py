@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from difflib import get_close_matches
-from typing import cast, get_args
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,10 +14,9 @@ from api.cli.exit_codes import DONE
 from api.cli.rendering.tables import DemoShare, cost_table
 from api.schemas import executions
 from engine.models.offline import OFFLINE
-from telemetry.reads.cost import CostFilter, CostReport, Dimension
+from telemetry.reads.cost import CostReport
 from telemetry.reads.cost import cost as query_cost
-
-DIMENSIONS: tuple[str, ...] = get_args(Dimension)
+from telemetry.reads.cost_query import DIMENSIONS, CostFilter, is_dimension
 
 
 def show_cost(
@@ -37,7 +35,7 @@ def show_cost(
 
 
 async def cost_report(
-    connection: AsyncConnection, wanted: CostFilter, by: Sequence[Dimension]
+    connection: AsyncConnection, wanted: CostFilter, by: Sequence[str]
 ) -> tuple[CostReport, DemoShare]:
     """The report, and the part of it that is the offline model's."""
     report = await query_cost(connection, wanted, by)
@@ -46,11 +44,11 @@ async def cost_report(
     return report, DemoShare(offline.total.priced_nano_usd, groups)
 
 
-def _dimensions(by: Sequence[str]) -> tuple[Dimension, ...]:
+def _dimensions(by: Sequence[str]) -> tuple[str, ...]:
     names = [name.strip() for each in by for name in each.split(",")]
     for name in names:
-        if name not in DIMENSIONS:
+        if not is_dimension(name):
             near = get_close_matches(name, DIMENSIONS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             wrong_use(f"Cannot group by {name!r}.{hint} Valid groups: {', '.join(DIMENSIONS)}.")
-    return cast("tuple[Dimension, ...]", tuple(dict.fromkeys(names)))
+    return tuple(dict.fromkeys(names))

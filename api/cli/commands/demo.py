@@ -28,7 +28,7 @@ from engine.graph import JsonObject
 from engine.models.offline import OFFLINE
 from engine.request import ExecutionRequest
 from engine.result import Status
-from telemetry.reads.cost import CostFilter
+from telemetry.reads.cost_query import CostFilter
 
 _HOST = "127.0.0.1"
 _PORTS_TRIED = 50

@@ -8,11 +8,13 @@ from pydantic import ValidationError
 
 from api.cli import interrupts, terminal
 from api.cli.commands.executions import Detailed, read_queued, show_queued
+from api.cli.commands.validate import reports_of
 from api.cli.errors import wrong_use
 from api.cli.exit_codes import BAD_NEWS, DONE, INTERRUPTED
 from api.cli.live_run import CALLER, Followed, follow, problem, summary
-from api.cli.rendering.tables import question_view
+from api.cli.rendering.tables import question_view, validation_view
 from api.cli.workflow_files import is_template, read_document
+from api.settings import Settings
 from api.wiring.runtime import Runtime, open_runtime
 from engine.documents.strict_json import MalformedJson, read_json
 from engine.errors import NotFound
@@ -20,7 +22,8 @@ from engine.graph import Json, JsonObject
 from engine.request import ExecutionRequest
 from engine.resources import Template
 from engine.result import Status
-from engine.templates.template import load_builtin
+from engine.templates.resolve import resolve
+from engine.templates.template import TemplateDocument, load_builtin, template_of
 
 
 def run_workflow(
@@ -36,11 +39,11 @@ def run_workflow(
     settings = terminal.begin()
     input = _input(input_text, message)
     pairs = _pairs(params)
-    document = _graph_file(workflow, has_params=bool(pairs))
+    given = _workflow_file(settings, workflow, pairs)
 
     async def run() -> Followed:
         async with open_runtime(settings, patience=terminal.patience()) as runtime:
-            request = await _build_request(runtime, workflow, document, pairs, input)
+            request = await _build_request(runtime, workflow, given, pairs, input)
             return await follow(runtime, request, quiet=quiet, prints_answer=not as_json)
 
     followed = interrupts.run(run())
@@ -57,11 +60,11 @@ def queue_workflow(
     settings = terminal.begin()
     input = _input(input_text, message)
     pairs = _pairs(params)
-    document = _graph_file(workflow, has_params=bool(pairs))
+    given = _workflow_file(settings, workflow, pairs)
 
     async def queue() -> Detailed:
         async with open_runtime(settings) as runtime:
-            request = await _build_request(runtime, workflow, document, pairs, input, mode="async")
+            request = await _build_request(runtime, workflow, given, pairs, input, mode="async")
             execution_id = await runtime.engine.enqueue(request, CALLER)
             return await read_queued(runtime.database, execution_id)
 
@@ -71,13 +74,13 @@ def queue_workflow(
 async def _build_request(
     runtime: Runtime,
     workflow: str,
-    document: JsonObject | None,
+    given: JsonObject | None,
     pairs: dict[str, str],
     input: JsonObject,
     *,
     mode: str = "wait",
 ) -> ExecutionRequest:
-    source = _graph(document) if document is not None else await _template(runtime, workflow, pairs)
+    source = given if given is not None else await _template(runtime, workflow, pairs)
     return _request({"source": source, "input": input, "mode": mode})
 
 
@@ -131,23 +134,32 @@ def _pairs(params: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def _graph_file(workflow: str, *, has_params: bool) -> JsonObject | None:
-    """The graph in a file; null if the argument is the key of a template."""
+def _workflow_file(settings: Settings, workflow: str, pairs: dict[str, str]) -> JsonObject | None:
+    """The source for the graph or template in a file; null if the argument is the key of a stored template."""
     file = Path(workflow)
     if file.suffix != ".json":
         return None
     document = read_document(file)
-    if is_template(document):
-        wrong_use(f"{workflow} is a template; only graphs can be run from files. To check it, use `spanloom validate`.")
     if not isinstance(document, dict):
         wrong_use(f"{workflow} is not a workflow graph: it is not a JSON object.")
-    if has_params:
+    if is_template(document):
+        return _unsaved_template(settings, workflow, document, pairs)
+    if pairs:
         wrong_use("--param is for templates. A graph in a file gets its values from --input.")
-    return document
-
-
-def _graph(document: JsonObject) -> JsonObject:
     return {"kind": "graph", "graph": document}
+
+
+def _unsaved_template(settings: Settings, name: str, document: JsonObject, pairs: dict[str, str]) -> JsonObject:
+    """The source for a template that is not stored. Raises `WrongUse`, or `InvalidParams`."""
+    report = reports_of(settings, [document])[0]
+    if not report.valid:
+        terminal.console(stderr=True).print(validation_view(name, report), end="")
+        wrong_use(f"{name} is not a valid template.")
+    parsed = TemplateDocument.model_validate(document)
+    template = template_of(parsed, template_id=parsed.key)
+    params = _params(template, pairs)
+    made_from: JsonObject = {"key": template.key, "params": params}
+    return {"kind": "graph", "graph": resolve(template, params), "template": made_from}
 
 
 async def _template(runtime: Runtime, key: str, pairs: dict[str, str]) -> JsonObject:
@@ -160,8 +172,11 @@ async def _template(runtime: Runtime, key: str, pairs: dict[str, str]) -> JsonOb
         raise NotFound(
             f"There is no template {key!r}.{hint} Templates: {', '.join(known)}. To run a graph, name a .json file."
         )
-    params = {name: _value(text, _types(template, name)) for name, text in pairs.items()}
-    return {"kind": "template", "template": key, "params": params}
+    return {"kind": "template", "template": key, "params": _params(template, pairs)}
+
+
+def _params(template: Template, pairs: dict[str, str]) -> JsonObject:
+    return {name: _value(text, _types(template, name)) for name, text in pairs.items()}
 
 
 def _types(template: Template, name: str) -> frozenset[str]:

@@ -1,5 +1,6 @@
 """`spanloom validate`: check workflow files without a database."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from api.cli import terminal
 from api.cli.exit_codes import BAD_NEWS, DONE
 from api.cli.rendering.tables import validation_view
 from api.cli.workflow_files import is_template, read_document
+from api.settings import Settings
 from engine.execution.local_resources import resources_of
 from engine.graph import Json
 from engine.report import ValidationReport
@@ -26,11 +28,8 @@ def validate_files(files: list[Path], *, as_json: bool) -> int:
     """Print a report per file; 1 if a file is not valid."""
     settings = terminal.begin()
     documents = [(str(file), read_document(file)) for file in files]
-    resources = resources_of(
-        settings.providers, settings.model, files_roots=settings.files_roots, prices=settings.prices
-    )
-    with closing(resources.files):
-        reports = [(name, _report(document, resources)) for name, document in documents]
+    found = reports_of(settings, [document for _, document in documents])
+    reports = [(name, report) for (name, _), report in zip(documents, found, strict=True)]
     if as_json:
         items = [{"file": name, "report": report.model_dump(mode="json")} for name, report in reports]
         terminal.show_json({"items": items})
@@ -39,6 +38,15 @@ def validate_files(files: list[Path], *, as_json: bool) -> int:
         for name, report in reports:
             console.print(validation_view(name, report), end="")
     return DONE if all(report.valid for _, report in reports) else BAD_NEWS
+
+
+def reports_of(settings: Settings, documents: Sequence[Json]) -> list[ValidationReport]:
+    """The report of each graph or template, with the models and tools of these settings."""
+    resources = resources_of(
+        settings.providers, settings.model, files_roots=settings.files_roots, prices=settings.prices
+    )
+    with closing(resources.files):
+        return [_report(document, resources) for document in documents]
 
 
 def _report(document: Json, resources: Resources) -> ValidationReport:

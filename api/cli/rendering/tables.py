@@ -75,7 +75,7 @@ def _execution_cells(record: ExecutionRecord) -> dict[str, RenderableType]:
     return {
         "id": record.id,
         "status": _status(record.status, record.error_type),
-        "workflow": record.workflow_name,
+        "workflow": record.workflow_name + (" (unsaved)" if record.is_unsaved else ""),
         "at (UTC)": moment(record.started_at or record.queued_at),
         "duration": duration(record.duration_ms),
         "tokens": tokens(record.input_tokens, record.output_tokens),
@@ -117,7 +117,8 @@ def question_view(execution_id: str, question: Approval) -> RenderableType:
 
 
 def _details(record: ExecutionRecord, trace_url: str | None) -> list[tuple[str, RenderableType]]:
-    version = f", version {record.template_version}" if record.template_version else ""
+    version = ", unsaved" if record.is_unsaved else ""
+    version = f", version {record.template_version}" if record.template_version else version
     rows: list[tuple[str, RenderableType | None]] = [
         ("id", record.id),
         ("status", _status(record.status)),
@@ -202,7 +203,7 @@ def cost_table(report: CostReport, demo: DemoShare) -> RenderableType:
 
     An execution can use several providers and models, so groups by these count model calls instead of executions.
     """
-    by_call = bool({"provider", "model"} & {*report.group_by})
+    by_call = bool({"provider", "model", "node"} & {*report.group_by})
     rows = [row for row in report.rows if row.sums.model_calls or row.sums.unfinished_calls or not by_call]
     if not rows:
         return Text("No model calls in this period." if by_call else "No executions in this period.")

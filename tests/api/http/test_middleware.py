@@ -72,7 +72,7 @@ async def test_an_execution_joins_the_trace_of_its_caller(service: Service) -> N
     found = (await service.client.get(f"/v1/executions/{answer.json()['execution_id']}")).json()
     assert (found["trace_id"], found["seal"]["complete"]) == (TRACE, True)
     by_name = {span.name: span for span in spans.get_finished_spans()}
-    root, server = by_name["invoke_workflow custom"], by_name["POST /v1/executions custom"]
+    root, server = by_name["invoke_workflow ask"], by_name["POST /v1/executions ask"]
     assert root.parent is not None
     assert server.parent is not None
     assert (root.parent.span_id, server.parent.span_id) == (server.context.span_id, 0xB7AD6B7169203331)
@@ -87,5 +87,5 @@ async def test_the_trace_of_a_caller_may_be_linked_or_ignored(
         service.runtime.telemetry.tracer_provider.add_span_processor(SimpleSpanProcessor(spans))
         answer = await service.client.post("/v1/executions", json=request(), headers=PARENT)
         assert answer.json()["metadata"]["trace_id"] != TRACE
-        [root] = [span for span in spans.get_finished_spans() if span.name == "invoke_workflow custom"]
+        [root] = [span for span in spans.get_finished_spans() if span.name == "invoke_workflow ask"]
         assert [f"{link.context.trace_id:032x}" for link in root.links] == links

@@ -105,9 +105,9 @@ async def test_the_trace_is_the_span_tree(stored_service: Service) -> None:
     path = f"/v1/executions/{answer.json()['execution_id']}/trace"
     trace = (await stored_service.client.get(path)).json()
     assert [(span["depth"], span["name"]) for span in trace["spans"]] == [
-        (0, "invoke_workflow custom"),
+        (0, "invoke_workflow ask"),
         (1, "execute_node start"),
-        (1, "execute_node model"),
+        (1, "execute_node ask"),
         (2, "chat scripted-1"),
         (1, "execute_node end"),
     ]
@@ -167,8 +167,8 @@ async def test_the_cost_is_the_sum_over_executions(stored_service: Service) -> N
         await stored_service.start()
     report = (await stored_service.client.get("/v1/analytics/cost?group_by=workflow&group_by=model")).json()
     assert [row["group"] for row in report["rows"]] == [
-        {"workflow": "custom", "model": None},
-        {"workflow": "custom", "model": "scripted-1"},
+        {"workflow": "ask", "model": None},
+        {"workflow": "ask", "model": "scripted-1"},
     ]
     assert (report["total"]["executions"], report["total"]["failure_rate"]) == (3, 0.0)
     assert (report["total"]["input_tokens"], report["total"]["unpriced_calls"]) == (36, 3)
@@ -245,8 +245,8 @@ async def test_faults_of_callers_are_told_from_others(migrated_url: str) -> None
         listed = (await service.client.get("/v1/executions?error_class=caller")).json()["items"]
         assert [(one["id"], one["error_class"]) for one in listed] == [(broken["execution_id"], "caller")]
         metrics = (await service.client.get("/metrics")).text
-        assert 'spanloom_executions_total{error_class="caller",status="failed",template="custom"} 1.0' in metrics
-        assert 'spanloom_executions_total{status="failed",template="custom"} 1.0' in metrics
+        assert 'spanloom_executions_total{error_class="caller",status="failed",template="ask"} 1.0' in metrics
+        assert 'spanloom_executions_total{status="failed",template="ask"} 1.0' in metrics
         assert 'workflow_error_class="caller"' in metrics
         assert await check_books(service.runtime.database) == []
         await service.start()

@@ -29,7 +29,7 @@ async def test_metrics_come_in_both_formats(stored_service: Service) -> None:
     trace_id = (await stored_service.start()).json()["metadata"]["trace_id"]
     plain = await stored_service.client.get("/metrics")
     assert plain.headers["content-type"].startswith("text/plain; version=0.0.4")
-    assert 'spanloom_executions_total{status="completed",template="custom"} 1.0' in plain.text
+    assert 'spanloom_executions_total{status="completed",template="ask"} 1.0' in plain.text
     assert 'spanloom_executions_total{status="failed",template="rag_chat"} 0.0' in plain.text
     wanted = {"Accept": "application/openmetrics-text; version=1.0.0"}
     open_metrics = await stored_service.client.get("/metrics", headers=wanted)

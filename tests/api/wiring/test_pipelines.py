@@ -91,7 +91,7 @@ async def test_the_span_metrics_are_left_to_the_collector(migrated_sqlite_url: s
         await drained(migrated_sqlite_url)
         metrics = (await service.client.get("/metrics")).text
     assert "traces_span_metrics_calls_total{" not in metrics
-    assert 'spanloom_executions_total{status="completed",template="custom"} 1.0' in metrics
+    assert 'spanloom_executions_total{status="completed",template="ask"} 1.0' in metrics
     assert 'spanloom_outbox_confirmed_total{consumer="records"} 7.0' in metrics
     assert "spanloom_record_lag_seconds 0.0" in metrics
 

@@ -73,9 +73,9 @@ async def test_the_spans_of_an_attempt_that_is_handed_over_are_ended() -> None:
     assert (
         span_tree(harness.spans())
         == """
-invoke_workflow custom  shutdown
+invoke_workflow test  shutdown
   execute_node start
-  execute_node model  cancelled
+  execute_node ask  cancelled
     chat scripted-1
 """
     )

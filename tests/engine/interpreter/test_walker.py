@@ -38,10 +38,10 @@ async def test_nodes_run_in_the_order_of_the_edges() -> None:
     assert (
         run.tree
         == """
-invoke_workflow custom  completed
+invoke_workflow test  completed
   execute_node start
-  execute_node variable
-  execute_node variable
+  execute_node a
+  execute_node b
   execute_node end
 """
     )
@@ -205,11 +205,11 @@ async def test_every_attempt_has_its_own_span() -> None:
     assert (
         run.tree
         == """
-invoke_workflow custom  completed
+invoke_workflow test  completed
   execute_node start
-  execute_node model  retrying  overloaded
+  execute_node ask  retrying  overloaded
     chat scripted-1  overloaded
-  execute_node model
+  execute_node ask
     chat scripted-1
   execute_node end
 """
@@ -253,7 +253,7 @@ async def test_continue_stores_its_output_and_marks_the_node_degraded() -> None:
     run = await Harness([Fail("auth")]).run(graph(nodes, ["start -> ask", "ask -> end"]))
     assert (run.result.status, run.result.output, run.result.response) == ("completed", "nothing", "")
     assert run.result.metadata.degraded == ["ask"]
-    assert run.span("execute_node model")["workflow.node.degraded"] is True
+    assert run.span("execute_node ask")["workflow.node.degraded"] is True
     assert run.result.errors[0].handled
 
 
@@ -267,7 +267,7 @@ async def test_an_error_edge_continues_the_run_with_the_error() -> None:
         graph(nodes, ["start -> ask", "ask -> end", "ask -error-> note", "note -> end"])
     )
     assert (run.result.status, run.result.output) == ("completed", ["auth"])
-    assert "execute_node model  failed  auth" in run.tree
+    assert "execute_node ask  failed  auth" in run.tree
 
 
 async def test_an_error_edge_out_of_a_branch_leaves_the_fork_and_drops_the_others() -> None:
@@ -301,7 +301,7 @@ async def test_a_node_that_fails_in_a_branch_cancels_the_others() -> None:
     run = await running
     assert run.result.error_type == "auth"
     assert wait.cancelled.is_set()
-    assert "execute_node tools  cancelled" in run.tree
+    assert "execute_node hang  cancelled" in run.tree
 
 
 async def test_too_many_visits_end_the_execution() -> None:
@@ -346,7 +346,7 @@ async def test_a_failing_condition_after_a_continued_failure_ends_the_run() -> N
     run = await Harness([Fail("auth")]).run(document)
     assert (run.result.status, run.result.error_type) == ("failed", "expression_error")
     assert [error.node_id for error in run.result.errors] == ["ask"]
-    assert "execute_node model  failed  expression_error" in run.tree
+    assert "execute_node ask  failed  expression_error" in run.tree
 
 
 async def test_an_exceeded_limit_is_an_error_of_its_node() -> None:
@@ -354,7 +354,7 @@ async def test_an_exceeded_limit_is_an_error_of_its_node() -> None:
     document = graph(nodes, ["start -> a", "a -> b", "b -> end"], limits={"max_state_bytes": 1024})
     run = await Harness().run(document)
     assert [(error.node_id, error.error_type) for error in run.result.errors] == [("a", "limit_exceeded")]
-    assert "execute_node variable  failed  limit_exceeded" in run.tree
+    assert "execute_node a  failed  limit_exceeded" in run.tree
     assert run.types()[-2:] == ["node_failed", "failed"]
 
 

@@ -30,15 +30,15 @@ async def test_a_failed_node_is_sent_back_until_it_succeeds() -> None:
     assert (
         done.tree
         == """
-invoke_workflow custom  completed
+invoke_workflow test  completed
   execute_node start
-  execute_node model  failed  auth
+  execute_node write  failed  auth
     chat scripted-1  auth
-  execute_node error_handler
-  execute_node model  failed  auth
+  execute_node rescue
+  execute_node write  failed  auth
     chat scripted-1  auth
-  execute_node error_handler
-  execute_node model
+  execute_node rescue
+  execute_node write
     chat scripted-1
   execute_node end
 """
@@ -61,7 +61,7 @@ async def test_the_span_records_the_action_and_the_failed_node() -> None:
         [(span.attributes or {}).get(f"workflow.error_handler.{key}") for key in ("source", "error_type", "retry")]
         + [(span.attributes or {}).get("workflow.error_handler.action")]
         for span in done.spans
-        if span.name == "execute_node error_handler"
+        if span.name == "execute_node rescue"
     ]
     assert said == [["write", "auth", 1, "retry"], ["write", "auth", 1, "continue"]]
 

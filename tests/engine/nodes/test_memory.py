@@ -23,7 +23,7 @@ async def test_memory_summarises_what_it_removes() -> None:
     run = await harness.run(document)
     assert run.result.response == "second answer"
     assert "a summary" in str(harness.model.requests[2].messages[-1]["content"])
-    memory = run.span("execute_node memory")
+    memory = run.span("execute_node remember")
     assert (memory["workflow.memory.window"], memory["workflow.memory.summarized"]) == (1, 1)
 
 

@@ -14,7 +14,7 @@ async def test_calls_of_a_model_without_tools_are_dropped_and_counted() -> None:
         graph([{"id": "ask", "type": "model"}], ["start -> ask", "ask -> end"])
     )
     assert run.result.status == "completed"
-    assert run.span("execute_node model")["workflow.model.calls_dropped"] == 1
+    assert run.span("execute_node ask")["workflow.model.calls_dropped"] == 1
 
 
 async def test_open_calls_in_the_history_are_answered_before_they_are_sent() -> None:

@@ -41,7 +41,7 @@ async def test_retrieved_texts_precede_the_question_and_stay_out_of_the_system_m
     assert str(sent.messages[-1]["content"]).endswith("What colour is the sky?")
     assert "blue" not in sent.system
     assert "retrieval library" in run.tree
-    assert run.span("execute_node retrieval")["workflow.retrieval.documents"] == 1
+    assert run.span("execute_node find")["workflow.retrieval.documents"] == 1
 
 
 async def test_an_empty_query_makes_no_call() -> None:

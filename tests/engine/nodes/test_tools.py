@@ -41,13 +41,13 @@ async def test_a_tool_agent_calls_and_then_answers() -> None:
     assert (
         run.tree
         == """
-invoke_workflow custom  completed
+invoke_workflow test  completed
   execute_node start
-  execute_node model
+  execute_node ask
     chat scripted-1
   execute_node tools
     execute_tool echo
-  execute_node model
+  execute_node ask
     chat scripted-1
   execute_node end
 """

@@ -1,6 +1,7 @@
 """Label values are a closed set."""
 
-from telemetry.metrics.labels import OTHER, LabelCap
+from telemetry.metrics.labels import LabelCap
+from telemetry.reads.workflow_labels import OTHER
 
 
 def test_a_known_label_value_stays_known() -> None:

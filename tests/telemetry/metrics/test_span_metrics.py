@@ -1,7 +1,7 @@
 """Committed spans are counted with exemplars, under a closed set of labels."""
 
 from engine.database.database import Database
-from telemetry.metrics.labels import OTHER
+from telemetry.reads.workflow_labels import OTHER
 from telemetry.signals.records import Batch
 from tests.telemetry.bookkeeper import Listener
 from tests.telemetry.scraping import OPEN_METRICS, made, only, scrape

@@ -8,7 +8,9 @@ import pytest
 from engine.database.database import Database
 from engine.result import ErrorClass
 from telemetry.reads import cost as cost_module
-from telemetry.reads.cost import CostFilter, CostReport, Dimension, Sums, TooManyGroups, cost
+from telemetry.reads.cost import CostReport, Sums, cost
+from telemetry.reads.cost_query import CostFilter
+from telemetry.reads.workflow_labels import OTHER
 from telemetry.records.consumer import Records
 from telemetry.signals.records import Batch
 from tests.telemetry.bookkeeper import Listener, an_id
@@ -30,7 +32,7 @@ async def book(database: Database, *times: datetime, **changes: object) -> None:
         await Records().apply(connection, Batch.of(listener.signals()))
 
 
-async def report(database: Database, *group_by: Dimension, **wanted: object) -> CostReport:
+async def report(database: Database, *group_by: str, **wanted: object) -> CostReport:
     """The cost as it is read."""
     async with database.read() as connection:
         return await cost(connection, CostFilter(**wanted), group_by)  # type: ignore[arg-type]  # named by the callers
@@ -98,7 +100,7 @@ async def test_cost_is_grouped_and_filtered_by_what_ran(database: Database) -> N
     await book(database, NOON, owner="other")
 
     by_template = (await report(database, "template", owner="default")).rows
-    assert {row.group: row.sums.executions for row in by_template} == {(None,): 1, ("t-1",): 1}
+    assert {row.group: row.sums.executions for row in by_template} == {("slug",): 1, ("answer",): 1}
     by_model = (await report(database, "provider", "model")).rows
     assert {row.group: row.sums.model_calls for row in by_model} == {("scripted", "small"): 3, (None, None): 0}
     assert (await report(database, template="t-1", owner="other")).total.executions == 1
@@ -107,11 +109,17 @@ async def test_cost_is_grouped_and_filtered_by_what_ran(database: Database) -> N
     assert (await report(database, model="large")).total == Sums()
 
 
-async def test_too_many_groups_are_refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost_module, "MAX_GROUPS", 1)
-    await book(database, NOON, NOON + timedelta(days=1))
-    with pytest.raises(TooManyGroups):
-        await report(database, "day")
+async def test_groups_beyond_the_limit_are_one_row_and_the_total_holds_them(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost_module, "MAX_GROUPS", 2)
+    await book(database, NOON, NOON, NOON + timedelta(days=1), NOON + timedelta(days=2))
+    found = await report(database, "day")
+    assert [(row.group[0], row.sums.executions) for row in found.rows] == [
+        (NOON.replace(hour=0, minute=0), 2),
+        (OTHER, 2),
+    ]
+    assert sum((row.sums for row in found.rows), Sums()) == found.total == (await report(database)).total
 
 
 def test_cost_is_null_only_where_no_call_had_a_price() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from api.cli.rendering.tables import DemoShare, cost_table, executions_table
-from telemetry.reads.cost import CostReport, CostRow, Dimension, Sums
+from telemetry.reads.cost import CostReport, CostRow, Sums
 from tests.api.cli.rendering.samples import START, drawn, record
 
 
@@ -16,7 +16,7 @@ def test_executions_fit_into_80_columns_with_whole_ids_and_costs() -> None:
     assert lines[3].endswith("$0.0002768")
 
 
-def _report(by: Sequence[Dimension], *rows: CostRow) -> CostReport:
+def _report(by: Sequence[str], *rows: CostRow) -> CostReport:
     total = sum((row.sums for row in rows), Sums())
     return CostReport(START, START, tuple(by), list(rows), total, START)
 
