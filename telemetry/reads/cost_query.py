@@ -5,7 +5,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, FromClause, Select, cast, func, literal, select, text, union_all
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    FromClause,
+    Select,
+    Subquery,
+    cast,
+    func,
+    literal,
+    select,
+    text,
+    union_all,
+)
 
 from engine.usage import TOKEN_FIELDS
 
@@ -87,11 +99,17 @@ class Part:
 
 def total_of(parts: Sequence[Part], group_by: Sequence[str]) -> Select[Any]:
     """The sums of all parts per group, highest cost first."""
-    rows = union_all(*(part.grouped(group_by) for part in parts)).subquery()
-    keys = [rows.c[f"key_{index}"] for index in range(len(group_by))]
-    sums = {name: _total(rows.c[name]).label(name) for name in SUMMED}
-    statement = select(*keys, *sums.values()).group_by(*keys)
-    return statement.order_by(sums["cost_nano_usd"].desc(), sums["model_calls"].desc(), *keys) if keys else statement
+    found = [part.grouped(group_by) for part in parts]
+    names = [f"key_{index}" for index in range(len(group_by))]
+    rows = found[0].subquery() if len(found) == 1 else _added(union_all(*found).subquery(), names)
+    keys = [rows.c[name] for name in names]
+    return select(*rows.c).order_by(rows.c.cost_nano_usd.desc(), rows.c.model_calls.desc(), *keys)
+
+
+def _added(rows: Subquery, keys: Sequence[str]) -> Subquery:
+    """The sums of groups that several parts have."""
+    groups = [rows.c[name] for name in keys]
+    return select(*groups, *(_total(rows.c[name]).label(name) for name in SUMMED)).group_by(*groups).subquery()
 
 
 def _total(value: ColumnElement[Any]) -> ColumnElement[int]:
