@@ -102,11 +102,12 @@ class Answer:
 
     def reply(self, schema: JsonObject | None) -> ModelReply:
         """The complete reply. Raises `ModelFailure` if a call or the data in it are invalid."""
-        text, calls, finish = "".join(self._texts), self._checked_calls(), self._finish_reason()
+        text, finish = "".join(self._texts), self._finish_reason()
         report = self.report() or UsageReport()
-        data = None
-        if schema is not None and text and not calls and finish != CONTENT_FILTER:
-            data = self._data(text, schema, finish)
+        is_filtered = finish == CONTENT_FILTER  # what is left of the answer may be anything
+        calls = () if is_filtered else self._checked_calls()
+        has_data = schema is not None and bool(text) and not calls and not is_filtered
+        data = self._data(text, schema or {}, finish) if has_data else None
         return ModelReply(
             text=text,
             tool_calls=calls,

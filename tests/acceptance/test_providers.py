@@ -57,10 +57,10 @@ class Service:
         assert trace is not None
         return trace
 
-    def cost_nano_usd(self, calls: int = 1) -> int:
+    def cost_nano_usd(self, calls: int = 1, *, input_tokens: int = INPUT_TOKENS) -> int:
         """Return the price by genai-prices for this number of calls with the usage that the server reports."""
         price = genai_prices.calc_price(
-            genai_prices.Usage(input_tokens=INPUT_TOKENS, output_tokens=OUTPUT_TOKENS),
+            genai_prices.Usage(input_tokens=input_tokens, output_tokens=OUTPUT_TOKENS),
             MODELS[self.provider],
             provider_id=self.provider,
             genai_request_timestamp=datetime.now(UTC),
@@ -108,15 +108,15 @@ async def test_the_cost_of_the_record_is_what_genai_prices_gives(service: Servic
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["over a stream", "in one piece"])
-async def test_usage_that_is_unknown_is_null_and_counted_never_zero(service: Service, stream: bool) -> None:
-    unknown = {"prompt_tokens": 0, "completion_tokens": OUTPUT_TOKENS}
-    service.server.answer({"match": {"userMessage": "hi"}, "response": {"content": "Hello there.", "usage": unknown}})
+async def test_a_reported_zero_is_zero_and_has_a_price(service: Service, stream: bool) -> None:
+    no_input = {"prompt_tokens": 0, "completion_tokens": OUTPUT_TOKENS}
+    service.server.answer({"match": {"userMessage": "hi"}, "response": {"content": "Hello there.", "usage": no_input}})
 
     for result in await service.both(request(asking(stream=stream), "hi")):
         record = await service.record(result)
         assert (record.status, record.model_calls) == ("completed", 1)
-        assert (record.input_tokens, record.output_tokens) == (None, None)
-        assert (record.cost_nano_usd, record.unmetered_calls) == (None, 1)
+        assert (record.input_tokens, record.output_tokens) == (0, OUTPUT_TOKENS)
+        assert (record.cost_nano_usd, record.unmetered_calls) == (service.cost_nano_usd(input_tokens=0), 0)
 
 
 async def test_tools_are_called_over_the_wire(service: Service) -> None:

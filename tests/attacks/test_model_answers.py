@@ -18,6 +18,7 @@ from engine.errors import ModelFailure
 from engine.graph import Json, JsonObject
 from engine.models.registry import LangChainModels, ProviderSettings
 from engine.resources import ChatModel, Message, ModelReply, ModelRequest, ToolCall, ToolSpec
+from engine.runtime.calls import check_reply
 from engine.testing.models import Say, ScriptedModel
 from tests.engine.harness import Harness, graph, graph_request
 from tests.faults.hostile_provider import KEY, PROVIDERS, HostileProvider, hostile_provider
@@ -69,12 +70,11 @@ async def asked(hostile: HostileProvider, provider: str, name: str) -> AsyncIter
 
 
 async def answer_of(model: ChatModel, *, stream: bool) -> ModelReply:
-    """The reply, read to its end."""
+    """The reply, read to its end, as a call takes it."""
     request = ModelRequest("", [HI], [TOOL])
-    if not stream:
-        return await model.invoke(request)
-    reply = [piece async for piece in model.stream(request)][-1]
+    reply = [piece async for piece in model.stream(request)][-1] if stream else await model.invoke(request)
     assert isinstance(reply, ModelReply)
+    check_reply(reply)
     return reply
 
 
@@ -184,7 +184,7 @@ async def test_an_answer_that_is_too_large_is_not_asked_for_for_ever() -> None:
     harness = Harness([Say(tool_calls=CALLS)] * 10)
     node: JsonObject = {"id": "ask", "type": "model", "retry": {"max_attempts": 3, "initial_delay_seconds": 0}}
     run = await harness.run(graph([node], ["start -> ask", "ask -> end"]))
-    assert (run.result.status, run.result.model_calls) == ("failed", 3)
+    assert (run.result.status, run.result.model_calls) == ("failed", 2)
 
 
 @dataclass(slots=True)
