@@ -65,9 +65,9 @@ class Contents:
             for span in spans:
                 span.set_attributes(attributes)
 
-    def take(self) -> list[CallContent]:
+    def take(self) -> tuple[CallContent, ...]:
         """Take out the content that the database has yet to store."""
-        taken, self._kept = self._kept, []
+        taken, self._kept = tuple(self._kept), []
         return taken
 
     def put_back(self, taken: Sequence[CallContent]) -> None:
