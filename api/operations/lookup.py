@@ -3,9 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from pydantic import TypeAdapter
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from api.http.dependencies import OWNER
 from api.http.problems import Problem, problem_of
 from api.operations.approve import open_questions
@@ -36,17 +33,8 @@ async def read_execution(runtime: Runtime, execution_id: str) -> documents.Execu
         if record is None:
             raise NotFound.of("execution", execution_id)
         row = await control.get(connection, execution_id, OWNER)
-        gone = await why_gone(connection, execution_id)
+        gone = await erasure.why_gone(connection, execution_id)
         return documents.execution(record, row, await open_questions(connection, row), runtime.settings, gone)
-
-
-async def why_gone(connection: AsyncConnection, execution_id: str) -> documents.Content | None:
-    """Why the content of an execution was deleted; null if it was not."""
-    reason = (await erasure.buried(connection, [execution_id])).get(execution_id)
-    return None if reason is None else _CONTENT.validate_python(reason)
-
-
-_CONTENT: TypeAdapter[documents.Content] = TypeAdapter(documents.Content)
 
 
 def headers_of(execution_id: str, **more: str) -> dict[str, str]:

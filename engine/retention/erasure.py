@@ -71,11 +71,16 @@ async def bury(connection: AsyncConnection, execution_ids: Collection[str], reas
     )
 
 
-async def buried(connection: AsyncConnection, execution_ids: Collection[str]) -> dict[str, str]:
+async def buried(connection: AsyncConnection, execution_ids: Collection[str]) -> dict[str, Reason]:
     """Why the content of executions is gone, by id; executions that have theirs are missing."""
     id_ = tombstones.c.execution_id
     statement = select(id_, tombstones.c.reason).where(among(connection.dialect, id_, sorted(execution_ids)))
     return {row.execution_id: row.reason for row in await connection.execute(statement)}
+
+
+async def why_gone(connection: AsyncConnection, execution_id: str) -> Reason | None:
+    """Why the content of an execution is gone; null if it was not deleted."""
+    return (await buried(connection, [execution_id])).get(execution_id)
 
 
 async def strip_control(connection: AsyncConnection, execution_ids: Collection[str]) -> None:

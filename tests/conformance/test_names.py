@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from api.operations.approve import ResumeBody, answer
 from api.operations.retry import read_original
+from engine.content.policy import Capture
 from engine.engine import ExecutionEngine
 from engine.graph import JsonObject
 from engine.result import ExecutionResult, Status
@@ -37,11 +38,9 @@ TYPES: Mapping[str, type | tuple[type, ...]] = {
 NOT_FROM_HERE = {
     semconv.SANITIZED,
     semconv.SERVER_ADDRESS,
-    semconv.INPUT_MESSAGES,
-    semconv.OUTPUT_MESSAGES,
     semconv.SIGNAL_SIGNATURE,
 }
-"""What the bookkeeper says of values it repaired, what needs a real provider, content, and what the outbox adds."""
+"""What the bookkeeper says of values it repaired, what needs a real provider, and what the outbox adds."""
 RETRY: JsonObject = {"max_attempts": 2, "initial_delay_seconds": 0}
 EVERYTHING = graph(
     [
@@ -206,7 +205,12 @@ async def go_on(runner: WorkflowRunner, engine: ExecutionEngine) -> ExecutionRes
     return await (await engine.take_on(claim)).result()
 
 
-async def test_everything_that_is_emitted_is_named_in_semconv(migrated_sqlite_url: str, documents: Path) -> None:
+@pytest.mark.parametrize("capture", [Capture.NO_CONTENT, Capture.SPAN_AND_EVENT])
+async def test_everything_that_is_emitted_is_named_in_semconv(
+    migrated_sqlite_url: str, documents: Path, monkeypatch: pytest.MonkeyPatch, capture: Capture
+) -> None:
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", capture.value)
+    left_out = {semconv.CONTENT_CUT} if capture.on_spans else semconv.CONTENT_KEYS
     async with workflow_runner(migrated_sqlite_url, documents) as runner:
         await say_everything(runner)
         spans, events = runner.emitted(), runner.log.get_finished_logs()
@@ -214,8 +218,8 @@ async def test_everything_that_is_emitted_is_named_in_semconv(migrated_sqlite_ur
     said = [*map(attributes_of, spans), *map(attributes_of, events)]
     keys = {key for attributes in said for key in attributes}
     assert keys - semconv.ATTRIBUTES.keys() == set()
-    assert semconv.ATTRIBUTES.keys() - keys - NOT_FROM_HERE == set(), "named, but never emitted"
-    assert {event.log_record.event_name for event in events} == {event.value for event in semconv.Event}
+    assert semconv.ATTRIBUTES.keys() - keys - NOT_FROM_HERE == left_out, "named, but never emitted"
+    assert {event.log_record.event_name for event in events} - {semconv.CONTENT_EVENT} == set(semconv.Event)
     assert {span.name.split(" ")[0] for span in spans} == set(SPAN_NAMES)
     on_spans = {key for span in spans for event in span.events for key in event.attributes or {}}
     assert on_spans - EXCEPTION - semconv.ATTRIBUTES.keys() == set()

@@ -15,7 +15,6 @@ from api.cli.exit_codes import BAD_NEWS, DONE
 from api.cli.rendering.content import content_view
 from api.cli.rendering.tables import execution_details, executions_table, question_view
 from api.operations.approve import ResumeBody, answer, open_questions
-from api.operations.lookup import why_gone
 from api.operations.retry import read_original
 from api.schemas import executions
 from api.settings import Settings
@@ -28,6 +27,7 @@ from engine.errors import AlreadyFinished, NotPaused
 from engine.graph import Json
 from engine.request import Caller
 from engine.result import Approval, Status
+from engine.retention import erasure
 from engine.store import control
 from telemetry.reads.executions import ExecutionFilter, ExecutionRecord, get_execution, list_executions
 
@@ -211,7 +211,7 @@ class Detailed:
 async def _with_control(connection: AsyncConnection, id: str) -> Detailed:
     record = await find_execution(connection, id)
     row = await control.get(connection, record.id, record.owner_id)
-    return Detailed(record, row, await open_questions(connection, row), await why_gone(connection, record.id))
+    return Detailed(record, row, await open_questions(connection, row), await erasure.why_gone(connection, record.id))
 
 
 async def read_queued(database: Database, execution_id: str) -> Detailed:

@@ -8,9 +8,7 @@ from engine.graph import Json
 
 SECRET = "sk-" + "a1" * 12
 LARGE: list[Json] = [{"role": "user", "parts": [{"type": "text", "content": 'Größe 🦓 \\ " \n' * 9_000}]}] * 3
-MANY: list[Json] = [
-    {"role": "user", "parts": [{"type": "text", "content": f"message {number}"}]} for number in range(5_000)
-]
+MANY: list[Json] = [{"role": "user", "parts": [{"type": "text", "content": f"no. {at}"}]} for at in range(5_000)]
 
 
 def test_secrets_are_redacted_wherever_they_stand() -> None:
