@@ -130,6 +130,13 @@ class Settings(BaseSettings):
     prices: Path | None = Field(
         None, description="JSON file with your own prices, which take precedence over the catalogue"
     )
+    foreign_prices: Annotated[Literal["assume", "none", "trust"], LowerCase] = Field(
+        "assume",
+        description="Price where the server is not the provider's: assume the catalogue's, trust it, or none",
+    )
+    prefer_provider_cost: bool = Field(
+        False, description="Whether a cost that the provider reports counts even where the model has a price"
+    )
     webhook_schedule: Schedule = Field(
         (0, 5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400),
         description="Seconds before each attempt to deliver a webhook, the first one included",

@@ -25,7 +25,7 @@ from engine.ledger import Ledger
 from engine.models.langchain import LangChainModel
 from engine.models.pricing import GenaiPrices
 from engine.request import ExecutionRequest
-from engine.resources import ChatModel, Passage, Resources, RetrievalQuery
+from engine.resources import ChatModel, Passage, Resources, RetrievalQuery, Server
 from engine.tools.function import function_tool
 from telemetry.sdk.providers import Telemetry, build_telemetry
 
@@ -294,6 +294,9 @@ class _OneModel:
 
     def problem(self, provider: str, model: str) -> str | None:
         return None
+
+    def server(self, provider: str) -> Server:
+        return Server()
 
 
 def resources(model: ChatModel | None = None) -> Resources:

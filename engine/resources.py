@@ -50,6 +50,8 @@ class ModelSettings:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     response_schema: JsonObject | None = None
+    service_tier: str | None = None
+    """In OpenAI's terms: `auto`, `default`, `flex`, `priority`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,16 @@ class ChatModel(Protocol):
         """An upper estimate of the input tokens, for budgets."""
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The server at which a provider's models are called."""
+
+    host: str | None = None
+    """Null: in this process, or unknown."""
+    service_tiers: frozenset[str] = frozenset()
+    """The service tiers that can be asked for."""
+
+
 class Models(Protocol):
     """The models that this process can call."""
 
@@ -159,14 +171,47 @@ class Models(Protocol):
     def problem(self, provider: str, model: str) -> str | None:
         """Why this process cannot call the model, with the next step, as a sentence; null if it can."""
 
+    def server(self, provider: str) -> Server:
+        """The server at which the provider's models are called."""
+
 
 class CostSource(StrEnum):
     """Values of `workflow.cost.source`: the source of a call's price."""
 
     PRICE_TABLE = "price_table"
+    """The catalogue's price for the provider whose server answered."""
+    ASSUMED = "assumed"
+    """The catalogue's price, although the server is not the provider's."""
     OVERRIDE = "override"
+    """An own price."""
+    PROVIDER = "provider"
+    """The cost that the provider reported."""
     DEMO = "demo"
     NONE = "none"
+
+
+class Unpriced(StrEnum):
+    """Values of `workflow.cost.unpriced_reason`: why a call has no cost."""
+
+    USAGE = "unknown_usage"
+    MODEL = "unknown_model"
+    TIER = "unknown_tier"
+    KIND = "unknown_kind"
+    """A kind of token that occurs has no price, or the counts contradict each other."""
+    SERVER = "foreign_server"
+    """The server is not the provider's, and `SPANLOOM_FOREIGN_PRICES=none` assumes nothing."""
+    AMOUNT = "impossible_amount"
+
+
+UNPRICED_MEANING = {
+    Unpriced.USAGE: "no usage was reported",
+    Unpriced.MODEL: "the model has no price",
+    Unpriced.TIER: "the service tier has no price",
+    Unpriced.KIND: "a kind of token has no price, or the counts contradict each other",
+    Unpriced.SERVER: "the server is not the provider's",
+    Unpriced.AMOUNT: "the cost would be impossibly high",
+}
+"""The reason in words, for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,15 +221,38 @@ class Price:
     nano_usd: int | None
     source: CostSource
     version: str | None = None
+    reason: Unpriced | None = field(default=None, compare=False)
+    """Why there is no cost; two unknown prices are equal, whatever the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """How a call is served: what its price depends on besides the model and the tokens."""
+
+    host: str | None = None
+    """Host of the server; null: the provider's own."""
+    tier: str | None = None
+    """The service tier that the answer names, else the one that was asked for."""
+    provider_cost_nano_usd: int | None = None
+    """The cost that the provider reported with its answer."""
+
+
+STANDARD_TIERS = frozenset({"auto", "default", "standard"})
+"""Names of the service tier that a provider uses where a request asks for none; it needs no price of its own."""
+
+AS_USUAL = Served()
+"""By the provider's own server, in its standard tier."""
 
 
 class Prices(Protocol):
     """Prices of model calls."""
 
-    def price(self, provider: str, model: str, usage: Usage | None, at: datetime) -> Price:
+    def price(self, provider: str, model: str, usage: Usage | None, at: datetime, served: Served = AS_USUAL) -> Price:
         """The cost of a call that was made at the time `at`."""
 
-    def upper_nano_usd(self, provider: str, model: str, input_tokens: int, output_tokens: int) -> int | None:
+    def upper_nano_usd(
+        self, provider: str, model: str, input_tokens: int, output_tokens: int, served: Served = AS_USUAL
+    ) -> int | None:
         """The most a call of this size can cost; null if the model has no price."""
 
 

@@ -112,6 +112,8 @@ class ExecutionResult(Document):
     """Calls of unknown cost, because the provider reported no usage."""
     failed_calls: int = 0
     """Model calls that failed, whatever they cost."""
+    assumed_calls: int = 0
+    """Calls at the catalogue's price, although the server is not the provider's."""
     waste_nano_usd: int = 0
     model_calls: int = 0
     tool_calls: int = 0
@@ -161,6 +163,7 @@ def result_of(
         unpriced_calls=totals.unpriced_calls,
         unmetered_calls=totals.unmetered_calls,
         failed_calls=totals.failed_calls,
+        assumed_calls=totals.assumed_calls,
         waste_nano_usd=totals.waste_nano_usd,
         unfinished_calls=unfinished.calls,
         cost_upper_nano_usd=unfinished.upper_cost_nano_usd(totals.cost_nano_usd),

@@ -157,6 +157,8 @@ class Totals:
     """Calls of unknown cost because the provider reported no usage: it failed, was cut off, or never reports any."""
     failed_calls: int = 0
     """Calls that failed, whatever they cost."""
+    assumed_calls: int = 0
+    """Priced calls whose server is not the provider's: the catalogue's price is an assumption."""
     waste_nano_usd: int = 0
     model_calls: int = 0
     tool_calls: int = 0
@@ -174,12 +176,13 @@ class Totals:
         unknown = self.unpriced_calls + self.unmetered_calls
         return None if unknown and not self.priced_calls else self.priced_nano_usd
 
-    def add_call(self, usage: Usage | None, nano_usd: int | None, *, failed: bool, wasted: bool) -> None:
+    def add_call(self, usage: Usage | None, nano_usd: int | None, *, failed: bool, wasted: bool, assumed: bool) -> None:
         """Add a model call that has ended. Each one is priced, unpriced or unmetered."""
         self.usage = self.usage if usage is None else self.usage + usage
         self.failed_calls += failed
         if nano_usd is not None:
             self.priced_calls += 1
+            self.assumed_calls += assumed
             self.priced_nano_usd += nano_usd
             self.waste_nano_usd += nano_usd if wasted else 0
         elif usage is not None and usage.is_known:

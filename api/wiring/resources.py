@@ -9,7 +9,17 @@ from api.wiring.shutdown import CLOSE_SECONDS, within
 from engine.database.database import Database
 
 if TYPE_CHECKING:
+    from engine.models.pricing import GenaiPrices
     from engine.resources import Models, Resources
+
+
+def build_prices(settings: Settings) -> "GenaiPrices":
+    """The prices of model calls. Raises `InvalidPrices` if the file of own prices cannot be used."""
+    from engine.models.pricing import GenaiPrices
+
+    return GenaiPrices(
+        settings.prices, foreign=settings.foreign_prices, prefer_provider_cost=settings.prefer_provider_cost
+    )
 
 
 async def store_builtin_templates(database: Database) -> None:
@@ -37,7 +47,7 @@ def build_resources(
         settings.model,
         files_roots=settings.files_roots,
         files_allow=settings.files_allow,
-        prices=settings.prices,
+        prices=build_prices(settings),
         answer_limits=AnswerLimits(settings.max_answer_bytes, settings.max_answer_calls),
     )
     stack.push_async_callback(within, CLOSE_SECONDS, "the providers' clients", local.aclose)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Self
 
 from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefinitions
-from engine.models.pricing import GenaiPrices
+from engine.models.pricing import ForeignPrices, GenaiPrices
 from engine.models.registry import LangChainModels, ProviderSettings
-from engine.resources import AnswerLimits, Resources, Retriever, Tool
+from engine.resources import AnswerLimits, Prices, Resources, Retriever, Tool
 from engine.retrieval.files import FilesRetriever
 from engine.retrieval.folders import FoldersRetriever
 from engine.tools.builtin import builtin_tools
@@ -46,15 +46,17 @@ def local_resources(
     tools: Iterable[Tool] = (),
     retrievers: Mapping[str, Retriever] | None = None,
     prices: str | Path | None = None,
+    foreign_prices: ForeignPrices = "assume",
+    prefer_provider_cost: bool = False,
     answer_limits: AnswerLimits | None = None,
 ) -> LocalResources:
     """Resources for a script: nothing is stored, and no environment variable is read.
 
     `model` is `provider:model`: the default of nodes that name no model. Without it the default is the first provider
     with a key or a base URL, else the offline model. Graphs may search the folders in `files_roots`; `tools` and
-    `retrievers` come beside the built-in ones and replace those of the same name. `prices` is a JSON file
-    `{"provider:model": {"input_mtok": "0.25", "output_mtok": "1.25"}}` in USD per million tokens. `answer_limits`
-    bounds what one answer of a model may hold.
+    `retrievers` come beside the built-in ones and replace those of the same name. `prices` is a JSON file of own
+    prices, as for `SPANLOOM_PRICES`; `foreign_prices` and `prefer_provider_cost` mean the same as those settings.
+    `answer_limits` bounds what one answer of a model may hold.
     Raises `InvalidRequest` for a malformed `model`, and `InvalidPrices` if the file cannot be read.
     """
     providers = {
@@ -66,7 +68,11 @@ def local_resources(
         providers,
         model,
         files_roots=[Path(root) for root in files_roots],
-        prices=None if prices is None else Path(prices),
+        prices=GenaiPrices(
+            None if prices is None else Path(prices),
+            foreign=foreign_prices,
+            prefer_provider_cost=prefer_provider_cost,
+        ),
         tools=tools,
         retrievers=retrievers,
         answer_limits=answer_limits,
@@ -79,7 +85,7 @@ def resources_of(
     *,
     files_roots: Sequence[Path] = (),
     files_allow: Sequence[str] = (),
-    prices: Path | None = None,
+    prices: Prices | None = None,
     tools: Iterable[Tool] = (),
     retrievers: Mapping[str, Retriever] | None = None,
     answer_limits: AnswerLimits | None = None,
@@ -96,7 +102,7 @@ def resources_of(
         found["default"] = FoldersRetriever(files, files_roots)
     return LocalResources(
         models=models,
-        prices=GenaiPrices(prices),
+        prices=prices or GenaiPrices(),
         tools=builtin_tools() | {tool.spec.name: tool for tool in tools},
         retrievers=found | dict(retrievers or {}),
         templates=BuiltinTemplates(),

@@ -15,7 +15,13 @@ from engine.models.reports import anthropic_usage
 from engine.resources import AnswerLimits
 
 DIALECT = Dialect(
-    settings={"max_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p"},
+    settings={
+        "max_tokens": "max_tokens",
+        "temperature": "temperature",
+        "top_p": "top_p",
+        "service_tier": "service_tier",
+    },
+    service_tiers={"auto": "auto", "default": "standard_only"},
     structured=response_format,
     says_finish=True,
     errors={anthropic.AnthropicError: None},

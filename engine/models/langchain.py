@@ -46,6 +46,8 @@ class Dialect:
     """Builds the keywords that request an answer which fits a JSON Schema."""
     errors: Mapping[type[Exception], str | None] = field(default_factory=dict)
     """Error code by exception of the provider's SDK, in addition to `WIRE_ERRORS`; null: the HTTP status decides."""
+    service_tiers: Mapping[str, str] = field(default_factory=dict)
+    """The provider's word by service tier, where it has words of its own; then it has no others."""
     says_finish: bool = False
     """Whether a stream without a finish reason was cut off."""
 
@@ -168,6 +170,7 @@ class LangChainModel:
             "frequency_penalty": settings.frequency_penalty,
             "presence_penalty": settings.presence_penalty,
             "seed": settings.seed,
+            "service_tier": self._tier(settings.service_tier),
         }
         given = {name: value for name, value in given.items() if value is not None}
         if unknown := sorted(given.keys() - self._dialect.settings.keys()):
@@ -181,6 +184,16 @@ class LangChainModel:
         if settings.response_schema is not None:
             keywords |= self._dialect.structured(settings.response_schema)
         return keywords
+
+    def _tier(self, tier: str | None) -> str | None:
+        """The provider's word for a service tier. Raises `ModelFailure` if the provider has no such tier."""
+        words = self._dialect.service_tiers
+        if tier is None or not words:
+            return tier
+        if tier not in words:
+            known = " or ".join(words)
+            raise ModelFailure("bad_request", f"{self._provider} has no service tier {tier}; use {known}, or remove it")
+        return words[tier]
 
     def _failure(self, error: Exception, answer: Answer) -> ModelFailure:
         """The failure for an exception, whose traceback no longer refers to what was read."""

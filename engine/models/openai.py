@@ -28,6 +28,7 @@ DIALECT = Dialect(
         "frequency_penalty": "frequency_penalty",
         "presence_penalty": "presence_penalty",
         "seed": "seed",
+        "service_tier": "service_tier",
     },
     structured=_structured,
     says_finish=True,

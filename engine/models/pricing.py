@@ -1,146 +1,145 @@
-"""Prices of model calls, in integer nano-USD, from the installed genai-prices catalogue.
+"""Prices of model calls, in integer nano-USD: own prices first, then the genai-prices catalogue.
 
-Prices and sums are Decimal and are rounded once per call to a whole nano-USD, half to even. Nothing is downloaded: a
-new catalogue arrives as a new version of the package. An unknown price is null, never 0. Cache writes for an hour,
-audio, images and video have the catalogue's price for them; where it has none, they cost what their kind costs.
+A cost is rounded once per call to a whole nano-USD, half to even. An unknown price is null, never 0. The price list of
+a model, server and tier is looked up once and kept until another one comes into force.
 """
 
-import hashlib
-import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
-from functools import lru_cache
+from decimal import Decimal
+from operator import attrgetter
 from pathlib import Path
+from typing import Literal
 
-import genai_prices
-from genai_prices import data_snapshot
-from genai_prices.types import ModelInfo, ModelPrice
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from genai_prices.types import ModelPrice
 
-from engine.errors import SpanloomError
-from engine.resources import CostSource, Price
-from engine.usage import Usage
+from engine.prices.catalogue import Catalogue
+from engine.prices.own import InvalidPrices, OwnPrices
+from engine.prices.rates import KINDS, Rates
+from engine.resources import AS_USUAL, CostSource, Price, Served, Unpriced
+from engine.usage import CallUsage, Usage
+
+__all__ = ["DEMO_PRICE", "DEMO_PROVIDER", "ForeignPrices", "GenaiPrices", "InForce", "InvalidPrices"]
 
 DEMO_PROVIDER = "offline"
 DEMO_PRICE = ModelPrice(input_mtok=Decimal("0.10"), output_mtok=Decimal("0.40"))
 """An example price for the offline model, which costs nothing; recorded with the cost source `demo`."""
 
+ForeignPrices = Literal["assume", "none", "trust"]
+"""What holds at a server that is not the provider's: the catalogue as an assumption, no price, or the catalogue."""
+
 _GRAPH_NAMES = {"gcp.gemini": "google"}
 """Provider name in graphs and in the custom price file, by provider name in spans, where the two differ."""
 
-_CACHED_MODELS = 1_024
-"""Cached look-ups: the catalogue does not change in a running process, and a look-up takes longer than pricing."""
+_told = attrgetter(*("reasoning_tokens" if kind == "output_reasoning_tokens" else kind for kind in KINDS))
+"""Reads a usage in the order of `KINDS`; but for reasoning, the names are those of genai-prices."""
 
-_NANO_PER_USD = Decimal(1_000_000_000)
-_UNKNOWN = Price(None, CostSource.NONE)
-
-
-class InvalidPrices(SpanloomError):
-    """The price file (`SPANLOOM_PRICES`) cannot be read."""
-
-    code = "invalid_prices"
+_MAX_KEPT = 1_024
+"""Price lists kept at a time; the oldest is dropped first."""
 
 
-class OwnPrice(BaseModel):
-    """A custom price of one model, in USD per million tokens; cached tokens without a price cost as much as input."""
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """The price list of a call, or why there is none, with the half-open time in which it is in force."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    input_mtok: Decimal = Field(ge=0)
-    output_mtok: Decimal = Field(ge=0)
-    cache_read_mtok: Decimal | None = Field(default=None, ge=0)
-    cache_write_mtok: Decimal | None = Field(default=None, ge=0)
+    rates: Rates | None
+    source: CostSource
+    version: str | None
+    reason: Unpriced | None
+    since: datetime
+    until: datetime
+    price: ModelPrice | None = None
 
 
 class GenaiPrices:
-    """Prices of the installed genai-prices catalogue; custom prices take precedence.
+    """Prices of the installed genai-prices catalogue; own prices take precedence.
 
-    `own_prices` is a JSON file `{"provider:model": {"input_mtok": "0.25", "output_mtok": "1.25"}}` in USD per million
-    tokens. Raises `InvalidPrices` if it cannot be read.
+    `own_prices` is a JSON file in USD per million tokens (`engine.prices.own`); raises `InvalidPrices` if it cannot be
+    read. `foreign` says what holds at a server that is not the provider's. With `prefer_provider_cost` the cost that a
+    provider reports counts even where the model has a price.
     """
 
-    def __init__(self, own_prices: Path | None = None) -> None:
-        self._catalogue = data_snapshot.get_snapshot()
-        self._catalogue_version = f"genai-prices {importlib.metadata.version('genai-prices')}"
-        self._own, self._own_version = _read(own_prices) if own_prices else ({}, "")
-        self._listed = lru_cache(maxsize=_CACHED_MODELS)(self._look_up)
+    def __init__(
+        self,
+        own_prices: Path | None = None,
+        *,
+        foreign: ForeignPrices = "assume",
+        prefer_provider_cost: bool = False,
+    ) -> None:
+        self._own = OwnPrices(own_prices)
+        self._foreign = foreign
+        self._prefers_provider_cost = prefer_provider_cost
+        self._catalogue = Catalogue()
+        self._kept: dict[tuple[str, str, str | None, str | None], InForce] = {}
 
-    def price(self, provider: str, model: str, usage: Usage | None, at: datetime) -> Price:
+    def price(self, provider: str, model: str, usage: Usage | None, at: datetime, served: Served = AS_USUAL) -> Price:
         """The cost of a call made at `at`; its source is `none` if the usage, the model or its price is unknown."""
+        ours = self._ours(provider, model, usage, at, served)
+        reported = served.provider_cost_nano_usd
+        is_uncertain = ours.nano_usd is None or ours.source is CostSource.ASSUMED
+        if reported is not None and (is_uncertain or self._prefers_provider_cost):
+            return Price(reported, CostSource.PROVIDER, f"reported by {served.host or provider}")
+        return ours
+
+    def upper_nano_usd(
+        self, provider: str, model: str, input_tokens: int, output_tokens: int, served: Served = AS_USUAL
+    ) -> int | None:
+        """The most that a call can cost now; a call that asks for a tier may be served in the standard one, too."""
+        now, costs = datetime.now(UTC), []
+        for tier in {None, served.tier}:
+            rates = self.in_force(provider, model, served.host, tier, now).rates
+            amount = None if rates is None else rates.upper(input_tokens, output_tokens)
+            if amount is None:
+                return None
+            costs.append(amount.ceiling())
+        return max(costs)
+
+    def in_force(self, provider: str, model: str, host: str | None, tier: str | None, at: datetime) -> InForce:
+        """The price list that is in force at a time, or why there is none."""
+        if not self._catalogue.is_current:
+            self._catalogue = Catalogue()
+            self._kept.clear()
+        key = (provider, model, host, tier)
+        kept = self._kept.get(key)
+        if kept is None or not kept.since <= at < kept.until:
+            if kept is None and len(self._kept) >= _MAX_KEPT:
+                del self._kept[next(iter(self._kept))]
+            kept = self._kept[key] = self._look_up(provider, model, host, tier, at)
+        return kept
+
+    def _ours(self, provider: str, model: str, usage: Usage | None, at: datetime, served: Served) -> Price:
         if usage is None or usage.input_tokens is None or usage.output_tokens is None:
-            return _UNKNOWN
-        found = self._find(provider, model, at)
-        usd = found and _usd(found[0], usage)
-        if found is None or usd is None:
-            return _UNKNOWN
-        _, source, version = found
-        return Price(int((usd * _NANO_PER_USD).to_integral_value(ROUND_HALF_EVEN)), source, version)
+            return Price(None, CostSource.NONE, reason=Unpriced.USAGE)
+        found = self.in_force(provider, model, served.host, served.tier, at)
+        if found.rates is None:
+            return Price(None, CostSource.NONE, reason=found.reason)
+        amount = found.rates.cost(_counts(usage))
+        if amount is None:
+            return Price(None, CostSource.NONE, reason=Unpriced.KIND)
+        return Price(amount.nearest(), found.source, found.version)
 
-    def upper_nano_usd(self, provider: str, model: str, input_tokens: int, output_tokens: int) -> int | None:
-        """The maximum cost of a call: all input is uncached or written to the cache, whichever costs more."""
-        found = self._find(provider, model, datetime.now(UTC))
-        if found is None:
-            return None
-        plain = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
-        costs = [_usd(found[0], usage) for usage in (plain, plain + Usage(cache_write_tokens=input_tokens))]
-        known = [usd for usd in costs if usd is not None]
-        return int((max(known) * _NANO_PER_USD).to_integral_value(ROUND_CEILING)) if known else None
-
-    def _find(self, provider: str, model: str, at: datetime) -> tuple[ModelPrice, CostSource, str] | None:
-        own = self._own.get(f"{_GRAPH_NAMES.get(provider, provider)}:{model}")
-        if own is not None:
-            return own, CostSource.OVERRIDE, self._own_version
+    def _look_up(self, provider: str, model: str, host: str | None, tier: str | None, at: datetime) -> InForce:
+        own = self._own.find(_GRAPH_NAMES.get(provider, provider), model, host, tier, at)
+        if own.price is not None:
+            return _in_force(own.price, CostSource.OVERRIDE, own.version, own.since, own.until)
         if provider == DEMO_PROVIDER:
-            return DEMO_PRICE, CostSource.DEMO, "demo"
-        listed = self._listed(provider, model)
-        if listed is None:
-            return None
-        known_model, version = listed
-        return known_model.get_prices(at), CostSource.PRICE_TABLE, version
-
-    def _look_up(self, provider: str, model: str) -> tuple[ModelInfo, str] | None:
-        """The model's entry in the catalogue, and the version and name of its price."""
-        try:
-            known_provider, known_model = self._catalogue.find_provider_model(
-                model, None, self._known_provider(provider), None
-            )
-        except LookupError:
-            return None
-        return known_model, f"{self._catalogue_version} {known_provider.id}/{known_model.id}"
-
-    def _known_provider(self, provider: str) -> str | None:
-        """The catalogue's id of a provider; null if it is not listed, then the model's name alone is looked up."""
-        try:
-            return self._catalogue.find_provider(None, provider, None).id
-        except LookupError:
-            return None
+            return _in_force(DEMO_PRICE, CostSource.DEMO, "demo", own.since, own.until)
+        found = self._catalogue.find(provider, model, host, tier, at)
+        since, until = max(found.since, own.since), min(found.until, own.until)
+        reason = Unpriced.SERVER if found.is_assumed and self._foreign == "none" else found.reason
+        if found.price is None or reason is not None:
+            return InForce(None, CostSource.NONE, None, reason, since, until)
+        is_assumed = found.is_assumed and self._foreign == "assume"
+        source = CostSource.ASSUMED if is_assumed else CostSource.PRICE_TABLE
+        return _in_force(found.price, source, found.version, since, until)
 
 
-def _usd(price: ModelPrice, usage: Usage) -> Decimal | None:
-    """The cost in USD; null if a used kind of token has no price or the counts contradict each other."""
-    if (usage.input_tokens and price.input_mtok is None) or (usage.output_tokens and price.output_mtok is None):
-        return None
-    counts = usage.model_dump(exclude={"total_tokens", "reasoning_tokens"})
-    counted = genai_prices.Usage(**counts, output_reasoning_tokens=usage.reasoning_tokens)
-    try:
-        return price.calc_price(counted)["total_price"]
-    except ValueError:
-        return None
+def _in_force(price: ModelPrice, source: CostSource, version: str | None, since: datetime, until: datetime) -> InForce:
+    return InForce(Rates(price), source, version, None, since, until, price)
 
 
-def _read(path: Path) -> tuple[Mapping[str, ModelPrice], str]:
-    try:
-        text = path.read_bytes()
-        own = TypeAdapter(dict[str, OwnPrice]).validate_json(text)
-    except (OSError, ValidationError) as error:
-        raise InvalidPrices(f"{InvalidPrices.__doc__} {path}: {_reason(error)}") from error
-    prices = {name: ModelPrice(**price.model_dump(exclude_none=True)) for name, price in own.items()}
-    return prices, f"own {hashlib.sha256(text).hexdigest()[:12]}"
-
-
-def _reason(error: OSError | ValidationError) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or "cannot be opened"
-    first = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(str(step) for step in first['loc']) or 'document'}: {first['msg']}"
+def _counts(usage: Usage) -> Sequence[int | None]:
+    """The counts of a call; a usage that tells no parts apart has none."""
+    counts: tuple[int | None, ...] = _told(usage if isinstance(usage, CallUsage) else CallUsage(**usage.model_dump()))
+    return counts

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from engine.errors import InvalidRequest, MissingExtra, ResourceMissing
 from engine.models.offline import OFFLINE, OfflineModel
-from engine.resources import AnswerLimits, ChatModel
+from engine.resources import AnswerLimits, ChatModel, Server
 
 if TYPE_CHECKING:
     from engine.models.langchain import LangChainModel
@@ -52,6 +52,8 @@ class Provider:
     key_variable: str
     address: str
     default_model: str
+    service_tiers: frozenset[str] = frozenset()
+    """The tiers that a request may ask for."""
 
     @property
     def is_installed(self) -> bool:
@@ -70,6 +72,7 @@ PROVIDERS = {
             "OPENAI_API_KEY",
             "https://api.openai.com/v1",
             "gpt-4.1-mini",
+            frozenset({"auto", "default", "flex", "priority"}),
         ),
         Provider(
             "anthropic",
@@ -79,6 +82,7 @@ PROVIDERS = {
             "ANTHROPIC_API_KEY",
             "https://api.anthropic.com",
             "claude-haiku-4-5",
+            frozenset({"auto", "default"}),
         ),
         Provider(
             "google",
@@ -155,6 +159,13 @@ class LangChainModels:
         if not self._settings_of(known).is_set:
             return f"there is no API key for {provider}; set {known.key_variable}, or use {':'.join(OFFLINE)}"
         return None
+
+    def server(self, provider: str) -> Server:
+        """The host of the provider's address, or of the configured one, and the service tiers that it takes."""
+        known = PROVIDERS.get(provider)
+        if known is None:
+            return Server()
+        return Server(urlsplit(self._settings_of(known).base_url or known.address).hostname, known.service_tiers)
 
     async def aclose(self) -> None:
         """Close the connections of all models built so far."""

@@ -104,6 +104,7 @@ class ModelUse:
     model: str | None = None
     max_tokens: int | None = None
     """The most output tokens of one call."""
+    service_tier: str | None = None
 
     def named(self, defaults: ModelDefaults, server: tuple[str, str] | None) -> tuple[str, str] | None:
         """Provider and model: the node's own, else the graph's defaults, else the server's; null if none is named."""

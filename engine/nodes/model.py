@@ -1,7 +1,7 @@
 """The node type `model`: calls a language model once."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 from uuid_utils.compat import uuid7
@@ -65,6 +65,8 @@ class ModelConfig(NodeConfig):
     """Texts that end the answer."""
     seed: int | None = None
     """Seed for sampling, if the provider supports one."""
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
+    """Service tier to ask for, where the provider has it; the tier that answers is paid for. Null asks for none."""
     response_schema: JsonObject | None = None
     """JSON Schema of the answer; the parsed answer is the output's `data`."""
 
@@ -122,7 +124,7 @@ class ModelNode(NodeBase[ModelConfig]):
 
     @classmethod
     def model_use(cls, config: ModelConfig) -> ModelUse:
-        return ModelUse(config.provider, config.model, config.max_tokens)
+        return ModelUse(config.provider, config.model, config.max_tokens, config.service_tier)
 
     @classmethod
     def sees_tool_answers(cls, config: ModelConfig) -> bool:
@@ -174,6 +176,7 @@ class ModelNode(NodeBase[ModelConfig]):
             stop=tuple(config.stop),
             seed=config.seed,
             response_schema=config.response_schema,
+            service_tier=config.service_tier,
         )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from engine.errors import BudgetExceeded, LimitExceeded, UnpricedModel
 from engine.graph import Limits
-from engine.resources import ChatModel, ModelRequest, Price, Prices
+from engine.resources import ChatModel, ModelRequest, Price, Prices, Served
 from engine.tracing.semconv import Event
 from engine.tracing.tracker import WorkflowTracker
 from engine.usage import Usage, dollars
@@ -79,7 +79,8 @@ class Budget:
     def upper(self, model: ChatModel, request: ModelRequest) -> tuple[int, int | None]:
         """Return the most that a call may use, in tokens and in nano-USD; the latter is null for an unknown price."""
         inputs, outputs = model.estimate_input_tokens(request), request.settings.max_tokens
-        return inputs + outputs, self._prices.upper_nano_usd(model.provider, model.model, inputs, outputs)
+        served = Served(model.server_address, request.settings.service_tier)
+        return inputs + outputs, self._prices.upper_nano_usd(model.provider, model.model, inputs, outputs, served)
 
     def _estimate(self, model: ChatModel, request: ModelRequest) -> Reservation:
         limits = self._limits

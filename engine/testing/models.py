@@ -10,7 +10,7 @@ from datetime import datetime
 
 from engine.errors import ModelFailure, ResourceMissing
 from engine.graph import Json, JsonObject
-from engine.resources import CostSource, ModelReply, ModelRequest, Price, ToolCall
+from engine.resources import AS_USUAL, CostSource, ModelReply, ModelRequest, Price, Served, Server, ToolCall, Unpriced
 from engine.retrieval.lexical import words
 from engine.usage import Usage, UsageReport
 
@@ -179,6 +179,10 @@ class ScriptedModels:
         """Explain that a model does not exist; null if it does."""
         return None if (provider, model) in self._models else f"there is no scripted model {provider}:{model}"
 
+    def server(self, provider: str) -> Server:
+        """Return a server without an address, which takes no service tiers."""
+        return Server()
+
 
 @dataclass(frozen=True, slots=True)
 class PerTokenPrices:
@@ -187,14 +191,16 @@ class PerTokenPrices:
     input_nano_usd: int = 1_000
     output_nano_usd: int = 2_000
 
-    def price(self, provider: str, model: str, usage: Usage | None, at: datetime) -> Price:
+    def price(self, provider: str, model: str, usage: Usage | None, at: datetime, served: Served = AS_USUAL) -> Price:
         """Return input and output tokens times their prices; unknown usage has no price."""
         if usage is None or usage.input_tokens is None or usage.output_tokens is None:
-            return Price(None, CostSource.NONE)
+            return Price(None, CostSource.NONE, reason=Unpriced.USAGE)
         cost = usage.input_tokens * self.input_nano_usd + usage.output_tokens * self.output_nano_usd
         return Price(cost, CostSource.PRICE_TABLE, "per-token-prices")
 
-    def upper_nano_usd(self, provider: str, model: str, input_tokens: int, output_tokens: int) -> int | None:
+    def upper_nano_usd(
+        self, provider: str, model: str, input_tokens: int, output_tokens: int, served: Served = AS_USUAL
+    ) -> int | None:
         """Return the price of the most tokens that a call may use."""
         return input_tokens * self.input_nano_usd + output_tokens * self.output_nano_usd
 

@@ -26,6 +26,9 @@ SHUTDOWN_ERROR = "shutdown"
 LOST_ERROR = "engine_lost"
 """`error.type` of an attempt whose process died, and of its execution if no other process takes it over."""
 
+_OPENAI = "openai"
+"""The provider, and every server that speaks its protocol: its service tiers have names in the conventions."""
+
 EVENT_NAMESPACE = uuid5(NAMESPACE_URL, "urn:spanloom:event")
 
 
@@ -36,6 +39,7 @@ def sums(totals: Totals, unfinished: Unfinished, span_ids: list[int], duration_s
         semconv.UNPRICED_CALLS: totals.unpriced_calls,
         semconv.UNMETERED_CALLS: totals.unmetered_calls,
         semconv.FAILED_CALLS: totals.failed_calls,
+        semconv.ASSUMED_CALLS: totals.assumed_calls,
         semconv.WASTE_NANO_USD: totals.waste_nano_usd,
         semconv.MODEL_CALLS: totals.model_calls,
         semconv.TOOL_CALLS: totals.tool_calls,
@@ -154,6 +158,20 @@ def request_attributes(model: ChatModel, request: ModelRequest) -> Attributes:
         attributes[semconv.REQUEST_TEMPERATURE] = settings.temperature
     if settings.top_p is not None:
         attributes[semconv.REQUEST_TOP_P] = settings.top_p
+    if settings.service_tier is not None and model.provider == _OPENAI:
+        attributes[semconv.REQUEST_SERVICE_TIER] = settings.service_tier
     if model.server_address is not None:
         attributes[semconv.SERVER_ADDRESS] = model.server_address
+    return attributes
+
+
+def bill_attributes(provider: str, service_tier: str | None, cost_nano_usd: int | None) -> Attributes:
+    """The attributes of what the provider says of its bill beside the usage."""
+    attributes: Attributes = {}
+    if service_tier is not None:
+        attributes[semconv.SERVICE_TIER] = service_tier
+        if provider == _OPENAI:
+            attributes[semconv.RESPONSE_SERVICE_TIER] = service_tier
+    if cost_nano_usd is not None:
+        attributes[semconv.PROVIDER_COST_NANO_USD] = cost_nano_usd
     return attributes

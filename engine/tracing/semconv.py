@@ -154,6 +154,7 @@ COST_UPPER_NANO_USD = _key("workflow.cost.upper_nano_usd", "int", "upper limit o
 UNPRICED_CALLS = _key("workflow.cost.unpriced_calls", "int", "model calls to models without a price")
 UNMETERED_CALLS = _key("workflow.cost.unmetered_calls", "int", "model calls without usage: their cost is unknown")
 FAILED_CALLS = _key("workflow.failed_calls", "int", "model calls that failed, whatever they cost")
+ASSUMED_CALLS = _key("workflow.cost.assumed_calls", "int", "model calls at a price that their server may not have")
 WASTE_NANO_USD = _key("workflow.cost.waste_nano_usd", "int", "cost of wasted model calls", "nano-USD")
 MODEL_CALLS = _key("workflow.model_calls", "int", "calls to providers, retries included")
 TOOL_CALLS = _key("workflow.tool_calls", "int", "tool calls, retries included")
@@ -236,7 +237,22 @@ USAGE_PARTIAL = _key(
 )
 USAGE_UNREAD = _key("workflow.usage.unread_keys", "string[]", "unknown keys of the provider's usage")
 GENAI_COST = _key("gen_ai.usage.cost", "double", "the cost for other tools; our own is workflow.cost.nano_usd", "USD")
-COST_SOURCE = _key("workflow.cost.source", "string", "price_table, override, demo (not real money) or none")
+COST_SOURCE = _key(
+    "workflow.cost.source",
+    "string",
+    "price_table, assumed (the server is not the provider's), override, provider, demo (not real money) or none",
+)
+UNPRICED_REASON = _key(
+    "workflow.cost.unpriced_reason",
+    "string",
+    "unknown_usage, unknown_model, unknown_tier, unknown_kind, foreign_server, impossible_amount",
+)
+PROVIDER_COST_NANO_USD = _key(
+    "workflow.cost.provider_nano_usd", "int", "cost of the call as the provider reported it", "nano-USD"
+)
+SERVICE_TIER = _key("workflow.call.service_tier", "string", "tier in which the provider says it served the call")
+REQUEST_SERVICE_TIER = _key("openai.request.service_tier", "string", "service tier that was asked for, of OpenAI's API")
+RESPONSE_SERVICE_TIER = _key("openai.response.service_tier", "string", "service tier of the answer, of OpenAI's API")
 PRICE_VERSION = _key("workflow.cost.price_version", "string", "version of the price list")
 CALL_WASTE = _key("workflow.call.waste", "string", "why the call was wasted: retried, failed, cancelled")
 SERVER_ADDRESS = _key("server.address", "string", "host of the provider")

@@ -9,10 +9,10 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_span_
 from opentelemetry.util.types import AttributeValue
 
 from engine.graph import Json
-from engine.resources import ChatModel, CostSource, ModelReply, ModelRequest, Passage, Price, Prices
+from engine.resources import ChatModel, CostSource, ModelReply, ModelRequest, Passage, Price, Prices, Served, Unpriced
 from engine.security.redaction import error_text, redact
 from engine.tracing import semconv
-from engine.tracing.attributes import Attributes, request_attributes, usage_attributes
+from engine.tracing.attributes import Attributes, bill_attributes, request_attributes, usage_attributes
 from engine.tracing.contents import Contents, Values, asked_retriever, found_passages, of_chat
 from engine.tracing.semconv import Event, NodeStatus, Operation, Waste
 from engine.tracing.time_ledger import Phase, TimeLedger
@@ -255,6 +255,7 @@ class ModelCall:
         """Set as soon as anything of the answer has arrived: then an error is no free refusal any more."""
         self.heard = UsageReport()
         """What the provider has reported so far. It is booked if the call breaks off."""
+        self._served = Served(model.server_address, request.settings.service_tier)
         recorder.totals.model_calls += 1
         self._span = recorder.start_leaf(
             node,
@@ -305,13 +306,23 @@ class ModelCall:
         return self._end(UsageReport(), Waste.CANCELLED, Price(0, CostSource.NONE))
 
     def _price(self, usage: Usage | None) -> Price:
-        price = self._recorder.prices.price(self._model.provider, self._model.model, usage, self._at)
+        model = self._model
+        price = self._recorder.prices.price(model.provider, model.model, usage, self._at, self._served)
         is_possible = price.nano_usd is None or 0 <= price.nano_usd <= MAX_NANO_USD
-        return price if is_possible else Price(None, CostSource.NONE)
+        return price if is_possible else Price(None, CostSource.NONE, reason=Unpriced.AMOUNT)
+
+    def _hear(self, report: UsageReport) -> None:
+        """Note what the provider says of its bill beside the usage: the tier of its answer, and the cost."""
+        tier = report.service_tier.lower() if report.service_tier else None
+        cost = report.provider_cost_nano_usd
+        cost = cost if cost is not None and 0 <= cost <= MAX_NANO_USD else None
+        self._served = Served(self._served.host, tier or self._served.tier, cost)
+        self._extra.update(bill_attributes(self._model.provider, tier, cost))
 
     def _end(self, report: UsageReport, waste: Waste | None, price: Price | None = None) -> Bill:
         """End the span; a null price is that of the reported usage."""
         usage = self._possible(report.usage)
+        self._hear(report)
         price = price or self._price(usage)
         self._recorder.time.leave(Phase.MODEL)
         if waste is not None:
@@ -342,8 +353,15 @@ class ModelCall:
         self._extra[semconv.COST_SOURCE] = price.source.value
         if price.version is not None:
             self._extra[semconv.PRICE_VERSION] = price.version
-        if price.nano_usd is not None:
+        if price.nano_usd is None:
+            self._extra[semconv.UNPRICED_REASON] = (price.reason or Unpriced.USAGE).value
+        else:
             self._extra[semconv.COST_NANO_USD] = price.nano_usd
             self._extra[semconv.GENAI_COST] = price.nano_usd / 1e9
-        failed = semconv.ERROR_TYPE in self._extra
-        self._recorder.totals.add_call(usage, price.nano_usd, failed=failed, wasted=waste is not None)
+        self._recorder.totals.add_call(
+            usage,
+            price.nano_usd,
+            failed=semconv.ERROR_TYPE in self._extra,
+            wasted=waste is not None,
+            assumed=price.source is CostSource.ASSUMED,
+        )

@@ -6,7 +6,7 @@ from engine.documents.json_schema import compiled
 from engine.documents.strict_json import escape
 from engine.nodes.base import ModelUse
 from engine.report import Severity
-from engine.resources import Resources
+from engine.resources import Resources, Served
 from engine.validation.checked_graph import CheckedGraph
 from engine.validation.rules import Finding
 
@@ -30,11 +30,25 @@ def unknown_model(checked: CheckedGraph, resources: Resources) -> Iterator[Findi
             yield checked.at_node("capability.unknown_model", node_id, message, place="/config", hint=problem)
 
 
+def unknown_service_tier(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
+    """A service tier that the provider does not have."""
+    for node_id, named, use in _models(checked, resources):
+        if named is None or use.service_tier is None or resources.models.problem(*named) is not None:
+            continue
+        tiers = resources.models.server(named[0]).service_tiers
+        if use.service_tier not in tiers:
+            message = f"The provider {named[0]} has no service tier {use.service_tier} to ask for."
+            known = f"Use {' or '.join(sorted(tiers))}, or remove" if tiers else "Remove"
+            hint = f"{known} `service_tier`."
+            place = "/config/service_tier"
+            yield checked.at_node("capability.unknown_service_tier", node_id, message, place=place, hint=hint)
+
+
 def unpriced_model(checked: CheckedGraph, resources: Resources) -> Iterator[Finding]:
     """A model without a price: an error under a cost budget."""
     under_budget = checked.graph.limits.budget_nano_usd is not None
-    for node_id, named, _ in _models(checked, resources):
-        if named is not None and resources.prices.upper_nano_usd(*named, 1, 1) is None:
+    for node_id, named, use in _models(checked, resources):
+        if named is not None and _upper_nano_usd(resources, named, use, 1, 1) is None:
             message = "The model has no known price" + (", so a cost budget cannot be kept." if under_budget else ".")
             yield Finding(
                 "capability.unpriced_model",
@@ -100,7 +114,7 @@ def budget_too_small(checked: CheckedGraph, resources: Resources) -> Iterator[Fi
         return
     for node_id, named, use in _models(checked, resources):
         tokens = use.most_output_tokens(checked.graph.model_defaults)
-        cost = resources.prices.upper_nano_usd(*named, 0, tokens) if named is not None else None
+        cost = _upper_nano_usd(resources, named, use, 0, tokens) if named is not None else None
         over_tokens = limits.budget_tokens is not None and tokens > limits.budget_tokens
         over_cost = limits.budget_nano_usd is not None and cost is not None and cost > limits.budget_nano_usd
         if over_tokens or over_cost:
@@ -111,6 +125,7 @@ def budget_too_small(checked: CheckedGraph, resources: Resources) -> Iterator[Fi
 CHECKS: dict[str, Callable[[CheckedGraph, Resources], Iterator[Finding]]] = {
     "capability.no_model": no_model,
     "capability.unknown_model": unknown_model,
+    "capability.unknown_service_tier": unknown_service_tier,
     "capability.unpriced_model": unpriced_model,
     "capability.unknown_tool": unknown_tool,
     "capability.unknown_retriever": unknown_retriever,
@@ -120,6 +135,14 @@ CHECKS: dict[str, Callable[[CheckedGraph, Resources], Iterator[Finding]]] = {
     "capability.budget_too_small": budget_too_small,
 }
 """The check of each code."""
+
+
+def _upper_nano_usd(
+    resources: Resources, named: tuple[str, str], use: ModelUse, input_tokens: int, output_tokens: int
+) -> int | None:
+    """The most that a call of the node can cost on its server and in its tier; null without a price."""
+    served = Served(resources.models.server(named[0]).host, use.service_tier)
+    return resources.prices.upper_nano_usd(*named, input_tokens, output_tokens, served)
 
 
 def _models(checked: CheckedGraph, resources: Resources) -> Iterator[tuple[str, tuple[str, str] | None, ModelUse]]:

@@ -334,7 +334,18 @@ RULES: dict[str, Rule] = {
         ),
         Rule("capability.no_model", _E, "No model", "Set `provider` and `model` in the node or in `model_defaults`."),
         Rule("capability.unknown_model", _E, "Model not available", "Configure the provider, or use another model."),
-        Rule("capability.unpriced_model", _E, "Model without a price", "Use a model with a price."),
+        Rule(
+            "capability.unknown_service_tier",
+            _E,
+            "Unknown service tier",
+            "Use a tier that the provider has, or remove `service_tier`.",
+        ),
+        Rule(
+            "capability.unpriced_model",
+            _E,
+            "Model without a price",
+            "Give it a price in the file that SPANLOOM_PRICES names, or use a model with a price.",
+        ),
         Rule("capability.unknown_tool", _E, "Unknown tool", "Use a registered tool."),
         Rule("capability.unknown_retriever", _E, "Unknown retriever", "Use a registered retriever."),
         Rule(

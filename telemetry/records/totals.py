@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from engine.resources import CostSource
 from engine.tracing import semconv
 from engine.usage import Totals, Usage
 from telemetry.signals.records import Kind, SpanRecord
@@ -40,6 +41,7 @@ def _add_call(totals: Totals, span: SpanRecord) -> None:
         span.integer(semconv.COST_NANO_USD),
         failed=span.text(semconv.ERROR_TYPE) is not None,
         wasted=span.text(semconv.CALL_WASTE) is not None,
+        assumed=span.text(semconv.COST_SOURCE) == CostSource.ASSUMED,
     )
 
 

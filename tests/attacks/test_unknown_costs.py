@@ -17,7 +17,7 @@ from engine.database.database import Database
 from engine.errors import BudgetExceeded
 from engine.graph import JsonObject, Limits
 from engine.ledger import CallReservation, Checkpoint
-from engine.resources import CostSource, ModelRequest, ModelSettings, Price
+from engine.resources import AS_USUAL, CostSource, ModelRequest, ModelSettings, Price, Served, Unpriced
 from engine.runtime.budget import Budget
 from engine.testing.models import PerTokenPrices, ScriptedModel
 from engine.tracing.semconv import Waste
@@ -51,13 +51,13 @@ SMALL = ModelRequest(system="", messages=[], settings=ModelSettings(max_tokens=1
 """Costs at most $0.001."""
 
 
-class Unpriced(PerTokenPrices):
+class OwnIsUnpriced(PerTokenPrices):
     """A catalogue without a price for the model `own`."""
 
-    def price(self, provider: str, model: str, usage: Usage | None, at: datetime) -> Price:
+    def price(self, provider: str, model: str, usage: Usage | None, at: datetime, served: Served = AS_USUAL) -> Price:
         if model == "own":
-            return Price(None, CostSource.NONE)
-        return super().price(provider, model, usage, at)
+            return Price(None, CostSource.NONE, reason=Unpriced.MODEL)
+        return super().price(provider, model, usage, at, served)
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ class Crashes:
     async def fail(self) -> Story:
         """An execution with a paid, an unpriced, a broken, a refused, a cancelled and a mute call."""
         story = self.keeper.begin()
-        story.tracker.prices = Unpriced()
+        story.tracker.prices = OwnIsUnpriced()
         await self.keeper.journal.accept(story.acceptance())
         story.answer()
         story.answer(model="own")

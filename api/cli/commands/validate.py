@@ -11,6 +11,7 @@ from api.cli.exit_codes import BAD_NEWS, DONE
 from api.cli.rendering.tables import validation_view
 from api.cli.workflow_files import is_template, read_document
 from api.settings import Settings
+from api.wiring.resources import build_prices
 from engine.execution.local_resources import resources_of
 from engine.graph import Json
 from engine.report import ValidationReport
@@ -43,7 +44,7 @@ def validate_files(files: list[Path], *, as_json: bool) -> int:
 def reports_of(settings: Settings, documents: Sequence[Json]) -> list[ValidationReport]:
     """The report of each graph or template, with the models and tools of these settings."""
     resources = resources_of(
-        settings.providers, settings.model, files_roots=settings.files_roots, prices=settings.prices
+        settings.providers, settings.model, files_roots=settings.files_roots, prices=build_prices(settings)
     )
     with closing(resources.files):
         return [_report(document, resources) for document in documents]

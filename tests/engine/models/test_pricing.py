@@ -1,15 +1,19 @@
 """Prices are exact to the nano-USD, and unknown prices stay null."""
 
 import json
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import genai_prices
 import pytest
+from genai_prices import data_snapshot
+from genai_prices.types import ClauseEquals, ModelInfo, ModelPrice
 
+from engine.models import pricing
 from engine.models.pricing import GenaiPrices, InvalidPrices
-from engine.resources import CostSource, Price, Prices
+from engine.resources import CostSource, Price, Prices, Served, Unpriced
 from engine.usage import Usage
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
@@ -56,6 +60,86 @@ def test_output_of_a_model_with_only_an_input_price_is_unpriced() -> None:
         return PRICES.price("openai", "text-embedding-3-small", tokens, NOW).nano_usd
 
     assert (nano_usd(0), nano_usd(1)) == (2_000, None)
+
+
+@pytest.mark.parametrize(
+    ("tier", "nano_usd"), [("flex", 1_125_000_000), ("default", 2_250_000_000), (None, 2_250_000_000)]
+)
+def test_the_tier_of_the_answer_decides_the_price(tier: str | None, nano_usd: int) -> None:
+    tokens = usage(input_tokens=1_000_000, output_tokens=100_000)
+
+    assert PRICES.price("openai", "gpt-5", tokens, NOW, Served(tier=tier)).nano_usd == nano_usd
+
+
+def test_the_most_that_a_call_in_a_tier_can_cost_covers_the_standard_tier_too() -> None:
+    def upper(tier: str | None) -> int | None:
+        return PRICES.upper_nano_usd("openai", "gpt-5", 1_000_000, 100_000, Served(tier=tier))
+
+    assert (upper(None), upper("flex"), upper("priority"), upper("scale")) == (
+        2_250_000_000,
+        2_250_000_000,
+        4_500_000_000,
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "served", "reason"),
+    [
+        (None, Served(), Unpriced.USAGE),
+        (usage(input_tokens=1, output_tokens=1), Served(tier="scale"), Unpriced.TIER),
+        (usage(input_tokens=1, output_tokens=1, cache_read_tokens=9), Served(), Unpriced.KIND),
+        (usage(input_tokens=1, output_tokens=1), Served(host="llm.internal"), Unpriced.SERVER),
+    ],
+)
+def test_an_unknown_price_says_why(tokens: Usage | None, served: Served, reason: Unpriced) -> None:
+    assert GenaiPrices(foreign="none").price("openai", "gpt-5", tokens, NOW, served).reason == reason
+
+
+def test_a_price_list_is_resolved_once_and_again_when_another_one_is_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    prices, tokens = GenaiPrices(), usage(input_tokens=1_000_000, output_tokens=0)
+    may, august = datetime(2025, 5, 1, tzinfo=UTC), datetime(2025, 8, 1, tzinfo=UTC)
+    asked = 0
+
+    def count(price: ModelPrice, usage: object) -> object:
+        nonlocal asked
+        asked += 1
+        return calculate(price, usage)
+
+    calculate = ModelPrice.calc_price
+    monkeypatch.setattr(ModelPrice, "calc_price", count)
+
+    costs = [prices.price("openai", "o3", tokens, may + timedelta(minutes=minute)).nano_usd for minute in range(100)]
+    assert (set(costs), asked) == ({10_000_000_000}, 2)
+    assert prices.price("openai", "o3", tokens, august).nano_usd == 2_000_000_000
+    assert prices.price("openai", "o3", tokens, may).nano_usd == 10_000_000_000
+
+
+def test_another_snapshot_of_the_catalogue_counts_from_then_on() -> None:
+    prices, tokens = GenaiPrices(), usage(input_tokens=1_000_000, output_tokens=0)
+    before = prices.price("openai", "gpt-5", tokens, NOW).nano_usd
+    openai = next(each for each in data_snapshot.get_snapshot().providers if each.id == "openai")
+    model = ModelInfo(
+        id="gpt-5", match=ClauseEquals("gpt-5"), prices=ModelPrice(input_mtok=Decimal(7), output_mtok=Decimal(7))
+    )
+    data_snapshot.set_custom_snapshot(data_snapshot.DataSnapshot([replace(openai, models=[model])], True))
+    try:
+        after = prices.price("openai", "gpt-5", tokens, NOW).nano_usd
+    finally:
+        data_snapshot.set_custom_snapshot(None)
+
+    assert (before, after) == (1_250_000_000, 7_000_000_000)
+    assert prices.price("openai", "gpt-5", tokens, NOW).nano_usd == before
+
+
+def test_price_lists_that_are_kept_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pricing, "_MAX_KEPT", 10)
+    prices, tokens = GenaiPrices(), usage(input_tokens=1, output_tokens=0)
+
+    for number in range(100):
+        prices.price("openai", "gpt-5", tokens, NOW, Served(tier=f"tier-{number}"))
+
+    assert len(prices._kept) == 10
 
 
 def test_an_unknown_provider_is_priced_by_the_models_name() -> None:

@@ -5,7 +5,18 @@ from typing import Any
 
 from engine.graph import Json, JsonObject
 from engine.report import ValidationReport
-from engine.resources import CostSource, Effect, Passage, Price, Resources, RetrievalQuery, ToolContext, ToolSpec
+from engine.resources import (
+    AS_USUAL,
+    CostSource,
+    Effect,
+    Passage,
+    Price,
+    Resources,
+    RetrievalQuery,
+    Served,
+    ToolContext,
+    ToolSpec,
+)
 from engine.testing.models import Say, ScriptedModel
 from engine.usage import Usage
 from engine.validation.validator import Validation, WorkflowValidator
@@ -94,10 +105,12 @@ class Shelf:
 class NoPrices:
     """No model has a price."""
 
-    def price(self, provider: str, model: str, usage: Usage | None, at: object) -> Price:
+    def price(self, provider: str, model: str, usage: Usage | None, at: object, served: Served = AS_USUAL) -> Price:
         return Price(None, CostSource.NONE)
 
-    def upper_nano_usd(self, provider: str, model: str, input_tokens: int, output_tokens: int) -> int | None:
+    def upper_nano_usd(
+        self, provider: str, model: str, input_tokens: int, output_tokens: int, served: Served = AS_USUAL
+    ) -> int | None:
         return None
 
 

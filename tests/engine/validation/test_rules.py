@@ -508,6 +508,7 @@ CASES: dict[str, list[Case]] = {
         Case(chat(provider="scripted", model="scripted-2"), chat(provider="scripted", model="scripted-1")),
         Case(document(CHAT, {"ask": "model"}, model_defaults={"provider": "scripted", "model": "x"}), chat()),
     ],
+    "capability.unknown_service_tier": [Case(chat(service_tier="flex"), chat())],
     "capability.unpriced_model": [Case(chat(), chat(), on=resources(prices=False))],
     "capability.unknown_tool": [
         Case(
