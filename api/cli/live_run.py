@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from api.cli import interrupts, terminal
-from api.cli.rendering.formatting import duration, tokens, unknown_calls, usd
+from api.cli.rendering.formatting import ASSUMED, ASSUMED_MEANING, duration, tokens, unknown_calls, usd
 from api.cli.rendering.progress import Progress
 from api.wiring.runtime import Runtime
 from engine.events import EventType, ExecutionEvent
@@ -99,6 +99,8 @@ def _used(followed: Followed) -> list[str]:
         return [*used, "cost unknown" + (": the model has no price" if has_usage else ": no usage was reported")]
     unknown = unknown_calls(followed.result)
     notes = [f"not the whole cost: {unknown}"] if unknown else []
+    if followed.result.assumed_calls:
+        return [*used, f"{ASSUMED}{usd(cost)} {ASSUMED_MEANING}", *notes]
     if not followed.demo_nano_usd:
         return [*used, usd(cost), *notes]
     part = "" if followed.demo_nano_usd == cost else f" of which {usd(followed.demo_nano_usd)}"

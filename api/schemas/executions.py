@@ -100,6 +100,7 @@ class ExecutionSummary(Answer):
     unpriced_calls: int
     unmetered_calls: int
     failed_calls: int
+    assumed_calls: int
     waste_nano_usd: int
     unfinished_calls: int
     cost_upper_nano_usd: int | None
@@ -186,6 +187,8 @@ class SumsAnswer(Answer):
     """Sums over executions that have ended.
 
     `failed_by_caller` counts failed executions whose document or input was at fault; `executions_failed` includes them.
+    `assumed_nano_usd` is the cost of the `assumed_calls`: at the catalogue's price, although the server is not the
+    provider's. `provider_difference_nano_usd` is what providers reported minus what was booked for the same calls.
     `failure_rate` is (failed - failed by caller) / (completed + failed - failed by caller), null if the divisor is 0.
     `cost_nano_usd` is exact unless `unpriced_calls` (models without a price), `unmetered_calls` (usage unknown) or
     `unfinished_calls` (cut off by a crash) are above 0: these add nothing to it. `cost_upper_nano_usd` is the cost with
@@ -211,6 +214,9 @@ class SumsAnswer(Answer):
     unmetered_calls: int
     failed_calls: int
     unfinished_calls: int
+    assumed_calls: int
+    assumed_nano_usd: int
+    provider_difference_nano_usd: int
 
 
 class CostRowAnswer(SumsAnswer):

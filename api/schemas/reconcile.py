@@ -35,8 +35,22 @@ class CounterDocument(Answer):
     note: str | None
 
 
+class BillDocument(Answer):
+    """Calls of one model whose cost the provider reported, beside what was booked."""
+
+    provider: str
+    model: str
+    calls: int
+    reported_nano_usd: int
+    booked_nano_usd: int
+    difference_nano_usd: int
+
+
 class ReconcileDocument(Answer):
-    """A comparison of the books over whole hours; `differences` holds the first 200 of `differences_total`."""
+    """A comparison of the books over whole hours; `differences` holds the first 200 of `differences_total`.
+
+    `bills` is what providers reported as the cost of their calls; that it differs is no difference between the books.
+    """
 
     since: AwareDatetime = Field(serialization_alias="from")
     until: AwareDatetime = Field(serialization_alias="to")
@@ -53,6 +67,7 @@ class ReconcileDocument(Answer):
     drift_nano_usd: int
     differences: list[DifferenceDocument]
     counters: list[CounterDocument]
+    bills: list[BillDocument]
 
     @classmethod
     def of(cls, report: ReconcileReport, differences_total: int | None = None, drift: int | None = None) -> Self:
@@ -71,6 +86,10 @@ class ReconcileDocument(Answer):
             differences=[
                 DifferenceDocument.model_validate(asdict(one) | {"drift_nano_usd": one.drift_nano_usd})
                 for one in report.differences
+            ],
+            bills=[
+                BillDocument.model_validate(asdict(bill) | {"difference_nano_usd": bill.difference_nano_usd})
+                for bill in report.bills
             ],
             counters=[CounterDocument.model_validate(asdict(one)) for one in report.counters],
         )

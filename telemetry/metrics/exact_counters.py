@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import BigInteger, ColumnElement, and_, case, cast, func, not_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -27,8 +27,12 @@ _BY_MODEL = {
     "unpriced_calls": "Model calls to models without a price",
     "unmetered_calls": "Model calls of unknown cost, because the provider reported no usage",
     "failed_calls": "Model calls that failed, whatever they cost",
+    "assumed_calls": "Model calls at the catalogue's price although the server is not the provider's",
+    "assumed_nano_usd": "Cost at the catalogue's price although the server is not the provider's, in nano-USD",
 }
 """Columns of the roll-ups that are counters by template and model, with their meanings."""
+_NAMES = {"assumed_nano_usd": "assumed_cost_nano_usd"}
+"""Names of counters that are not those of their columns, without the prefix."""
 
 _UPPER_MEANING = "Cost and the most that unfinished model calls may have cost, in nano-USD"
 _UNFINISHED_MEANING = "Model calls cut off by a crash; bounded if the most that they may have cost is known"
@@ -38,6 +42,7 @@ _SUMMED = (
     "executions_failed_by_caller",
     *TOKEN_FIELDS,
     *_BY_MODEL,
+    "provider_difference_nano_usd",
     "cost_upper_nano_usd",
     "unfinished_calls",
     "unbounded_calls",
@@ -64,6 +69,8 @@ class _Families:
     tokens: Counts = field(default_factory=dict)
     unfinished: Counts = field(default_factory=dict)
     upper: Counts = field(default_factory=dict)
+    beyond: Counts = field(default_factory=dict)
+    """What providers reported minus what was booked."""
     by_model: dict[str, Counts] = field(default_factory=lambda: {column: {} for column in _BY_MODEL})
 
     def add(self, workflow: str, model: str, sums: Mapping[str, int]) -> None:
@@ -75,6 +82,7 @@ class _Families:
         _add(self.unfinished, (workflow, "true"), sums["unfinished_calls"] - sums["unbounded_calls"])
         _add(self.unfinished, (workflow, "false"), sums["unbounded_calls"])
         _add(self.upper, (workflow,), sums["cost_upper_nano_usd"])
+        _add(self.beyond, (workflow, model), sums["provider_difference_nano_usd"])
         for column, counts in self.by_model.items():
             _add(counts, (workflow, model), sums[column])
         for kind in TOKEN_KINDS:
@@ -83,7 +91,10 @@ class _Families:
     def written(self) -> Iterable[Metric]:
         yield _executions_family(self.executions, self.failed_by_caller)
         for column, meaning in _BY_MODEL.items():
-            yield family(f"spanloom_{column}", meaning, ("template", "model"), self.by_model[column])
+            yield family(
+                f"spanloom_{_NAMES.get(column, column)}", meaning, ("template", "model"), self.by_model[column]
+            )
+        yield _difference_family(self.beyond)
         yield family("spanloom_cost_upper_nano_usd", _UPPER_MEANING, ("template",), self.upper)
         yield family("spanloom_unfinished_calls", _UNFINISHED_MEANING, ("template", "bounded"), self.unfinished)
         yield family("spanloom_tokens", "Tokens of model calls", ("template", "model", "type"), self.tokens)
@@ -163,6 +174,18 @@ def _executions_family(ended: Counts, failed_by_caller: Counts) -> Metric:
         labels = {"template": template, "status": "failed", "error_class": ErrorClass.CALLER.value}
         ends.add_sample("spanloom_executions_total", labels, count)
     return ends
+
+
+def _difference_family(beyond: Counts) -> Metric:
+    """It may be below 0, so it is no counter."""
+    difference = GaugeMetricFamily(
+        "spanloom_provider_cost_difference_nano_usd",
+        "Cost that providers reported minus what was booked, in nano-USD, since the first execution",
+        labels=("template", "model"),
+    )
+    for key, value in beyond.items():
+        difference.add_metric(key, value)
+    return difference
 
 
 def family(name: str, meaning: str, labels: Sequence[str], values: Counts) -> CounterMetricFamily:

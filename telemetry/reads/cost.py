@@ -54,6 +54,11 @@ class Sums:
     """The priced calls, and the most that the unfinished ones may have cost as far as that is known."""
     unbounded_calls: int = 0
     """Unfinished calls of executions whose upper limit is unknown."""
+    assumed_calls: int = 0
+    """Calls at the catalogue's price, although the server is not the provider's; `assumed_nano_usd` is their cost."""
+    assumed_nano_usd: int = 0
+    provider_difference_nano_usd: int = 0
+    """What providers reported minus what was booked, of calls that have both."""
 
     @property
     def cost_nano_usd(self) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Dialect, and_, case, func, literal, not_, or_, select, type_coerce
 
 from engine.database.base import UtcTime
+from engine.resources import CostSource
 from engine.result import ErrorClass
 from engine.usage import TOKEN_FIELDS
 from telemetry.reads.cost_query import CostFilter, Part, tag_of
@@ -30,6 +31,7 @@ _SAME = (
     "unmetered_calls",
     "failed_calls",
     "unfinished_calls",
+    "assumed_calls",
 )
 """Columns of records that are summed up as they are."""
 
@@ -45,13 +47,12 @@ def parts_of_records(
     dimensions = _dimensions(dialect, group_by)
     of_one_model = wanted.provider is not None or wanted.model is not None
     if not of_one_model and not _OF_CALLS & {*group_by}:
-        return [Part(executions, dimensions, _ends() | {name: executions.c[name] for name in _SAME}, conditions)]
-    calls = Part(
-        spans.join(executions, executions.c.id == spans.c.execution_id),
-        dimensions | _call_dimensions(),
-        _calls(),
-        [*conditions, spans.c.kind == "model", *_of_model(wanted)],
-    )
+        sums = _ends() | {name: executions.c[name] for name in _SAME}
+        is_billed = or_(spans.c.cost_source == CostSource.ASSUMED.value, spans.c.provider_nano_usd.is_not(None))
+        bills = Part(_CALLS, dimensions, _bills(), [*conditions, spans.c.kind == "model", is_billed])
+        return [Part(executions, dimensions, sums, conditions), bills]
+    made = [*conditions, spans.c.kind == "model", *_of_model(wanted)]
+    calls = Part(_CALLS, dimensions | _call_dimensions(), _calls(), made)
     if of_one_model:
         return [calls]
     ends = _ends() | {"unfinished_calls": executions.c.unfinished_calls, "cost_upper_nano_usd": _cut_off_nano_usd()}
@@ -68,6 +69,7 @@ def _conditions(since: datetime, until: datetime, wanted: CostFilter) -> list[Co
     return conditions
 
 
+_CALLS = spans.join(executions, executions.c.id == spans.c.execution_id)
 _WORKFLOW = WorkflowColumns.of(executions, source="workflow_source")
 
 
@@ -147,6 +149,7 @@ def _calls() -> dict[str, ColumnElement[Any]]:
         "unpriced_calls": and_(is_unknown, not_(is_mute)),
         "unmetered_calls": and_(is_unknown, is_mute),
         "failed_calls": c.error_type.is_not(None),
+        "assumed_calls": c.cost_source == CostSource.ASSUMED.value,
     }
     return {
         "model_calls": literal(1),
@@ -155,4 +158,14 @@ def _calls() -> dict[str, ColumnElement[Any]]:
         "cost_upper_nano_usd": c.cost_nano_usd,
         "waste_nano_usd": case((c.waste.is_not(None), c.cost_nano_usd)),
         **{name: case((condition, 1), else_=0) for name, condition in counts.items()},
+        **_bills(),
+    }
+
+
+def _bills() -> dict[str, ColumnElement[Any]]:
+    """Costs that are assumed, and what providers reported beyond what was booked; records have no sums of these."""
+    c = spans.c
+    return {
+        "assumed_nano_usd": case((c.cost_source == CostSource.ASSUMED.value, c.cost_nano_usd)),
+        "provider_difference_nano_usd": c.provider_nano_usd - c.cost_nano_usd,
     }

@@ -44,6 +44,9 @@ SUMMED = (
     "unfinished_calls",
     "cost_upper_nano_usd",
     "unbounded_calls",
+    "assumed_calls",
+    "assumed_nano_usd",
+    "provider_difference_nano_usd",
 )
 """The sums of a report, by their columns in the roll-ups."""
 

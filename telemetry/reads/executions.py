@@ -74,6 +74,7 @@ class ExecutionRecord:
     unpriced_calls: int
     unmetered_calls: int
     failed_calls: int
+    assumed_calls: int
     waste_nano_usd: int
     unfinished_calls: int
     cost_upper_nano_usd: int | None
@@ -302,6 +303,7 @@ _RESULT_FIELDS = {
     "unpriced_calls": "unpriced_calls",
     "unmetered_calls": "unmetered_calls",
     "failed_calls": "failed_calls",
+    "assumed_calls": "assumed_calls",
     "waste_nano_usd": "waste_nano_usd",
     "unfinished_calls": "unfinished_calls",
     "cost_upper_nano_usd": "cost_upper_nano_usd",
@@ -315,6 +317,7 @@ _COUNT_NAMES = (
     "unpriced_calls",
     "unmetered_calls",
     "failed_calls",
+    "assumed_calls",
     "waste_nano_usd",
     "unfinished_calls",
     "model_calls",

@@ -42,6 +42,9 @@ class TraceSpan:
     cost_nano_usd: int | None = None
     cost_source: str | None = None
     price_version: str | None = None
+    unpriced_reason: str | None = None
+    service_tier: str | None = None
+    provider_nano_usd: int | None = None
     waste: str | None = None
     error_type: str | None = None
     attributes: JsonObject | None = None

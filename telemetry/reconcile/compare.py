@@ -14,6 +14,7 @@ from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.database.database import Database
+from telemetry.reconcile.bills import read_bills
 from telemetry.reconcile.control_checks import check_control
 from telemetry.reconcile.findings import Check, Difference, Findings, ReconcileReport
 from telemetry.reconcile.pages import ExecutionBooks, occupied_days, occupied_hours, read_pages
@@ -23,7 +24,7 @@ from telemetry.reconcile.stray_rows import find_strays
 from telemetry.reconcile.webhook_checks import Endpoints, check_webhooks, column_told_by, read_endpoints
 from telemetry.reconcile.window import DAY, Window
 from telemetry.records.rollups import Deltas, first_id
-from telemetry.store.tables import DIGEST_COLUMNS, executions
+from telemetry.store.tables import DIGEST_COLUMNS, executions, spans
 
 _BREATH = 20
 """Executions between two times that other tasks of this process run."""
@@ -42,6 +43,7 @@ async def compare_books(database: Database, window: Window) -> ReconcileReport:
     async with _snapshot(database) as connection:
         for day in await occupied_days(connection, window, hours):
             await check_day(connection, day, findings)
+        bills = await read_bills(connection, window.holds(spans.c.execution_id))
     return ReconcileReport(
         window.since,
         window.until,
@@ -52,6 +54,7 @@ async def compare_books(database: Database, window: Window) -> ReconcileReport:
         unfinished=findings.unfinished,
         in_outbox=findings.in_outbox,
         without_digest=findings.without_digest,
+        bills=bills,
     )
 
 

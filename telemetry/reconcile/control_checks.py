@@ -68,6 +68,7 @@ _RESULT_COLUMNS = (
     "duration_ms",
     "cost_nano_usd",
     "unpriced_calls",
+    "assumed_calls",
     "waste_nano_usd",
     "model_calls",
     "tool_calls",

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from engine.database.base import json_text
 from engine.tracing.attributes import content_hash
+from telemetry.reconcile.bills import ProviderBill
 from telemetry.store.bulk import Cell
 
 Value = bool | int | float | str | None
@@ -97,6 +98,8 @@ class ReconcileReport:
     """Records that were begun before span rows had digests: a change of their span rows shows in sums alone."""
     by_check: Mapping[str, int] = field(default_factory=dict)
     """How many differences there are of each kind."""
+    bills: Sequence[ProviderBill] = ()
+    """What providers reported beside what was booked; that it differs is no difference between the books."""
 
     @property
     def drift_nano_usd(self) -> int:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from engine.events import LAST_SEQ
+from engine.resources import CostSource
 from engine.result import Status
 from engine.tracing import semconv
 from engine.usage import TOKEN_FIELDS
@@ -103,6 +104,7 @@ def _sums(rows: list[Row], *, has_nodes: bool) -> dict[str, Cell]:
         "unpriced_calls": len(calls) - len(priced) - unmetered,
         "unmetered_calls": unmetered,
         "failed_calls": sum(row[AT["error_type"]] is not None for row in calls),
+        "assumed_calls": sum(row[AT["cost_source"]] == CostSource.ASSUMED for row in calls),
         "waste_nano_usd": sum(cost for cost, waste in priced if waste is not None),
         "cost_nano_usd": None if calls and not priced else sum(cost for cost, _ in priced),
         "spans_expected": len(rows),

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from engine.resources import CostSource
 from engine.tracing import semconv
 from telemetry.records.digest import NO_SPANS, PRIME, Digest, digest_of
 from telemetry.records.rollups import CallDelta, Cost, CountedExecution, Deltas, EndDelta
@@ -149,6 +150,8 @@ def _call(span: SpanRecord) -> CallDelta:
         span.integer(semconv.COST_NANO_USD),
         span.text(semconv.CALL_WASTE) is not None,
         span.text(semconv.ERROR_TYPE) is not None,
+        assumed=span.text(semconv.COST_SOURCE) == CostSource.ASSUMED,
+        provider_nano_usd=span.integer(semconv.PROVIDER_COST_NANO_USD),
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, cast
 import orjson
 
 from engine.documents.json_text import NotJson, to_json
-from engine.resources import CostSource
+from engine.resources import CostSource, Unpriced
 from engine.result import Status
 from engine.tracing.semconv import NodeStatus, Waste
 from telemetry.records.rows import CALL_COLUMNS, SPAN_COLUMNS
@@ -235,5 +235,6 @@ _ONE_OF = {
     "kind": tuple(Kind),
     "status": (*NodeStatus, *Status),
     "cost_source": tuple(CostSource),
+    "unpriced_reason": tuple(Unpriced),
     "waste": tuple(Waste),
 }

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import RowMapping, Table, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from engine.resources import CostSource
 from engine.result import ErrorClass
 from engine.usage import TOKEN_FIELDS
 from telemetry.signals.records import EPOCH
@@ -45,7 +46,16 @@ RECORD_COLUMNS = (
     "unfinished_calls",
     "cost_upper_nano_usd",
 )
-CALL_COLUMNS = ("provider", "model", *TOKEN_FIELDS, "cost_nano_usd", "waste", "error_type")
+CALL_COLUMNS = (
+    "provider",
+    "model",
+    *TOKEN_FIELDS,
+    "cost_nano_usd",
+    "waste",
+    "error_type",
+    "cost_source",
+    "provider_nano_usd",
+)
 """The columns of records and of model-call spans that roll-ups are made of."""
 
 
@@ -72,6 +82,10 @@ class CallDelta:
     cost_nano_usd: int | None
     wasted: bool
     failed: bool
+    assumed: bool = False
+    """Whether the cost is the catalogue's although the server is not the provider's."""
+    provider_nano_usd: int | None = None
+    """The cost as the provider reported it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +149,10 @@ class Deltas:
             sums["cost_nano_usd"] += call.cost_nano_usd
             sums["cost_upper_nano_usd"] += call.cost_nano_usd
             sums["waste_nano_usd"] += call.cost_nano_usd if call.wasted else 0
+            sums["assumed_calls"] += call.assumed
+            sums["assumed_nano_usd"] += call.cost_nano_usd if call.assumed else 0
+            if call.provider_nano_usd is not None:
+                sums["provider_difference_nano_usd"] += call.provider_nano_usd - call.cost_nano_usd
         elif None in (call.tokens[_INPUT], call.tokens[_OUTPUT]):
             sums["unmetered_calls"] += 1
         else:
@@ -163,9 +181,18 @@ class Deltas:
             self.add_end(EndDelta(execution, record["status"], duration_ms, completed_at, record["error_class"], cost))
         for call in calls:
             tokens = [call[name] for name in TOKEN_FIELDS]
-            wasted, failed = call["waste"] is not None, call["error_type"] is not None
             self.add_call(
-                CallDelta(execution, call["provider"], call["model"], tokens, call["cost_nano_usd"], wasted, failed)
+                CallDelta(
+                    execution,
+                    call["provider"],
+                    call["model"],
+                    tokens,
+                    call["cost_nano_usd"],
+                    wasted=call["waste"] is not None,
+                    failed=call["error_type"] is not None,
+                    assumed=call["cost_source"] == CostSource.ASSUMED,
+                    provider_nano_usd=call["provider_nano_usd"],
+                )
             )
 
     async def write(self, connection: AsyncConnection) -> None:

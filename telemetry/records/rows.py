@@ -48,6 +48,9 @@ _CALL_FIELDS = {
     "cost_nano_usd": semconv.COST_NANO_USD,
     "cost_source": semconv.COST_SOURCE,
     "price_version": semconv.PRICE_VERSION,
+    "unpriced_reason": semconv.UNPRICED_REASON,
+    "service_tier": semconv.SERVICE_TIER,
+    "provider_nano_usd": semconv.PROVIDER_COST_NANO_USD,
     "waste": semconv.CALL_WASTE,
 }
 """The same, of model calls alone."""
@@ -78,6 +81,7 @@ _COUNTS = {
     "unpriced_calls": semconv.UNPRICED_CALLS,
     "unmetered_calls": semconv.UNMETERED_CALLS,
     "failed_calls": semconv.FAILED_CALLS,
+    "assumed_calls": semconv.ASSUMED_CALLS,
     "waste_nano_usd": semconv.WASTE_NANO_USD,
     "model_calls": semconv.MODEL_CALLS,
     "tool_calls": semconv.TOOL_CALLS,

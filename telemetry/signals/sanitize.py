@@ -37,8 +37,10 @@ _TEXT_FIELDS = (
     semconv.PROVIDER,
     semconv.REQUEST_MODEL,
     semconv.COST_SOURCE,
+    semconv.UNPRICED_REASON,
     semconv.PRICE_VERSION,
     semconv.CALL_WASTE,
+    semconv.SERVICE_TIER,
     semconv.ERROR_TYPE,
 )
 _INTEGER_FIELDS = (
@@ -47,6 +49,7 @@ _INTEGER_FIELDS = (
     semconv.NODE_ATTEMPT,
     *semconv.CALL_TOKENS.values(),
     semconv.COST_NANO_USD,
+    semconv.PROVIDER_COST_NANO_USD,
 )
 
 

@@ -60,6 +60,9 @@ ROLLUP_SUMS = (
     "cost_upper_nano_usd",
     # Unfinished calls of executions whose upper limit is unknown.
     "unbounded_calls",
+    "assumed_calls",
+    "assumed_nano_usd",
+    "provider_difference_nano_usd",
     "model_calls",
     "duration_sum_ms",
     *DURATION_COLUMNS,
@@ -72,6 +75,9 @@ _ADDED = dict.fromkeys(
         "unfinished_calls",
         "cost_upper_nano_usd",
         "unbounded_calls",
+        "assumed_calls",
+        "assumed_nano_usd",
+        "provider_difference_nano_usd",
     ),
     text("0"),
 )
@@ -115,6 +121,8 @@ executions = Table(
     Column("unpriced_calls", Integer, nullable=False),
     Column("unmetered_calls", Integer, nullable=False, server_default=text("0")),
     Column("failed_calls", Integer, nullable=False, server_default=text("0")),
+    # Calls at the catalogue's price, although the server is not the provider's.
+    Column("assumed_calls", Integer, nullable=False, server_default=text("0")),
     Column("waste_nano_usd", BigInteger, nullable=False),
     # Calls cut off by a crash, and the cost including the most that they may have cost.
     Column("unfinished_calls", Integer, nullable=False),
@@ -179,6 +187,10 @@ spans = Table(
     Column("cost_nano_usd", BigInteger),
     Column("cost_source", String),
     Column("price_version", String),
+    # Why there is no cost; the tier of the answer; the cost as the provider reported it.
+    Column("unpriced_reason", String),
+    Column("service_tier", String),
+    Column("provider_nano_usd", BigInteger),
     Column("waste", String),
     Column("error_type", String),
     Column("attributes", JsonColumn),

@@ -119,6 +119,8 @@ class EndedData(ExecutionData):
     """Calls cut off by a crash; `cost_nano_usd` holds nothing of them."""
     cost_upper_nano_usd: int | None
     """The cost and the most that the unfinished calls may have cost; null if that is unknown."""
+    assumed_calls: int
+    """Calls at the catalogue's price, although the server is not the provider's."""
     waste_nano_usd: int
     model_calls: int
     tool_calls: int
@@ -298,6 +300,7 @@ def _end(event: EventRecord, common: Common) -> dict[str, object]:
         "unpriced_calls": event.integer(semconv.UNPRICED_CALLS) or 0,
         "unmetered_calls": event.integer(semconv.UNMETERED_CALLS) or 0,
         "failed_calls": event.integer(semconv.FAILED_CALLS) or 0,
+        "assumed_calls": event.integer(semconv.ASSUMED_CALLS) or 0,
         "waste_nano_usd": event.integer(semconv.WASTE_NANO_USD) or 0,
         "model_calls": event.integer(semconv.MODEL_CALLS) or 0,
         "tool_calls": event.integer(semconv.TOOL_CALLS) or 0,

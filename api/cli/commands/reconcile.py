@@ -11,6 +11,7 @@ from api.cli.rendering.plain import plain
 from api.schemas.reconcile import ReconcileDocument
 from api.settings import Settings
 from api.wiring.database import open_database
+from telemetry.reconcile.bills import ProviderBill
 from telemetry.reconcile.findings import ReconcileReport
 from telemetry.reconcile.job import reconcile
 
@@ -60,14 +61,24 @@ def sentences(report: ReconcileReport) -> list[str]:
         + ("compared" if counter.is_compared else f"not compared, {counter.note}")
         for counter in report.counters
     ]
+    bills = plain([_bill(bill) for bill in report.bills if bill.difference_nano_usd][:_SHOWN])
     if not report.differences:
-        return [compared, *notes, *counters, "The books agree."]
+        return [compared, *notes, *counters, *bills, "The books agree."]
     more = len(report.differences) - _SHOWN
     return [
         compared,
         *notes,
         *counters,
+        *bills,
         *plain([str(difference) for difference in report.differences[:_SHOWN]]),
         *([f"… and {more} more; --json prints all"] if more > 0 else []),
         f"The books disagree: {plural(len(report.differences), 'difference')}, {usd(report.drift_nano_usd)}.",
     ]
+
+
+def _bill(bill: ProviderBill) -> str:
+    more = bill.difference_nano_usd > 0
+    return (
+        f"{bill.provider} {bill.model}: the provider reported {usd(bill.reported_nano_usd)} for "
+        f"{plural(bill.calls, 'call')}, {usd(abs(bill.difference_nano_usd))} {'more' if more else 'less'} than booked"
+    )

@@ -10,6 +10,11 @@ MARK = "*"
 """Stands behind an amount that is not the whole truth; a line below the table says why."""
 
 
+ASSUMED = "≈"
+"""Stands before or after a cost that is, in part at least, an assumption."""
+ASSUMED_MEANING = "at catalogue price, the server is not the provider's"
+
+
 def usd(nano_usd: int | None, *, every_digit: bool = False) -> str:
     """Exact dollars; without `every_digit`, zeros after the cents are dropped."""
     return UNKNOWN if nano_usd is None else dollars(nano_usd, every_digit=every_digit)

@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from api.cli.rendering.formatting import (
+    ASSUMED,
+    ASSUMED_MEANING,
     UNKNOWN,
     cost_mark,
     count,
@@ -174,6 +176,8 @@ def _all_tokens(record: ExecutionRecord) -> str:
 def _whole_cost(record: ExecutionRecord) -> str:
     unknown = unknown_calls(record)
     notes = [f"not the whole cost: {unknown}"] if unknown else []
+    if record.assumed_calls:
+        notes.append(f"{plural(record.assumed_calls, 'call')} {ASSUMED_MEANING}")
     if record.waste_nano_usd:
         notes.append(f"{usd(record.waste_nano_usd)} wasted")
     return _cost(record) + cost_mark(record) + (f" ({'; '.join(notes)})" if notes else "")
@@ -181,7 +185,7 @@ def _whole_cost(record: ExecutionRecord) -> str:
 
 def _cost(record: ExecutionRecord) -> str:
     if record.cost_nano_usd is not None or not record.model_calls:
-        return usd(record.cost_nano_usd)
+        return (ASSUMED if record.assumed_calls else "") + usd(record.cost_nano_usd)
     return "unpriced" if record.unpriced_calls else "unknown"
 
 
@@ -210,22 +214,33 @@ def cost_table(report: CostReport, demo: DemoShare) -> RenderableType:
     names = [dimension.replace("_", "\n") for dimension in report.group_by]
     columns = _cost_columns(report.total, by_call=by_call)
     table = _table(*names, right=list(columns))
-    width = len(cost_mark(report.total)) + bool(demo.groups)
+    width = len(_marks(report.total, is_demo=bool(demo.groups)))
     for row in rows:
-        marks = (cost_mark(row.sums) + (_DEMO if row.group in demo.groups else "")).ljust(width)
-        table.add_row(*(_group_value(plain(value)) for value in row.group), *_cells(columns, row.sums, marks))
-    marks = cost_mark(report.total) + (_DEMO if demo.groups else "")
+        table.add_row(
+            *(_group_value(plain(value)) for value in row.group),
+            *_cells(columns, row.sums, _marks(row.sums, is_demo=row.group in demo.groups).ljust(width)),
+        )
+    marks = _marks(report.total, is_demo=bool(demo.groups))
     total = ["total", *[""] * (len(names) - 1), *_cells(columns, report.total, marks)]
     table.show_footer = True
     for column, cell in zip(table.columns, total, strict=True):
         column.footer = cell
-    notes = [note for note in (legend(report.total), _demo_note(demo)) if note]
+    notes = [note for note in (legend(report.total), _demo_note(demo), _assumed_note(report.total)) if note]
     return Group(table, *(Text(note, style="dim") for note in notes)) if notes else table
+
+
+def _marks(sums: Sums, *, is_demo: bool) -> str:
+    return cost_mark(sums) + (_DEMO if is_demo else "") + (ASSUMED if sums.assumed_calls else "")
 
 
 def _demo_note(demo: DemoShare) -> str | None:
     amount = usd(demo.total_nano_usd)
     return f"{_DEMO} {amount} of it is the offline model's demo price: no real money." if demo.groups else None
+
+
+def _assumed_note(total: Sums) -> str | None:
+    amount = usd(total.assumed_nano_usd)
+    return f"{ASSUMED} {amount} of it is {ASSUMED_MEANING} (SPANLOOM_PRICES)." if total.assumed_calls else None
 
 
 _COST = "cost\nUSD"

@@ -8,8 +8,19 @@ from itertools import groupby
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from api.cli.rendering.formatting import UNKNOWN, cost_mark, duration, legend, moment, tokens, usd
+from api.cli.rendering.formatting import (
+    ASSUMED,
+    ASSUMED_MEANING,
+    UNKNOWN,
+    cost_mark,
+    duration,
+    legend,
+    moment,
+    tokens,
+    usd,
+)
 from api.cli.rendering.plain import plain
+from engine.resources import STANDARD_TIERS, UNPRICED_MEANING, CostSource, Unpriced
 from telemetry.reads.executions import ExecutionRecord, Seal
 from telemetry.reads.traces import Trace, TraceSpan
 
@@ -142,6 +153,7 @@ def _attempt_view(spans: Sequence[TraceSpan], record: ExecutionRecord, width: in
         numbers = "".join("  " + text(row).rjust(size) for text, size in zip(_NUMBERS, fixed, strict=True))
         view.append(f"{numbers.rstrip()}\n")
         view.append_text(_problem(row))
+        view.append_text(_bill(row))
     return view
 
 
@@ -163,9 +175,10 @@ def _row(span: TraceSpan, guides: str, record: ExecutionRecord) -> _Row:
 
 
 def _cost(used: ExecutionRecord | TraceSpan) -> str:
-    if used.cost_nano_usd is not None:
-        return usd(used.cost_nano_usd)
-    return "unknown" if used.input_tokens is None or used.output_tokens is None else "unpriced"
+    if used.cost_nano_usd is None:
+        return "unknown" if used.input_tokens is None or used.output_tokens is None else "unpriced"
+    is_assumed = used.assumed_calls > 0 if isinstance(used, ExecutionRecord) else used.cost_source == CostSource.ASSUMED
+    return (ASSUMED if is_assumed else "") + usd(used.cost_nano_usd)
 
 
 def _short_name(span: TraceSpan) -> str:
@@ -208,6 +221,23 @@ def _problem(row: _Row) -> Text:
     sentence = f"{span.status}: {span.error_type}" if span.error_type else span.status
     mark = "‖" if span.status == "paused" else "✗"
     return Text.assemble((guides, "dim"), (f"{mark} {sentence}\n", STATUS_STYLES.get(span.status, "red")))
+
+
+def _bill(row: _Row) -> Text:
+    """A line below a model call about its price, where it is not simply the provider's list price."""
+    span, notes = row.span, []
+    if span.service_tier is not None and span.service_tier not in STANDARD_TIERS:
+        notes.append(f"service tier {span.service_tier}")
+    if span.cost_source == CostSource.ASSUMED:
+        notes.append(ASSUMED_MEANING)
+    if span.cost_source == CostSource.PROVIDER:
+        notes.append("cost as the provider reported it")
+    elif span.provider_nano_usd not in (None, span.cost_nano_usd):
+        notes.append(f"the provider reported {usd(span.provider_nano_usd)}")
+    if span.unpriced_reason in UNPRICED_MEANING:
+        notes.append(f"unpriced: {UNPRICED_MEANING[Unpriced(span.unpriced_reason)]}")
+    guides = row.guides.replace("├", "│").replace("└", " ")
+    return Text.assemble((f"{guides}  {' · '.join(notes)}\n", "dim")) if notes else Text()
 
 
 def _style(span: TraceSpan) -> str:
