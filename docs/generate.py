@@ -17,6 +17,7 @@ from docs.generator.language import events_page, expressions_page
 from docs.generator.nodes import document_page, node_types_page
 from docs.generator.service import commands_page, routes_page, settings_page
 from docs.generator.telemetry import metrics_page, spans_page, tables_page
+from engine.prices.own import price_file_schema
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,6 +25,11 @@ ROOT = Path(__file__).parents[1]
 def openapi_text() -> str:
     """The description of the service's HTTP API."""
     return orjson.dumps(openapi_document(), option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
+def price_schema_text() -> str:
+    """The JSON Schema of a file of own prices."""
+    return orjson.dumps(price_file_schema(), option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
 REFERENCE: dict[str, Callable[[], str]] = {
@@ -44,6 +50,7 @@ REFERENCE: dict[str, Callable[[], str]] = {
 FILES: dict[str, Callable[[], str]] = {
     ".env.example": env_example,
     "docs/openapi.json": openapi_text,
+    "docs/prices.schema.json": price_schema_text,
     **{f"docs/reference/{name}.md": make for name, make in REFERENCE.items()},
 }
 

@@ -175,6 +175,10 @@ class Models(Protocol):
         """The server at which the provider's models are called."""
 
 
+OFFLINE_PROVIDER = "offline"
+"""The provider in this process that answers without a key: a demo, whose answers are quotations."""
+
+
 class CostSource(StrEnum):
     """Values of `workflow.cost.source`: the source of a call's price."""
 

@@ -86,6 +86,8 @@ class ResultMetadata(Document):
     correlation_id: str | None = None
     trace_id: str | None = None
     degraded: list[str] = Field(default_factory=list)
+    offline: bool = False
+    """Whether the offline model answered: a demo, since no provider's key is set or the workflow asks for it."""
     cancel_reason: str | None = None
 
 
@@ -182,6 +184,7 @@ def result_of(
             correlation_id=identity.correlation_id,
             trace_id=trace_id,
             degraded=list(degraded),
+            offline=totals.offline_calls > 0,
             cancel_reason=cancel_reason,
         ),
         **parts,

@@ -161,6 +161,8 @@ class Totals:
     """Priced calls whose server is not the provider's: the catalogue's price is an assumption."""
     waste_nano_usd: int = 0
     model_calls: int = 0
+    offline_calls: int = 0
+    """Calls of the offline model, whose answers are a demo."""
     tool_calls: int = 0
     nodes_total: int = 0
     nodes_failed: int = 0

@@ -10,7 +10,8 @@ INTERRUPTED = 130
 
 EXIT_CODES: dict[int, str] = {
     DONE: "Done.",
-    BAD_NEWS: "Bad news: an execution failed, paused or was cancelled; a file is not valid; the books disagree.",
+    BAD_NEWS: "Bad news: an execution failed, paused or was cancelled; a file is not valid; the books disagree; "
+    "a model cannot be called as the settings say.",
     WRONG_USE: "Wrong use: an unknown option, a bad value, or a bad setting.",
     NOT_READY: "Not ready: the database or the address cannot be used.",
     REFUSED: "Refused: an unknown id, a malformed workflow, or an execution whose status does not allow it.",

@@ -64,6 +64,8 @@ async def serve(
         runtime = None
         if roles != {"ingest"}:
             runtime = await stack.enter_async_context(open_runtime(settings))
+            if (notice := runtime.demo_notice) is not None:
+                log.warning(notice)
         if collector is not None:
             ingest = ingest_of(runtime) if runtime else await stack.enter_async_context(open_ingest(settings))
             await stack.enter_async_context(receiving(ingest, collector))

@@ -4,7 +4,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from api.settings import Settings
+from api.settings import Settings, SettingsInvalid
 from api.wiring.shutdown import CLOSE_SECONDS, within
 from engine.database.database import Database
 
@@ -34,7 +34,10 @@ async def store_builtin_templates(database: Database) -> None:
 def build_resources(
     settings: Settings, database: Database, stack: AsyncExitStack, *, models: "Models | None" = None
 ) -> "Resources":
-    """The resources of executions; `models` replace the providers'. The stack closes them."""
+    """The resources of executions; `models` replace the providers'. The stack closes them.
+
+    Raises `SettingsInvalid` if the settings mean a model that cannot be called: no demo answers in its place.
+    """
     from engine.execution.local_resources import resources_of
     from engine.resources import AnswerLimits
     from engine.store.checkpoints import problem
@@ -51,6 +54,9 @@ def build_resources(
         answer_limits=AnswerLimits(settings.max_answer_bytes, settings.max_answer_calls),
     )
     stack.push_async_callback(within, CLOSE_SECONDS, "the providers' clients", local.aclose)
+    wrong = local.providers.misconfigured() if models is None else None
+    if wrong is not None:
+        raise SettingsInvalid(f"{wrong}; SPANLOOM_MODEL names the default model, and `spanloom doctor` checks all")
     return replace(
         local,
         models=models or local.models,

@@ -67,6 +67,14 @@ class Runtime:
     is_draining: bool = False
     """No new executions are accepted; running ones may end."""
 
+    @property
+    def demo_notice(self) -> str | None:
+        """What to say at the start where the offline model answers since nothing else is set; null elsewhere."""
+        from engine.models.offline import NOTICE, OFFLINE
+
+        is_demo = self.settings.model is None and self.resources.models.default() == OFFLINE
+        return NOTICE if is_demo else None
+
     def cancel(self, execution_id: str, reason: str | None) -> bool:
         """Ask an execution to stop; false if it does not run in this process."""
         return self.engine.cancel(execution_id, reason or CANCELLED_FROM_OUTSIDE)

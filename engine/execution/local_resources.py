@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from engine.errors import InvalidRequest, MissingExtra
 from engine.execution.defaults import BuiltinTemplates, NoConversations, NoDefinitions
 from engine.models.pricing import ForeignPrices, GenaiPrices
 from engine.models.registry import LangChainModels, ProviderSettings
@@ -57,13 +58,15 @@ def local_resources(
     `retrievers` come beside the built-in ones and replace those of the same name. `prices` is a JSON file of own
     prices, as for `SPANLOOM_PRICES`; `foreign_prices` and `prefer_provider_cost` mean the same as those settings.
     `answer_limits` bounds what one answer of a model may hold.
-    Raises `InvalidRequest` for a malformed `model`, and `InvalidPrices` if the file cannot be read.
+    Raises `InvalidRequest` for a `model` that is malformed or cannot be called, `MissingExtra` for a key whose package
+    is not installed where no `model` is named, and `InvalidPrices` if the file cannot be read.
     """
     providers = {
         "openai": ProviderSettings(openai_api_key, openai_base_url),
         "anthropic": ProviderSettings(anthropic_api_key, anthropic_base_url),
         "google": ProviderSettings(google_api_key, google_base_url),
     }
+    _check(LangChainModels(providers, model), is_named=model is not None)
     return resources_of(
         providers,
         model,
@@ -77,6 +80,12 @@ def local_resources(
         retrievers=retrievers,
         answer_limits=answer_limits,
     )
+
+
+def _check(models: LangChainModels, *, is_named: bool) -> None:
+    problem = models.misconfigured()
+    if problem is not None:
+        raise InvalidRequest(problem) if is_named else MissingExtra(problem)
 
 
 def resources_of(

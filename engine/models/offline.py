@@ -17,13 +17,19 @@ from engine.documents.framing import unframe
 from engine.documents.json_text import to_json
 from engine.errors import ModelFailure
 from engine.graph import Json, JsonObject
-from engine.resources import Message, ModelReply, ModelRequest, ToolCall, ToolSpec
+from engine.resources import OFFLINE_PROVIDER, Message, ModelReply, ModelRequest, ToolCall, ToolSpec
 from engine.retrieval.lexical import bm25, is_prose, sentences, terms, words
 from engine.runtime.state import text_of
 from engine.usage import Usage
 
-OFFLINE = ("offline", "extractive")
+OFFLINE = (OFFLINE_PROVIDER, "extractive")
 """Provider and model, as written in graphs and `SPANLOOM_MODEL`."""
+
+NOTICE = (
+    "No provider's key is set, so the offline model answers as a demo: it only quotes. "
+    "Set OPENAI_API_KEY, ANTHROPIC_API_KEY or GOOGLE_API_KEY for a language model."
+)
+"""Said at the start of a process in which the offline model is the default and nobody named it."""
 
 SELF_DESCRIPTION = (
     "I am spanloom's offline model: I quote the texts I am given and call tools, but write nothing of my own. "

@@ -17,12 +17,11 @@ from genai_prices.types import ModelPrice
 from engine.prices.catalogue import Catalogue
 from engine.prices.own import InvalidPrices, OwnPrices
 from engine.prices.rates import KINDS, Rates
-from engine.resources import AS_USUAL, CostSource, Price, Served, Unpriced
+from engine.resources import AS_USUAL, OFFLINE_PROVIDER, CostSource, Price, Served, Unpriced
 from engine.usage import CallUsage, Usage
 
-__all__ = ["DEMO_PRICE", "DEMO_PROVIDER", "ForeignPrices", "GenaiPrices", "InForce", "InvalidPrices"]
+__all__ = ["DEMO_PRICE", "ForeignPrices", "GenaiPrices", "InForce", "InvalidPrices"]
 
-DEMO_PROVIDER = "offline"
 DEMO_PRICE = ModelPrice(input_mtok=Decimal("0.10"), output_mtok=Decimal("0.40"))
 """An example price for the offline model, which costs nothing; recorded with the cost source `demo`."""
 
@@ -123,7 +122,7 @@ class GenaiPrices:
         own = self._own.find(_GRAPH_NAMES.get(provider, provider), model, host, tier, at)
         if own.price is not None:
             return _in_force(own.price, CostSource.OVERRIDE, own.version, own.since, own.until)
-        if provider == DEMO_PROVIDER:
+        if provider == OFFLINE_PROVIDER:
             return _in_force(DEMO_PRICE, CostSource.DEMO, "demo", own.since, own.until)
         found = self._catalogue.find(provider, model, host, tier, at)
         since, until = max(found.since, own.since), min(found.until, own.until)

@@ -130,13 +130,28 @@ class LangChainModels:
         self._models: dict[tuple[str, str], LangChainModel] = {}
 
     def default(self) -> tuple[str, str] | None:
-        """The configured default, else the first installed provider with a key or server, else the offline model."""
+        """The configured default, else that of the first provider with a key or server, else the offline model.
+
+        Providers that are installed come first. The offline model is the default only where no provider is set.
+        """
         if self._named_default is not None:
             return self._named_default
+        is_set = [provider for provider in PROVIDERS.values() if self._settings_of(provider).is_set]
+        chosen = next((provider for provider in is_set if provider.is_installed), next(iter(is_set), None))
+        return OFFLINE if chosen is None else (chosen.name, chosen.default_model)
+
+    def misconfigured(self) -> str | None:
+        """Why the settings cannot mean what they say, with the next step, as a sentence; null if they can.
+
+        A default model that cannot be called, or without one a key whose package is not installed.
+        """
+        if self._named_default is not None:
+            problem = self.problem(*self._named_default)
+            return problem and f"the default model {':'.join(self._named_default)} cannot be called: {problem}"
         for provider in PROVIDERS.values():
-            if self._settings_of(provider).is_set and provider.is_installed:
-                return provider.name, provider.default_model
-        return OFFLINE
+            if self._settings_of(provider).is_set and not provider.is_installed:
+                return f"{provider.name} has a key or an address, but {_install_hint(provider)}"
+        return None
 
     def get(self, provider: str, model: str) -> ChatModel:
         """The model; it is built on first use. Raises `MissingExtra` with the install command, or `ResourceMissing`."""

@@ -9,7 +9,18 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_span_
 from opentelemetry.util.types import AttributeValue
 
 from engine.graph import Json
-from engine.resources import ChatModel, CostSource, ModelReply, ModelRequest, Passage, Price, Prices, Served, Unpriced
+from engine.resources import (
+    OFFLINE_PROVIDER,
+    ChatModel,
+    CostSource,
+    ModelReply,
+    ModelRequest,
+    Passage,
+    Price,
+    Prices,
+    Served,
+    Unpriced,
+)
 from engine.security.redaction import error_text, redact
 from engine.tracing import semconv
 from engine.tracing.attributes import Attributes, bill_attributes, request_attributes, usage_attributes
@@ -257,6 +268,7 @@ class ModelCall:
         """What the provider has reported so far. It is booked if the call breaks off."""
         self._served = Served(model.server_address, request.settings.service_tier)
         recorder.totals.model_calls += 1
+        recorder.totals.offline_calls += model.provider == OFFLINE_PROVIDER
         self._span = recorder.start_leaf(
             node,
             f"{semconv.SPAN_CHAT} {redact(model.model)}",

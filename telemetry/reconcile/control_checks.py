@@ -79,7 +79,7 @@ _RESULT_COLUMNS = (
 
 _METADATA_COLUMNS = {
     "workflow_source": "source",
-    **{name: name for name in ResultMetadata.model_fields if name not in ("source", "degraded")},
+    **{name: name for name in ResultMetadata.model_fields if name not in ("source", "degraded", "offline")},
 }
 """Column of the record to the field of the result's metadata."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from engine.resources import CostSource
+from engine.resources import OFFLINE_PROVIDER, CostSource
 from engine.tracing import semconv
 from engine.usage import Totals, Usage
 from telemetry.signals.records import Kind, SpanRecord
@@ -35,6 +35,7 @@ def totals_of(spans: Iterable[SpanRecord]) -> Totals:
 
 def _add_call(totals: Totals, span: SpanRecord) -> None:
     totals.model_calls += 1
+    totals.offline_calls += span.text(semconv.PROVIDER) == OFFLINE_PROVIDER
     totals.model_seconds += _seconds(span)
     totals.add_call(
         _usage(span),

@@ -5,12 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
 
+from engine.errors import InvalidRequest, MissingExtra
+from engine.execution.local_resources import local_resources
 from engine.graph import Json, JsonObject
 from tests.api.cli.shell import Shell
 
@@ -261,3 +265,86 @@ def test_a_tier_that_the_provider_lacks_is_found_before_anything_is_sent(shell: 
     issues = {issue["code"]: issue for issue in json.loads(done.stdout)["items"][0]["report"]["issues"]}
     assert (done.returncode, biller.asked) == (1, [])
     assert "Use auto or default" in issues["capability.unknown_service_tier"]["hint"]
+
+
+# No demo answers in the place of a model that was meant
+
+
+@pytest.fixture
+def without_openai(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str) -> ModuleSpec | None:
+        return None if name == "langchain_openai" else find_spec(name)
+
+    monkeypatch.setattr("importlib.util.find_spec", find)
+
+
+@pytest.mark.usefixtures("without_openai")
+@pytest.mark.parametrize("command", [("run", "universal_chat", "-m", "hi"), ("serve",)])
+def test_a_key_without_its_package_stops_the_start_and_names_the_command(
+    shell: Shell, command: tuple[str, ...]
+) -> None:
+    done = shell.run(*command, OPENAI_API_KEY="key", PORT="0")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "pip install 'spanloom[openai]'" in done.stderr
+
+
+@pytest.mark.usefixtures("without_openai")
+def test_doctor_names_the_package_of_a_key(shell: Shell) -> None:
+    done = shell.run("doctor", OPENAI_API_KEY="key")
+
+    assert done.returncode == 1
+    assert "pip install 'spanloom[openai]'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("model", "said"), [("opnai:gpt-5", "use one of openai"), ("openai:gpt-5", "set OPENAI_API_KEY")]
+)
+def test_an_unknown_model_stops_the_start_and_doctor_says_why(shell: Shell, model: str, said: str) -> None:
+    ran = shell.run("run", "universal_chat", "-m", "hi", SPANLOOM_MODEL=model)
+    examined = shell.run("doctor", SPANLOOM_MODEL=model)
+
+    assert (ran.returncode, ran.stdout, examined.returncode) == (2, "", 1)
+    assert said in ran.stderr
+    assert said in examined.stdout
+
+
+@pytest.mark.usefixtures("without_openai")
+def test_a_script_with_a_key_but_without_its_package_gets_an_error() -> None:
+    with pytest.raises(MissingExtra, match="pip install"):
+        local_resources(openai_api_key="key")
+    with pytest.raises(InvalidRequest, match="pip install"):
+        local_resources("openai:gpt-5", openai_api_key="key")
+    local_resources("offline:extractive", openai_api_key="key").files.close()
+
+
+def test_an_offline_answer_says_so_at_the_start_and_on_the_result(shell: Shell) -> None:
+    done = shell.run("run", "universal_chat", "-m", "hi", "--json")
+    quiet = shell.run("run", "universal_chat", "-m", "hi", "--quiet")
+    named = shell.run("run", "universal_chat", "-m", "hi", "--json", SPANLOOM_MODEL="offline:extractive")
+
+    assert json.loads(done.stdout)["metadata"]["offline"] is True
+    assert json.loads(named.stdout)["metadata"]["offline"] is True
+    assert shell.json("executions", "show", "last")["result"]["metadata"]["offline"] is True
+    assert "the offline model answers" in done.stderr
+    assert "the offline model answers" not in quiet.stderr + named.stderr
+
+
+def test_an_answer_of_a_provider_is_not_marked_as_offline(shell: Shell) -> None:
+    with billing(OPENAI_USAGE) as biller:
+        done = shell.run("run", "universal_chat", "-m", "hi", "--json", **environment(biller))
+
+    assert json.loads(done.stdout)["metadata"]["offline"] is False
+    assert "offline" not in done.stderr
+
+
+def test_a_service_without_a_key_logs_that_it_answers_offline(shell: Shell) -> None:
+    process = shell.start("serve", PORT="0", SPANLOOM_LOG_FORMAT="json", SPANLOOM_LOG_LEVEL="warning")
+    try:
+        assert process.stderr is not None
+        first = json.loads(process.stderr.readline())
+    finally:
+        process.kill()
+        process.communicate()
+
+    assert (first["level"], "the offline model answers" in first["message"]) == ("warning", True)

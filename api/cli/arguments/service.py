@@ -78,7 +78,8 @@ def migrate(
 def doctor(json: Json = False) -> None:
     """Check settings, database, models and exporters.
 
-    Prints advice with each problem. Exits with 3 if executions could not run.
+    Prints advice with each problem. Exits with 1 if a model cannot be called or priced as the settings say, with 3 if
+    executions could not run at all.
     """
     from api.cli.commands.doctor import examine
 

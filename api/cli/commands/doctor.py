@@ -10,19 +10,21 @@ from pathlib import Path
 import httpx2
 
 from api.cli import interrupts, terminal
-from api.cli.exit_codes import DONE, NOT_READY
+from api.cli.exit_codes import BAD_NEWS, DONE, NOT_READY
+from api.cli.rendering.formatting import ASSUMED_MEANING
 from api.cli.rendering.tables import Check, Level, checks_view
 from api.service.server import CannotListen, listen
 from api.settings import Settings, check_bind, check_ingest, in_force, prepare_process
 from api.wiring.pipelines import find_destination
+from api.wiring.resources import build_prices
 from api.wiring.secret_key import check_signing
 from engine.database import migrations
 from engine.database.base import database_time
 from engine.database.database import Database, dialect_name, parse_url, safe_name
 from engine.errors import SpanloomError
-from engine.models.offline import OFFLINE
-from engine.models.pricing import GenaiPrices
+from engine.models.offline import NOTICE, OFFLINE
 from engine.models.registry import PROVIDERS, LangChainModels, Provider
+from engine.resources import UNPRICED_MEANING, CostSource
 from engine.security.redaction import mask_url
 from telemetry.sdk.providers import ExportSettingInvalid, build_telemetry
 
@@ -30,17 +32,19 @@ _SKEW_SECONDS = 2.0
 
 
 def examine(*, as_json: bool) -> int:
-    """Run every check; 3 if one fails."""
+    """Run every check; 3 if one fails, or 1 if it is about models and prices alone."""
     settings = terminal.begin()
-    checks = [*_program(settings), *interrupts.run(_database(settings)), *_models(settings), *_surroundings(settings)]
-    is_ready = all(check.level != "fail" for check in checks)
+    of_models = list(_models(settings))
+    checks = [*_program(settings), *interrupts.run(_database(settings)), *of_models, *_surroundings(settings)]
+    failed = [check for check in checks if check.level == "fail"]
+    is_ready = not failed
     if as_json:
         settings_now = [asdict(setting) for setting in in_force(settings)]
         terminal.show_json({"ready": is_ready, "checks": [asdict(check) for check in checks], "settings": settings_now})
     else:
         terminal.show(checks_view(checks))
         print("Ready." if is_ready else "Not ready: fix the lines marked ✗ before you run workflows.")
-    return DONE if is_ready else NOT_READY
+    return DONE if is_ready else BAD_NEWS if all(check in of_models for check in failed) else NOT_READY
 
 
 def _program(settings: Settings) -> Iterator[Check]:
@@ -98,22 +102,31 @@ def _models(settings: Settings) -> Iterator[Check]:
     models = LangChainModels(settings.providers, settings.model)
     default = models.default() or OFFLINE
     source = "SPANLOOM_MODEL" if settings.model else "the first provider with a key" if default != OFFLINE else "no key"
+    is_demo = default == OFFLINE and not settings.model
     problem = models.problem(*default)
-    yield Check("default model", "fail" if problem else "ok", f"{':'.join(default)} ({source})", problem or "")
+    advice = problem or (NOTICE if is_demo else "")
+    yield Check("default model", "fail" if problem else "ok", f"{':'.join(default)} ({source})", advice)
     for provider in PROVIDERS.values():
         yield _provider(provider, settings)
+    yield _prices(settings, models, default)
+
+
+def _prices(settings: Settings, models: LangChainModels, default: tuple[str, str]) -> Check:
+    """Whether the default model has a price on its server, and whether that is an assumption."""
     try:
-        is_priced = GenaiPrices(settings.prices).upper_nano_usd(*default, 1, 1) is not None
+        prices = build_prices(settings)
     except SpanloomError as error:
-        yield Check("prices", "fail", error.message)
-        return
-    advice = "" if is_priced else f"{':'.join(default)} has no price; set one in the file that SPANLOOM_PRICES names"
-    yield Check(
-        "prices",
-        "ok" if is_priced else "warn",
-        "the file of SPANLOOM_PRICES, then the built-in catalogue" if settings.prices else "built-in catalogue",
-        advice,
-    )
+        return Check("prices", "fail", error.message, "spanloom prices check lists every problem of the file")
+    finding = "the file of SPANLOOM_PRICES, then the built-in catalogue" if settings.prices else "built-in catalogue"
+    host = models.server(default[0]).host
+    found = prices.in_force(*default, host, None, datetime.now(UTC))
+    if found.reason is not None:
+        why = f"{':'.join(default)} has no price ({UNPRICED_MEANING[found.reason]})"
+        return Check("prices", "warn", finding, f"{why}; set one in a file that SPANLOOM_PRICES names")
+    if found.source is CostSource.ASSUMED:
+        why = f"{':'.join(default)} at {host} is booked {ASSUMED_MEANING}"
+        return Check("prices", "warn", finding, f"{why}; SPANLOOM_PRICES or SPANLOOM_FOREIGN_PRICES settles it")
+    return Check("prices", "ok", finding)
 
 
 def _provider(provider: Provider, settings: Settings) -> Check:
@@ -123,7 +136,8 @@ def _provider(provider: Provider, settings: Settings) -> Check:
     if provider.is_installed:
         return Check(provider.name, "ok" if reach.is_set else "info", f"installed, {key}{address}")
     advice = f"pip install 'spanloom[{provider.name}]'" if reach.is_set else ""
-    return Check(provider.name, "warn" if reach.is_set else "info", f"not installed, {key}{address}", advice)
+    level: Level = "info" if not reach.is_set else "warn" if settings.model else "fail"
+    return Check(provider.name, level, f"not installed, {key}{address}", advice)
 
 
 def _surroundings(settings: Settings) -> Iterator[Check]:

@@ -43,6 +43,8 @@ def run_workflow(
 
     async def run() -> Followed:
         async with open_runtime(settings, patience=terminal.patience()) as runtime:
+            if not quiet:
+                _say_offline(runtime)
             request = await _build_request(runtime, workflow, given, pairs, input)
             return await follow(runtime, request, quiet=quiet, prints_answer=not as_json)
 
@@ -82,6 +84,12 @@ async def _build_request(
 ) -> ExecutionRequest:
     source = given if given is not None else await _template(runtime, workflow, pairs)
     return _request({"source": source, "input": input, "mode": mode})
+
+
+def _say_offline(runtime: Runtime) -> None:
+    demo = runtime.demo_notice
+    if demo is not None:
+        terminal.console(stderr=True).print(demo, style="dim", soft_wrap=True)
 
 
 def _print_end(followed: Followed, *, quiet: bool) -> None:

@@ -83,7 +83,37 @@ def test_a_missing_extra_names_the_command_that_installs_it(monkeypatch: pytest.
 
     with pytest.raises(MissingExtra, match=r"pip install 'spanloom\[anthropic\]'"):
         models.get("anthropic", "claude-haiku-4-5")
-    assert models.default() == ("offline", "extractive")
+    assert models.default() == ("anthropic", "claude-haiku-4-5")
+    assert LangChainModels({"anthropic": SET, "google": SET}).default() == ("google", "gemini-2.5-flash")
+    assert LangChainModels().default() == ("offline", "extractive")
+
+
+@pytest.mark.parametrize(
+    ("settings", "default", "sentence"),
+    [
+        ({"anthropic": SET}, None, "pip install 'spanloom[anthropic]'"),
+        ({"anthropic": SET, "openai": SET}, None, "pip install 'spanloom[anthropic]'"),
+        ({"anthropic": SET}, "anthropic:claude", "pip install 'spanloom[anthropic]'"),
+        ({}, "openai:gpt-5", "set OPENAI_API_KEY"),
+        ({}, "opnai:gpt-5", "use one of openai, anthropic, google, offline"),
+        ({}, "offline:gpt-5", "only the model extractive"),
+        ({"anthropic": SET, "openai": SET}, "openai:gpt-5", None),
+        ({"anthropic": SET}, "offline:extractive", None),
+        ({"openai": SET}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_settings_that_would_end_in_demo_answers_are_wrong(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, ProviderSettings], default: str | None, sentence: str | None
+) -> None:
+    def find(name: str) -> ModuleSpec | None:
+        return None if name == "langchain_anthropic" else find_spec(name)
+
+    monkeypatch.setattr("importlib.util.find_spec", find)
+    found = LangChainModels(settings, default).misconfigured()
+
+    assert (found is None) == (sentence is None)
+    assert sentence is None or sentence in (found or "")
 
 
 def test_models_are_cached_up_to_a_limit() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from genai_prices.types import TieredPrices
 
+from engine.documents.json_schema import compiled
 from engine.graph import JsonObject
 from engine.prices.own import InvalidPrices, OwnPrices, check_file, price_file_schema
 
@@ -109,6 +110,18 @@ def test_a_key_that_stands_twice_is_refused_instead_of_read_once(tmp_path: Path)
 
 def test_every_problem_of_a_file_is_listed(tmp_path: Path) -> None:
     assert len(check_file(written(tmp_path, entry(input_mtok=-1), entry(output_mtok="many")))[1]) == 2
+
+
+def test_the_example_of_the_documents_fits_the_check_and_the_schema(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "prices.md").read_text()
+    example = page.partition('```json title="prices.json"')[2].partition("```")[0]
+    path = tmp_path / "prices.json"
+    path.write_text(example)
+
+    entries, problems = check_file(path)
+    mismatch = compiled(price_file_schema()).find_mismatch(json.loads(example))
+
+    assert (len(entries), problems, mismatch) == (4, [], None)
 
 
 def test_the_schema_knows_every_field_of_an_entry() -> None:
