@@ -43,9 +43,9 @@ def run_workflow(
 
     async def run() -> Followed:
         async with open_runtime(settings, patience=terminal.patience()) as runtime:
+            request = await _build_request(runtime, workflow, given, pairs, input)
             if not quiet:
                 _say_offline(runtime)
-            request = await _build_request(runtime, workflow, given, pairs, input)
             return await follow(runtime, request, quiet=quiet, prints_answer=not as_json)
 
     followed = interrupts.run(run())
@@ -89,7 +89,7 @@ async def _build_request(
 def _say_offline(runtime: Runtime) -> None:
     demo = runtime.demo_notice
     if demo is not None:
-        terminal.console(stderr=True).print(demo, style="dim", soft_wrap=True)
+        terminal.console(stderr=True).print(f"spanloom: {demo}", style="dim", soft_wrap=True)
 
 
 def _print_end(followed: Followed, *, quiet: bool) -> None:

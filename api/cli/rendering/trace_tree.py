@@ -177,7 +177,10 @@ def _row(span: TraceSpan, guides: str, record: ExecutionRecord) -> _Row:
 def _cost(used: ExecutionRecord | TraceSpan) -> str:
     if used.cost_nano_usd is None:
         return "unknown" if used.input_tokens is None or used.output_tokens is None else "unpriced"
-    is_assumed = used.assumed_calls > 0 if isinstance(used, ExecutionRecord) else used.cost_source == CostSource.ASSUMED
+    if isinstance(used, ExecutionRecord):
+        is_assumed = bool(used.assumed_calls)
+    else:
+        is_assumed = used.cost_source == CostSource.ASSUMED
     return (ASSUMED if is_assumed else "") + usd(used.cost_nano_usd)
 
 
