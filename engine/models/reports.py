@@ -269,7 +269,7 @@ def _flat(value: object, path: str = "") -> Iterator[tuple[str, Figure]]:
             if isinstance(inner, dict) and "modality" in inner:
                 yield f"{path}.{inner['modality']}", _figure(inner.get("tokenCount", 0))
             elif inner is not None:
-                yield path, 1
+                yield f"{path}[]", 1  # no figure of its own, only a sign that there is something unread
     elif value is not None:
         yield path, _figure(value)
 

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,8 @@ TYPES: Mapping[str, type | tuple[type, ...]] = {
 NOT_FROM_HERE = {
     semconv.SANITIZED,
     semconv.SERVER_ADDRESS,
+    semconv.REQUEST_SERVICE_TIER,
+    semconv.RESPONSE_SERVICE_TIER,
     semconv.SIGNAL_SIGNATURE,
 }
 """What the bookkeeper says of values it repaired, what needs a real provider, and what the outbox adds."""
@@ -112,6 +115,9 @@ ALL_TOKENS = CallUsage.of_counts(
 )
 
 
+BILLED = Say(usage=ALL_TOKENS, service_tier="flex", provider_cost_nano_usd=1, unread_usage_keys=("key",))
+
+
 def broken(text: str) -> str:
     """A tool that always fails."""
     raise RuntimeError("broken")
@@ -129,9 +135,7 @@ async def say_everything(runner: WorkflowRunner) -> None:
     """Run executions that together use every attribute and every event."""
     tools = [function_tool(broken, effect="read")]
     chat: JsonObject = {"kind": "chat", "params": {"enable_tools": True, "memory_window": 1}}
-    engine = runner.engine(
-        [Say("Before."), Say("A summary."), Say("After.", usage=ALL_TOKENS, unread_usage_keys=("key",))], tools
-    )
+    engine = runner.engine([Say("Before."), Say("A summary."), replace(BILLED, text="After.")], tools)
     first = await engine.execute(request(chat, "clock"))
     chat["conversation_id"] = first.metadata.conversation_id
     await engine.execute(request(chat, "tower", tags={"team": "a"}))

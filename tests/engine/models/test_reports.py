@@ -266,3 +266,14 @@ async def test_a_stream_that_breaks_off_keeps_what_was_reported() -> None:
     assert report.is_partial
     assert report.usage is not None
     assert (report.usage.input_tokens, report.usage.output_tokens) == (9, 2)
+
+
+def test_a_list_is_neither_a_count_nor_a_cost() -> None:
+    reported = Reported()
+    reported.hear({"usage": {"prompt_tokens": [5], "completion_tokens": 3, "cost": [1]}}, openai_usage)
+    report = reported.report(is_partial=False)
+
+    assert report is not None
+    assert report.usage is not None
+    assert (report.usage.input_tokens, report.usage.output_tokens, report.provider_cost_nano_usd) == (None, 3, None)
+    assert report.unread_keys == ("cost[]", "prompt_tokens[]")
