@@ -67,8 +67,6 @@ _RESULT_COLUMNS = (
     "error_class",
     "duration_ms",
     "cost_nano_usd",
-    "unpriced_calls",
-    "assumed_calls",
     "waste_nano_usd",
     "model_calls",
     "tool_calls",
@@ -77,9 +75,12 @@ _RESULT_COLUMNS = (
 )
 """Fields of the result that are columns of the record."""
 
+_KINDS_OF_CALLS = ("unpriced_calls", "unmetered_calls", "failed_calls", "assumed_calls")
+"""More of them. An older program told only the first, and counted other calls in it."""
+
 _METADATA_COLUMNS = {
     "workflow_source": "source",
-    **{name: name for name in ResultMetadata.model_fields if name not in ("source", "degraded", "offline")},
+    **{name: name for name in ResultMetadata.model_fields if name not in ("source", "unsaved", "degraded", "offline")},
 }
 """Column of the record to the field of the result's metadata."""
 
@@ -169,6 +170,8 @@ def _check_end(record: Record, decided: DecidedExecution) -> Iterator[Difference
     metadata, usage = outcome["metadata"], outcome.get("usage")
     expected: dict[str, Cell] = {name: outcome.get(name) for name in _RESULT_COLUMNS}
     expected["nodes_total"] = outcome.get("node_executions")
+    if outcome.get("unmetered_calls") is not None:
+        expected |= {name: outcome.get(name) for name in _KINDS_OF_CALLS}
     if isinstance(usage, dict):
         expected |= {name: usage[name] for name in TOKEN_FIELDS if name in usage}
     if isinstance(metadata, dict):

@@ -159,7 +159,7 @@ def _check_root(books: ExecutionBooks, record: Record) -> Iterator[Difference]:
 def _closing_cells(record: Record, attributes: dict[str, Any], status: str) -> dict[str, Cell]:
     """The cells of the record as its closing event made them, from the attributes that the root span shares with it."""
     identity = Identity(record["id"], record["attempt"], "", "", "", None, None, record["record_level"])
-    event = EventRecord(identity, "", f"workflow.execution.{status}", 0, 0, None, None, attributes)
+    event = EventRecord(identity, "", semconv.Event[status.upper()], 0, 0, None, None, attributes)
     try:
         cells = dict(zip(EXECUTION_COLUMNS, execution_row(event, NO_SPANS), strict=True))
     except BadSignal:  # the attributes were changed, which the digest shows

@@ -140,7 +140,7 @@ def _check_delivery(books: ExecutionBooks, delivery: RowMapping) -> Iterator[Dif
 
 def _check_told(books: ExecutionBooks, record: Record, endpoints: Endpoints) -> Iterator[Difference]:
     """The end is one event, with a delivery to each endpoint that has not changed since the execution was accepted."""
-    type_ = f"workflow.execution.{record['status']}"
+    type_ = semconv.Event[record["status"].upper()].value
     ends = [event for event in books.events if event["event_type"] in semconv.TERMINAL_EVENTS]
     due = event_id(record["id"], record["attempt"], type_, record["seq"])
     for event in ends:
