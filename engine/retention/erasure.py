@@ -18,6 +18,7 @@ from engine.retention import call_content
 from engine.store import approvals, unfinished
 from engine.store.control import TERMINAL
 from engine.store.tables import conversation_messages, conversations, execution_control, graphs, tombstones
+from engine.tracing.attributes import redacted_tags
 
 Reason = Literal["not_stored", "expired", "forgotten"]
 
@@ -54,6 +55,7 @@ async def erase(connection: AsyncConnection, execution_ids: Sequence[str]) -> No
     """Delete everything that these executions were asked and answered. The caller has checked that this may be."""
     await _erase_conversations(connection, execution_ids)
     await strip_control(connection, execution_ids)
+    await _strip_identities(connection, execution_ids)
     await call_content.forget(connection, execution_ids)
     await approvals.forget(connection, execution_ids)
     await unfinished.forget(connection, execution_ids)
@@ -84,17 +86,17 @@ async def why_gone(connection: AsyncConnection, execution_id: str) -> Reason | N
 
 
 async def strip_control(connection: AsyncConnection, execution_ids: Collection[str]) -> None:
-    """Delete request, parameters and answer from the control rows; a request without its input cannot run again."""
+    """Delete request and answer from the control rows; a request without its input cannot run again."""
     if not execution_ids:
         return
     rows = await connection.execute(
-        select(_control.execution_id, _control.result, _control.subject).where(_control.execution_id.in_(execution_ids))
+        select(_control.execution_id, _control.result).where(_control.execution_id.in_(execution_ids))
     )
     for row in rows.all():
         await connection.execute(
             update(execution_control)
             .where(_control.execution_id == row.execution_id)
-            .values(request={}, result=_stripped(row.result), subject=_stripped_identity(row.subject))
+            .values(request={}, result=_stripped(row.result))
         )
 
 
@@ -102,8 +104,18 @@ def _stripped(result: JsonObject | None) -> JsonObject | None:
     return None if result is None else without_content(result)
 
 
-def _stripped_identity(identity: JsonObject | None) -> JsonObject | None:
-    return None if identity is None else identity | {"params": {}, "tags": {}}
+async def _strip_identities(connection: AsyncConnection, execution_ids: Collection[str]) -> None:
+    """Delete the parameters; of the tags stays what the records have."""
+    rows = await connection.execute(
+        select(_control.execution_id, _control.subject).where(
+            _control.execution_id.in_(execution_ids), _control.subject.is_not(None)
+        )
+    )
+    for row in rows.all():
+        identity = row.subject | {"params": {}, "tags": redacted_tags(row.subject.get("tags", {}))}
+        await connection.execute(
+            update(execution_control).where(_control.execution_id == row.execution_id).values(subject=identity)
+        )
 
 
 async def _erase_conversations(connection: AsyncConnection, execution_ids: Sequence[str]) -> None:

@@ -114,7 +114,7 @@ def identity_attributes(identity: ExecutionIdentity) -> Attributes:
         semconv.CORRELATION_ID: identity.correlation_id,
         semconv.CONVERSATION_ID: identity.conversation_id,
         semconv.RETRY_OF: identity.retry_of,
-        semconv.TAGS: redact(to_json(identity.tags).decode()) if identity.tags else None,
+        semconv.TAGS: to_json(redacted_tags(identity.tags)).decode() if identity.tags else None,
         semconv.PARAMS: redact(to_json(identity.params).decode()) if identity.params else None,
     }
     if identity.is_unsaved:
@@ -133,6 +133,11 @@ def with_hashed_params(attributes: Mapping[str, AttributeValue]) -> Attributes:
     if not isinstance(params, str):
         return dict(attributes)
     return {**attributes, semconv.PARAMS: to_json(hashed_params(orjson.loads(params))).decode()}
+
+
+def redacted_tags(tags: JsonObject) -> JsonObject:
+    """The request's tags without secrets, each text by itself: half a key in one must not swallow the next."""
+    return {redact(name): redact(str(value)) for name, value in tags.items()}
 
 
 def hashed_params(params: JsonObject) -> JsonObject:

@@ -519,6 +519,9 @@ async def test_parameters_are_hashed_with_none(migrated_sqlite_url: str) -> None
     param = "You are the zebra of the lighthouse"
     source: JsonObject = {"kind": "template", "template": "universal_chat", "params": {"system_message": param}}
     async with running(migrated_sqlite_url, content="none") as service:
+        other: JsonObject = {**source, "params": {"system_message": "another"}}
+        left = (await service.client.post("/v1/executions", json=_message("hi", other))).json()
+        assert (await service.client.get(f"/v1/executions/{left['execution_id']}")).json()["content"] == "not_stored"
         done = (await service.client.post("/v1/executions", json=_message("hi", source))).json()
         places = await cells(service.runtime.database, {"param": param})
         assert places == {"param": {"graphs.graph"}}, "the workflow stays until nothing names it"
