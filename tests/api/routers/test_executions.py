@@ -245,7 +245,7 @@ async def test_faults_of_callers_are_told_from_others(migrated_url: str) -> None
         listed = (await service.client.get("/v1/executions?error_class=caller")).json()["items"]
         assert [(one["id"], one["error_class"]) for one in listed] == [(broken["execution_id"], "caller")]
         metrics = (await service.client.get("/metrics")).text
-        assert 'spanloom_executions_total{error_class="caller",status="failed",template="ask"} 1.0' in metrics
+        assert 'spanloom_executions_total{error_class="caller",status="failed",template="broken"} 1.0' in metrics
         assert 'spanloom_executions_total{status="failed",template="ask"} 1.0' in metrics
         assert 'workflow_error_class="caller"' in metrics
         assert await check_books(service.runtime.database) == []
