@@ -13,7 +13,7 @@ from engine.usage import TOKEN_FIELDS
 from telemetry.reconcile.findings import Check, Difference, shown
 from telemetry.reconcile.pages import AT, ExecutionBooks
 from telemetry.records.digest import NO_SPANS, Digest, digest_of_all, locate
-from telemetry.records.rows import CLOSING_COLUMNS, EXECUTION_COLUMNS, RANKS, execution_row
+from telemetry.records.rows import CLOSING_COLUMNS, DIVIDED_COLUMNS, EXECUTION_COLUMNS, RANKS, execution_row
 from telemetry.signals.records import BadSignal, EventRecord, Identity
 from telemetry.store.bulk import Cell, Row
 from telemetry.store.tables import DIGEST_COLUMNS, TIME_LEDGER_COLUMNS
@@ -165,7 +165,8 @@ def _closing_cells(record: Record, attributes: dict[str, Any], status: str) -> d
     except BadSignal:  # the attributes were changed, which the digest shows
         return {}
     upper = {"cost_upper_nano_usd": cells["cost_upper_nano_usd"]} if cells["unfinished_calls"] else {}
-    return {name: cells[name] for name in CLOSING_COLUMNS} | upper
+    untold = () if semconv.UNMETERED_CALLS in attributes else DIVIDED_COLUMNS
+    return {name: cells[name] for name in CLOSING_COLUMNS if name not in untold} | upper
 
 
 def _check_end(id_: str, record: Record, root: Row) -> Iterator[Difference]:

@@ -14,6 +14,7 @@ from engine.usage import TOKEN_FIELDS
 from telemetry.reconcile.findings import Check, Difference, shown
 from telemetry.reconcile.pages import ExecutionBooks
 from telemetry.reconcile.record_checks import TERMINAL, Record, differing
+from telemetry.records.rows import DIVIDED_COLUMNS
 from telemetry.store.bulk import Cell
 from telemetry.store.tables import webhook_endpoints
 from telemetry.webhooks.consumer import NewDelivery, Subscription
@@ -85,6 +86,8 @@ def _check_event(record: Record, event: RowMapping) -> Iterator[Difference]:
     }
     yield from differing(Check.WEBHOOK, id_, dict(event), columns, _EVENT, row)
     told = dict(_flat(data)) if is_end else {name: data[name] for name in _OF_ANY_EVENT if name in data}
+    if "unmetered_calls" not in told:
+        told = {name: value for name, value in told.items() if name not in DIVIDED_COLUMNS}
     for name, value in told.items():
         column = _RECORD_NAMES.get(name, name)
         if column in record and not _agrees(record[column], value):

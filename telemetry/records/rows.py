@@ -113,6 +113,9 @@ CLOSING_COLUMNS = (
 )
 """The columns of an ended execution that follow from attributes which its root span keeps, too."""
 
+DIVIDED_COLUMNS = ("unpriced_calls", "unmetered_calls", "failed_calls")
+"""Columns that an older program told as one, `unpriced_calls`: what it told knows no `unmetered_calls`."""
+
 _IDENTITY = {
     "id": "execution_id",
     "owner_id": "owner",

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 import orjson
 import pytest
@@ -20,9 +21,12 @@ from engine.ledger import CallReservation, Checkpoint
 from engine.resources import AS_USUAL, CostSource, ModelRequest, ModelSettings, Price, Served, Unpriced
 from engine.runtime.budget import Budget
 from engine.testing.models import PerTokenPrices, ScriptedModel
+from engine.tracing import semconv
+from engine.tracing import tracker as tracker_module
+from engine.tracing.attributes import Attributes, sums
 from engine.tracing.semconv import Waste
 from engine.tracing.tracker import Tracing, WorkflowTracker
-from engine.usage import Carried, Unfinished, Usage
+from engine.usage import Carried, Totals, Unfinished, Usage
 from telemetry.metrics.exposition import Metrics
 from telemetry.pipeline.pipeline import Pipeline
 from telemetry.reads.cost import CostReport, cost
@@ -135,8 +139,8 @@ async def test_the_unknown_of_a_crash_stands_in_every_sum(crashes: Crashes) -> N
         total = (await crashes.report(*by)).total
         assert (total.cost_nano_usd, total.unfinished_calls, total.cost_upper_nano_usd) == (2 * PRICE, 2, most), by
     answer = documents.cost(await crashes.report("template"))
-    for sums in (answer.rows[0], answer.total):
-        assert (sums.unfinished_calls, sums.cost_upper_nano_usd) == (2, most)
+    for shown in (answer.rows[0], answer.total):
+        assert (shown.unfinished_calls, shown.cost_upper_nano_usd) == (2, most)
     samples = await scrape(Metrics(crashes.keeper.database, Pipeline([Records()]).health))
     assert samples["spanloom_unfinished_calls_total[('bounded', 'true'), ('template', 'answer')]"] == 2
     assert samples["spanloom_cost_upper_nano_usd_total[('template', 'answer')]"] == most
@@ -244,10 +248,30 @@ async def test_books_of_an_older_schema_say_what_was_unknown(crashes: Crashes, m
     await crashes.fail()
     database = crashes.keeper.database
     before = await _rollups(database)
-    await migrations.downgrade(migrated_url, "0012")
+    await migrations.downgrade(migrated_url, "0014")
     await migrations.upgrade(migrated_url)
     assert await _rollups(database) == before
     assert await check_books(database) == []
+
+
+async def test_what_an_older_program_told_is_no_difference(
+    crashes: Crashes, migrated_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = crashes.keeper.database
+    monkeypatch.setattr(tracker_module, "sums", told_by_an_older_program)
+    story = await crashes.fail()
+    await migrations.downgrade(migrated_url, "0014")
+    await migrations.upgrade(migrated_url)
+    record = await crashes.record(story)
+    assert (record.unpriced_calls, record.unmetered_calls, record.failed_calls) == (1, 3, 2)
+    assert await check_books(database) == []
+
+
+def told_by_an_older_program(totals: Totals, *more: Any) -> Attributes:
+    """The sums of a program that took every call of unknown cost for one without a price."""
+    told = sums(totals, *more)
+    told[semconv.UNPRICED_CALLS] = totals.unpriced_calls + totals.unmetered_calls
+    return {key: value for key, value in told.items() if key not in (semconv.UNMETERED_CALLS, semconv.FAILED_CALLS)}
 
 
 async def _rollups(database: Database) -> Sequence[JsonObject]:
