@@ -33,8 +33,9 @@ from telemetry.reads.cost import CostReport, cost
 from telemetry.reads.cost_query import CostFilter
 from telemetry.reads.executions import ExecutionRecord, get_execution
 from telemetry.reads.traces import get_trace
-from telemetry.reconcile.audit import check_books
+from telemetry.reconcile.audit import check_books, find_differences
 from telemetry.reconcile.compare import compare_books
+from telemetry.reconcile.findings import Check, Difference
 from telemetry.reconcile.window import Window
 from telemetry.records.consumer import Records
 from telemetry.records.rollups import accepted_at, rebuild
@@ -242,7 +243,9 @@ async def test_a_clerk_who_hides_the_unknown_is_found(crashes: Crashes, books_le
     assert {each.column for each in found} == {"unfinished_calls", "cost_upper_nano_usd"}
 
 
-async def test_books_of_an_older_schema_say_what_was_unknown(crashes: Crashes, migrated_url: str) -> None:
+async def test_books_of_an_older_schema_say_what_was_unknown(
+    crashes: Crashes, migrated_url: str, books_left_open: None
+) -> None:
     await crashes.crash()
     await crashes.crash(None)
     await crashes.fail()
@@ -251,11 +254,11 @@ async def test_books_of_an_older_schema_say_what_was_unknown(crashes: Crashes, m
     await migrations.downgrade(migrated_url, "0014")
     await migrations.upgrade(migrated_url)
     assert await _rollups(database) == before
-    assert await check_books(database) == []
+    assert await _differences(database) == []
 
 
 async def test_what_an_older_program_told_is_no_difference(
-    crashes: Crashes, migrated_url: str, monkeypatch: pytest.MonkeyPatch
+    crashes: Crashes, migrated_url: str, monkeypatch: pytest.MonkeyPatch, books_left_open: None
 ) -> None:
     database = crashes.keeper.database
     monkeypatch.setattr(tracker_module, "sums", told_by_an_older_program)
@@ -264,7 +267,12 @@ async def test_what_an_older_program_told_is_no_difference(
     await migrations.upgrade(migrated_url)
     record = await crashes.record(story)
     assert (record.unpriced_calls, record.unmetered_calls, record.failed_calls) == (1, 3, 2)
-    assert await check_books(database) == []
+    assert await _differences(database) == []
+
+
+async def _differences(database: Database) -> Sequence[Difference]:
+    """Without those of span rows: a downgrade drops columns of later versions from them."""
+    return [each for each in await find_differences(database) if each.check is not Check.SPAN]
 
 
 def told_by_an_older_program(totals: Totals, *more: Any) -> Attributes:
