@@ -13,7 +13,8 @@ from engine.usage import TOKEN_FIELDS, Usage
 from telemetry.reads.cost import Sums
 from telemetry.reads.executions import ExecutionRecord
 from telemetry.reads.traces import TraceSpan
-from telemetry.store.tables import VIEWS, execution_rollups, execution_rollups_daily, executions, spans
+from telemetry.store.tables import execution_rollups, execution_rollups_daily, executions, spans
+from telemetry.store.views import VIEWS
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,12 +13,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import JSON, Connection, inspect, text
 from sqlalchemy.types import TypeEngine
 
-import telemetry.store.tables
 from engine.database import migrations
 from engine.database.base import UtcTime, metadata
 from engine.database.database import Database
 from engine.errors import Unavailable
 from engine.store.tables import execution_control
+from telemetry.store.views import VIEWS
 
 
 async def names(database: Database) -> set[str]:
@@ -75,10 +75,10 @@ def test_each_migration_follows_the_one_before_in_the_order_of_the_files() -> No
 async def test_the_history_makes_the_declared_views(database_url: str) -> None:
     await migrations.upgrade(database_url)
     async with Database(database_url) as database, database.read() as connection:
-        for view in telemetry.store.tables.VIEWS:
+        for view in VIEWS:
             await connection.execute(text(f"SELECT * FROM {view}"))
     script = re.sub(r"\s+", "", migrations.sql(database_url))
-    assert [view for view, statement in telemetry.store.tables.VIEWS.items() if _bare(statement) not in script] == []
+    assert [view for view, statement in VIEWS.items() if _bare(statement) not in script] == []
 
 
 def _bare(statement: str) -> str:
