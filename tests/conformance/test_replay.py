@@ -160,7 +160,7 @@ async def test_the_books_are_as_if_nothing_had_happened(migrated_url: str, other
         assert await rows_of_books(database) == await rows_of_books(other)
 
 
-async def test_a_replay_gives_the_stored_signals_again(migrated_url: str) -> None:
+async def test_a_replay_gives_the_stored_signals_again(migrated_url: str, books_left_open: None) -> None:
     async with Database(migrated_url) as database:
         heard, again = await tell_in_vain(database, 12), Listening()
         await Replay(database, [again]).try_all()

@@ -10,6 +10,7 @@ from sqlalchemy.engine import RowMapping
 from engine.database.database import Database
 from engine.tracing import semconv
 from telemetry.store.tables import (
+    DIGEST_COLUMNS,
     DURATION_COLUMNS,
     ROLLUP_KEYS,
     ROLLUP_SUMS,
@@ -33,6 +34,7 @@ OWN_TO_A_RECORD = {
     "trace_id",
     "root_span_id",
     "seal",
+    *DIGEST_COLUMNS[1:],
     "queued_at",
     "started_at",
     "completed_at",

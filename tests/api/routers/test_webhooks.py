@@ -344,7 +344,7 @@ async def test_lists_come_in_pages(desk: Office) -> None:
     fits((await desk.client.get(ENDPOINTS)).json(), "EndpointPage")
 
 
-async def test_what_belongs_to_another_owner_is_not_there(stored_desk: Office) -> None:
+async def test_what_belongs_to_another_owner_is_not_there(stored_desk: Office, books_left_open: None) -> None:
     made = await stored_desk.endpoint(events=ENDS)
     await stored_desk.service.start()
     [delivery] = (await stored_desk.client.get(DELIVERIES)).json()["items"]

@@ -41,7 +41,10 @@ async def test_a_script_runs_a_built_in_template_over_its_own_folder(tmp_path: P
 
 
 async def test_a_key_makes_its_provider_the_default_and_a_named_model_wins() -> None:
-    async with local_resources(openai_api_key="k") as keyed, local_resources("google:g", openai_api_key="k") as named:
+    async with (
+        local_resources(openai_api_key="k") as keyed,
+        local_resources("google:g", openai_api_key="k", google_api_key="k") as named,
+    ):
         assert keyed.models.default() == ("openai", "gpt-4.1-mini")
         assert named.models.default() == ("google", "g")
     with pytest.raises(InvalidRequest, match="provider:model"):

@@ -179,7 +179,7 @@ CASES: dict[str, list[Case]] = {
         Case(document(nodes={"x": node("end", on_error={"policy": "route"})}), document(nodes={"x": node("end")})),
         Case(document(nodes={"x": node("end", retry={"max_attempts": 2})}), document(nodes={"x": node("end")})),
         Case(document(nodes={"x": node("tools", timeout_seconds=5)}), document(nodes={"x": node("tools")})),
-        Case(document(nodes={"x": node("tools", stream=True)}), document(nodes={"x": node("tools", stream=False)})),
+        Case(document(nodes={"x": node("end", stream=True)}), document(nodes={"x": node("end", stream=False)})),
         Case(choose(cases=[of("error")]), choose(cases=[of("errors")])),
         Case(approval(choices=["approved", "error"]), approval(choices=["approved", "wrong"])),
         Case(document("start>d d>end", {"d": node("delay", on_error={"policy": "continue"})}), approval()),
