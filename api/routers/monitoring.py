@@ -14,6 +14,9 @@ from engine.errors import Draining
 
 RUNBOOK = Path(__file__).with_name("runbook.html")
 _HTML_POLICY = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}
+_HTML_HEADERS = {
+    name: {"description": "What the page may load.", "schema": {"type": "string"}} for name in _HTML_POLICY
+}
 
 router = APIRouter(tags=["operations"])
 
@@ -101,7 +104,7 @@ async def metrics(request: Request, runtime: RuntimeDep, query: NoQueryDep) -> R
     summary="Read what to do about each alert; the alerts' `runbook_url` leads here",
     response_model=None,
     responses=openapi_responses(
-        {200: {"description": "The page.", "content": {"text/html": {}}}},
+        {200: {"description": "The page.", "content": {"text/html": {}}, "headers": _HTML_HEADERS}},
         "invalid_request",
     ),
 )

@@ -26,6 +26,7 @@ _CLOCKS_SECONDS = 60.0
 """How far the clock of a process may be set within an execution."""
 
 _RECORD_CHANGED = "the record was changed after it was stored"
+_SPANS_MISSING = "spans of the execution are not stored, look for its dead letters; or the record was changed"
 _SPANS_CHANGED = "span rows of the execution were added, removed or changed, or the record was"
 _ROW_CHANGED = "the span row was changed after it was stored"
 _ROW_ADDED = "the span row was added after the execution was recorded"
@@ -44,9 +45,15 @@ def check_record(books: ExecutionBooks) -> Iterator[Difference]:
     changes = list(_check_digest(books.id, books.record, books.spans))
     yield from changes
     is_intact = has_digest(books.record, len(books.spans)) and not changes
-    yield from _check_sums(books, books.record, _RECORD_CHANGED if is_intact else _SPANS_CHANGED)
+    yield from _check_sums(books, books.record, _cause(books.record, len(books.spans), is_intact=is_intact))
     if books.record["status"] in TERMINAL:
         yield from _check_root(books, books.record)
+
+
+def _cause(record: Record, stored: int, *, is_intact: bool) -> str:
+    if not is_intact:
+        return _SPANS_CHANGED
+    return _RECORD_CHANGED if record["spans_expected"] in (None, stored) else _SPANS_MISSING
 
 
 def has_digest(record: Record, stored: int) -> bool:

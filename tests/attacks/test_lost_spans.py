@@ -82,7 +82,7 @@ async def kill_during(around: World, on_lost: str) -> None:
     await client
 
 
-LOST_NODE = r"[├└] model .*\n.*failed: engine_lost\n.*└ chat "
+LOST_NODE = r"[├└] (left|right) .*\n.*failed: engine_lost\n.*└ chat "
 LEAVES = (Kind.MODEL, Kind.TOOL, Kind.RETRIEVAL)
 
 

@@ -347,7 +347,8 @@ async def _seals(connection: AsyncConnection, books: _Books) -> Iterable[Violati
 
 
 _MONEY = frozenset(
-    {*TOKEN_FIELDS, "cost_nano_usd", "cost_upper_nano_usd", "waste_nano_usd", "unpriced_calls", "unfinished_calls"}
+    {*TOKEN_FIELDS, "cost_nano_usd", "cost_upper_nano_usd", "waste_nano_usd", "unfinished_calls"}
+    | {"unpriced_calls", "unmetered_calls", "failed_calls", "assumed_calls"}
     | {"model_calls", "tool_calls", "nodes_total", "nodes_failed", "nodes_retried", "duration_ms"}
 )
 _ELSEWHERE = frozenset({"id", "execution_id", "status", "rank", "owner_id", "lease_owner"})

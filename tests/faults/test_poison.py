@@ -151,9 +151,7 @@ async def look(database: Database, poisoner: Poisoner, figure: Figure) -> None:
     )
     figure.reach("records", await count(database, executions), at_least=EXECUTIONS)
     figure.reach("webhook events", await count(database, webhook_events), at_least=EXECUTIONS)
-    wrong = [
-        one
-        for one in await violations(database, Evidence(may_keep_aside=True))
-        if not (one.invariant in ("I7", "I10") and one.execution_id in poisoner.touched)
-    ]
-    figure.none("violations", wrong)
+    seen = await violations(database, Evidence(may_keep_aside=True))
+    is_known = [one.invariant in ("I7", "I10") and one.execution_id in poisoner.touched for one in seen]
+    figure.none("violations", [one for one, known in zip(seen, is_known, strict=True) if not known])
+    figure.none("taken for tampering", [one for one in seen if "changed after it was stored" in one.what])

@@ -81,9 +81,12 @@ def _of_part(part: JsonObject) -> Json:
 
 
 def _said(title: str, value: Json) -> Text:
-    """A title, and behind it the lines of a text, each made printable."""
+    """A title, and behind it the lines of a text, each made printable and, after the first, behind a bar.
+
+    Without the bar a line of a stranger's text could pass for one of ours.
+    """
     lines = [plain(line) for line in _text(value).splitlines()] or [""]
-    return Text.assemble((f"  {title}  ", "dim"), "\n".join([lines[0], *(f"    {line}" for line in lines[1:])]))
+    return Text.assemble((f"  {title}  ", "dim"), "\n".join([lines[0], *(f"  │ {line}" for line in lines[1:])]))
 
 
 def _text(value: Json | Mapping[str, Json]) -> str:
