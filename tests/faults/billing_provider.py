@@ -7,8 +7,8 @@ nothing, breaks off, or waits to be left. The ledger says what each call is bill
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -93,10 +93,15 @@ class BillingProvider:
     """The server and its ledger."""
 
     seed: str
+    piece_seconds: float = 0.0
+    """How long it takes for each piece of a stream, twice as long at most for the first."""
     url: str = ""
     ledger: list[Billed] = field(default_factory=list)
     waiting: dict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
     """Set when a call of this key has been answered as far as it will be."""
+    is_asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while a call is being answered."""
+    _open: int = 0
     _asked: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _serving: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -131,6 +136,30 @@ class BillingProvider:
         outcome = chance.choices(list(OUTCOMES), list(OUTCOMES.values()))[0]
         answer = _ANSWERS[asked.protocol](chance, asked, outcome)
         self.ledger.append(answer.billed)
+        with self._answering():
+            await self._say(asked, answer, reader, writer, chance)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        self._open += 1
+        self.is_asked.set()
+        try:
+            yield
+        finally:
+            self._open -= 1
+            if not self._open:
+                self.is_asked.clear()
+
+    async def _say(
+        self,
+        asked: _Asked,
+        answer: "_Answer",
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        chance: Random,
+    ) -> None:
+        outcome = answer.billed.outcome
+        await asyncio.sleep(chance.uniform(0, 2 * self.piece_seconds))
         if outcome == "refused":
             await _send(writer, chance.choice(REFUSALS), b'{"error": {"message": "not now"}}')
         elif not asked.is_streamed and outcome in ("broken off", "broken off after the usage", "left"):
@@ -159,6 +188,7 @@ class BillingProvider:
         for event in answer.events:
             writer.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
             await writer.drain()
+            await asyncio.sleep(self.piece_seconds)
         if answer.billed.outcome == "left":
             self.waiting[asked.key].set()
             await reader.read()
@@ -416,9 +446,9 @@ async def _send(writer: asyncio.StreamWriter, status: int, body: bytes) -> None:
 
 
 @asynccontextmanager
-async def billing_provider(seed: str) -> AsyncIterator[BillingProvider]:
+async def billing_provider(seed: str, piece_seconds: float = 0.0) -> AsyncIterator[BillingProvider]:
     """The server on loopback until the block ends."""
-    made = BillingProvider(seed)
+    made = BillingProvider(seed, piece_seconds)
     serving = await asyncio.start_server(made.serve, "127.0.0.1", 0)
     host, port = serving.sockets[0].getsockname()
     made.url = f"http://{host}:{port}"

@@ -68,14 +68,15 @@ async def run_all(runtime: Runtime, provider: BillingProvider, chance: Random) -
     return ids
 
 
-def wish(chance: Random, key: str) -> ExecutionRequest:
-    """A workflow that asks one of the providers, some of them with a tool."""
+def wish(chance: Random, key: str, timeout_seconds: float | None = None) -> ExecutionRequest:
+    """A workflow that asks one of the providers, some of them with a tool; a call may take so long."""
     provider = chance.choice(list(MODELS))
     ask: JsonObject = {
         "id": "ask",
         "type": "model",
         "stream": chance.random() < 0.6,
         "retry": {"max_attempts": 3, "initial_delay_seconds": 0},
+        "timeout_seconds": timeout_seconds,
         "config": {"provider": provider, "model": MODELS[provider], "max_tokens": OUTPUT_TOKENS},
     }
     if provider == "openai" and chance.random() < 0.6:
