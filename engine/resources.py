@@ -92,6 +92,8 @@ class ModelReply:
     usage: Usage | None = None
     service_tier: str | None = None
     """The tier that answered, in the provider's word; it may not be the one that was asked for."""
+    system_fingerprint: str | None = None
+    """OpenAI's name for the configuration that answered."""
     provider_cost_nano_usd: int | None = None
     """What the provider itself says that the call costs."""
     unread_usage_keys: tuple[str, ...] = ()
@@ -133,7 +135,10 @@ class ChatModel(Protocol):
 
     @property
     def server_address(self) -> str | None:
-        """Host of the provider's endpoint; null if there is none."""
+        """Host of the provider's endpoint; null if there is none.
+
+        A model may have a property `server_port` beside it, an int: traces show it.
+        """
 
     async def invoke(self, request: ModelRequest) -> ModelReply:
         """Make one provider call, without retries, and return the whole response."""

@@ -37,7 +37,7 @@ TOKEN_KINDS = (
     TokenKind(
         "cache_write_tokens",
         "cache_write",
-        "cache_creation.input_tokens",
+        "cache_write.input_tokens",
         "written to the cache",
         part="written to cache",
     ),

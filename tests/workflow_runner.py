@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from opentelemetry._logs import LogRecord
+from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -29,6 +30,7 @@ from engine.tools.builtin import builtin_tools
 from engine.tracing import semconv
 from telemetry.reads.executions import ExecutionRecord, get_execution
 from telemetry.reads.traces import Trace, TraceSpan, get_trace
+from telemetry.signals.records import is_journalled
 
 OWNER = "default"
 
@@ -118,9 +120,13 @@ class WorkflowRunner:
         return trace
 
     def said(self, execution_id: str) -> list[LogRecord]:
-        """The OpenTelemetry events of an execution, in order."""
-        records = [each.log_record for each in self.log.get_finished_logs()]
+        """The events of an execution that the books hold, in order."""
+        records = [each.log_record for each in self.journalled()]
         return [one for one in records if (one.attributes or {}).get(semconv.EXECUTION_ID) == execution_id]
+
+    def journalled(self) -> list[ReadableLogRecord]:
+        """The events that the books hold; others are for trace stores alone."""
+        return [each for each in self.log.get_finished_logs() if is_journalled(each.log_record.event_name)]
 
     def emitted(self) -> Sequence[ReadableSpan]:
         """Every span that ended."""

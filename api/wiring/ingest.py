@@ -38,7 +38,9 @@ def build_ingest(settings: Settings, database: Database) -> Ingest:
     from telemetry.collector.receiver import Receiver
     from telemetry.health import Health
     from telemetry.metrics.exposition import Metrics
+    from telemetry.sdk.naming import has_former_names
 
     health = Health()
     receiver = Receiver(database, build_consumers(settings), health, build_signer(settings))
-    return Ingest(settings, Metrics(database, health, settings.public_address), receiver)
+    metrics = Metrics(database, health, settings.public_address, former_names=has_former_names())
+    return Ingest(settings, metrics, receiver)

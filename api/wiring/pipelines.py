@@ -76,7 +76,8 @@ async def _open_collector(parts: PipelineParts) -> AsyncIterator[MakeSink]:
     )
     async with shipper, Unconfirmed(receiver, after_seconds=parts.settings.outbox_confirm_seconds):
         names = [intake.name for intake in receiver.intakes]
-        yield lambda: OutboxSink(names, health=health, signer=signer, on_commit=shipper.wake)
+        former = parts.telemetry.former_names
+        yield lambda: OutboxSink(names, health=health, signer=signer, on_commit=shipper.wake, former_names=former)
     if parts.patience.say is not None:
         await _report_unshipped(parts)
 

@@ -26,6 +26,7 @@ async def open_sweeper(settings: Settings, database: Database) -> AsyncIterator[
     from telemetry.journal.sinks import OutboxSink
     from telemetry.pipeline.pipeline import Pipeline
     from telemetry.recovery.sweeper import Sweeper
+    from telemetry.sdk.naming import has_former_names
 
     async def forget(execution_id: str, attempts: int) -> None:
         async with _open_checkpoints(settings) as checkpoints:
@@ -36,7 +37,13 @@ async def open_sweeper(settings: Settings, database: Database) -> AsyncIterator[
     if settings.pipeline == "collector":
         check_signing(settings)
         signer = build_signer(settings)
-        sink: Sink = OutboxSink([RECORDS, WEBHOOKS], health=health, signer=signer, on_commit=lambda: None)
+        sink: Sink = OutboxSink(
+            [RECORDS, WEBHOOKS],
+            health=health,
+            signer=signer,
+            on_commit=lambda: None,
+            former_names=has_former_names(),
+        )
     else:
         sink = Pipeline(build_consumers(settings), health=health)
     yield Sweeper(database, sink, on_ended=forget)

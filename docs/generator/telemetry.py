@@ -50,6 +50,7 @@ def spans_page() -> str:
     meanings = field_docs(semconv.Event)
     events = [(code(event.value), meanings[event.name]) for event in semconv.Event]
     attributes = [(code(each.key), each.type, each.unit, each.meaning) for each in semconv.ATTRIBUTES.values()]
+    former = [(code(each.name), code(each.former), each.since, each.readers) for each in semconv.RENAMED]
     return page(
         "Spans, events and attributes",
         _SPANS,
@@ -59,6 +60,9 @@ def spans_page() -> str:
         table(("name", "says"), events),
         "## Attributes",
         table(("key", "type", "unit", "meaning"), attributes),
+        "## Former names",
+        _FORMER,
+        table(("name", "former name", "since", "the former name is read by"), former),
     )
 
 
@@ -84,7 +88,12 @@ _METRICS = """`GET /metrics` speaks OpenMetrics with exemplars. Counters of exec
 from the roll-ups at each scrape, so they are exact and agree with the records."""
 
 _SPANS = """Every execution is one span tree. `gen_ai.*`, `error.type` and `server.*` follow the OpenTelemetry GenAI
-conventions; spanloom's own names begin with `workflow.`."""
+conventions 0.1.0; spanloom's own names begin with `workflow.`. Each scope has spanloom's version and the schema URL of
+the conventions. A model call that fails is an event `gen_ai.client.inference.exception`, too, for log stores."""
+
+_FORMER = """The GenAI conventions have changed these names in the release given. Spans, metrics and events for log
+stores come under both names, until the list in `OTEL_SEMCONV_STABILITY_OPT_IN` has `gen_ai_latest_experimental`: set it
+for the service and for the Collector. Records hold the new names only."""
 
 _TABLES = """One schema for SQLite and PostgreSQL, changed by migrations only. Times are UTC, money is integer
 nano-USD (10⁻⁹ dollars), ids are text. Read as you like; write through spanloom only."""

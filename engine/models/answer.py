@@ -104,6 +104,7 @@ class Answer:
         """The complete reply. Raises `ModelFailure` if a call or the data in it are invalid."""
         text, finish = "".join(self._texts), self._finish_reason()
         report = self.report() or UsageReport()
+        fingerprint = self._metadata.get("system_fingerprint")
         is_filtered = finish == CONTENT_FILTER  # what is left of the answer may be anything
         calls = () if is_filtered else self._checked_calls()
         has_data = schema is not None and bool(text) and not calls and not is_filtered
@@ -117,6 +118,7 @@ class Answer:
             response_id=self._metadata.get("id") or self._id,
             usage=report.usage,
             service_tier=report.service_tier,
+            system_fingerprint=fingerprint if isinstance(fingerprint, str) else None,
             provider_cost_nano_usd=report.provider_cost_nano_usd,
             unread_usage_keys=report.unread_keys,
         )

@@ -62,7 +62,14 @@ def _take_arguments(event: RawMessageStreamEvent) -> str:
 
 
 def build(
-    model: str, *, provider: str, api_key: str, base_url: str, server_address: str | None, limits: AnswerLimits
+    model: str,
+    *,
+    provider: str,
+    api_key: str,
+    base_url: str,
+    server_address: str | None,
+    server_port: int | None,
+    limits: AnswerLimits,
 ) -> LangChainModel:
     """Build a model with its own HTTP client."""
     client = ModelClient(limits, anthropic_usage)
@@ -79,6 +86,7 @@ def build(
         provider=provider,
         model=model,
         server_address=server_address,
+        server_port=server_port,
         dialect=DIALECT,
         limits=limits,
         secret=api_key,

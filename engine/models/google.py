@@ -32,7 +32,14 @@ _ONE_ATTEMPT = 1
 
 
 def build(
-    model: str, *, provider: str, api_key: str, base_url: str, server_address: str | None, limits: AnswerLimits
+    model: str,
+    *,
+    provider: str,
+    api_key: str,
+    base_url: str,
+    server_address: str | None,
+    server_port: int | None,
+    limits: AnswerLimits,
 ) -> LangChainModel:
     """Build a model with its own HTTP client, which LangChain has no parameter for.
 
@@ -64,6 +71,7 @@ def build(
         provider=provider,
         model=model,
         server_address=server_address,
+        server_port=server_port,
         dialect=DIALECT,
         limits=limits,
         secret=api_key,

@@ -74,6 +74,7 @@ class LangChainModel:
         provider: str,
         model: str,
         server_address: str | None = None,
+        server_port: int | None = None,
         dialect: Dialect = PLAIN,
         limits: AnswerLimits | None = None,
         secret: str | None = None,
@@ -83,6 +84,7 @@ class LangChainModel:
         self._provider = provider
         self._model = model
         self._server_address = server_address
+        self._server_port = server_port
         self._dialect = dialect
         self._limits = limits or AnswerLimits()
         self._errors = (*WIRE_ERRORS, *dialect.errors)
@@ -103,6 +105,11 @@ class LangChainModel:
     def server_address(self) -> str | None:
         """The host of the provider's endpoint."""
         return self._server_address
+
+    @property
+    def server_port(self) -> int | None:
+        """The port of the provider's endpoint."""
+        return self._server_port
 
     async def invoke(self, request: ModelRequest) -> ModelReply:
         """Call the model without streaming. Raises `ModelFailure`."""

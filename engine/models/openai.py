@@ -80,7 +80,14 @@ def _take_arguments(delta: dict[str, Any]) -> list[str | None]:
 
 
 def build(
-    model: str, *, provider: str, api_key: str, base_url: str, server_address: str | None, limits: AnswerLimits
+    model: str,
+    *,
+    provider: str,
+    api_key: str,
+    base_url: str,
+    server_address: str | None,
+    server_port: int | None,
+    limits: AnswerLimits,
 ) -> LangChainModel:
     """Build a model with its own HTTP client.
 
@@ -102,6 +109,7 @@ def build(
         provider=provider,
         model=model,
         server_address=server_address,
+        server_port=server_port,
         dialect=DIALECT,
         limits=limits,
         secret=api_key,

@@ -41,7 +41,7 @@ async def call_model(visit: Visit, model: ChatModel, request: ModelRequest, *, s
     Raises `ModelFailure`, or `BudgetExceeded` and `LimitExceeded` before anything is sent.
     """
     reservation = visit.context.budget.reserve(model, request)
-    call = visit.span.model_call(model, request)
+    call = visit.span.model_call(model, request, streams=stream_as is not None)
     try:
         await _store_reservation(visit, call, model, request)
     except BaseException:
@@ -54,7 +54,7 @@ async def call_model(visit: Visit, model: ChatModel, request: ModelRequest, *, s
     except ModelFailure as failure:
         _mask(failure, request.system, *_said(request))
         waste = Waste.RETRIED if visit.can_retry(failure) else Waste.FAILED
-        visit.settle(reservation, call.fail(failure.error_type, failure.message, waste, failure.report))
+        visit.settle(reservation, call.fail(failure.error_type, failure.message, waste, failure.report, failure))
         await visit.context.checkpoint()
         raise
     except (Exception, asyncio.CancelledError) as error:
@@ -90,11 +90,11 @@ def _said(request: ModelRequest) -> Iterator[Json]:
 def _close_broken_call(visit: Visit, call: ModelCall, error: BaseException) -> Bill:
     """End the span of a call that was cut off, or whose adapter failed."""
     if not is_cut_off(error):
-        return call.fail(type(error).__name__, "the model's adapter failed", Waste.FAILED)
+        return call.fail(type(error).__name__, "the model's adapter failed", Waste.FAILED, error=error)
     if not visit.is_out_of_time:
         return call.cancel()
     waste = Waste.RETRIED if visit.can_retry(NodeTimeout()) else Waste.FAILED
-    return call.fail("timeout", "the call was cut off", waste)
+    return call.fail("timeout", "the call was cut off", waste, error=NodeTimeout())
 
 
 async def _stream(
@@ -190,7 +190,8 @@ async def call_tool(
     visit.emit(EventType.TOOL_CALL, asked | ({"arguments": call["arguments"]} if is_streamed else {}))
     loop = asyncio.get_running_loop()
     began = loop.time()
-    span = visit.span.tool_call(tool.spec.name if tool else UNKNOWN_TOOL, call["id"], call["arguments"])
+    name, description = (tool.spec.name, tool.spec.description) if tool else (UNKNOWN_TOOL, "")
+    span = visit.span.tool_call(name, call["id"], call["arguments"], description)
     try:
         outcome = await _run_tool(visit, tool, call, timeout_seconds, max_result_bytes)
     except asyncio.CancelledError as error:
@@ -271,7 +272,7 @@ async def retrieve(visit: Visit, name: str, query: RetrievalQuery) -> list[Passa
     retriever = visit.context.resources.retrievers.get(name)
     if retriever is None:
         raise ResourceMissing(f"there is no retriever {name}")
-    span = visit.span.retrieval(name, query.text)
+    span = visit.span.retrieval(name, query.text, query.max_documents)
     try:
         passages = await retriever.retrieve(query)
     except Failure as failure:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from typing import TypeVar
 from uuid import NAMESPACE_URL
 
 import orjson
@@ -19,6 +20,7 @@ from engine.tracing.semconv import Operation
 from engine.usage import Totals, Unfinished, Usage
 
 Attributes = dict[str, AttributeValue]
+V = TypeVar("V")
 
 SHUTDOWN_ERROR = "shutdown"
 """`error.type` of the root span of an attempt whose process stopped before the execution ended."""
@@ -26,9 +28,8 @@ SHUTDOWN_ERROR = "shutdown"
 LOST_ERROR = "engine_lost"
 """`error.type` of an attempt whose process died, and of its execution if no other process takes it over."""
 
-_OPENAI = "openai"
-"""The provider, and every server that speaks its protocol: its service tiers have names in the conventions."""
-
+OPENAI = "openai"
+"""The provider, and every server that speaks its protocol: some of its parameters have names in the conventions."""
 EVENT_NAMESPACE = uuid5(NAMESPACE_URL, "urn:spanloom:event")
 
 
@@ -100,7 +101,7 @@ def identity_attributes(identity: ExecutionIdentity) -> Attributes:
     always: Attributes = {
         **common_attributes(identity),
         semconv.OPERATION: Operation.WORKFLOW.value,
-        semconv.GENAI_WORKFLOW_NAME: identity.workflow_name,
+        semconv.AGENT_NAME: identity.workflow_name,
         semconv.OPENINFERENCE_KIND: "CHAIN",
         semconv.STREAMING: identity.streaming,
         semconv.TRIGGER: identity.trigger,
@@ -135,6 +136,12 @@ def with_hashed_params(attributes: Mapping[str, AttributeValue]) -> Attributes:
     return {**attributes, semconv.PARAMS: to_json(hashed_params(orjson.loads(params))).decode()}
 
 
+def with_former_names(attributes: Mapping[str, V]) -> dict[str, V]:
+    """A copy that holds values whose names have changed under their former names, too."""
+    former = {each.former: attributes[each.name] for each in semconv.RENAMED_ATTRIBUTES if each.name in attributes}
+    return {**attributes, **former}
+
+
 def redacted_tags(tags: JsonObject) -> JsonObject:
     """The request's tags without secrets, each text by itself: half a key in one must not swallow the next."""
     return {redact(name): redact(str(value)) for name, value in tags.items()}
@@ -150,8 +157,20 @@ def content_hash(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()[:16]}"
 
 
-def request_attributes(model: ChatModel, request: ModelRequest) -> Attributes:
-    """The attributes of a model call's span, known from the start."""
+def call_attributes(identity: ExecutionIdentity) -> Attributes:
+    """What the span of each model call repeats of the execution: its conversation, and its template as the prompt."""
+    attributes: Attributes = {}
+    if identity.conversation_id is not None:
+        attributes[semconv.CONVERSATION_ID] = identity.conversation_id
+    if identity.source == "template":
+        attributes[semconv.PROMPT_NAME] = identity.workflow_name
+    if identity.source == "template" and identity.template_version is not None:
+        attributes[semconv.PROMPT_VERSION] = str(identity.template_version)
+    return attributes
+
+
+def request_attributes(model: ChatModel, request: ModelRequest, *, streams: bool) -> Attributes:
+    """The attributes of a model call's span, known from the start; `streams`: the answer is asked for as a stream."""
     settings = request.settings
     attributes: Attributes = {
         semconv.OPERATION: Operation.CHAT.value,
@@ -159,15 +178,31 @@ def request_attributes(model: ChatModel, request: ModelRequest) -> Attributes:
         semconv.REQUEST_MODEL: model.model,
         semconv.REQUEST_MAX_TOKENS: settings.max_tokens,
     }
-    if settings.temperature is not None:
-        attributes[semconv.REQUEST_TEMPERATURE] = settings.temperature
-    if settings.top_p is not None:
-        attributes[semconv.REQUEST_TOP_P] = settings.top_p
-    if settings.service_tier is not None and model.provider == _OPENAI:
+    optional = {
+        semconv.REQUEST_TEMPERATURE: settings.temperature,
+        semconv.REQUEST_TOP_P: settings.top_p,
+        semconv.REQUEST_FREQUENCY_PENALTY: settings.frequency_penalty,
+        semconv.REQUEST_PRESENCE_PENALTY: settings.presence_penalty,
+        semconv.REQUEST_SEED: settings.seed,
+        semconv.SERVER_ADDRESS: model.server_address,
+        semconv.SERVER_PORT: _port(model),
+    }
+    attributes |= {key: value for key, value in optional.items() if value is not None}
+    if settings.stop:
+        attributes[semconv.REQUEST_STOP_SEQUENCES] = [redact(text) for text in settings.stop]
+    if settings.response_schema is not None:
+        attributes[semconv.OUTPUT_TYPE] = "json"
+    if settings.service_tier is not None and model.provider == OPENAI:
         attributes[semconv.REQUEST_SERVICE_TIER] = settings.service_tier
-    if model.server_address is not None:
-        attributes[semconv.SERVER_ADDRESS] = model.server_address
+    if streams:
+        attributes[semconv.REQUEST_STREAM] = True
     return attributes
+
+
+def _port(model: ChatModel) -> int | None:
+    """The port of the provider's endpoint; null if the model does not say one, as models of users may not."""
+    port: int | None = getattr(model, "server_port", None)
+    return port if model.server_address is not None else None
 
 
 def bill_attributes(provider: str, service_tier: str | None, cost_nano_usd: int | None) -> Attributes:
@@ -175,7 +210,7 @@ def bill_attributes(provider: str, service_tier: str | None, cost_nano_usd: int 
     attributes: Attributes = {}
     if service_tier is not None:
         attributes[semconv.SERVICE_TIER] = service_tier
-        if provider == _OPENAI:
+        if provider == OPENAI:
             attributes[semconv.RESPONSE_SERVICE_TIER] = service_tier
     if cost_nano_usd is not None:
         attributes[semconv.PROVIDER_COST_NANO_USD] = cost_nano_usd

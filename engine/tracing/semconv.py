@@ -1,17 +1,22 @@
 """All span names, attribute keys and event names that we emit, with units and meanings.
 
-`gen_ai.*`, `error.type` and `server.*` follow the OpenTelemetry GenAI conventions (1.41 to 1.44); our own keys start
-with `workflow.`. Dashboards, queries and tests are checked against this file.
+`gen_ai.*`, `openai.*`, `error.type` and `server.*` follow the OpenTelemetry GenAI conventions 0.1.0, which are based on
+the semantic conventions 1.45; `RENAMED` lists their former names. Our own keys start with `workflow.`. Dashboards,
+queries and tests are checked against this file.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.metadata import version
 
 from engine.usage import PART_FIELDS, TOKEN_KINDS, TokenKind
 
 SCOPE_ENGINE = "spanloom.engine"
 SCOPE_GENAI = "spanloom.genai"
 SCOPE_PREFIX = "spanloom."
+SCOPE_VERSION = version("spanloom")
+SCHEMA_URL = "https://opentelemetry.io/schemas/gen-ai/0.1.0"
+"""The conventions that the names of both scopes follow."""
 
 SPAN_WORKFLOW = "invoke_workflow"
 """An attempt of an execution: the root of its tree."""
@@ -121,7 +126,8 @@ SANITIZED = _key("workflow.sanitized", "string[]", "attributes whose value was c
 
 # Root, at start.
 OPERATION = _key("gen_ai.operation.name", "string", "invoke_workflow, chat, execute_tool, retrieval")
-GENAI_WORKFLOW_NAME = _key("gen_ai.workflow.name", "string", "same as workflow.name")
+AGENT_NAME = _key("gen_ai.agent.name", "string", "same as workflow.name: to the conventions a workflow is an agent")
+FORMER_WORKFLOW_NAME = _key("gen_ai.workflow.name", "string", "former name of gen_ai.agent.name; on spans only")
 CONVERSATION_ID = _key("gen_ai.conversation.id", "string", "conversation of the execution")
 DEFINITION_ID = _key("workflow.definition.id", "string", "id of the definition, if one was used")
 GRAPH_HASH = _key("workflow.graph.hash", "string", "content hash of the effective graph")
@@ -213,6 +219,14 @@ PROVIDER = _key("gen_ai.provider.name", "string", "openai, anthropic, gcp.gemini
 REQUEST_MODEL = _key("gen_ai.request.model", "string", "model that was requested")
 REQUEST_TEMPERATURE = _key("gen_ai.request.temperature", "double", "sampling temperature")
 REQUEST_TOP_P = _key("gen_ai.request.top_p", "double", "nucleus sampling")
+REQUEST_FREQUENCY_PENALTY = _key("gen_ai.request.frequency_penalty", "double", "penalty for frequent tokens")
+REQUEST_PRESENCE_PENALTY = _key("gen_ai.request.presence_penalty", "double", "penalty for tokens that have occurred")
+REQUEST_STOP_SEQUENCES = _key("gen_ai.request.stop_sequences", "string[]", "texts that end the answer")
+REQUEST_SEED = _key("gen_ai.request.seed", "int", "seed for sampling")
+REQUEST_STREAM = _key("gen_ai.request.stream", "boolean", "true if the answer was asked for as a stream, else absent")
+OUTPUT_TYPE = _key("gen_ai.output.type", "string", "json, if the request has a response schema, else absent")
+PROMPT_NAME = _key("gen_ai.prompt.name", "string", "key of the template, whose prompts the call uses")
+PROMPT_VERSION = _key("gen_ai.prompt.version", "string", "version of that template")
 REQUEST_MAX_TOKENS = _key("gen_ai.request.max_tokens", "int", "largest number of output tokens allowed", "{token}")
 RESPONSE_MODEL = _key("gen_ai.response.model", "string", "model that answered")
 RESPONSE_ID = _key("gen_ai.response.id", "string", "the provider's id of the response")
@@ -222,6 +236,10 @@ CALL_TOKENS = {
     kind.field: _key(f"gen_ai.usage.{kind.genai_key}", "int", _count_of(kind), "{token}") for kind in TOKEN_KINDS
 }
 """Key on the span of a model call, by field of `Usage`."""
+
+FORMER_CACHE_WRITE = _key(
+    "gen_ai.usage.cache_creation.input_tokens", "int", "former name of gen_ai.usage.cache_write.input_tokens", "{token}"
+)
 
 CALL_PARTS = {
     name: _key(f"workflow.call.{name}", "int", "a part of the counts that has its own price", "{token}")
@@ -253,13 +271,19 @@ PROVIDER_COST_NANO_USD = _key(
 SERVICE_TIER = _key("workflow.call.service_tier", "string", "tier in which the provider says it served the call")
 REQUEST_SERVICE_TIER = _key("openai.request.service_tier", "string", "service tier that was asked for, of OpenAI's API")
 RESPONSE_SERVICE_TIER = _key("openai.response.service_tier", "string", "service tier of the answer, of OpenAI's API")
+RESPONSE_FINGERPRINT = _key(
+    "openai.response.system_fingerprint", "string", "configuration that answered, of OpenAI's API"
+)
 PRICE_VERSION = _key("workflow.cost.price_version", "string", "version of the price list")
 CALL_WASTE = _key("workflow.call.waste", "string", "why the call was wasted: retried, failed, cancelled")
 SERVER_ADDRESS = _key("server.address", "string", "host of the provider")
+SERVER_PORT = _key("server.port", "int", "port of the provider")
 TOOL_NAME = _key("gen_ai.tool.name", "string", "name of the tool")
 TOOL_CALL_ID = _key("gen_ai.tool.call.id", "string", "the model's id of the call")
 TOOL_TYPE = _key("gen_ai.tool.type", "string", "function")
+TOOL_DESCRIPTION = _key("gen_ai.tool.description", "string", "what the tool does, as the model is told")
 DATA_SOURCE_ID = _key("gen_ai.data_source.id", "string", "name of the retriever")
+RETRIEVAL_TOP_K = _key("gen_ai.retrieval.top_k", "int", "most documents that were asked for")
 
 # Content: only if the capture setting allows it, on spans and events that go to trace stores; in no record.
 SYSTEM_INSTRUCTIONS = _key("gen_ai.system_instructions", "string", "content: the system message, as JSON")
@@ -282,6 +306,8 @@ RETRY_DELAY_MS = _key("workflow.retry.delay_ms", "int", "delay before the next a
 BUDGET_LIMIT = _key("workflow.budget.limit", "int", "size of the budget", "tokens or nano-USD")
 BUDGET_SPENT = _key("workflow.budget.spent", "int", "amount spent so far", "tokens or nano-USD")
 BUDGET_UNIT = _key("workflow.budget.unit", "string", "tokens or nano_usd")
+EXCEPTION_TYPE = _key("exception.type", "string", "class of an exception, with its module")
+EXCEPTION_MESSAGE = _key("exception.message", "string", "message of an exception, secrets redacted")
 
 # Added on the way to the Collector; it stands in no record.
 SIGNAL_SIGNATURE = _key("workflow.signal.signature", "string", "tells the receiver that this deployment said it")
@@ -305,4 +331,33 @@ CONTENT_KEYS = frozenset(
 
 CONTENT_EVENT = "gen_ai.client.inference.operation.details"
 """The event with the content of a call, if the capture setting asks for events. It is exported and not journalled."""
+EXCEPTION_EVENT = "gen_ai.client.inference.exception"
+"""The event of a model call that failed. It is exported and not journalled."""
+FORMER_EXCEPTION_EVENT = "gen_ai.client.operation.exception"
+
+
+@dataclass(frozen=True, slots=True)
+class Renamed:
+    """A name of ours that the GenAI conventions have changed. Both are emitted until the former one is turned off."""
+
+    name: str
+    former: str
+    since: str
+    """First release of the conventions with the new name."""
+    readers: str
+    """Who reads the former name."""
+
+
+RENAMED_ATTRIBUTES = (
+    Renamed(AGENT_NAME, FORMER_WORKFLOW_NAME, "0.1.0", "saved searches in Jaeger and Grafana Tempo"),
+    Renamed(CALL_TOKENS["cache_write_tokens"], FORMER_CACHE_WRITE, "0.1.0", "Langfuse, Phoenix, MLflow"),
+)
+RENAMED_EVENTS = (Renamed(EXCEPTION_EVENT, FORMER_EXCEPTION_EVENT, "0.1.0", "rules in log stores, from 1.41 on"),)
+FORMER_TOKEN_METRIC = "gen_ai.client.token.usage"
+RENAMED_METRICS = tuple(
+    Renamed(f"gen_ai.client.inference.usage.{kind.genai_key}", FORMER_TOKEN_METRIC, "0.1.0", "dashboards for 1.41")
+    for kind in TOKEN_KINDS
+)
+RENAMED = (*RENAMED_ATTRIBUTES, *RENAMED_EVENTS, *RENAMED_METRICS)
+"""Every name that has a former one. `OTEL_SEMCONV_STABILITY_OPT_IN=gen_ai_latest_experimental` turns those off."""
 TERMINAL_EVENTS = frozenset({Event.COMPLETED, Event.FAILED, Event.CANCELLED})

@@ -23,7 +23,14 @@ from engine.resources import (
 )
 from engine.security.redaction import error_text, redact
 from engine.tracing import semconv
-from engine.tracing.attributes import Attributes, bill_attributes, request_attributes, usage_attributes
+from engine.tracing.attributes import (
+    OPENAI,
+    Attributes,
+    bill_attributes,
+    request_attributes,
+    usage_attributes,
+    with_former_names,
+)
 from engine.tracing.contents import Contents, Values, asked_retriever, found_passages, of_chat
 from engine.tracing.semconv import Event, NodeStatus, Operation, Waste
 from engine.tracing.time_ledger import Phase, TimeLedger
@@ -47,6 +54,7 @@ class Recorder(Protocol):
     time: TimeLedger
     prices: Prices
     identity_attributes: Attributes
+    call_attributes: Attributes
     contents: Contents
 
     def start_leaf(self, node: "NodeSpan", name: str, kind: SpanKind, phase: Phase, attributes: Attributes) -> Span:
@@ -57,6 +65,9 @@ class Recorder(Protocol):
 
     def emit_event(self, event: Event, attributes: Attributes, span: Span | None = None) -> None:
         """Emit an event in the context of `span`; null means the root span."""
+
+    def emit_exception(self, span: Span, attributes: Attributes) -> None:
+        """Emit the event of a model call that failed, in the context of its span."""
 
 
 class NodeSpan:
@@ -144,17 +155,17 @@ class NodeSpan:
         """End the span of an attempt that pauses; a later attempt of the execution continues the visit."""
         self._end(NodeStatus.PAUSED)
 
-    def model_call(self, model: ChatModel, request: ModelRequest) -> "ModelCall":
-        """Start the span of one provider call."""
-        return ModelCall(self._recorder, self, model, request)
+    def model_call(self, model: ChatModel, request: ModelRequest, *, streams: bool = False) -> "ModelCall":
+        """Start the span of one provider call; `streams`: its answer is asked for as a stream."""
+        return ModelCall(self._recorder, self, model, request, streams=streams)
 
-    def tool_call(self, name: str, call_id: str, arguments: Json = None) -> "ToolCallSpan":
+    def tool_call(self, name: str, call_id: str, arguments: Json = None, description: str = "") -> "ToolCallSpan":
         """Start the span of one attempt of a tool call."""
-        return ToolCallSpan(self._recorder, self, name, call_id, arguments)
+        return ToolCallSpan(self._recorder, self, name, call_id, arguments, description)
 
-    def retrieval(self, source: str, query: str = "") -> "RetrievalSpan":
+    def retrieval(self, source: str, query: str = "", max_documents: int | None = None) -> "RetrievalSpan":
         """Start the span of one query to a retriever."""
-        return RetrievalSpan(self._recorder, self, source, query)
+        return RetrievalSpan(self._recorder, self, source, query, max_documents)
 
     def _error(self, error_type: str, message: str) -> None:
         self._extra[semconv.ERROR_TYPE] = error_type
@@ -214,13 +225,17 @@ class ToolCallSpan(LeafCall):
 
     operation = Operation.TOOL
 
-    def __init__(self, recorder: Recorder, node: NodeSpan, name: str, call_id: str, arguments: Json) -> None:
+    def __init__(
+        self, recorder: Recorder, node: NodeSpan, name: str, call_id: str, arguments: Json, description: str
+    ) -> None:
         recorder.totals.tool_calls += 1
         attributes: Attributes = {
             semconv.TOOL_NAME: name,
             semconv.TOOL_CALL_ID: call_id,
             semconv.TOOL_TYPE: "function",
         }
+        if description:
+            attributes[semconv.TOOL_DESCRIPTION] = redact(description)
         super().__init__(recorder, node, f"{semconv.SPAN_TOOL} {name}", SpanKind.INTERNAL, attributes)
         self._content[semconv.TOOL_ARGUMENTS] = arguments
 
@@ -238,8 +253,10 @@ class RetrievalSpan(LeafCall):
 
     operation = Operation.RETRIEVAL
 
-    def __init__(self, recorder: Recorder, node: NodeSpan, source: str, query: str) -> None:
+    def __init__(self, recorder: Recorder, node: NodeSpan, source: str, query: str, max_documents: int | None) -> None:
         attributes: Attributes = {semconv.DATA_SOURCE_ID: source}
+        if max_documents is not None:
+            attributes[semconv.RETRIEVAL_TOP_K] = max_documents
         super().__init__(recorder, node, f"{semconv.SPAN_RETRIEVAL} {source}", SpanKind.CLIENT, attributes)
         self._content |= asked_retriever(query)
 
@@ -253,7 +270,9 @@ class RetrievalSpan(LeafCall):
 class ModelCall:
     """The span of one provider call, the only span with its own usage and cost."""
 
-    def __init__(self, recorder: Recorder, node: NodeSpan, model: ChatModel, request: ModelRequest) -> None:
+    def __init__(
+        self, recorder: Recorder, node: NodeSpan, model: ChatModel, request: ModelRequest, *, streams: bool
+    ) -> None:
         self._recorder = recorder
         self._node = node
         self._model = model
@@ -274,7 +293,7 @@ class ModelCall:
             f"{semconv.SPAN_CHAT} {redact(model.model)}",
             SpanKind.CLIENT,
             Phase.MODEL,
-            request_attributes(model, request),
+            request_attributes(model, request, streams=streams) | recorder.call_attributes,
         )
 
     @property
@@ -295,16 +314,26 @@ class ModelCall:
             self._extra[semconv.RESPONSE_ID] = reply.response_id
         if reply.finish_reason:
             self._extra[semconv.FINISH_REASONS] = [reply.finish_reason]
+        if reply.system_fingerprint and self._model.provider == OPENAI:
+            self._extra[semconv.RESPONSE_FINGERPRINT] = reply.system_fingerprint
         self._span.set_status(StatusCode.OK)
         return self._end(reply.report, None)
 
-    def fail(self, error_type: str, message: str, waste: Waste, report: UsageReport | None = None) -> Bill:
+    def fail(
+        self,
+        error_type: str,
+        message: str,
+        waste: Waste,
+        report: UsageReport | None = None,
+        error: BaseException | None = None,
+    ) -> Bill:
         """End the span of a failed call; `report` is the provider's, null if it is what was heard so far.
 
-        A call that the provider refused before any answer cost nothing.
+        A call that the provider refused before any answer cost nothing. `error` is what the adapter raised.
         """
         self._span.set_status(Status(StatusCode.ERROR, error_text(message)))
         self._extra[semconv.ERROR_TYPE] = error_type
+        self._tell_exception(error_type, message, error)
         report = report or self.heard
         is_free = report.usage is None and error_type in FREE_REFUSALS and not self.answer_has_begun
         return self._end(report, waste, Price(0, CostSource.NONE) if is_free else None)
@@ -316,6 +345,20 @@ class ModelCall:
     def withdraw(self) -> Bill:
         """The call was never sent, and cost nothing."""
         return self._end(UsageReport(), Waste.CANCELLED, Price(0, CostSource.NONE))
+
+    def _tell_exception(self, error_type: str, message: str, error: BaseException | None) -> None:
+        """Emit the event of the failure, under the class of the provider's own error where there is one."""
+        cause = error and (error.__cause__ or error)
+        named: Attributes = {} if cause is None else {semconv.EXCEPTION_TYPE: _class_name(cause)}
+        told: Attributes = {
+            **self._node.leaf_attributes,
+            semconv.OPERATION: Operation.CHAT.value,
+            semconv.PROVIDER: self._model.provider,
+            semconv.REQUEST_MODEL: self._model.model,
+            semconv.ERROR_TYPE: error_type,
+            semconv.EXCEPTION_MESSAGE: error_text(message),
+        }
+        self._recorder.emit_exception(self._span, told | named)
 
     def _price(self, usage: Usage | None) -> Price:
         model = self._model
@@ -349,7 +392,7 @@ class ModelCall:
         if self._recorder.contents.is_wanted:
             values = of_chat(self._request, self._reply)
             self._extra |= self._node.note_content(self._span, Operation.CHAT, values)
-        self._span.set_attributes(self._extra)
+        self._span.set_attributes(with_former_names(self._extra))
         self._recorder.count_span(self._span, always_kept=True)
         self._span.end()
         return Bill(usage, price)
@@ -377,3 +420,9 @@ class ModelCall:
             wasted=waste is not None,
             assumed=price.source is CostSource.ASSUMED,
         )
+
+
+def _class_name(error: BaseException) -> str:
+    """The name of its class, with the module unless it is built in."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

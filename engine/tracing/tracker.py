@@ -40,11 +40,13 @@ from engine.tracing import semconv
 from engine.tracing.attributes import (
     SHUTDOWN_ERROR,
     Attributes,
+    call_attributes,
     common_attributes,
     event_id,
     identity_attributes,
     root_attributes,
     sums,
+    with_former_names,
 )
 from engine.tracing.contents import Contents
 from engine.tracing.semconv import Event
@@ -67,9 +69,9 @@ class Tracing:
         tracers = tracers or NoOpTracerProvider()
         loggers = loggers or NoOpLoggerProvider()
         return cls(
-            engine=tracers.get_tracer(semconv.SCOPE_ENGINE),
-            genai=tracers.get_tracer(semconv.SCOPE_GENAI),
-            events=loggers.get_logger(semconv.SCOPE_ENGINE),
+            engine=tracers.get_tracer(semconv.SCOPE_ENGINE, semconv.SCOPE_VERSION, semconv.SCHEMA_URL),
+            genai=tracers.get_tracer(semconv.SCOPE_GENAI, semconv.SCOPE_VERSION, semconv.SCHEMA_URL),
+            events=loggers.get_logger(semconv.SCOPE_ENGINE, semconv.SCOPE_VERSION, semconv.SCHEMA_URL),
         )
 
 
@@ -132,6 +134,7 @@ class WorkflowTracker:
         self._root_ns = min(identity.queued_ns, self._began_ns) if first else self._began_ns
         self._paused_seconds = start.paused_seconds
         self._common = common_attributes(identity)
+        self.call_attributes = call_attributes(identity)
         self.identity_attributes = identity_attributes(identity)
         self._start_root(start)
         self._event_seq = 1 if first and was_queued else 0
@@ -143,7 +146,7 @@ class WorkflowTracker:
         self._root = self._tracing.engine.start_span(
             f"{semconv.SPAN_WORKFLOW} {identity.workflow_name}",
             context=start.parent if start.parent is not None else Context(),
-            attributes=root_attributes(identity),
+            attributes=with_former_names(root_attributes(identity)),
             links=[Link(context) for context in start.links] or None,
             start_time=self._root_ns,
         )
@@ -291,6 +294,19 @@ class WorkflowTracker:
                 },
             )
         )
+
+    def emit_exception(self, span: Span, attributes: Attributes) -> None:
+        """Emit the event of a model call that failed, in the context of its span; under its former name, too."""
+        for name in (semconv.EXCEPTION_EVENT, semconv.FORMER_EXCEPTION_EVENT):
+            self._tracing.events.emit(
+                LogRecord(
+                    timestamp=time.time_ns(),
+                    context=set_span_in_context(span, Context()),
+                    severity_number=SeverityNumber.WARN,
+                    event_name=name,
+                    attributes=self._common | attributes,
+                )
+            )
 
     def _close(self, status: ExecutionStatus, event: Event, extra: Attributes) -> None:
         self.count_span(self._root, always_kept=True)

@@ -41,10 +41,18 @@ class OutboxSink:
     """Puts each signal into the outbox, signed and owed to the consumers; calls `on_commit` after such a commit."""
 
     def __init__(
-        self, consumers: Collection[str], *, health: Health, signer: Signer, on_commit: Callable[[], None]
+        self,
+        consumers: Collection[str],
+        *,
+        health: Health,
+        signer: Signer,
+        on_commit: Callable[[], None],
+        former_names: bool = True,
     ) -> None:
+        """`former_names`: spans leave with names that the GenAI conventions have changed, too."""
         self._consumers = frozenset(consumers)
         self._signer = signer
+        self._former_names = former_names
         self._on_commit = on_commit
         self._letters = DeadLetters(health)
         self.health = health
@@ -80,5 +88,5 @@ class OutboxSink:
 
     def _parcel(self, signal: Signal) -> Parcel:
         """Encode the signal. Raises ValueError if OTLP cannot represent it, such as a time before 1970."""
-        payload = otlp.encode(signal, self._signer.sign)
+        payload = otlp.encode(signal, self._signer.sign, former_names=self._former_names)
         return Parcel(otlp.signal_id(signal), isinstance(signal, EventRecord), otlp.scope_of(signal), payload)

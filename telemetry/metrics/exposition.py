@@ -32,11 +32,12 @@ from telemetry.signals.records import Batch
 class Metrics:
     """Counts committed signals and writes all metrics out for Prometheus."""
 
-    def __init__(self, database: Database, health: Health, public_url: str = "") -> None:
+    def __init__(self, database: Database, health: Health, public_url: str = "", *, former_names: bool = True) -> None:
+        """`former_names`: metrics that the GenAI conventions have renamed are there under both names."""
         self._database = database
         self._flight = SingleFlight[bytes]()
         self._registry = CollectorRegistry()
-        self._spans = SpanMetrics(self._registry)
+        self._spans = SpanMetrics(self._registry, former_names=former_names)
         self._exact = ExactCounters()
         self._reading = (
             self._exact,

@@ -1,8 +1,13 @@
 """Limits the number of values per label, so that workflow and model names cannot flood Prometheus."""
 
+from collections import defaultdict
 from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+from prometheus_client.metrics import MetricWrapperBase
 
 from telemetry.reads.workflow_labels import OTHER
+from telemetry.signals.records import SpanRecord
 
 MAX_LABEL_VALUES = 200
 
@@ -30,3 +35,40 @@ class LabelCap:
         """Give values their places before they are met."""
         for value in values:
             self(value)
+
+
+M = TypeVar("M", bound=MetricWrapperBase)
+
+
+class Children(dict[tuple[str, ...], M], Generic[M]):
+    """The series of a metric by their labels, since finding one through its metric takes microseconds."""
+
+    def __init__(self, metric: M) -> None:
+        self._metric = metric
+
+    def __missing__(self, labels: tuple[str, ...]) -> M:
+        child = self[labels] = self._metric.labels(*labels)
+        return child
+
+
+class SpanLabels:
+    """The labels of spans; each has a limit of its own."""
+
+    def __init__(self) -> None:
+        self._caps: defaultdict[str, LabelCap] = defaultdict(LabelCap)
+        self._workflows = LabelCap()
+
+    def reserve(self, workflows: Iterable[str]) -> None:
+        """Give stored workflows their places among the values of the label."""
+        self._workflows.reserve(workflows)
+
+    def workflow(self, span: SpanRecord) -> str:
+        """The name of the span's workflow."""
+        return self._workflows(span.identity.workflow_name, MAX_AD_HOC_VALUES if span.identity.is_ad_hoc else None)
+
+    def of(self, label: str, span: SpanRecord, key: str) -> str:
+        """The value of an attribute; empty if the span has none."""
+        value = span.fields.get(key)
+        if value is None:
+            value = span.attributes.get(key, "")
+        return self._caps[label](value if isinstance(value, str) else str(value).lower())

@@ -1,4 +1,4 @@
-"""Metrics of committed spans: calls, durations, tokens, cost and time to first token, with exemplars.
+"""Metrics of committed spans: calls, durations, cost and time to first token, with exemplars.
 
 They are updated after each commit and start at 0 with the process.
 """
@@ -8,16 +8,13 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from engine.tracing import semconv
-from engine.usage import TOKEN_KINDS
-from telemetry.metrics.labels import MAX_AD_HOC_VALUES, LabelCap
-from telemetry.signals.records import Attributes, Batch, Kind, SpanRecord
+from telemetry.metrics.genai_metrics import GenAiMetrics
+from telemetry.metrics.labels import SpanLabels
+from telemetry.signals.records import Batch, Kind, SpanRecord
 
 SERVICE = "spanloom"
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
-_TOKENS = tuple(4**exponent for exponent in range(14))
-"""The bucket bounds that the GenAI conventions recommend."""
-
 _SPAN_LABELS = (
     "service_name",
     "span_kind",
@@ -33,16 +30,15 @@ _SPAN_LABELS = (
     "error_type",
     "workflow_error_class",
 )
-TOKEN_TYPES = {semconv.CALL_TOKENS[kind.field]: kind.label for kind in TOKEN_KINDS}
-"""Attribute to the value of the label `gen_ai_token_type`."""
 
 
 class SpanMetrics:
     """Counts the spans of committed batches."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._caps: dict[str, LabelCap] = {}
-        self._workflow_cap = LabelCap()
+    def __init__(self, registry: CollectorRegistry, *, former_names: bool) -> None:
+        """`former_names`: metrics that the GenAI conventions have renamed are there under both names."""
+        self._labels = SpanLabels()
+        self._genai = GenAiMetrics(registry, self._labels, former_names=former_names)
         self._span_children: dict[tuple[str, ...], tuple[Counter, Histogram]] = {}
         self._calls = Counter("traces_span_metrics_calls", "Ended spans", _SPAN_LABELS, registry=registry)
         self._durations = Histogram(
@@ -53,13 +49,6 @@ class SpanMetrics:
             registry=registry,
         )
         call_labels = ("gen_ai_provider_name", "gen_ai_request_model", "workflow_name")
-        self._tokens = Histogram(
-            "gen_ai_client_token_usage",
-            "Tokens per model call",
-            ("gen_ai_token_type", *call_labels),
-            buckets=_TOKENS,
-            registry=registry,
-        )
         self._cost = Counter(
             "workflow_cost_usd", "Cost of model calls", (*call_labels, "workflow_source"), registry=registry
         )
@@ -79,7 +68,7 @@ class SpanMetrics:
 
     def reserve(self, workflows: Iterable[str]) -> None:
         """Give stored workflows their places among the values of the label."""
-        self._workflow_cap.reserve(workflows)
+        self._labels.reserve(workflows)
 
     def feed(self, batch: Batch) -> None:
         """Count signals that have become durable."""
@@ -87,22 +76,20 @@ class SpanMetrics:
             exemplar = {"trace_id": span.trace_id, "span_id": span.span_id}
             calls, durations = self._children(self._span_labels(span))
             calls.inc(exemplar=exemplar)
-            durations.observe((span.end_ns - span.start_ns) / 1e9, exemplar)
+            durations.observe(span.seconds, exemplar)
+            self._genai.feed(span, exemplar)
             if span.kind is Kind.MODEL:
                 self._feed_call(span, exemplar)
             elif span.kind is Kind.WORKFLOW:
                 self._feed_root(span, exemplar)
 
     def _feed_call(self, span: SpanRecord, exemplar: dict[str, str]) -> None:
+        of = self._labels.of
         labels = (
-            self._cap("provider", span.text(semconv.PROVIDER) or ""),
-            self._cap("model", span.text(semconv.REQUEST_MODEL) or ""),
-            self._workflow(span),
+            of("provider", span, semconv.PROVIDER),
+            of("model", span, semconv.REQUEST_MODEL),
+            self._labels.workflow(span),
         )
-        for key, token_type in TOKEN_TYPES.items():
-            tokens = span.integer(key)
-            if tokens is not None:
-                self._tokens.labels(token_type, *labels).observe(tokens, exemplar)
         if span.attributes.get(semconv.USAGE_REJECTED):
             self._rejected.labels(*labels[:2]).inc(exemplar=exemplar)
         cost = span.integer(semconv.COST_NANO_USD)
@@ -112,7 +99,7 @@ class SpanMetrics:
     def _feed_root(self, span: SpanRecord, exemplar: dict[str, str]) -> None:
         seconds = span.attributes.get(semconv.TIME_TO_FIRST_TOKEN)
         if isinstance(seconds, int | float):
-            name = self._workflow(span)
+            name = self._labels.workflow(span)
             self._first_token.labels(name).observe(seconds, exemplar)
 
     def _children(self, labels: tuple[str, ...]) -> tuple[Counter, Histogram]:
@@ -123,40 +110,23 @@ class SpanMetrics:
         return children
 
     def _span_labels(self, span: SpanRecord) -> tuple[str, ...]:
-        attributes = span.attributes
-        is_root = span.kind is Kind.WORKFLOW
+        of, is_root = self._labels.of, span.kind is Kind.WORKFLOW
         return (
             SERVICE,
             "SPAN_KIND_CLIENT" if span.kind.is_client else "SPAN_KIND_INTERNAL",
             _status_code(span),
-            _string(attributes, semconv.OPERATION),
-            self._workflow(span),
+            of("operation", span, semconv.OPERATION),
+            self._labels.workflow(span),
             span.identity.workflow_source,
-            _string(attributes, semconv.NESTED),
-            self._cap("node_type", span.text(semconv.NODE_TYPE) or ""),
-            _string(attributes, semconv.EXECUTION_STATUS) if is_root else "",
-            self._cap("model", span.text(semconv.REQUEST_MODEL) or ""),
-            self._cap("tool", _string(attributes, semconv.TOOL_NAME)),
-            self._cap("error_type", span.text(semconv.ERROR_TYPE) or ""),
-            _string(attributes, semconv.ERROR_CLASS) if is_root else "",
+            of("nested", span, semconv.NESTED),
+            of("node_type", span, semconv.NODE_TYPE),
+            of("status", span, semconv.EXECUTION_STATUS) if is_root else "",
+            of("model", span, semconv.REQUEST_MODEL),
+            of("tool", span, semconv.TOOL_NAME),
+            of("error_type", span, semconv.ERROR_TYPE),
+            of("error_class", span, semconv.ERROR_CLASS) if is_root else "",
         )
-
-    def _workflow(self, span: SpanRecord) -> str:
-        return self._workflow_cap(span.identity.workflow_name, MAX_AD_HOC_VALUES if span.identity.is_ad_hoc else None)
-
-    def _cap(self, label: str, value: str) -> str:
-        cap = self._caps.get(label)
-        if cap is None:
-            cap = self._caps[label] = LabelCap()
-        return cap(value)
 
 
 def _status_code(span: SpanRecord) -> str:
     return "STATUS_CODE_ERROR" if span.is_error else "STATUS_CODE_OK" if span.is_ok else "STATUS_CODE_UNSET"
-
-
-def _string(attributes: Attributes, key: str) -> str:
-    value = attributes.get(key)
-    if value is None:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)

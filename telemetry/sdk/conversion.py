@@ -10,6 +10,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from opentelemetry.util.types import AnyValue
 
 from engine.tracing import semconv
+from engine.tracing.attributes import with_former_names
 from telemetry.sdk.internals import ReadableLogRecord, ReadWriteLogRecord
 from telemetry.signals.builders import make_event, make_span
 from telemetry.signals.otlp import scope_of
@@ -56,9 +57,10 @@ def span_record(span: ReadableSpan) -> SpanRecord:
     )
 
 
-def readable_span(record: SpanRecord, resource: Resource) -> ReadableSpan:
-    """Convert a record into an ended SDK span, as an exporter gets it from a tracer."""
+def readable_span(record: SpanRecord, resource: Resource, *, former_names: bool = False) -> ReadableSpan:
+    """Convert a record into an ended SDK span, as an exporter gets it from a tracer; with former names, too."""
     attributes = record.fields | record.attributes
+    attributes = with_former_names(attributes) if former_names else attributes
     message = attributes.pop(semconv.ERROR_MESSAGE, None) if record.is_error else None
     code = StatusCode.ERROR if record.is_error else StatusCode.OK if record.is_ok else StatusCode.UNSET
     part = record.trace_only or TraceOnly([], [], {})
@@ -74,7 +76,7 @@ def readable_span(record: SpanRecord, resource: Resource) -> ReadableSpan:
         status=Status(code, message if isinstance(message, str) else None),
         start_time=record.start_ns,
         end_time=record.end_ns,
-        instrumentation_scope=InstrumentationScope(scope_of(record)),
+        instrumentation_scope=InstrumentationScope(scope_of(record), semconv.SCOPE_VERSION, semconv.SCHEMA_URL),
     )
 
 

@@ -96,6 +96,7 @@ class RecordedSpan(Span):
         kind: SpanKind,
         attributes: Attributes,
         links: Sequence[Link] = (),
+        left_out: frozenset[str] = frozenset(),
     ) -> None:
         ReadableSpan.__init__(
             self,
@@ -111,6 +112,7 @@ class RecordedSpan(Span):
         self._attributes: dict[str, AnyValue] = dict(attributes or {})
         self._span_processor = tracer.span_processor
         self._limits = limits
+        self._left_out = left_out
         self._lock = threading.Lock()
 
     def set_attributes(self, attributes: Mapping[str, AnyValue]) -> None:
@@ -132,6 +134,8 @@ class RecordedSpan(Span):
                 log.warning("a span was ended twice")
                 return
             self._end_time = time.time_ns() if end_time is None else end_time
+            for key in self._left_out:
+                self._attributes.pop(key, None)
         self._span_processor._on_ending(self)
         self._span_processor.on_end(self)
 
@@ -139,9 +143,10 @@ class RecordedSpan(Span):
 class RecordingTracer(ApiTracer):
     """Starts `RecordedSpan`s with the scope and the processors of an SDK tracer; all are sampled."""
 
-    def __init__(self, tracer: Tracer, limits: SpanLimits) -> None:
+    def __init__(self, tracer: Tracer, limits: SpanLimits, left_out: frozenset[str]) -> None:
         self._tracer = tracer
         self._limits = limits
+        self._left_out = left_out
 
     def start_span(
         self,
@@ -158,7 +163,7 @@ class RecordingTracer(ApiTracer):
         tracer = self._tracer
         parent = get_current_span(context).get_span_context()
         own, above = self._context(context, parent), parent if parent.is_valid else None
-        span = RecordedSpan(tracer, self._limits, name, own, above, kind, attributes, links or ())
+        span = RecordedSpan(tracer, self._limits, name, own, above, kind, attributes, links or (), self._left_out)
         span._start_time = time.time_ns() if start_time is None else start_time
         tracer.span_processor.on_start(span, context)
         return span
@@ -201,10 +206,11 @@ def with_attributes(event: ReadWriteLogRecord, attributes: Mapping[str, AnyValue
 class RecordingLogger(ApiLogger):
     """Passes events of our scopes to the processors of an SDK logger."""
 
-    def __init__(self, logger: Logger) -> None:
+    def __init__(self, logger: Logger, left_out: frozenset[str]) -> None:
         scope = logger.instrumentation_scope
         super().__init__(scope.name, scope.version, scope.schema_url, scope.attributes)
         self._logger = logger
+        self._left_out = left_out
 
     def enabled(self, **fields: Any) -> bool:
         """Whether the SDK logger is enabled."""
@@ -216,6 +222,8 @@ class RecordingLogger(ApiLogger):
         if record is None:
             logger.emit(**fields)
             return
+        if record.event_name in self._left_out:
+            return
         event = RecordedEvent(record, logger.resource, logger.instrumentation_scope, logger._log_record_limits)
         logger._multi_log_record_processor.on_emit(event)
 
@@ -223,9 +231,11 @@ class RecordingLogger(ApiLogger):
 class RecordingTracerProvider(TracerProvider):
     """A tracer provider that `OTEL_SDK_DISABLED` does not switch off, because the records are made from its spans."""
 
-    def __init__(self, resource: Resource) -> None:
+    def __init__(self, resource: Resource, left_out: frozenset[str] = frozenset()) -> None:
+        """`left_out`: attributes that spans of our scopes do not end with."""
         super().__init__(sampler=ALWAYS_ON, resource=resource, span_limits=_SPAN_LIMITS, shutdown_on_exit=False)
         self._disabled = False
+        self._left_out = left_out
 
     def get_tracer(
         self,
@@ -237,19 +247,25 @@ class RecordingTracerProvider(TracerProvider):
         """The SDK's tracer; for our own scopes a `RecordingTracer`."""
         name = instrumenting_module_name
         tracer = super().get_tracer(name, instrumenting_library_version, schema_url, attributes)
-        return RecordingTracer(tracer, self._span_limits) if is_ours(name) and isinstance(tracer, Tracer) else tracer
+        if is_ours(name) and isinstance(tracer, Tracer):
+            return RecordingTracer(tracer, self._span_limits, self._left_out)
+        return tracer
 
 
 class RecordingLoggerProvider(LoggerProvider):
     """A logger provider that `OTEL_SDK_DISABLED` does not switch off."""
 
-    def __init__(self, resource: Resource) -> None:
+    def __init__(self, resource: Resource, left_out: frozenset[str] = frozenset()) -> None:
+        """`left_out`: names of events of our scopes that go nowhere."""
         super().__init__(resource=resource, log_record_limits=_LOG_LIMITS, shutdown_on_exit=False)
         self._disabled = False
+        self._left_out = left_out
 
     def get_logger(
         self, name: str, version: str | None = None, schema_url: str | None = None, attributes: Attributes = None
     ) -> ApiLogger:
         """The SDK's logger; for our own scopes a `RecordingLogger`."""
         logger = super().get_logger(name, version, schema_url, attributes)
-        return RecordingLogger(logger) if is_ours(name) and isinstance(logger, Logger) else logger
+        if is_ours(name) and isinstance(logger, Logger):
+            return RecordingLogger(logger, self._left_out)
+        return logger

@@ -41,6 +41,7 @@ from telemetry.sdk.internals import (
     watch_requests,
     with_attributes,
 )
+from telemetry.sdk.naming import left_out_names
 from telemetry.signals.records import Attributes, SpanRecord, is_journalled, is_ours
 from telemetry.signals.sanitize import sanitize
 
@@ -72,6 +73,8 @@ class Telemetry:
     """The exporters of our spans; none where the shipper sends them."""
     deliveries: Deliveries = field(default_factory=Deliveries)
     """The spans on their way to the exporters' backends."""
+    former_names: bool = True
+    """Whether spans hold names that the GenAI conventions have changed, too."""
     capture: Capture = Capture.NO_CONTENT
     """What spans and events that leave this process hold of prompts and answers."""
 
@@ -83,7 +86,7 @@ class Telemetry:
     def export(self, spans: Iterable[SpanRecord]) -> None:
         """Export spans that no tracer here has ended, such as those of a process that died."""
         for span in spans if self.exporting else ():
-            ended = readable_span(span, self.tracer_provider.resource)
+            ended = readable_span(span, self.tracer_provider.resource, former_names=self.former_names)
             for processor in self.exporting:
                 processor.on_end(ended)
 
@@ -107,9 +110,10 @@ def build_telemetry(*, exports_ours: bool = True) -> Telemetry:
     capture = find_capture()
     know_secrets(value for signal in _SIGNALS for value in _headers(signal).values())
     resource = Resource.create(_service())
-    tracers = RecordingTracerProvider(resource)
+    left_out = left_out_names()
+    tracers = RecordingTracerProvider(resource, left_out)
     tracers.add_span_processor(_HashedQueries())
-    loggers = RecordingLoggerProvider(resource)
+    loggers = RecordingLoggerProvider(resource, left_out)
     exporting: list[SpanProcessor] = []
     deliveries = Deliveries()
     for span_exporter in _exporters("TRACES", _SPAN_EXPORTERS):
@@ -123,7 +127,7 @@ def build_telemetry(*, exports_ours: bool = True) -> Telemetry:
         events = BatchLogRecordProcessor(log_exporter, schedule_delay_millis=delay)
         loggers.add_log_record_processor(_HashedParams(events) if exports_ours else _OtherEvents(events))
     _warn_of_ignored_variables()
-    return Telemetry(tracers, loggers, exporting, deliveries, capture)
+    return Telemetry(tracers, loggers, exporting, deliveries, not left_out, capture)
 
 
 def _exported(exporter: SpanExporter, deliveries: Deliveries) -> SpanProcessor:

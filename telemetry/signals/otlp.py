@@ -26,6 +26,7 @@ from opentelemetry.util.types import AnyValue
 
 from engine.graph import JsonObject
 from engine.tracing import semconv
+from engine.tracing.attributes import with_former_names
 from telemetry.signals.builders import make_event, make_span
 from telemetry.signals.otlp_shapes import EventShape, SpanShape, event_of, events_of, span_of, spans_of
 from telemetry.signals.records import Attributes, BadSignal, EventRecord, Kind, Signal, SpanRecord, TraceOnly, Value
@@ -72,12 +73,16 @@ def scope_of(signal: Signal) -> str:
     return semconv.SCOPE_GENAI if is_call else semconv.SCOPE_ENGINE
 
 
-def encode(signal: Signal, sign: Callable[[Signal], str] | None = None) -> bytes:
+def encode(signal: Signal, sign: Callable[[Signal], str] | None = None, *, former_names: bool = False) -> bytes:
     """Encode the signal as one OTLP `Span` or `LogRecord`; its signature is an attribute that no record holds.
 
-    Raises ValueError if OTLP cannot represent it.
+    With `former_names` a span holds them, too; a decoded record has the new ones only. Raises ValueError if OTLP cannot
+    represent the signal.
     """
-    encoded = _encode_span(signal) if isinstance(signal, SpanRecord) else _encode_event(signal)
+    if isinstance(signal, SpanRecord):
+        encoded = _encode_span(signal, former_names=former_names)
+    else:
+        encoded = _encode_event(signal)
     if sign is None:
         return encoded
     carrier = Span if isinstance(signal, SpanRecord) else LogRecord
@@ -128,7 +133,7 @@ def traces_request(resource: Attributes, spans: Iterable[tuple[str, bytes]]) -> 
     for name, payload in spans:
         scope = scopes.get(name)
         if scope is None:
-            scope = scopes[name] = ScopeSpans(scope=InstrumentationScope(name=name))
+            scope = scopes[name] = ScopeSpans(scope=_scope(name), schema_url=semconv.SCHEMA_URL)
         scope.spans.add().MergeFromString(payload)
     group = ResourceSpans(resource=_resource(resource), scope_spans=scopes.values())
     return ExportTraceServiceRequest(resource_spans=[group]).SerializeToString()
@@ -140,10 +145,14 @@ def logs_request(resource: Attributes, events: Iterable[tuple[str, bytes]]) -> b
     for name, payload in events:
         scope = scopes.get(name)
         if scope is None:
-            scope = scopes[name] = ScopeLogs(scope=InstrumentationScope(name=name))
+            scope = scopes[name] = ScopeLogs(scope=_scope(name), schema_url=semconv.SCHEMA_URL)
         scope.log_records.add().MergeFromString(payload)
     group = ResourceLogs(resource=_resource(resource), scope_logs=scopes.values())
     return ExportLogsServiceRequest(resource_logs=[group]).SerializeToString()
+
+
+def _scope(name: str) -> InstrumentationScope:
+    return InstrumentationScope(name=name, version=semconv.SCOPE_VERSION)
 
 
 def rejected_signals(response: bytes, *, are_events: bool) -> int:
@@ -159,8 +168,10 @@ def error_status(code: int, message: str) -> bytes:
     return body
 
 
-def _encode_span(span: SpanRecord) -> bytes:
+def _encode_span(span: SpanRecord, *, former_names: bool) -> bytes:
     attributes = span.fields | span.attributes
+    if former_names:
+        attributes = with_former_names(attributes)
     head = Span(
         trace_id=bytes.fromhex(span.trace_id),
         span_id=bytes.fromhex(span.span_id),

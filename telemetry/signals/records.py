@@ -115,6 +115,11 @@ class SpanRecord:
     trace_only: TraceOnly | None = field(default=None, compare=False, repr=False)
 
     @property
+    def seconds(self) -> float:
+        """The span's duration."""
+        return (self.end_ns - self.start_ns) / 1e9
+
+    @property
     def is_error(self) -> bool:
         """Whether the span's status in a trace is an error."""
         return self.status in ("failed", "retrying")

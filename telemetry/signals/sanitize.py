@@ -65,8 +65,11 @@ class _Place(Enum):
 Placed = tuple[_Place, str, Value, bool]
 """A sanitised attribute: its place, key, value, and whether the value was changed."""
 
+_CURRENT_NAMES = {each.former: each.name for each in semconv.RENAMED_ATTRIBUTES}
+"""Records hold attributes under their new names, also those of signals that an older program has left in the outbox."""
+
 _PLACES = (
-    dict.fromkeys(semconv.ATTRIBUTES, _Place.REST)
+    dict.fromkeys(semconv.ATTRIBUTES.keys() - _CURRENT_NAMES.keys(), _Place.REST)
     | dict.fromkeys(_TEXT_FIELDS, _Place.TEXT)
     | dict.fromkeys(_INTEGER_FIELDS, _Place.INTEGER)
     | dict.fromkeys((*semconv.CONTENT_KEYS, semconv.SIGNAL_SIGNATURE), _Place.NOWHERE)
@@ -151,7 +154,8 @@ def place(key: str, value: AnyValue) -> Placed:
     """Sanitise and place an attribute. Raises `BadSignal` if a field has the wrong type or is no count."""
     where = _PLACES.get(key)
     if where is None:
-        key, where = clean_text(key)[0], _REST
+        current = _CURRENT_NAMES.get(key)
+        key, where = (clean_text(key)[0], _REST) if current is None else (current, _PLACES[current])
     if where is _NOWHERE or value is None:
         return _LEFT_OUT
     if value.__class__ is str and value in _CLEAN:
@@ -185,7 +189,7 @@ def split(placed: Sequence[Placed]) -> tuple[Attributes, Attributes]:
             rest[key] = value
         elif where is not _NOWHERE:
             fields[key] = value
-        if changed:
+        if changed and key not in repaired:
             repaired.append(key)
     if repaired:
         rest[semconv.SANITIZED] = repaired

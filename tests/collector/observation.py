@@ -12,12 +12,19 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from engine.usage import TOKEN_KINDS
 from tests.services.collector.server import OTLP_TOKEN, Collector
 from tests.services.jaeger.server import Jaeger
 
 FAMILIES = (
     "traces_span_metrics_calls",
     "traces_span_metrics_duration_seconds",
+    "gen_ai_client_inference_duration_seconds",
+    "gen_ai_client_inference_time_to_first_chunk_seconds",
+    "gen_ai_client_inference_operation_input_tokens",
+    "gen_ai_client_inference_operation_output_tokens",
+    *(f"gen_ai_client_inference_usage_{kind.genai_key.replace('.', '_')}" for kind in TOKEN_KINDS),
+    "gen_ai_execute_tool_duration_seconds",
     "gen_ai_client_token_usage",
     "workflow_cost_usd",
     "workflow_usage_rejected",

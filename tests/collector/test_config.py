@@ -22,9 +22,18 @@ from tests.services.collector.server import CONFIG, INGEST_TOKEN, MANIFEST, OTLP
 
 Yaml: TypeAlias = "bool | int | float | str | list[Yaml] | dict[str, Yaml] | None"
 
-LABELS = {"gen_ai.token.type"}
+LABELS = {"gen_ai.token.type", "gen_ai.token.modality"}
 """Keys of metrics that stand on no span."""
-METRICS = {"gen_ai.client.token.usage", "workflow.cost.usd"}
+METRICS = {
+    *(each.name for each in semconv.RENAMED_METRICS),
+    semconv.FORMER_TOKEN_METRIC,
+    "gen_ai.client.inference.duration",
+    "gen_ai.client.inference.time_to_first_chunk",
+    "gen_ai.client.inference.operation.input_tokens",
+    "gen_ai.client.inference.operation.output_tokens",
+    "gen_ai.execute_tool.duration",
+    "workflow.cost.usd",
+}
 CALLERS = {"workflow.trace.keep"}
 """What a caller may set on a span of its own."""
 RESOURCE = {"service.name", "deployment.environment.name"}

@@ -27,7 +27,7 @@ def tell(
     listener.complete(executions, tools=True)
     listener.telemetry.shutdown()
     spans = [f"{span.context.span_id:016x}" for span in listener.spans.get_finished_spans() if span.context]
-    events = [event.log_record.attributes or {} for event in listener.events.get_finished_logs()]
+    events = [event.log_record.attributes or {} for event in listener.journalled()]
     return sorted(spans), sorted(str(each[semconv.EVENT_ID]) for each in events)
 
 

@@ -13,6 +13,7 @@ from engine.tracing import semconv
 from engine.usage import Usage
 from tests.collector.observation import a_span, calls, in_jaeger, scraped, send, series, tags
 from tests.collector.receiver import EVENTS, SPANS, WEBHOOKS, Receiver
+from tests.conftest import StartCollector
 from tests.services.collector.server import INGEST_TOKEN, Collector
 from tests.services.jaeger.server import Jaeger
 from tests.services.prometheus.server import Json, JsonDocument, Prometheus
@@ -25,6 +26,22 @@ TEMPLATE: JsonObject = {"kind": "template", "template": "universal_chat"}
 ALL_TOKENS = Usage(
     input_tokens=50, output_tokens=9, cache_read_tokens=20, cache_write_tokens=10, reasoning_tokens=4, total_tokens=59
 )
+
+
+NEW_METRICS = {
+    "gen_ai_client_inference_duration_seconds_bucket",
+    "gen_ai_client_inference_time_to_first_chunk_seconds_bucket",
+    "gen_ai_client_inference_operation_input_tokens_bucket",
+    "gen_ai_client_inference_operation_output_tokens_bucket",
+    "gen_ai_client_inference_usage_input_tokens_total",
+    "gen_ai_client_inference_usage_output_tokens_total",
+    "gen_ai_client_inference_usage_cache_read_input_tokens_total",
+    "gen_ai_client_inference_usage_cache_write_input_tokens_total",
+    "gen_ai_client_inference_usage_reasoning_output_tokens_total",
+    "gen_ai_execute_tool_duration_seconds_bucket",
+}
+"""Of the GenAI conventions 0.1.0, as Prometheus calls them."""
+FORMER_METRIC = "gen_ai_client_token_usage_bucket"
 
 
 @dataclass(slots=True)
@@ -49,7 +66,7 @@ async def sent(collector: Collector, migrated_sqlite_url: str, monkeypatch: pyte
         monkeypatch.setenv(name, value)
     async with workflow_runner(migrated_sqlite_url) as runner:
         await execute(runner)
-        spans, events = runner.emitted(), runner.log.get_finished_logs()
+        spans, events = runner.emitted(), runner.journalled()
         _, exposition = await runner.runtime.metrics.exposition("application/openmetrics-text")
     by_trace: dict[str, dict[str, str]] = {}
     for span in spans:
@@ -94,13 +111,32 @@ async def test_the_metrics_are_those_of_the_service_itself(sent: SentSignals, co
     assert {name for name, _ in own} >= {
         "traces_span_metrics_calls_total",
         "traces_span_metrics_duration_seconds_bucket",
-        "gen_ai_client_token_usage_bucket",
+        *NEW_METRICS,
+        FORMER_METRIC,
         "workflow_cost_usd_total",
         "workflow_usage_rejected_total",
         "workflow_time_to_first_token_seconds_bucket",
     }
     made = await scraped(collector, lambda text: calls(text) == len(sent.span_ids()))
     assert series(made) == pytest.approx(own, rel=1e-9)
+
+
+async def test_both_leave_out_former_names_on_request(
+    start_collector: StartCollector, migrated_sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opt_in = "database/dup, gen_ai_latest_experimental"
+    collector = start_collector(OTEL_SEMCONV_STABILITY_OPT_IN=opt_in)
+    for name, value in {**collector.sender_environment, "OTEL_SEMCONV_STABILITY_OPT_IN": opt_in}.items():
+        monkeypatch.setenv(name, value)
+    async with workflow_runner(migrated_sqlite_url) as runner:
+        await execute(runner)
+        sent = len(runner.emitted())
+        _, exposition = await runner.runtime.metrics.exposition("application/openmetrics-text")
+    made = await scraped(collector, lambda text: calls(text) == sent)
+    names = {name for name, _ in series(made)}
+    assert names >= NEW_METRICS
+    assert FORMER_METRIC not in names
+    assert series(made) == pytest.approx(series(exposition.decode()), rel=1e-9)
 
 
 @pytest.mark.prometheus

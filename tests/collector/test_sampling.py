@@ -70,7 +70,7 @@ async def test_ten_percent_of_the_traces_and_all_of_the_books(
 
 
 def _event_ids(listener: Listener) -> list[str]:
-    events = listener.events.get_finished_logs()
+    events = listener.journalled()
     return sorted(str((event.log_record.attributes or {})[semconv.EVENT_ID]) for event in events)
 
 

@@ -39,6 +39,8 @@ TYPES: Mapping[str, type | tuple[type, ...]] = {
 NOT_FROM_HERE = {
     semconv.SANITIZED,
     semconv.SERVER_ADDRESS,
+    semconv.SERVER_PORT,
+    semconv.RESPONSE_FINGERPRINT,
     semconv.REQUEST_SERVICE_TIER,
     semconv.RESPONSE_SERVICE_TIER,
     semconv.SIGNAL_SIGNATURE,
@@ -57,10 +59,23 @@ EVERYTHING = graph(
             "type": "model",
             "stream": True,
             "retry": RETRY,
-            "config": {"temperature": 0.5, "top_p": 0.9},
+            "config": {
+                "temperature": 0.5,
+                "top_p": 0.9,
+                "frequency_penalty": 0.1,
+                "presence_penalty": 0.1,
+                "seed": 7,
+                "stop": ["END"],
+            },
         },
         {"id": "tools", "type": "tools", "config": {"allowed_tools": ["calculate", "broken"], "max_tool_calls": 1}},
-        {"id": "last", "type": "model", "retry": {"max_attempts": 1}, "on_error": {"policy": "continue"}},
+        {
+            "id": "last",
+            "type": "model",
+            "retry": {"max_attempts": 1},
+            "on_error": {"policy": "continue"},
+            "config": {"response_schema": {"type": "object"}},
+        },
     ],
     [
         "start -> count",
@@ -223,7 +238,8 @@ async def test_everything_that_is_emitted_is_named_in_semconv(
     keys = {key for attributes in said for key in attributes}
     assert keys - semconv.ATTRIBUTES.keys() == set()
     assert semconv.ATTRIBUTES.keys() - keys - NOT_FROM_HERE == left_out, "named, but never emitted"
-    assert {event.log_record.event_name for event in events} - {semconv.CONTENT_EVENT} == set(semconv.Event)
+    for_stores = {semconv.CONTENT_EVENT, semconv.EXCEPTION_EVENT, semconv.FORMER_EXCEPTION_EVENT}
+    assert {event.log_record.event_name for event in events} - for_stores == set(semconv.Event)
     assert {span.name.split(" ")[0] for span in spans} == set(SPAN_NAMES)
     on_spans = {key for span in spans for event in span.events for key in event.attributes or {}}
     assert on_spans - EXCEPTION - semconv.ATTRIBUTES.keys() == set()

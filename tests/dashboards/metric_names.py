@@ -16,7 +16,7 @@ from telemetry.pipeline.pipeline import Pipeline
 from telemetry.records.consumer import Records
 from telemetry.signals.records import Batch
 from telemetry.store.tables import reconcile_runs
-from tests.telemetry.bookkeeper import Listener
+from tests.telemetry.bookkeeper import EVERY_KIND, Listener
 
 OF_THE_SCRAPE = {"instance", "job"}
 OF_THE_COLLECTOR = {
@@ -51,7 +51,7 @@ async def metric_families(database: Database) -> list[Metric]:
     """What the service shows after an execution with everything."""
     listener = Listener()
     story = listener.begin()
-    story.answer()
+    story.answer(EVERY_KIND, streams=True)
     story.tool()
     story.tracker.first_token()
     story.tracker.complete()

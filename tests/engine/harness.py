@@ -148,8 +148,9 @@ class Harness:
         return list(self.exporter.get_finished_spans())
 
     def event_names(self) -> list[str]:
-        """The names of the OpenTelemetry events, in order."""
-        return [str(each.log_record.event_name) for each in self.log.get_finished_logs()]
+        """The names of the events of the books, in order."""
+        names = [str(each.log_record.event_name) for each in self.log.get_finished_logs()]
+        return [name for name in names if name.startswith(semconv.EVENT_PREFIX)]
 
 
 def dumps(value: Json) -> str:

@@ -23,7 +23,7 @@ ALLOWED = {
     "opentelemetry.proto": ("telemetry/",),
     "opentelemetry.semconv._incubating": (),
     "opentelemetry.instrumentation": (),
-    "os.environ": ("api/settings.py", "telemetry/sdk/providers.py"),
+    "os.environ": ("api/settings.py", "telemetry/sdk/naming.py", "telemetry/sdk/providers.py"),
     "os.getenv": ("api/settings.py", "telemetry/sdk/providers.py"),
     "litellm": (),
     "sse_starlette": (),

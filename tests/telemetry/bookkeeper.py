@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -33,7 +34,7 @@ from telemetry.pipeline.pipeline import Consumer, Pipeline
 from telemetry.records.consumer import Records
 from telemetry.sdk.conversion import event_record, span_record
 from telemetry.sdk.providers import Telemetry, build_telemetry
-from telemetry.signals.records import Signal
+from telemetry.signals.records import Signal, is_journalled
 from telemetry.store.tables import executions
 
 SIGNER = Signer(lambda: ("0123456789abcdef" * 4,))
@@ -41,6 +42,7 @@ SIGNER = Signer(lambda: ("0123456789abcdef" * 4,))
 
 REQUEST = ModelRequest(system="", messages=[])
 ANSWER = Usage(input_tokens=100, output_tokens=20, cache_read_tokens=30, reasoning_tokens=5)
+EVERY_KIND = ANSWER.model_copy(update={"cache_write_tokens": 10})
 
 
 def an_id(at: datetime, number: int) -> str:
@@ -79,10 +81,14 @@ class Story:
     identity: ExecutionIdentity
     node_number: int = field(default=0)
 
-    def answer(self, usage: Usage | None = ANSWER, *, model: str = "small", wasted: bool = False) -> None:
+    def answer(
+        self, usage: Usage | None = ANSWER, *, model: str = "small", wasted: bool = False, streams: bool = False
+    ) -> None:
         """A node with one model call."""
         node = self.node("model")
-        call = node.model_call(ScriptedModel([], model=model), REQUEST)
+        call = node.model_call(ScriptedModel([], model=model), REQUEST, streams=streams)
+        if streams:
+            call.first_chunk()
         if wasted:
             call.fail("overloaded", "too busy", Waste.RETRIED, UsageReport(usage))
             node.retrying("overloaded", "too busy", 0.5)
@@ -255,9 +261,13 @@ class Listener:
         tracing = Tracing.over(self.telemetry.tracer_provider, self.telemetry.logger_provider)
         WorkflowTracker(tracing, PerTokenPrices()).queue(identity(**changes))
 
+    def journalled(self) -> list[ReadableLogRecord]:
+        """The events that the books hold; others are for trace stores alone."""
+        return [each for each in self.events.get_finished_logs() if is_journalled(each.log_record.event_name)]
+
     def signals(self) -> list[Signal]:
         """The signals, events first, each in order."""
         return [
-            *map(event_record, self.events.get_finished_logs()),
+            *map(event_record, self.journalled()),
             *map(span_record, self.spans.get_finished_spans()),
         ]

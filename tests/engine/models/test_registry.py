@@ -57,6 +57,21 @@ def test_a_custom_server_needs_no_key() -> None:
 
 
 @pytest.mark.parametrize(
+    ("base_url", "port"),
+    [
+        ("http://localhost:11434/v1", 11434),
+        ("http://localhost/v1", 80),
+        ("https://gateway.example/v1", 443),
+        (None, 443),
+    ],
+)
+def test_the_port_is_the_one_in_the_url_or_that_of_its_scheme(base_url: str | None, port: int) -> None:
+    model = LangChainModels({"openai": ProviderSettings(api_key="k", base_url=base_url)}).get("openai", "llama")
+    assert isinstance(model, LangChainModel)
+    assert model.server_port == port
+
+
+@pytest.mark.parametrize(
     ("provider", "model", "sentence"),
     [
         ("openai", "gpt-4.1-mini", "set OPENAI_API_KEY"),
@@ -279,6 +294,13 @@ async def test_cached_and_reasoning_tokens_are_part_of_input_and_output(
     assert (reply.text, reply.finish_reason) == ("Hello", "stop")
     assert reply.model in {"gpt-x", "claude-x", "gemini-x"}
     assert reply.response_id in {"chatcmpl-1", "msg_1", None}
+
+
+@pytest.mark.parametrize(("said", "read"), [("fp_1", "fp_1"), (None, None), ({"a": "fp_1"}, None), (7, None)])
+async def test_the_fingerprint_of_an_openai_answer_is_read_if_it_is_a_text(said: object, read: str | None) -> None:
+    whole = json.dumps({**json.loads(OPENAI_WHOLE), "system_fingerprint": said}).encode()
+    async with serving("openai", Server(whole)) as model:
+        assert (await invoke(model, ModelRequest("", HI))).system_fingerprint == read
 
 
 async def test_input_tokens_named_only_in_the_first_event_are_not_lost() -> None:

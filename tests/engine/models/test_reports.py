@@ -277,3 +277,12 @@ def test_a_list_is_neither_a_count_nor_a_cost() -> None:
     assert report.usage is not None
     assert (report.usage.input_tokens, report.usage.output_tokens, report.provider_cost_nano_usd) == (None, 3, None)
     assert report.unread_keys == ("cost[]", "prompt_tokens[]")
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape.name == "Ollama"], ids=named)
+async def test_the_fingerprint_is_read_streamed_or_not(shape: Shape) -> None:
+    assert (await whole(shape)).system_fingerprint == "fp_ollama"
+    for habit in shape.streams:
+        *_, reply = await streamed(shape, habit)
+        assert isinstance(reply, ModelReply)
+        assert reply.system_fingerprint == "fp_ollama", habit

@@ -38,7 +38,7 @@ from telemetry.sdk import internals
 from telemetry.sdk.internals import RecordedSpan, RecordingTracer
 from telemetry.sdk.providers import build_telemetry
 
-OWN = {"_tracer", "_logger", "_context"}
+OWN = {"_left_out", "_tracer", "_logger", "_context"}
 """Private names of our own classes in the module."""
 
 MODULES = {
@@ -115,7 +115,7 @@ def _pair() -> tuple[InMemorySpanExporter, Tracer, RecordingTracer]:
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     stock = provider.get_tracer(semconv.SCOPE_ENGINE)
     assert isinstance(stock, Tracer)
-    return exporter, stock, RecordingTracer(stock, provider._span_limits)
+    return exporter, stock, RecordingTracer(stock, provider._span_limits, frozenset())
 
 
 def _tell(tracer: ApiTracer, parent: Context) -> None:

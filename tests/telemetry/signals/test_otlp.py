@@ -144,7 +144,7 @@ def test_a_span_without_an_id_is_refused(missing: str) -> None:
 
 def test_output_of_the_stock_exporter_decodes_to_the_same_records() -> None:
     listener = told()
-    spans, events = listener.spans.get_finished_spans(), listener.events.get_finished_logs()
+    spans, events = listener.spans.get_finished_spans(), listener.journalled()
     traces = otlp.decode_traces(encode_spans(spans).SerializeToString())
     logs = otlp.decode_logs(encode_logs(events).SerializeToString())
     assert sorted(traces.signals, key=otlp.signal_id) == sorted(map(span_record, spans), key=otlp.signal_id)
