@@ -154,7 +154,7 @@ _OF_TOKENS = Row(
             lines(
                 f"{kind.capitalize()} tokens of a call, 95 %",
                 "By model.",
-                quantile(0.95, f'{CHOSEN},gen_ai_token_type="{kind}"', BY_MODEL, TOKENS_OF_CALL),
+                quantile(0.95, CHOSEN, BY_MODEL, f"{TOKENS_OF_CALL}_{kind}_tokens"),
                 BY_MODEL,
                 axis="tokens",
             )

@@ -24,7 +24,8 @@ CHATS = f'gen_ai_operation_name="chat",{CHOSEN}'
 FAILED_SPAN = ',status_code="STATUS_CODE_ERROR"'
 CALLS = "traces_span_metrics_calls_total"
 DURATION = "traces_span_metrics_duration_seconds"
-TOKENS_OF_CALL = "gen_ai_client_token_usage"
+TOKENS_OF_CALL = "gen_ai_client_inference_operation"
+"""Histograms of input and output tokens; `_input_tokens` or `_output_tokens` completes the name."""
 TIME_TO_FIRST_TOKEN = "workflow_time_to_first_token_seconds"
 EXECUTED = "spanloom_executions_total"
 NANO = "spanloom_cost_nano_usd_total"
