@@ -232,6 +232,8 @@ class Price:
     version: str | None = None
     reason: Unpriced | None = field(default=None, compare=False)
     """Why there is no cost; two unknown prices are equal, whatever the reason."""
+    input_nano_usd: int | None = field(default=None, compare=False)
+    """The part of the cost for input; the rest is for output. Null if it is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,10 +113,11 @@ class GenaiPrices:
         found = self.in_force(provider, model, served.host, served.tier, at)
         if found.rates is None:
             return Price(None, CostSource.NONE, reason=found.reason)
-        amount = found.rates.cost(_counts(usage))
-        if amount is None:
+        split = found.rates.split(_counts(usage))
+        if split is None:
             return Price(None, CostSource.NONE, reason=Unpriced.KIND)
-        return Price(amount.nearest(), found.source, found.version)
+        of_input = None if split.of_input is None else split.of_input.nearest()
+        return Price(split.cost.nearest(), found.source, found.version, input_nano_usd=of_input)
 
     def _look_up(self, provider: str, model: str, host: str | None, tier: str | None, at: datetime) -> InForce:
         own = self._own.find(_GRAPH_NAMES.get(provider, provider), model, host, tier, at)

@@ -11,6 +11,7 @@ from decimal import Decimal
 from fractions import Fraction
 from itertools import product
 from math import lcm
+from typing import NamedTuple
 
 import genai_prices
 from genai_prices.types import ModelPrice, TieredPrices
@@ -43,6 +44,8 @@ Counts = Sequence[int | None]
 _PARTS = {kind: [KINDS.index(part) for part, wholes in PART_OF.items() if kind in wholes] for kind in KINDS}
 _WHOLES = [(KINDS.index(kind), parts) for kind, parts in _PARTS.items() if parts]
 _INPUT, _OUTPUT = KINDS.index("input_tokens"), KINDS.index("output_tokens")
+_INPUTS = tuple(position for position, kind in enumerate(KINDS) if not kind.startswith("output"))
+_OUTPUTS = tuple(position for position, kind in enumerate(KINDS) if kind.startswith("output"))
 _WORST_CASES = tuple(product(("input_tokens", "cache_write_tokens"), ("output_tokens", "output_reasoning_tokens")))
 """Kinds of input and output that a call of ours can have as a whole without having asked for it."""
 _SPARE = 2
@@ -74,12 +77,25 @@ class _Linear:
     rates: tuple[int, ...]
     scale: int
 
-    def amount(self, counts: Counts) -> Amount:
+    def split(self, counts: Counts) -> "Split":
         total = self.fixed
-        for rate, count in zip(self.rates, counts, strict=True):
+        for position in _INPUTS:
+            count = counts[position]
             if count:
-                total += rate * count
-        return Amount(total, self.scale)
+                total += self.rates[position] * count
+        of_input = total
+        for position in _OUTPUTS:
+            count = counts[position]
+            if count:
+                total += self.rates[position] * count
+        return Split(Amount(total, self.scale), Amount(of_input, self.scale))
+
+
+class Split(NamedTuple):
+    """The cost of a call, and the part of it that is for input; null if that is not known."""
+
+    cost: Amount
+    of_input: Amount | None
 
 
 class Rates:
@@ -99,16 +115,26 @@ class Rates:
 
     def cost(self, counts: Counts) -> Amount | None:
         """The cost of a call; null if a used kind has no price, or the counts contradict each other."""
+        found = self.split(counts)
+        return None if found is None else found.cost
+
+    def split(self, counts: Counts) -> Split | None:
+        """The cost of a call with its part for input; null where there is no cost."""
         if (counts[_INPUT] and not self._has_input_price) or (counts[_OUTPUT] and not self._has_output_price):
             return None
-        if not _fits(counts):
-            return _asked(self._price, counts)
+        linear = self._linear(counts) if _fits(counts) else None
+        if linear is not None:
+            return linear.split(counts)
+        cost = _asked(self._price, counts)
+        return None if cost is None else Split(cost, _asked(self._price, _without_output(counts)))
+
+    def _linear(self, counts: Counts) -> _Linear | None:
+        """The rates for such counts; null if they cannot be measured."""
         occurring = tuple(None if count is None else count > 0 for count in counts)
         case = (self._band(counts[_INPUT] or 0), occurring)
         if case not in self._measured:
             self._measured[case] = self._measure(*case)
-        linear = self._measured[case]
-        return _asked(self._price, counts) if linear is None else linear.amount(counts)
+        return self._measured[case]
 
     def upper(self, input_tokens: int, output_tokens: int) -> Amount | None:
         """The most that a call with so many tokens can cost; null if it has no price.
@@ -167,6 +193,11 @@ def _asked(price: ModelPrice, counts: Counts) -> Amount | None:
         return None
     numerator, denominator = usd.as_integer_ratio()
     return Amount(numerator * NANO_PER_USD, denominator)
+
+
+def _without_output(counts: Counts) -> Counts:
+    """The counts of the same call with an empty answer; its input is of the same band."""
+    return [0 if count and position in _OUTPUTS else count for position, count in enumerate(counts)]
 
 
 def _fraction(amount: Amount) -> Fraction:

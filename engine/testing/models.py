@@ -195,8 +195,9 @@ class PerTokenPrices:
         """Return input and output tokens times their prices; unknown usage has no price."""
         if usage is None or usage.input_tokens is None or usage.output_tokens is None:
             return Price(None, CostSource.NONE, reason=Unpriced.USAGE)
-        cost = usage.input_tokens * self.input_nano_usd + usage.output_tokens * self.output_nano_usd
-        return Price(cost, CostSource.PRICE_TABLE, "per-token-prices")
+        of_input = usage.input_tokens * self.input_nano_usd
+        cost = of_input + usage.output_tokens * self.output_nano_usd
+        return Price(cost, CostSource.PRICE_TABLE, "per-token-prices", input_nano_usd=of_input)
 
     def upper_nano_usd(
         self, provider: str, model: str, input_tokens: int, output_tokens: int, served: Served = AS_USUAL

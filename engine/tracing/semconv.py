@@ -135,7 +135,6 @@ STREAMING = _key("workflow.streaming", "boolean", "whether the caller that start
 TRIGGER = _key("workflow.trigger", "string", "api, chat, cli, resume, retry, parent, schedule")
 CORRELATION_ID = _key("workflow.correlation.id", "string", "id by which callers find the execution in their own logs")
 NESTED = _key("workflow.nested", "boolean", "whether the workflow runs inside another execution")
-OPENINFERENCE_KIND = _key("openinference.span.kind", "string", "CHAIN on the root, for Langfuse and Phoenix")
 RETRY_OF = _key("workflow.execution.retry_of", "string", "id of the finished execution that this one runs again")
 RESUME_REASON = _key("workflow.resume.reason", "string", "why a later attempt began: answer, timer, crash, shutdown")
 TAGS = _key("workflow.tags", "string", "the request's tags as JSON")
@@ -155,6 +154,7 @@ SUM_TOKENS = {kind.field: _key(f"workflow.usage.{kind.field}", "int", _sum_of(ki
 """Key of the sum over all model calls, by field of `Usage`."""
 
 COST_NANO_USD = _key("workflow.cost.nano_usd", "int", "cost of the call; on the root the sum of its calls", "nano-USD")
+INPUT_COST_NANO_USD = _key("workflow.cost.input_nano_usd", "int", "the part of the call's cost for input", "nano-USD")
 UNFINISHED_CALLS = _key("workflow.unfinished_calls", "int", "model calls cut off by a crash, cost unknown")
 COST_UPPER_NANO_USD = _key("workflow.cost.upper_nano_usd", "int", "upper limit of the total cost", "nano-USD")
 UNPRICED_CALLS = _key("workflow.cost.unpriced_calls", "int", "model calls to models without a price")
@@ -298,6 +298,50 @@ INPUT_VALUE = _key("input.value", "string", "content: the input, on the outermos
 OUTPUT_VALUE = _key("output.value", "string", "content: the answer, on the outermost span and on retrievals")
 CONTENT_CUT = _key("workflow.content.cut", "string[]", "the content attributes of the span that were cut to 64 KiB")
 
+# For other tools: on spans that leave for trace stores, in no record; telemetry/signals/peers.py adds all but the user.
+USER_ID = _key("user.id", "string", "the caller's user; a hash, unless the capture setting allows content on spans")
+SESSION_ID = _key("session.id", "string", "the conversation of the execution")
+OPENINFERENCE_KIND = _key("openinference.span.kind", "string", "CHAIN, RETRIEVER or TOOL; absent on model calls")
+COST_USD = _key(
+    "workflow.cost.usd", "double", "cost of the execution, for people; workflow.cost.nano_usd is exact", "USD"
+)
+METADATA = _key("metadata", "string", "the request's tags as JSON")
+TAG_PREFIX = "workflow.tag."
+MLFLOW_TAG_PREFIX = "mlflow.traceTag."
+MLFLOW_OWN_TAGS = "mlflow."
+"""MLflow's own tags of a trace begin so, such as its name and where its files are."""
+TAG = _key(f"{TAG_PREFIX}<name>", "string", "a tag of the request")
+MLFLOW_TAG = _key(
+    f"{MLFLOW_TAG_PREFIX}<name>", "string", "a tag of the request, unless its name is one of MLflow's own"
+)
+MLFLOW_SPAN_TYPE = _key("mlflow.spanType", "string", "TOOL on tool calls")
+MLFLOW_COST = _key("mlflow.llm.cost", "string", "JSON with input_cost, output_cost and total_cost of the call", "USD")
+LLM_REASONING_TOKENS = _key(
+    "llm.token_count.completion_details.reasoning", "int", "same as gen_ai.usage.reasoning.output_tokens", "{token}"
+)
+PHOENIX_PROJECT = "openinference.project.name"
+"""Attribute of the resource: the project in which Phoenix shows the traces."""
+EXCEPTION_EVENT = "exception"
+EXCEPTION_TYPE = "exception.type"
+EXCEPTION_MESSAGE = "exception.message"
+
+PEER_KEYS = frozenset(
+    {
+        USER_ID,
+        SESSION_ID,
+        OPENINFERENCE_KIND,
+        COST_USD,
+        METADATA,
+        TAG,
+        MLFLOW_TAG,
+        MLFLOW_SPAN_TYPE,
+        MLFLOW_COST,
+        LLM_REASONING_TOKENS,
+    }
+)
+"""Attributes for other tools alone: no record holds them."""
+PEER_PREFIXES = (TAG_PREFIX, MLFLOW_TAG_PREFIX)
+
 # Events.
 DUE_AT = _key("workflow.due_at", "int", "when the pause ends without an answer", "ns since the epoch")
 EVENT_ID = _key("workflow.event.id", "string", "UUIDv5 of execution id, attempt, event name and sequence")
@@ -328,6 +372,9 @@ CONTENT_KEYS = frozenset(
     }
 )
 """Attributes that go to trace stores only, and what is said about them."""
+
+TRACE_ONLY_KEYS = CONTENT_KEYS | {USER_ID}
+"""What the engine says to trace stores alone, and may be about a person."""
 
 CONTENT_EVENT = "gen_ai.client.inference.operation.details"
 """The event with the content of a call, if the capture setting asks for events. It is exported and not journalled."""

@@ -125,8 +125,11 @@ class NodeSpan:
             self._extra[semconv.NODE_DEGRADED] = True
         if unhandled is not None:
             self.span.add_event(
-                "exception",
-                {"exception.type": type(unhandled).__qualname__, "exception.message": error_text(message)},
+                semconv.EXCEPTION_EVENT,
+                {
+                    semconv.EXCEPTION_TYPE: type(unhandled).__qualname__,
+                    semconv.EXCEPTION_MESSAGE: error_text(message),
+                },
             )
         self._error(error_type, message)
         self._end(NodeStatus.FAILED)
@@ -413,6 +416,8 @@ class ModelCall:
         else:
             self._extra[semconv.COST_NANO_USD] = price.nano_usd
             self._extra[semconv.GENAI_COST] = price.nano_usd / 1e9
+            if price.input_nano_usd is not None:
+                self._extra[semconv.INPUT_COST_NANO_USD] = price.input_nano_usd
         self._recorder.totals.add_call(
             usage,
             price.nano_usd,

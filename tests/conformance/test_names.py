@@ -44,8 +44,9 @@ NOT_FROM_HERE = {
     semconv.REQUEST_SERVICE_TIER,
     semconv.RESPONSE_SERVICE_TIER,
     semconv.SIGNAL_SIGNATURE,
+    *semconv.PEER_KEYS,
 }
-"""What the bookkeeper says of values it repaired, what needs a real provider, and what the outbox adds."""
+"""What the bookkeeper says of values it repaired, what needs a real provider, and what is added on the way out."""
 RETRY: JsonObject = {"max_attempts": 2, "initial_delay_seconds": 0}
 EVERYTHING = graph(
     [

@@ -127,3 +127,25 @@ def _upper_of_one(price: ModelPrice) -> Amount:
 
 def _plain(input_tokens: int) -> list[int | None]:
     return [input_tokens, 0, *[None] * (len(KINDS) - 2)]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(token_counts(), st.integers(0, 9))
+def test_the_part_for_input_is_what_the_call_costs_without_its_output(counts: list[int | None], step: int) -> None:
+    mute = [0 if count and kind.startswith("output") else count for kind, count in zip(KINDS, counts, strict=True)]
+    for name, price in CATALOGUE[step::10]:
+        split = Rates(price).split(counts)
+        if split is not None:
+            of_input = nearest(split.of_input)
+            assert of_input == asked(price, mute), name
+            assert of_input is None or 0 <= of_input <= split.cost.nearest(), (name, counts)
+
+
+def test_output_beside_a_larger_input_costs_the_rate_of_its_band() -> None:
+    tiered = TieredPrices(base=Decimal(1), tiers=[Tier(start=200_000, price=Decimal(2))])
+    rates = Rates(ModelPrice(input_mtok=tiered, output_mtok=tiered))
+    counts = [200_001, 1_000, *[None] * (len(KINDS) - 2)]
+
+    split = rates.split(counts)
+    assert split is not None
+    assert (split.cost.nearest(), nearest(split.of_input)) == (402_002_000, 400_002_000)
