@@ -118,6 +118,9 @@ class Settings(BaseSettings):
     http_spans: HttpSpans = Field(
         "starts", description="HTTP requests that have a span in traces: starts (of executions), all or none"
     )
+    phoenix_project: str | None = Field(
+        None, description="Project in which Arize Phoenix shows the traces (the one that it calls default)"
+    )
     model: ProviderAndModel | None = Field(
         None,
         description="provider:model for nodes that name none (the first provider with a key, else offline:extractive)",

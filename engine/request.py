@@ -15,6 +15,8 @@ from engine.identity import Trigger
 MAX_NAMES = 200
 """The most parameters or overridden nodes of a request: a graph has no more nodes."""
 
+MAX_TAGS = 16
+
 Key = Annotated[str, Field(min_length=1, max_length=255)]
 Version = Annotated[int, Field(ge=1)]
 
@@ -90,15 +92,19 @@ class ExecutionRequest(Document):
     mode: Literal["wait", "stream", "async"] = "wait"
     """How HTTP responds; the library has `execute()` and `stream()` instead."""
     on_disconnect: Disconnect | None = None
-    tags: dict[Tag, Tag] = Field(default_factory=dict, max_length=16)
+    tags: dict[Tag, Tag] = Field(default_factory=dict, max_length=MAX_TAGS)
+    user: Key | None = None
+    """The caller's user, for whom the workflow runs. Traces show a hash of it, unless they show content."""
 
 
 def digest(request: ExecutionRequest, *, retry_of: str | None = None) -> str:
-    """The SHA-256 of a request's source, input and overrides in 64 hex digits; the kind of response is not part of it.
+    """The SHA-256 of a request's source, input, overrides and user in 64 hex digits; the kind of response is not in it.
 
     With `retry_of` the digest differs: a retry is not the same request as a new execution.
     """
     asked = request.model_dump(mode="json", include={"source", "input", "overrides"})
+    if request.user is not None:
+        asked["user"] = request.user
     if retry_of is not None:
         asked["retry_of"] = retry_of
     return hashlib.sha256(to_json(asked, options=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -28,7 +28,8 @@ def open_exporters(settings: Settings, stack: AsyncExitStack, patience: Patience
     from telemetry.sdk.providers import ExportSettingInvalid, build_telemetry
 
     try:
-        telemetry = build_telemetry(exports_ours=settings.pipeline == "embedded")
+        is_embedded = settings.pipeline == "embedded"
+        telemetry = build_telemetry(exports_ours=is_embedded, phoenix_project=settings.phoenix_project)
     except ExportSettingInvalid as error:
         raise SettingsInvalid(str(error)) from None
     stack.push_async_callback(_shut_down, telemetry, patience)

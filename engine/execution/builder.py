@@ -105,7 +105,7 @@ class ExecutionBuilder:
         carried: Carried,
     ) -> Execution:
         graph = compiled.plan.graph if compiled else _NO_GRAPH
-        tracker = WorkflowTracker(self._tracing, self._resources.prices, carried, self._content)
+        tracker = WorkflowTracker(self._tracing, self._resources.prices, carried, self._content, request.user)
         user_message = user_message_of(request)
         context = ExecutionContext(
             execution_id=identity.execution_id,

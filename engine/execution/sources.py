@@ -148,7 +148,7 @@ def _check_message(request: ExecutionRequest) -> None:
 
 def _check_values(request: ExecutionRequest) -> None:
     params = _params_of(request.source)
-    flaw = find_flaw({"input": request.input, "params": params, "tags": request.tags})
+    flaw = find_flaw({"input": request.input, "params": params, "tags": request.tags, "user": request.user})
     if flaw is not None:
         raise InvalidRequest(f"the value at {flaw.pointer} {flaw.reason}")
 

@@ -10,10 +10,12 @@ from opentelemetry.trace import format_span_id
 from opentelemetry.util.types import AttributeValue
 from uuid_utils.compat import uuid5
 
+from engine.content.policy import Capture
 from engine.documents.json_text import to_json
 from engine.graph import JsonObject
 from engine.identity import ExecutionIdentity
 from engine.resources import ChatModel, ModelRequest
+from engine.security.printable import one_line
 from engine.security.redaction import redact
 from engine.tracing import semconv
 from engine.tracing.semconv import Operation
@@ -102,7 +104,6 @@ def identity_attributes(identity: ExecutionIdentity) -> Attributes:
         **common_attributes(identity),
         semconv.OPERATION: Operation.WORKFLOW.value,
         semconv.AGENT_NAME: identity.workflow_name,
-        semconv.OPENINFERENCE_KIND: "CHAIN",
         semconv.STREAMING: identity.streaming,
         semconv.TRIGGER: identity.trigger,
         semconv.NESTED: False,
@@ -140,6 +141,14 @@ def with_former_names(attributes: Mapping[str, V]) -> dict[str, V]:
     """A copy that holds values whose names have changed under their former names, too."""
     former = {each.former: attributes[each.name] for each in semconv.RENAMED_ATTRIBUTES if each.name in attributes}
     return {**attributes, **former}
+
+
+def user_attributes(user: str | None, capture: Capture) -> Attributes:
+    """The user of an execution for its trace: as given where spans show content, else a hash."""
+    if user is None:
+        return {}
+    shown = one_line(redact(user)) if capture.on_spans else content_hash(user.encode("utf-8", "replace"))
+    return {semconv.USER_ID: shown}
 
 
 def redacted_tags(tags: JsonObject) -> JsonObject:

@@ -46,6 +46,7 @@ from engine.tracing.attributes import (
     identity_attributes,
     root_attributes,
     sums,
+    user_attributes,
     with_former_names,
 )
 from engine.tracing.contents import Contents
@@ -99,11 +100,17 @@ class WorkflowTracker:
         prices: Prices,
         carried: Carried | None = None,
         content: ContentPolicy | None = None,
+        user: str | None = None,
     ) -> None:
-        """`carried`: usage and span ids of earlier attempts; totals and seal cover all attempts."""
+        """`carried`: usage and span ids of earlier attempts; totals and seal cover all attempts.
+
+        `user`: the caller's user as given.
+        """
         carried = carried or Carried()
-        self.contents = Contents(content or ContentPolicy(), tracing.events)
+        content = content or ContentPolicy()
+        self.contents = Contents(content, tracing.events)
         self._tracing = tracing
+        self._user = user_attributes(user, content.capture)
         self.prices = prices
         self.totals = carried.totals
         self.unfinished = carried.unfinished
@@ -146,11 +153,15 @@ class WorkflowTracker:
         self._root = self._tracing.engine.start_span(
             f"{semconv.SPAN_WORKFLOW} {identity.workflow_name}",
             context=start.parent if start.parent is not None else Context(),
-            attributes=with_former_names(root_attributes(identity)),
+            attributes=with_former_names(self.root_attributes()),
             links=[Link(context) for context in start.links] or None,
             start_time=self._root_ns,
         )
         self._inside = set_span_in_context(self._root, Context())
+
+    def root_attributes(self) -> Attributes:
+        """The attributes of the root span, known from the start."""
+        return root_attributes(self.identity) | self._user
 
     def show_input(self, value: Json) -> None:
         """Show what the execution was asked on its outermost spans, if the capture setting allows it."""

@@ -12,6 +12,7 @@ from opentelemetry.util.types import AnyValue
 from engine.tracing import semconv
 from engine.tracing.attributes import with_former_names
 from telemetry.sdk.internals import ReadableLogRecord, ReadWriteLogRecord
+from telemetry.signals import peers
 from telemetry.signals.builders import make_event, make_span
 from telemetry.signals.otlp import scope_of
 from telemetry.signals.records import (
@@ -23,6 +24,7 @@ from telemetry.signals.records import (
     SpanLink,
     SpanRecord,
     TraceOnly,
+    is_ours,
 )
 from telemetry.signals.sanitize import MAX_DOCUMENT_BYTES, clean_text, place_all, sanitize
 
@@ -80,6 +82,36 @@ def readable_span(record: SpanRecord, resource: Resource, *, former_names: bool 
     )
 
 
+def for_other_tools(span: ReadableSpan) -> ReadableSpan:
+    """The span with what other tools look for on it, if it is one of ours or that of an HTTP request."""
+    scope, attributes = span.instrumentation_scope, _plain(span.attributes)
+    if scope is not None and is_ours(scope.name):
+        added = peers.added_to(attributes)
+    elif span.kind is SpanKind.SERVER:
+        added = peers.CHAIN
+    else:
+        return span
+    events = list(span.events)
+    is_failed = span.status.status_code is StatusCode.ERROR
+    if is_failed and all(event.name != semconv.EXCEPTION_EVENT for event in events):
+        exception = peers.exception_of(attributes.get(semconv.ERROR_TYPE), span.status.description)
+        events.append(Event(semconv.EXCEPTION_EVENT, exception, span.end_time))
+    return ReadableSpan(
+        span.name,
+        context=span.context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes={**attributes, **added},
+        events=events,
+        links=span.links,
+        kind=span.kind,
+        status=span.status,
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=scope,
+    )
+
+
 def _context(trace_id: str, span_id: str) -> SpanContext:
     return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
 
@@ -101,7 +133,7 @@ def event_record(event: ReadWriteLogRecord | ReadableLogRecord) -> EventRecord:
 
 def _trace_only(span: ReadableSpan, attributes: Mapping[str, AnyValue]) -> TraceOnly | None:
     content = {
-        key: sanitize(attributes[key], MAX_DOCUMENT_BYTES)[0] for key in semconv.CONTENT_KEYS & attributes.keys()
+        key: sanitize(attributes[key], MAX_DOCUMENT_BYTES)[0] for key in semconv.TRACE_ONLY_KEYS & attributes.keys()
     }
     if not (content or span.links or span.events):
         return None

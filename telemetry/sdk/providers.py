@@ -17,14 +17,14 @@ from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter, SpanExportResult
 from opentelemetry.util.re import parse_env_headers
 
 from engine.content.policy import Capture
 from engine.security.redaction import know_secrets, mask_url
 from engine.tracing import semconv
 from engine.tracing.attributes import content_hash, with_hashed_params
-from telemetry.sdk.conversion import readable_span
+from telemetry.sdk.conversion import for_other_tools, readable_span
 from telemetry.sdk.exporting import CountedExports, CountedSpans, Deliveries, FailingAttempts, LogsIfTaken
 from telemetry.sdk.internals import (
     BatchLogRecordProcessor,
@@ -101,15 +101,17 @@ class Telemetry:
         self.logger_provider.shutdown()
 
 
-def build_telemetry(*, exports_ours: bool = True) -> Telemetry:
+def build_telemetry(*, exports_ours: bool = True, phoenix_project: str | None = None) -> Telemetry:
     """Build providers with the exporters that `OTEL_*` names; by default nothing is exported.
 
-    Without `exports_ours` the exporters get only the signals of other libraries, because the shipper sends ours. Raises
-    `ExportSettingInvalid` for an unsupported exporter or protocol, or an unknown capture mode.
+    `phoenix_project` names the project in which Phoenix shows the traces. Without `exports_ours` the exporters get only
+    the signals of other libraries, because the shipper sends ours. Raises `ExportSettingInvalid` for an unsupported
+    exporter or protocol, or an unknown capture mode.
     """
     capture = find_capture()
     know_secrets(value for signal in _SIGNALS for value in _headers(signal).values())
-    resource = Resource.create(_service())
+    project = {semconv.PHOENIX_PROJECT: phoenix_project} if phoenix_project else {}
+    resource = Resource.create(_service() | project)
     left_out = left_out_names()
     tracers = RecordingTracerProvider(resource, left_out)
     tracers.add_span_processor(_HashedQueries())
@@ -135,7 +137,7 @@ def _exported(exporter: SpanExporter, deliveries: Deliveries) -> SpanProcessor:
     if isinstance(exporter, HttpSpanExporter):
         watch_requests(exporter, partial(FailingAttempts, deliveries=deliveries))
     delay = _delay_millis("OTEL_BSP_SCHEDULE_DELAY")
-    batches = BatchSpanProcessor(CountedExports(exporter, deliveries), schedule_delay_millis=delay)
+    batches = BatchSpanProcessor(CountedExports(_Peers(exporter), deliveries), schedule_delay_millis=delay)
     return CountedSpans(batches, deliveries)
 
 
@@ -147,6 +149,23 @@ def find_capture() -> Capture:
         values = ", ".join(Capture)
         raise ExportSettingInvalid(f"{_CAPTURE}={given} is not known; use {values}, true (SPAN_ONLY) or false")
     return Capture(named)
+
+
+class _Peers(SpanExporter):
+    """Exports spans with what other tools look for on them. It runs in the exporter's thread."""
+
+    def __init__(self, inner: SpanExporter) -> None:
+        self._inner = inner
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Export a batch."""
+        return self._inner.export([for_other_tools(span) for span in spans])
+
+    def shutdown(self) -> None:
+        self._inner.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._inner.force_flush(timeout_millis)
 
 
 class _HashedQueries(SpanProcessor):

@@ -27,9 +27,20 @@ from opentelemetry.util.types import AnyValue
 from engine.graph import JsonObject
 from engine.tracing import semconv
 from engine.tracing.attributes import with_former_names
+from telemetry.signals import peers
 from telemetry.signals.builders import make_event, make_span
 from telemetry.signals.otlp_shapes import EventShape, SpanShape, event_of, events_of, span_of, spans_of
-from telemetry.signals.records import Attributes, BadSignal, EventRecord, Kind, Signal, SpanRecord, TraceOnly, Value
+from telemetry.signals.records import (
+    Attributes,
+    BadSignal,
+    EventRecord,
+    Kind,
+    Signal,
+    SpanEvent,
+    SpanRecord,
+    TraceOnly,
+    Value,
+)
 from telemetry.signals.sanitize import Placed, place
 
 CONTENT_TYPE = "application/x-protobuf"
@@ -119,7 +130,7 @@ def strip_span(payload: bytes) -> bytes | None:
         span = Span.FromString(payload)
     except DecodeError:
         return None
-    kept = [pair for pair in span.attributes if pair.key not in semconv.CONTENT_KEYS]
+    kept = [pair for pair in span.attributes if pair.key not in semconv.TRACE_ONLY_KEYS]
     if len(kept) == len(span.attributes):
         return None
     del span.attributes[:]
@@ -170,6 +181,7 @@ def error_status(code: int, message: str) -> bytes:
 
 def _encode_span(span: SpanRecord, *, former_names: bool) -> bytes:
     attributes = span.fields | span.attributes
+    attributes |= peers.added_to(attributes)
     if former_names:
         attributes = with_former_names(attributes)
     head = Span(
@@ -194,6 +206,10 @@ def _encode_span(span: SpanRecord, *, former_names: bool) -> bytes:
     if span.trace_only is not None:
         attributes |= span.trace_only.content
         _add_trace_only(head, span.trace_only)
+    if span.is_error and all(event.name != semconv.EXCEPTION_EVENT for event in head.events):
+        exception = peers.exception_of(attributes.get(semconv.ERROR_TYPE), head.status.message)
+        event = SpanEvent(semconv.EXCEPTION_EVENT, span.end_ns, exception)
+        _add_trace_only(head, TraceOnly([], [event], {}))
     return b"".join([head.SerializeToString(), *_attributes(Span, attributes)])
 
 

@@ -72,7 +72,7 @@ _PLACES = (
     dict.fromkeys(semconv.ATTRIBUTES.keys() - _CURRENT_NAMES.keys(), _Place.REST)
     | dict.fromkeys(_TEXT_FIELDS, _Place.TEXT)
     | dict.fromkeys(_INTEGER_FIELDS, _Place.INTEGER)
-    | dict.fromkeys((*semconv.CONTENT_KEYS, semconv.SIGNAL_SIGNATURE), _Place.NOWHERE)
+    | dict.fromkeys((*semconv.CONTENT_KEYS, *semconv.PEER_KEYS, semconv.SIGNAL_SIGNATURE), _Place.NOWHERE)
 )
 _DOCUMENT_KEYS = frozenset({semconv.TAGS, semconv.PARAMS})
 
@@ -155,7 +155,11 @@ def place(key: str, value: AnyValue) -> Placed:
     where = _PLACES.get(key)
     if where is None:
         current = _CURRENT_NAMES.get(key)
-        key, where = (clean_text(key)[0], _REST) if current is None else (current, _PLACES[current])
+        if current is not None:
+            key, where = current, _PLACES[current]
+        else:
+            where = _NOWHERE if key.startswith(semconv.PEER_PREFIXES) else _REST
+            key = clean_text(key)[0]
     if where is _NOWHERE or value is None:
         return _LEFT_OUT
     if value.__class__ is str and value in _CLEAN:

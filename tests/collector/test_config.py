@@ -124,7 +124,7 @@ def test_what_is_content_is_stripped_and_nothing_else_of_ours() -> None:
     [of_events] = set(values(at("processors", "transform/strip_content")["log_statements"])) - {"log"}
     assert of_spans.replace("span.attributes", "log.attributes") == of_events
     pattern = of_spans.split('"')[1].replace("\\\\", "\\")
-    assert {key for key in semconv.ATTRIBUTES if re.search(pattern, key)} == semconv.CONTENT_KEYS
+    assert {key for key in semconv.ATTRIBUTES if re.search(pattern, key)} == semconv.TRACE_ONLY_KEYS
 
 
 def test_scopes_and_events_are_told_apart_as_the_bookkeeper_does() -> None:

@@ -24,10 +24,12 @@ SAMPLE = 50
 
 ROOT = "invoke_workflow"
 CHAT = "chat"
+NODE = "execute_node"
 TOOL = "execute_tool"
 RETRIEVAL = "retrieval"
 SPANS_OF: dict[str, Callable[[str], bool]] = {
     ROOT: lambda name: name.startswith("invoke_workflow "),
+    NODE: lambda name: name.startswith("execute_node "),
     CHAT: lambda name: name.startswith("chat "),
     TOOL: lambda name: name.startswith("execute_tool "),
     RETRIEVAL: lambda name: name.startswith("retrieval "),
@@ -59,6 +61,12 @@ KEYED_ON: list[tuple[str, str, str, str | None]] = [
     ("Phoenix", CHAT, semconv.PROVIDER, "scripted"),
     ("Phoenix", CHAT, semconv.REQUEST_MODEL, "scripted-1"),
     ("Phoenix", TOOL, semconv.TOOL_NAME, "calculate"),
+    ("Phoenix", NODE, semconv.OPENINFERENCE_KIND, "CHAIN"),
+    ("Phoenix", RETRIEVAL, semconv.OPENINFERENCE_KIND, "RETRIEVER"),
+    ("Phoenix", TOOL, semconv.OPENINFERENCE_KIND, "TOOL"),
+    ("MLflow", TOOL, semconv.MLFLOW_SPAN_TYPE, "TOOL"),
+    ("MLflow", CHAT, semconv.MLFLOW_COST, None),
+    ("people", ROOT, semconv.COST_USD, None),
 ]
 """What other tools tell spans apart by and read from them, and where it must stand in a trace that completed."""
 ONLY_ON_CALLS = (semconv.CALL_TOKENS["input_tokens"], semconv.CALL_TOKENS["output_tokens"], semconv.GENAI_COST)

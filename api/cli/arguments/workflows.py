@@ -23,6 +23,10 @@ def run(
     message: Annotated[
         str | None, typer.Option("--message", "-m", metavar="TEXT", help="Short for --input '{\"message\": TEXT}'.")
     ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option("--user", metavar="ID", help="The user for whom it runs. Traces show a hash of the id."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answer, questions and errors only.")] = False,
     is_async: Annotated[
         bool,
@@ -43,8 +47,8 @@ def run(
     from api.cli.commands.run import queue_workflow, run_workflow
 
     if is_async:
-        raise typer.Exit(queue_workflow(workflow, param or [], input, message, as_json=json))
-    raise typer.Exit(run_workflow(workflow, param or [], input, message, quiet=quiet, as_json=json))
+        raise typer.Exit(queue_workflow(workflow, param or [], input, message, user, as_json=json))
+    raise typer.Exit(run_workflow(workflow, param or [], input, message, user, quiet=quiet, as_json=json))
 
 
 def validate(

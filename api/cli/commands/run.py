@@ -31,6 +31,7 @@ def run_workflow(
     params: Sequence[str],
     input_text: str | None,
     message: str | None,
+    user: str | None = None,
     *,
     quiet: bool,
     as_json: bool,
@@ -43,7 +44,7 @@ def run_workflow(
 
     async def run() -> Followed:
         async with open_runtime(settings, patience=terminal.patience()) as runtime:
-            request = await _build_request(runtime, workflow, given, pairs, input)
+            request = await _build_request(runtime, workflow, given, pairs, input, user)
             if not quiet:
                 _say_offline(runtime)
             return await follow(runtime, request, quiet=quiet, prints_answer=not as_json)
@@ -56,7 +57,13 @@ def run_workflow(
 
 
 def queue_workflow(
-    workflow: str, params: Sequence[str], input_text: str | None, message: str | None, *, as_json: bool
+    workflow: str,
+    params: Sequence[str],
+    input_text: str | None,
+    message: str | None,
+    user: str | None = None,
+    *,
+    as_json: bool,
 ) -> int:
     """Queue an execution for a service on the same database, and print its id."""
     settings = terminal.begin()
@@ -66,7 +73,7 @@ def queue_workflow(
 
     async def queue() -> Detailed:
         async with open_runtime(settings) as runtime:
-            request = await _build_request(runtime, workflow, given, pairs, input, mode="async")
+            request = await _build_request(runtime, workflow, given, pairs, input, user, mode="async")
             execution_id = await runtime.engine.enqueue(request, CALLER)
             return await read_queued(runtime.database, execution_id)
 
@@ -79,11 +86,12 @@ async def _build_request(
     given: JsonObject | None,
     pairs: dict[str, str],
     input: JsonObject,
+    user: str | None,
     *,
     mode: str = "wait",
 ) -> ExecutionRequest:
     source = given if given is not None else await _template(runtime, workflow, pairs)
-    return _request({"source": source, "input": input, "mode": mode})
+    return _request({"source": source, "input": input, "mode": mode, "user": user})
 
 
 def _say_offline(runtime: Runtime) -> None:

@@ -1,5 +1,6 @@
 """Signals encoded as OTLP decode to the same records, whoever encoded them."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -9,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.trace import ReadableSpan
@@ -19,7 +21,7 @@ from opentelemetry.util.types import AttributeValue
 from engine.pause import Paused
 from engine.tracing import semconv
 from engine.tracing.semconv import Event
-from telemetry.sdk.conversion import event_record, readable_span, span_record
+from telemetry.sdk.conversion import event_record, for_other_tools, readable_span, span_record
 from telemetry.signals import otlp
 from telemetry.signals.otlp import Undecodable
 from telemetry.signals.records import BadSignal, EventRecord, Signal, SpanRecord, Value
@@ -210,6 +212,45 @@ def test_links_exceptions_and_content_are_for_the_trace_store_alone() -> None:
     again = otlp.decode_span(sent.SerializeToString())
     assert (again, again.trace_only) == (record, None)
     assert "what the user said" not in f"{record}{again}"
+
+
+def test_both_modes_say_the_same_to_other_tools() -> None:
+    def shown(span: Span) -> tuple[str, dict[str, str], list[tuple[str, int, dict[str, str]]]]:
+        events = [(event.name, event.time_unix_nano, _texts(event.attributes)) for event in span.events]
+        return span.name, _texts(span.attributes), events
+
+    ended = told().spans.get_finished_spans()
+    exported = encode_spans([for_other_tools(span) for span in ended])
+    embedded = {
+        each.span_id: each for scope in exported.resource_spans for one in scope.scope_spans for each in one.spans
+    }
+    shipped = [Span.FromString(otlp.encode(span_record(span))) for span in ended]
+    assert len(shipped) > 20
+    assert [shown(span) for span in shipped] == [shown(embedded[span.span_id]) for span in shipped]
+    assert {event.name for span in shipped for event in span.events} >= {"exception"}
+
+
+def _texts(attributes: Iterable[KeyValue]) -> dict[str, str]:
+    """All but the error message, which a shipped span has in its status alone."""
+    return {pair.key: str(pair.value) for pair in attributes if pair.key != semconv.ERROR_MESSAGE}
+
+
+def test_what_other_tools_are_told_comes_back_into_no_record() -> None:
+    listener = Listener()
+    story = listener.begin()
+    story.tracker.complete()
+    record = next(span_record(span) for span in listener.spans.get_finished_spans() if span.parent is None)
+    sent = Span.FromString(otlp.encode(record))
+    for key in (*semconv.PEER_KEYS, *(f"{prefix}x" for prefix in semconv.PEER_PREFIXES)):
+        sent.attributes.add(key=key).value.string_value = "forged"
+    assert otlp.decode_span(sent.SerializeToString()) == record
+
+
+def test_a_user_is_stripped_with_the_content() -> None:
+    sent = Span(attributes=[KeyValue(key=semconv.USER_ID, value=AnyValue(string_value="ada"))])
+    stripped = otlp.strip_span(sent.SerializeToString())
+    assert stripped is not None
+    assert b"ada" not in stripped
 
 
 def test_a_request_holds_each_scope_once() -> None:

@@ -8,6 +8,7 @@ import sys
 from tests.api.cli.shell import ANSWER, QUESTION, Shell
 from tests.api.cli.workflows import GRAPH
 from tests.api.operations.test_approve import REVIEW
+from tests.attacks.otlp_sink import otlp_sink
 
 
 def test_a_question_to_a_folder_is_answered_and_in_the_books(shell: Shell) -> None:
@@ -82,3 +83,21 @@ def test_a_quiet_run_that_pauses_prints_its_question_and_how_to_answer(shell: Sh
     execution_id = shell.json("executions")["items"][0]["id"]
     assert f"To answer: spanloom executions resume {execution_id} --choice approved" in paused.stderr
     assert shell.run("executions", "cancel", execution_id).returncode == 0
+
+
+def test_a_user_is_a_hash_in_the_trace(shell: Shell) -> None:
+    with otlp_sink() as sink:
+        started = shell.start(
+            *("run", "tool_agent", "-m", "What is 2 * 3?", "--user", "ada@example.org"),
+            OTEL_EXPORTER_OTLP_ENDPOINT=sink.url,
+            OTEL_LOGS_EXPORTER="none",
+        )
+        assert shell.finish(started).returncode == 0
+    assert sink.holds("/v1/traces", "user.id")
+    assert not sink.holds("/v1/traces", "ada@example.org")
+
+
+def test_a_user_without_a_name_is_refused(shell: Shell) -> None:
+    done = shell.run("run", "tool_agent", "-m", "hi", "--user", "")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "user" in done.stderr
