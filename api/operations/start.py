@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from api.http.dependencies import OWNER
 from api.http.middleware import ids_of
 from api.http.problems import ProblemDocument, internal_error, problem_of
-from api.http.request_spans import link_span, name_span
+from api.http.request_spans import link_span, name_span, show_caller, show_end
 from api.http.responses import json_response
 from api.http.sse import EventStream, frames
 from api.operations.follow import STORED_SECONDS, StreamPosition, follow, read_row
@@ -43,6 +43,7 @@ async def start(
     except Replayed as replayed:
         return await _replay(runtime, request, asked, replayed.execution_id, wait_seconds)
     name_span(request, execution.identity.workflow_name)
+    show_caller(execution)
     execution.join()
     if asked.mode == "stream":
         return await _stream(execution, request, runtime)
@@ -124,10 +125,18 @@ async def _stream(execution: "Execution", request: Request, runtime: Runtime) ->
     except BaseException:
         leave()
         raise
-    content = frames(
+    sent = frames(
         lambda last: execution.events(last.seq if last else 0), _StreamError(request, execution.id), first=first
     )
-    return EventStream(content, leave, headers_of(execution.id))
+    return EventStream(_shown_at_end(sent, execution), leave, headers_of(execution.id))
+
+
+async def _shown_at_end(sent: AsyncGenerator[bytes, None], execution: "Execution") -> AsyncGenerator[bytes, None]:
+    """The frames, with the end of the execution shown before the last one: the span ends with the response."""
+    async with aclosing(sent):
+        async for each in sent:
+            show_end(execution)
+            yield each
 
 
 async def _wait(
@@ -138,6 +147,7 @@ async def _wait(
     gone = asyncio.create_task(_disconnected(request), name=f"client of {execution.id}")
     try:
         await asyncio.wait({result, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        show_end(execution)
         if result.done() and not isinstance(result.exception(), Draining | Fenced):
             return _result_answer(result, execution, headers)
         if gone.done() and not result.done():

@@ -39,6 +39,8 @@ class Execution:
         self.task: asyncio.Task[ExecutionResult] | None = None
         self.cancel_reason: str | None = None
         self.ended = False
+        self.outcome: ExecutionResult | None = None
+        """What its callers are told; null until its end is committed."""
         self._stop: Stop | None = None
         self.is_key_given = False
         """Whether the caller sent an Idempotency-Key, with which it may ask for the result again."""

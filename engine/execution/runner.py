@@ -70,6 +70,7 @@ class AttemptRunner:
             raise
         closing = closing_event(result.status)
         assert closing is not None
+        execution.outcome = result
         context.emit(closing, document)
         await self._forget_checkpoints(execution, result.status)
         return result
