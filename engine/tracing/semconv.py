@@ -321,9 +321,8 @@ LLM_REASONING_TOKENS = _key(
 )
 PHOENIX_PROJECT = "openinference.project.name"
 """Attribute of the resource: the project in which Phoenix shows the traces."""
-EXCEPTION_EVENT = "exception"
-EXCEPTION_TYPE = "exception.type"
-EXCEPTION_MESSAGE = "exception.message"
+SPAN_EXCEPTION = "exception"
+"""The event on a failed span."""
 
 PEER_KEYS = frozenset(
     {
