@@ -25,6 +25,7 @@ Id = Annotated[str, Field(pattern=ID_PATTERN)]
 Durability = Literal["none", "exit", "step"]
 OnLost = Literal["fail", "retry", "resume"]
 RecordLevel = Literal["summary", "nodes", "full"]
+Spend = Literal["each_call", "at_end"]
 
 
 class Document(BaseModel):
@@ -137,6 +138,8 @@ class Limits(Document):
     """Most tokens; null means no budget."""
     budget_nano_usd: int | None = Field(default=None, ge=0)
     """Highest cost in nano-USD; null means no budget."""
+    spend: Spend = "each_call"
+    """When the cost of calls is committed: around `each_call`, or `at_end`, which a crash forgets up to the budget."""
 
 
 class ModelDefaults(Document):
@@ -197,12 +200,20 @@ class WorkflowGraph(Document):
 
 
 def canonical(graph: WorkflowGraph) -> bytes:
-    """RFC 8785 JSON of a validated graph, with defaults filled in and without `metadata`."""
+    """RFC 8785 JSON of a validated graph, with defaults filled in and without `metadata`.
+
+    `limits.spend` is left out where it is the default: graphs without it keep their hash and run on older versions.
+    """
     metadata = {"metadata": True}
     document = graph.model_dump(
         mode="json",
         by_alias=True,
-        exclude={"metadata": True, "nodes": {"__all__": metadata}, "edges": {"__all__": metadata}},
+        exclude={
+            "metadata": True,
+            "nodes": {"__all__": metadata},
+            "edges": {"__all__": metadata},
+            **({"limits": {"spend"}} if graph.limits.spend == "each_call" else {}),
+        },
     )
     return rfc8785.dumps(document)
 

@@ -65,19 +65,30 @@ class Acceptance:
     """The root span of the first attempt, which a queued execution begins later; null where nothing is recorded."""
     on_lost: OnLost
     idempotency: Idempotency | None = None
+    begins: "CallReservation | None" = None
+    """Of all calls of an attempt that begins now; null if each call has a reservation of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallReservation:
-    """A model call that is about to be made, with upper limits of its usage; money is integer nano-USD."""
+    """A model call that is about to be made, with upper limits of its usage; money is integer nano-USD.
+
+    With `spend: at_end` one reservation stands for all calls of an attempt, which begins with it.
+    """
 
     call_id: str
-    """Hex id of its span."""
+    """Hex id of its span; of the root span, if it stands for all calls."""
     provider: str
+    """Empty, as the model is, if it stands for all calls."""
     model: str
     upper_tokens: int
     upper_nano_usd: int | None
-    """Null if the model has no known price."""
+    """Null if the model has no known price, or all calls have no budget."""
+
+    @property
+    def stands_for_all(self) -> bool:
+        """Whether it stands for all calls of an attempt, whose signals then wait for the attempt's end."""
+        return not self.provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +112,8 @@ class CallContent:
 class Checkpoint:
     """Makes an attempt's signals so far durable, and reserves the model call that begins.
 
-    The commit that makes the call's span durable also drops its reservation.
+    The commit that makes the call's span durable also drops its reservation, so a process that dies between the end of
+    a call and that commit leaves the call among the unfinished ones.
     """
 
     execution_id: str
@@ -111,6 +123,8 @@ class Checkpoint:
     identity: ExecutionIdentity | None = None
     """Set together with `root`."""
     begins: CallReservation | None = None
+    can_wait: bool = False
+    """The signals may become durable with the next decision, as long as the ledger bounds the time until then."""
     contents: Sequence[CallContent] = ()
 
 
@@ -215,7 +229,10 @@ class Ledger(Protocol):
         """Claim at most `limit` executions that are queued, answered, due, or lost by another process."""
 
     async def checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Make the signals since the last commit durable. Raises `Fenced` or, after a bounded wait, `Unavailable`."""
+        """Make the signals since the last commit durable, now or if it `can_wait` soon.
+
+        Raises `Fenced` or, after a bounded wait, `Unavailable`.
+        """
 
     async def pause(self, pause: Pause) -> bool:
         """Like `finish`, with the status `paused`; its due time or an answer makes the execution claimable again."""

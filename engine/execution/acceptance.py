@@ -8,7 +8,7 @@ from engine.execution.sources import Resolved
 from engine.graph import Json, JsonObject
 from engine.identity import ExecutionIdentity
 from engine.interpreter.langgraph import CompiledWorkflow
-from engine.ledger import Acceptance, Idempotency
+from engine.ledger import Acceptance, CallReservation, Idempotency
 from engine.request import Caller, ExecutionRequest, digest
 from engine.resources import Message, as_json
 from engine.result import Status
@@ -66,7 +66,16 @@ def acceptance_of(execution: Execution, caller: Caller, status: Status) -> Accep
         root=execution.context.tracker.root,
         on_lost=execution.on_lost,
         idempotency=_idempotency(caller, execution),
+        begins=reservation_of(execution) if status is Status.RUNNING else None,
     )
+
+
+def reservation_of(execution: Execution) -> CallReservation | None:
+    """The reservation for all calls of the attempt, by its root span; null if each call has one of its own."""
+    context, root = execution.context, execution.context.tracker.root
+    if context.limits.spend == "each_call" or root is None:
+        return None
+    return CallReservation(root.span_id, "", "", *context.budget.left())
 
 
 def _idempotency(caller: Caller, execution: Execution) -> Idempotency | None:

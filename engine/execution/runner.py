@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from engine.errors import AttemptLost, Draining, Failure, Fenced, NoEnd, Unavailable
 from engine.events import EventType, closing_event
-from engine.execution.acceptance import acceptance_of, input_of
+from engine.execution.acceptance import acceptance_of, input_of, reservation_of
 from engine.execution.attempts import first_start, later_start, resume_of
 from engine.execution.handle import SHUTDOWN, Execution
 from engine.execution.outcome import (
@@ -86,8 +86,9 @@ class AttemptRunner:
             else:
                 tracker.start(execution.identity, later_start(claim))
                 tracker.show_input(input_of(execution.request))
+                begins = reservation_of(execution)
                 await self._ledger.checkpoint(
-                    Checkpoint(execution.id, execution.context.attempt, tracker.root, execution.identity)
+                    Checkpoint(execution.id, execution.context.attempt, tracker.root, execution.identity, begins)
                 )
         except BaseException as error:
             self._ledger.abandon(execution.id, execution.context.attempt)

@@ -132,6 +132,7 @@ def _by_step(plan: Plan) -> App:
     async def segment(state: bytes) -> "_Segment":
         context = get_runtime(ExecutionContext).context
         await Walker(plan, context).step()
+        await context.commit_calls()
         await _drop_older(context)
         continues = context.current_position.at is not None and context.current_position.parked is None
         return _Segment(snapshot.take(context), continues)

@@ -76,6 +76,14 @@ class Budget:
         self._warn("tokens", self._spent.tokens, self._limits.budget_tokens)
         self._warn("nano_usd", self._spent.nano_usd, self._limits.budget_nano_usd)
 
+    def left(self) -> tuple[int, int | None]:
+        """Return the most that all further calls may use, in tokens and nano-USD: 0 and null without such a budget."""
+        tokens, nano_usd = self._limits.budget_tokens, self._limits.budget_nano_usd
+        return (
+            0 if tokens is None else max(0, tokens - self._spent.tokens),
+            None if nano_usd is None else max(0, nano_usd - self._spent.nano_usd),
+        )
+
     def upper(self, model: ChatModel, request: ModelRequest) -> tuple[int, int | None]:
         """Return the most that a call may use, in tokens and in nano-USD; the latter is null for an unknown price."""
         inputs, outputs = model.estimate_input_tokens(request), request.settings.max_tokens

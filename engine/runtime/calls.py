@@ -55,21 +55,24 @@ async def call_model(visit: Visit, model: ChatModel, request: ModelRequest, *, s
         _mask(failure, request.system, *_said(request))
         waste = Waste.RETRIED if visit.can_retry(failure) else Waste.FAILED
         visit.settle(reservation, call.fail(failure.error_type, failure.message, waste, failure.report, failure))
-        await visit.context.checkpoint()
+        await visit.context.commit_soon()
         raise
     except (Exception, asyncio.CancelledError) as error:
         visit.settle(reservation, _close_broken_call(visit, call, error))
         raise
     bill = call.complete(reply)
     visit.settle(reservation, bill)
-    await visit.context.checkpoint()
+    await visit.context.commit_soon()
     return replace(reply, usage=bill.usage)
 
 
 async def _store_reservation(visit: Visit, call: ModelCall, model: ChatModel, request: ModelRequest) -> None:
-    """Store the most that a call may cost before it is made, so that its cost survives a crash."""
+    """Store the most that a call may cost before it is made, so that its cost survives a crash.
+
+    With `spend: at_end` one reservation stands for all calls of the attempt, stored when it began.
+    """
     context = visit.context
-    if context.ledger.is_durable:
+    if context.ledger.is_durable and context.limits.spend == "each_call":
         tokens, nano_usd = context.budget.upper(model, request)
         await context.checkpoint(CallReservation(call.id, model.provider, model.model, tokens, nano_usd))
 

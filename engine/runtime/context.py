@@ -61,6 +61,8 @@ class ExecutionContext:
     node_visits: int = 0
     tool_calls: dict[str, int] = field(default_factory=dict)
     """Tool calls made so far, by tools node: in all branches, even if the node failed."""
+    has_waiting_calls: bool = False
+    """Whether a model call has ended since the last commit that this attempt asked for."""
 
     @property
     def seconds_left(self) -> float:
@@ -96,9 +98,25 @@ class ExecutionContext:
 
         An attempt that is fenced off, or whose ledger is unavailable, waits here until it is cancelled.
         """
+        self.has_waiting_calls = False
+        await self._checkpoint(begins)
+
+    async def commit_soon(self) -> None:
+        """Let the call that has ended become durable with the next decision; its content is not kept waiting."""
+        await self._checkpoint(can_wait=True)
+
+    async def commit_calls(self) -> None:
+        """Commit the calls that have ended, so that no checkpoint of the run is ahead of the books."""
+        if self.has_waiting_calls:
+            await self.checkpoint()
+
+    async def _checkpoint(self, begins: CallReservation | None = None, *, can_wait: bool = False) -> None:
         contents = self.tracker.contents.take()
+        checkpoint = Checkpoint(
+            self.execution_id, self.attempt, begins=begins, can_wait=can_wait and not contents, contents=contents
+        )
         try:
-            await self.ledger.checkpoint(Checkpoint(self.execution_id, self.attempt, begins=begins, contents=contents))
+            await self.ledger.checkpoint(checkpoint)
             return
         except Unavailable:
             self.tracker.contents.put_back(contents)

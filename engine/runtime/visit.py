@@ -135,6 +135,7 @@ class Visit:
     def settle(self, reservation: Reservation, bill: Bill) -> None:
         """Settle an ended model call with the budget, and add it to the visit's usage and cost."""
         usage, price = bill
+        self.context.has_waiting_calls = True
         self.context.budget.settle(reservation, usage, price)
         if usage is not None:
             self.usage = (self.usage or Usage()) + usage

@@ -228,7 +228,7 @@ def expression_type(checked: CheckedGraph) -> Iterator[Finding]:
 
 
 def durability(checked: CheckedGraph) -> Iterator[Finding]:
-    """A node that needs checkpoints, or `on_lost: resume`, in a graph whose durability makes none."""
+    """A node that needs checkpoints, or `on_lost: resume`, where none are kept; `spend: at_end` where some are."""
     if checked.graph.durability == "none":
         for node_id in checked.nodes_of(lambda node_type: node_type.needs_checkpoint):
             message = "The execution cannot wait for an answer, because durability `none` keeps no checkpoints."
@@ -236,6 +236,10 @@ def durability(checked: CheckedGraph) -> Iterator[Finding]:
             yield checked.at_node("structure.durability", node_id, message, hint=hint)
     if checked.graph.on_lost == "resume" and checked.graph.durability != "step":
         yield Finding("structure.durability", "/on_lost", "Only durability `step` keeps checkpoints to resume from.")
+    if checked.graph.limits.spend == "at_end" and checked.graph.durability != "none":
+        message = "An execution that books its calls at its end cannot go on behind a checkpoint."
+        hint = "Set `spend` to `each_call`, or `durability` to `none`."
+        yield Finding("structure.durability", "/limits/spend", message, hint=hint)
 
 
 def nothing_streams(checked: CheckedGraph) -> Iterator[Finding]:

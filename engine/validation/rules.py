@@ -293,7 +293,12 @@ RULES: dict[str, Rule] = {
             "Undeclared input field",
             "Correct the name, or declare the field in `input_schema`.",
         ),
-        Rule("structure.durability", _E, "Durability does not match", "`on_lost: resume` needs `durability: step`."),
+        Rule(
+            "structure.durability",
+            _E,
+            "Durability does not match",
+            "`on_lost: resume` needs `durability: step`, and `spend: at_end` needs `none`.",
+        ),
         Rule(
             "structure.bypass",
             _E,

@@ -71,6 +71,11 @@ class Buffers:
         with self._lock:
             return [attempt for attempt, buffer in self._buffers.items() if buffer.since <= before]
 
+    def larger_than(self, signals: int) -> set[Attempt]:
+        """Attempts with more signals than that."""
+        with self._lock:
+            return {attempt for attempt, buffer in self._buffers.items() if len(buffer) > signals}
+
     def _of(self, attempt: Attempt) -> Buffer:
         buffer = self._buffers.get(attempt)
         if buffer is None:

@@ -83,9 +83,10 @@ def joined(decisions: Iterable[Decision]) -> Batch:
     return batch
 
 
-def ended_calls(batch: Batch) -> Iterator[tuple[str, str]]:
-    """Execution and span id of each model call in the batch."""
-    return ((span.identity.execution_id, span.span_id) for span in batch.spans if span.kind is Kind.MODEL)
+def ended_reservations(batch: Batch) -> Iterator[tuple[str, str]]:
+    """Execution and span id of each reservation whose span is in the batch: a model call's, or a whole attempt's."""
+    kinds = (Kind.MODEL, Kind.WORKFLOW)
+    return ((span.identity.execution_id, span.span_id) for span in batch.spans if span.kind in kinds)
 
 
 async def already_made(connection: AsyncConnection, repeated: Sequence[Decision]) -> list[Decision]:

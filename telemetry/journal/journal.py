@@ -33,7 +33,7 @@ from engine.store.endings import finish_many, pause_many
 from engine.store.leases import Lease, owned
 from engine.tracing import semconv
 from telemetry.journal.buffers import Buffers, EventIntake, SpanIntake
-from telemetry.journal.decisions import Decision, Item, already_made, ended_calls, joined
+from telemetry.journal.decisions import Decision, Item, already_made, ended_reservations, joined
 from telemetry.journal.running import Running
 from telemetry.journal.sinks import Sink
 from telemetry.pipeline.pipeline import ConsumerHung
@@ -42,10 +42,14 @@ from telemetry.signals.records import Attempt, Batch
 
 FLUSH_SECONDS = 0.2
 POLL_SECONDS = 1.0
+MOST_WAITING = 1_000
+"""Signals of an attempt that wait for its end; more than these become durable before it."""
 STALE_SECONDS = 600.0
 """Signals of an execution that was never accepted, or has ended, are dropped after this time."""
 
 _UNREADABLE = "the signal could not be read; its `problem` says why"
+_SURE_SHARE = 0.5
+"""The share of a lease for which an attempt is sure to have it, since it was last renewed."""
 _GROUP = 256
 _QUEUE = 1_024
 _ERRORS = (*DATABASE_ERRORS, ConsumerHung, ValueError, TypeError)
@@ -152,7 +156,13 @@ class Journal(Ledger):
         return claims
 
     async def checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Make the signals since the last commit durable. Raises `Fenced`, or `Unavailable` after a bounded wait."""
+        """Make the signals since the last commit durable. Raises `Fenced`, or `Unavailable` after a bounded wait.
+
+        One that can wait commits nothing, unless the lease may be lost: then the attempt must not go on. Its signals
+        come with the next decision, or within two of `flush_seconds`.
+        """
+        if checkpoint.can_wait and self._is_leased(checkpoint):
+            return
         if not await self._insist(checkpoint):
             raise Fenced
 
@@ -174,6 +184,14 @@ class Journal(Ledger):
     async def check(self, attempts: Iterable[Attempt]) -> None:
         """Find out which attempts still own their executions; those that do not are reported as fenced off."""
         await self._flush(attempts)
+
+    def _is_leased(self, item: Checkpoint) -> bool:
+        """Whether the attempt certainly has its lease, without asking the database."""
+        known = self._running.leased_at((item.execution_id, item.attempt))
+        if known is None:
+            return False
+        renewed = max(known, self.health.leases.renewed_at or known)
+        return time.monotonic() - renewed < self.lease.seconds * _SURE_SHARE
 
     async def _end(self, item: Pause | Release | Finish) -> bool:
         """End the attempt here, even if the decision cannot be made: then its lease expires."""
@@ -307,7 +325,7 @@ class Journal(Ledger):
                     if execution_id in refused:
                         decision.refuse(refused[execution_id])
                     elif item.status is Status.RUNNING:
-                        self._running.accepted(decision.attempt)
+                        self._running.accepted(decision.attempt, waits_for_end=item.begins is not None)
                 case Checkpoint() if decision not in fenced:
                     self._running.checkpointed(decision)
                 case _:
@@ -343,9 +361,15 @@ class Journal(Ledger):
         pause = self._flush_seconds
         while True:
             await asyncio.sleep(pause)
-            flushed = await self._flush(self._buffers.older_than(self._flush_seconds))
+            flushed = await self._flush(self._due())
             pause = self._flush_seconds if flushed else min(2 * pause, 5.0)
             self._drop_stale()
+
+    def _due(self) -> list[Attempt]:
+        """The attempts with signals to flush; those whose signals wait for their end have many of them."""
+        waiting = self._buffers.older_than(self._flush_seconds)
+        many = self._buffers.larger_than(MOST_WAITING)
+        return [attempt for attempt in waiting if attempt in many or not self._running.waits_for_end(attempt)]
 
     async def _flush(self, attempts: Iterable[Attempt]) -> bool:
         """Make the buffered signals of those attempts that run here durable. False if the database has trouble."""
@@ -389,14 +413,19 @@ async def _before_signals(connection: AsyncConnection, decisions: Sequence[Decis
     """Write what a signal of the same commit may refer to: root spans and reservations."""
     checkpoints = [decision.item for decision in decisions if isinstance(decision.item, Checkpoint)]
     await begin_roots(connection, [(c.identity, c.root) for c in checkpoints if c.identity and c.root])
-    await unfinished.reserve(connection, [(c.execution_id, c.attempt, c.begins) for c in checkpoints if c.begins])
+    begins = [
+        (*decision.attempt, decision.item.begins)
+        for decision in decisions
+        if isinstance(decision.item, Acceptance | Checkpoint) and decision.item.begins
+    ]
+    await unfinished.reserve(connection, begins)
 
 
 async def _after_signals(connection: AsyncConnection, decisions: Sequence[Decision], running: Running) -> None:
     """Keep the totals of unfinished executions, then pause, release and end executions."""
     unended = [each for each in decisions if isinstance(each.item, Checkpoint | Pause | Release) and each.batch.spans]
     await unfinished.keep(connection, [running.part(decision) for decision in unended])
-    await unfinished.settle(connection, [call for decision in unended for call in ended_calls(decision.batch)])
+    await unfinished.settle(connection, [one for decision in unended for one in ended_reservations(decision.batch)])
     await pause_many(connection, [decision.item for decision in decisions if isinstance(decision.item, Pause)])
     await release_many(connection, [decision.item for decision in decisions if isinstance(decision.item, Release)])
     items = [decision.item for decision in decisions if not isinstance(decision.item, Acceptance)]

@@ -1,5 +1,6 @@
 """The attempts that run in this process, and what each has made durable beside its control row."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,10 @@ class _Run:
     """It has rows beside its control row, which must be deleted when it ends."""
     open_nodes: dict[str, OpenNode] = field(default_factory=dict)
     """After the last commit, by span id."""
+    waits_for_end: bool = False
+    """Its signals become durable with its last decision."""
+    leased_at: float = field(default_factory=time.monotonic)
+    """When the attempt got its lease, in seconds of `time.monotonic()`; renewals are not counted."""
 
 
 class Running:
@@ -38,9 +43,19 @@ class Running:
         """All of them; safe to call from any thread."""
         return [(id_, run.attempt) for id_, run in list(self._runs.items())]
 
-    def accepted(self, attempt: Attempt) -> None:
+    def leased_at(self, attempt: Attempt) -> float | None:
+        """When a running attempt got its lease, in seconds of `time.monotonic()`; null if it does not run here."""
+        run = self._runs.get(attempt[0])
+        return run.leased_at if run is not None and run.attempt == attempt[1] else None
+
+    def waits_for_end(self, attempt: Attempt) -> bool:
+        """Whether the signals of a running attempt become durable with its last decision."""
+        run = self._runs.get(attempt[0])
+        return run is not None and run.attempt == attempt[1] and run.waits_for_end
+
+    def accepted(self, attempt: Attempt, *, waits_for_end: bool = False) -> None:
         """The first attempt of a new execution was accepted."""
-        self._runs.setdefault(attempt[0], _Run(attempt[1]))
+        self._runs.setdefault(attempt[0], _Run(attempt[1], has_rows=waits_for_end, waits_for_end=waits_for_end))
 
     def claimed(self, attempt: Attempt) -> None:
         """A later attempt was claimed; the earlier ones may have left rows."""
@@ -51,9 +66,10 @@ class Running:
         run = self._runs.get(decision.attempt[0])
         if run is not None and run.attempt == decision.attempt[1]:
             has_spans = bool(decision.batch.spans)
-            reserves = isinstance(decision.item, Checkpoint) and decision.item.begins is not None
+            begins = decision.item.begins if isinstance(decision.item, Checkpoint) else None
             run.parts += has_spans
-            run.has_rows = run.has_rows or has_spans or reserves
+            run.has_rows = run.has_rows or has_spans or begins is not None
+            run.waits_for_end = run.waits_for_end or (begins is not None and begins.stands_for_all)
             run.open_nodes = _open_after(run.open_nodes, decision.batch.spans)
 
     def ended(self, attempt: Attempt) -> None:

@@ -461,6 +461,11 @@ CASES: dict[str, list[Case]] = {
     "structure.durability": [
         Case(document(on_lost="resume"), document(on_lost="resume", durability="step")),
         Case(approval(top={"durability": "none"}), approval(top={"durability": "exit"})),
+        Case(
+            document(durability="step", limits={"spend": "at_end"}),
+            document(durability="none", limits={"spend": "at_end"}),
+        ),
+        Case(approval(top={"limits": {"spend": "at_end"}}), approval(top={"limits": {"spend": "each_call"}})),
     ],
     "structure.nothing_streams": [Case(chat(), document(CHAT, {"ask": node("model", stream=True)}))],
     "structure.large": [Case(chain(161), chain(160))],

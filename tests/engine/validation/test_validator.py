@@ -187,6 +187,16 @@ def test_metadata_and_spelling_do_not_change_the_hash() -> None:
     assert one.content_hash == other.content_hash
 
 
+def test_only_a_graph_that_books_at_its_end_says_so_in_its_canonical_form() -> None:
+    limits: list[JsonObject] = [{}, {"spend": "each_call"}, {"spend": "at_end"}]
+    usual, chosen, rare = (validate(document(limits=each)) for each in limits)
+    assert usual.content_hash == chosen.content_hash != rare.content_hash
+    assert usual.canonical is not None
+    assert rare.canonical is not None
+    assert (b"spend" in usual.canonical, read_canonical(usual.canonical).limits.spend) == (False, "each_call")
+    assert read_canonical(rare.canonical).limits.spend == "at_end"
+
+
 def test_the_same_document_is_read_once_and_its_surroundings_every_time() -> None:
     given = document(CHAT, {"ask": "model"})
     validator = WorkflowValidator()

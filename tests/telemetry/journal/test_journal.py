@@ -14,6 +14,7 @@ from engine.errors import ConversationBusy, Unavailable
 from engine.ledger import Checkpoint
 from engine.result import Status
 from engine.store.control import request_cancel
+from engine.store.leases import Lease
 from engine.store.tables import execution_control
 from telemetry.journal.journal import Journal
 from telemetry.pipeline.pipeline import Pipeline
@@ -100,6 +101,22 @@ async def test_a_checkpoint_makes_ended_spans_durable(keeper: Bookkeeper) -> Non
     story.answer()
     await keeper.journal.checkpoint(Checkpoint(story.identity.execution_id, 1))
     assert await stored_spans(keeper.database) == 2
+
+
+@pytest.mark.parametrize("is_sure", [True, False])
+async def test_a_checkpoint_that_can_wait_commits_only_if_the_lease_may_be_lost(
+    database: Database, is_sure: bool
+) -> None:
+    lease = Lease("me", seconds=3_600 if is_sure else 0)
+    async with bookkeeper(database, flush_seconds=60, lease=lease) as keeper:
+        story = keeper.begin()
+        await keeper.journal.accept(story.acceptance())
+        story.answer()
+        await keeper.journal.checkpoint(Checkpoint(story.identity.execution_id, 1, can_wait=True))
+        assert await stored_spans(keeper.database) == (0 if is_sure else 2)
+        story.tracker.complete()
+        await keeper.journal.finish(story.finish())
+        assert await stored_spans(keeper.database) == 3
 
 
 async def test_buffered_signals_become_durable_without_being_asked_for(keeper: Bookkeeper) -> None:
