@@ -15,6 +15,7 @@ GROUPS = {
     "P8": "p08_cost",
     "P11": "p11_burst",
     "P12": "p12_start",
+    "P15": "p15_commits",
 }
 
 
