@@ -63,6 +63,22 @@ def test_functions_are_short() -> None:
     assert ordered[len(ordered) * 9 // 10] <= P90_FUNCTION_LINES
 
 
+def test_a_module_gives_a_name_once() -> None:
+    assert [line for module in modules() for line in given_twice((ROOT / module).read_text())] == []
+
+
+def test_a_name_that_is_given_twice_is_seen() -> None:
+    assert given_twice("A = 1\nB: int = 2\nA = 3\nB = 4\nC = 5\n") == ["A", "B"]
+
+
+def given_twice(text: str) -> list[str]:
+    """The constants that a module assigns more than once: the first value is lost without a word."""
+    assigned = [node for node in ast.parse(text).body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    targets = [node.targets if isinstance(node, ast.Assign) else [node.target] for node in assigned]
+    names = Counter(target.id for each in targets for target in each if isinstance(target, ast.Name))
+    return sorted(name for name, times in names.items() if times > 1)
+
+
 def functions(file: Path) -> Iterator[tuple[str, int]]:
     """Name and lines of each function of a module, decorators and docstring left out."""
     for node in ast.walk(ast.parse(file.read_text())):
