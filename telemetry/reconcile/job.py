@@ -113,13 +113,16 @@ class ReconcileJob:
         return report
 
     async def _since(self, hour: datetime) -> datetime:
-        """A day before the hour, or the start of the last run if it found differences, so that drift stays visible."""
+        """A day before the hour, or as far back as is not settled: drift stays visible, and no hour is left out."""
         c = reconcile_runs.c
-        newest = select(c.since, c.differences).where(c.finished_at.is_not(None)).order_by(c.scheduled_for.desc())
+        newest = select(c.since, c.until, c.differences).order_by(c.scheduled_for.desc()).limit(1)
         async with self._database.read() as connection:
-            last = (await connection.execute(newest.limit(1))).one_or_none()
+            last = (await connection.execute(newest.where(c.finished_at.is_not(None)))).one_or_none()
         usual = hour - _LOOK_BACK
-        return usual if last is None or not last.differences else max(min(last.since, usual), hour - _LONGEST)
+        if last is None:
+            return usual
+        settled: datetime = last.since if last.differences else last.until
+        return max(min(settled, usual), hour - _LONGEST)
 
     async def _claim(self, hour: datetime, since: datetime) -> bool:
         now = self._clock()

@@ -226,6 +226,23 @@ async def test_drift_stays_in_the_window_until_it_is_gone(database: Database) ->
         assert (report.differences, report.until - report.since) == ([], expected)
 
 
+async def test_hours_in_which_no_service_ran_are_compared_afterwards(database: Database) -> None:
+    """Commands write books, too, and retention keeps what was not compared."""
+    clock = Clock(NOON)
+    job = ReconcileJob(database, None, clock=clock)
+    await job.run_if_due()
+    id_ = await book(database, NOON + timedelta(hours=5))
+    await plant(database, update(executions).where(executions.c.id == id_).values(model_calls=9))
+    clock.now += timedelta(days=3)
+    report = await job.run_if_due()
+    assert report is not None
+    assert [difference.subject for difference in report.differences] == [id_]
+    clock.now += timedelta(days=40)
+    report = await ReconcileJob(database, None, clock=clock).run_if_due()
+    assert report is not None
+    assert report.until - report.since == timedelta(days=31), "but not for ever"
+
+
 async def test_a_stored_report_lists_the_differences(database: Database) -> None:
     id_ = await book(database)
     await plant(database, update(executions).where(executions.c.id == id_).values(model_calls=9))
