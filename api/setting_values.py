@@ -10,6 +10,8 @@ from pydantic_settings import NoDecode
 
 from engine.security.addresses import Exceptions
 
+MIN_DAYS = 1 / 24
+"""Nothing is deleted within the hour in which it was written."""
 MIN_SECRET = 32
 """The shortest secret key and the shortest token, in characters."""
 
@@ -76,6 +78,8 @@ Port = Annotated[int, Field(ge=0, le=65_535)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Span = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """Seconds or hours, more than 0."""
+Days = Annotated[float, Field(ge=MIN_DAYS, allow_inf_nan=False)]
+"""Days, an hour at least."""
 HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 TraceUrl = Annotated[str, AfterValidator(_trace_url)]

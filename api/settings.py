@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from api.setting_values import (
+    Days,
     Folders,
     HostAndPort,
     HttpUrl,
@@ -176,6 +177,14 @@ class Settings(BaseSettings):
     )
     sweep_seconds: Span = Field(5.0, description="Seconds between searches for executions whose process is gone")
     drain_seconds: Seconds = Field(20.0, description="Seconds that running executions may continue after SIGTERM")
+    content_days: Days = Field(
+        30.0,
+        description="Days after which input and answer of an execution are deleted; IDEMPOTENCY_HOURS at least",
+    )
+    spans_days: Days = Field(90.0, description="Days after which the spans of an ended execution are deleted")
+    records_days: Days | None = Field(
+        None, description="Days after which the record of an ended execution is deleted; without it records are kept"
+    )
     idempotency_hours: Span = Field(24.0, description="Hours for which an Idempotency-Key returns the same execution")
     max_queued: int = Field(1_000, ge=1, description="Maximum number of queued executions per owner")
     worker_slots: int = Field(64, ge=1, description="Maximum number of queued executions that a process runs at once")

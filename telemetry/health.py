@@ -84,6 +84,8 @@ class Health:
     """Dead letters of any process that were stored when this process retried them, by consumer."""
     usage_keys_unread: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Model calls whose usage had a key that nobody reads, by provider and key."""
+    rows_pruned: Counter[str] = field(default_factory=Counter)
+    """Rows that retention deleted in this process, by table."""
     outbox: OutboxHealth = field(default_factory=OutboxHealth)
     deliveries: DeliveryHealth = field(default_factory=DeliveryHealth)
     leases: LeaseHealth = field(default_factory=LeaseHealth)

@@ -27,6 +27,7 @@ from telemetry.metrics.exposition import Metrics
 from telemetry.pipeline.pipeline import Consumer, Pipeline
 from telemetry.records.consumer import Records
 from telemetry.sdk.providers import Collector, Destination, Telemetry, build_telemetry
+from telemetry.store.score_tables import execution_scores, score_comments
 from telemetry.store.tables import (
     execution_rollups,
     execution_rollups_daily,
@@ -217,7 +218,8 @@ async def rows_of_books(database: Database) -> dict[str, list[dict[str, object]]
     """All rows of the books, by table, ordered by primary key."""
     found: dict[str, list[dict[str, object]]] = {}
     async with database.read() as connection:
-        for table in (executions, spans, execution_rollups, execution_rollups_daily, webhook_events):
+        books = (executions, spans, execution_rollups, execution_rollups_daily, webhook_events)
+        for table in (*books, execution_scores, score_comments):
             rows = await connection.execute(select(table).order_by(*table.primary_key.columns))
             found[table.name] = [dict(row) for row in rows.mappings()]
         d = webhook_deliveries.c

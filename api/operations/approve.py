@@ -10,6 +10,7 @@ from engine.pause import answer_problem
 from engine.result import Approval, Status
 from engine.store import approvals, claims, control
 from engine.store.control import ControlRow
+from telemetry.reads.executions import get_execution
 
 
 class ResumeBody(Document):
@@ -29,7 +30,9 @@ async def answer(
     """
     row = await control.get(connection, execution_id, owner)
     if row is None:
-        raise NotFound.of("execution", execution_id)
+        if await get_execution(connection, execution_id, owner) is None:
+            raise NotFound.of("execution", execution_id)
+        raise NotPaused
     found = await approvals.find(connection, execution_id, given.approval_id)
     if found is not None and found[1]:
         raise AlreadyAnswered

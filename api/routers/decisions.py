@@ -14,7 +14,8 @@ from api.operations.retry import read_original
 from api.operations.start import accepted
 from api.routers.executions import ACCEPTED_HEADERS, ID_HEADER
 from api.schemas import executions
-from engine.errors import AlreadyFinished, NotFound, Replayed
+from api.wiring.runtime import Runtime
+from engine.errors import AlreadyFinished, Replayed
 from engine.graph import Document, JsonObject
 from engine.result import Status
 from engine.store import control
@@ -75,7 +76,7 @@ async def cancel(execution_id: ExecutionId, request: Request, runtime: RuntimeDe
         async with runtime.database.begin() as connection:
             row = await control.request_cancel(connection, execution_id, OWNER, body.reason)
         if row is None:
-            raise NotFound.of("execution", execution_id)
+            return await _cancel_pruned(runtime, execution_id)
         if not row.status.is_terminal:
             if runtime.engine.running(execution_id) is not None:
                 runtime.cancel(execution_id, row.cancel_reason)
@@ -85,6 +86,14 @@ async def cancel(execution_id: ExecutionId, request: Request, runtime: RuntimeDe
         if row.status is not Status.CANCELLED:
             raise AlreadyFinished
         return json_response(await read_execution(runtime, execution_id), 200, headers_of(execution_id))
+
+
+async def _cancel_pruned(runtime: Runtime, execution_id: str) -> Response:
+    """Retention has deleted the control row, so the execution has ended; or it does not exist. Raises `NotFound`."""
+    found = await read_execution(runtime, execution_id)
+    if found.status is not Status.CANCELLED:
+        raise AlreadyFinished
+    return json_response(found, 200, headers_of(execution_id))
 
 
 @router.post(

@@ -60,11 +60,15 @@ class NodesAnswer(Answer):
 
 
 class SealAnswer(Answer):
-    """The number of spans that the execution made (null until it has ended) and the number that are stored."""
+    """The number of spans that the execution made (null until it has ended) and the number that were stored.
+
+    `pruned_at` is null until retention deletes them.
+    """
 
     expected: int | None
     stored: int
     complete: bool
+    pruned_at: datetime | None
 
 
 class ExecutionSummary(Answer):
@@ -336,7 +340,7 @@ def _result(control: ControlRow | None) -> ExecutionResult | None:
 
 
 def _seal(seal: Seal) -> SealAnswer:
-    return SealAnswer(expected=seal.expected, stored=seal.stored, complete=seal.complete)
+    return SealAnswer(expected=seal.expected, stored=seal.stored, complete=seal.complete, pruned_at=seal.pruned_at)
 
 
 def _cost_row(row: CostRow, group_by: tuple[str, ...]) -> CostRowAnswer:

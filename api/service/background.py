@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
+from api.wiring.retention import build_retention
 from api.wiring.runtime import Runtime
 from api.wiring.webhooks import build_sender
 from engine.database.frozen import keep_ending
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 @asynccontextmanager
 async def run_keeper(runtime: Runtime) -> AsyncIterator[None]:
     """Run the keeper's jobs during the block: sweep lost executions and what they left, end frozen connections, replay
-    dead letters, send webhooks, and compare the books.
+    dead letters, send webhooks, compare the books, and delete what is due.
     """
     database, sweep_seconds = runtime.database, runtime.settings.sweep_seconds
     reconcile = ReconcileJob(database, runtime.settings.prometheus_url)
@@ -39,6 +40,7 @@ async def run_keeper(runtime: Runtime) -> AsyncIterator[None]:
         "dead letters": runtime.replay.run,
         "reconcile": reconcile.run,
         "deliveries": sender.run,
+        "retention": build_retention(runtime.settings, database, runtime.eraser, runtime.receiver.health).run,
     }
     tasks = [asyncio.create_task(_restart_forever(name, run), name=name) for name, run in jobs.items()]
     try:

@@ -12,6 +12,7 @@ from engine.database.database import Database
 from engine.database.migrations import upgrade
 from engine.store import tables as engine_tables
 from engine.tracing import semconv
+from telemetry.store import retention_tables, score_tables
 from telemetry.store import tables as telemetry_tables
 from tests.dashboards.metric_names import metric_families
 
@@ -68,7 +69,9 @@ def spans_page() -> str:
 
 def tables_page() -> str:
     """Every table with its columns."""
-    docs = variable_docs(engine_tables) | variable_docs(telemetry_tables)
+    docs: dict[str, str] = {}
+    for module in (engine_tables, telemetry_tables, retention_tables, score_tables):
+        docs |= variable_docs(module)
     sections = []
     for name, each in metadata.tables.items():
         columns = [

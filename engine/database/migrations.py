@@ -143,10 +143,13 @@ def scripts_folder() -> Path:
 
 
 def _count(connection: Connection, dropped: Sequence[tuple[str, str | None]]) -> list[Loss]:
-    """Count what is there now: a downgrade may drop a column that an earlier step of it has brought back."""
+    """Count what is there now: a downgrade may drop a table or column that an earlier step of it has brought back."""
     tables = {table for table, column in dropped if column is None}
+    there = inspect(connection).get_table_names()
     found: list[Loss] = []
     for table, column in dropped:
+        if table not in there:
+            continue
         defaults = {each["name"]: each["default"] for each in inspect(connection).get_columns(table)}
         if column is None:
             count = f"SELECT count(*) FROM {table}"

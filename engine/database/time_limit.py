@@ -18,7 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 GRACE_SECONDS = 1.0
 """How long an interrupted statement may take to end before its connection is discarded."""
 
-_LOCK_NOT_AVAILABLE = "55P03"
+LOCK_NOT_AVAILABLE = "55P03"
+"""PostgreSQL's code for a lock that was not free in time."""
 
 _AGAIN_SECONDS = 0.05
 """The interval between interruptions: one that arrives just before a statement begins is lost."""
@@ -35,7 +36,7 @@ async def within(connection: AsyncConnection, seconds: float, work: Awaitable[No
         async with asyncio.timeout(seconds + GRACE_SECONDS):
             await work
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+        if getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE:
             raise TimeoutError("a statement waited too long for a lock") from error
         if interruption.task is not None and not connection.invalidated:
             raise TimeoutError(f"a statement took longer than {seconds:g} s") from error

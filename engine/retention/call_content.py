@@ -14,6 +14,8 @@ from engine.graph import Json
 from engine.ledger import CallContent
 from engine.store.tables import call_content
 
+TABLE = call_content.name
+
 _c = call_content.c
 
 
@@ -73,6 +75,7 @@ async def read(
     ]
 
 
-async def forget(connection: AsyncConnection, execution_ids: Collection[str]) -> None:
-    """Delete the content of all calls of these executions."""
-    await connection.execute(delete(call_content).where(_c.execution_id.in_(execution_ids)))
+async def forget(connection: AsyncConnection, execution_ids: Collection[str]) -> int:
+    """Delete the content of all calls of these executions; returns how many calls that were."""
+    gone = await connection.execute(delete(call_content).where(_c.execution_id.in_(execution_ids)))
+    return gone.rowcount

@@ -4,6 +4,7 @@ Works in the caller's transaction. A tombstone says why the content is gone, and
 bringing it back.
 """
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Literal
 
@@ -62,6 +63,28 @@ async def erase(connection: AsyncConnection, execution_ids: Sequence[str]) -> No
     await _delete_graphs(connection, execution_ids)
 
 
+async def erase_with_control(connection: AsyncConnection, execution_ids: Sequence[str]) -> Counter[str]:
+    """Delete everything that these ended executions were asked and answered, with their control rows, by table.
+
+    Nothing else may need the rows. The caller has checked that this may be.
+    """
+    messages = await _erase_conversations(connection, execution_ids)
+    calls = await call_content.forget(connection, execution_ids)
+    await approvals.forget(connection, execution_ids)
+    ended = (among(connection.dialect, _control.execution_id, execution_ids), _control.finished_at.is_not(None))
+    gone = await connection.execute(delete(execution_control).where(*ended))
+    names = (execution_control.name, call_content.TABLE, conversation_messages.name)
+    return Counter(dict(zip(names, (gone.rowcount, calls, messages), strict=True)))
+
+
+async def in_busy_conversations(connection: AsyncConnection, execution_ids: Collection[str]) -> set[str]:
+    """Those of these executions whose messages an unfinished turn of the same conversation uses."""
+    busy = select(_control.conversation_id).where(_control.finished_at.is_(None), _control.conversation_id.is_not(None))
+    mine = among(connection.dialect, _control.execution_id, execution_ids)
+    found = await connection.execute(select(_control.execution_id).where(mine, _control.conversation_id.in_(busy)))
+    return set(found.scalars())
+
+
 async def bury(connection: AsyncConnection, execution_ids: Collection[str], reason: Reason) -> None:
     """Say that the content of these executions is gone. Of several reasons the last one counts."""
     if not execution_ids:
@@ -118,8 +141,11 @@ async def _strip_identities(connection: AsyncConnection, execution_ids: Collecti
         )
 
 
-async def _erase_conversations(connection: AsyncConnection, execution_ids: Sequence[str]) -> None:
-    """Delete the messages of these executions, and what was made of them: summaries, and what later calls were sent."""
+async def _erase_conversations(connection: AsyncConnection, execution_ids: Sequence[str]) -> int:
+    """Delete the messages of these executions, and what was made of them: summaries, and what later calls were sent.
+
+    Returns the number of messages.
+    """
     said = await connection.execute(
         select(_message.conversation_id, func.min(_message.position).label("first"))
         .where(_message.execution_id.in_(execution_ids))
@@ -131,7 +157,8 @@ async def _erase_conversations(connection: AsyncConnection, execution_ids: Seque
             _control.conversation_id == conversation_id, _control.execution_id > min(execution_ids)
         )
         await call_content.forget(connection, list((await connection.execute(later)).scalars()))
-    await connection.execute(delete(conversation_messages).where(_message.execution_id.in_(execution_ids)))
+    gone = await connection.execute(delete(conversation_messages).where(_message.execution_id.in_(execution_ids)))
+    return gone.rowcount
 
 
 async def _drop_summary(connection: AsyncConnection, conversation_id: str, first: int) -> None:

@@ -109,6 +109,7 @@ conversation_messages = Table(
     Column("execution_id", Text, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     Unique("conversation_id", "message_id"),
+    Index(None, "execution_id"),
     one_of("role", ("user", "assistant", "tool")),
 )
 """One message of a conversation per row; positions are unique but may have gaps."""
@@ -195,6 +196,7 @@ execution_control = Table(
         postgresql_where=text(_CLAIMABLE),
     ),
     Index(None, "finished_at"),
+    Index(None, "graph_hash"),
 )
 """One row per execution, which alone decides its fate. Leases and due times use the database's clock."""
 

@@ -6,10 +6,13 @@ deployment has signed are believed, and their owner comes from control. All else
 
 from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
+from sqlalchemy import and_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from engine.database.base import among
 from engine.database.database import Database
 from engine.retention import erasure
 from engine.store import control_reads
@@ -21,9 +24,11 @@ from telemetry.collector.signature import Signer
 from telemetry.health import Health
 from telemetry.pipeline.dead_letters import Unreadable
 from telemetry.pipeline.pipeline import Consumer, ConsumerHung, Pipeline
+from telemetry.records.rollups import first_id
 from telemetry.signals import otlp
 from telemetry.signals.otlp import Decoded
-from telemetry.signals.records import BadSignal, Batch, Signal
+from telemetry.signals.records import BadSignal, Batch, EventRecord, Signal, SpanRecord
+from telemetry.store.tables import executions
 
 _T = TypeVar("_T")
 _Work = Callable[[AsyncConnection, Pipeline, frozenset[str]], Awaitable[_T]]
@@ -54,7 +59,7 @@ class Intake:
             known, unknown = await split_by_known(connection, said)
             refused = [*refused_at_once, *(Refused(Reason.UNKNOWN_EXECUTION, signal) for signal in unknown)]
             await self._refusals.keep(connection, pipeline, self.name, refused)
-            await pipeline.apply(connection, Batch.of(known), hung)
+            await pipeline.apply(connection, Batch.of(await without_pruned(connection, self.name, known)), hung)
             ids = [otlp.signal_id(signal) for signal in known]
             return _Received(await outbox.confirm(connection, self.name, ids), refused)
 
@@ -138,12 +143,13 @@ def _read(parcels: Sequence[Parcel]) -> tuple[list[Signal], list[Unreadable]]:
 
 
 async def split_by_known(connection: AsyncConnection, signals: Sequence[Signal]) -> tuple[list[Signal], list[Signal]]:
-    """Signals whose executions control knows, with their owners from there, and all other signals.
+    """Signals whose executions exist, with their owners from control or, once retention has deleted the control row,
+    from the record; and all other signals.
 
     A signal of an execution whose content was deleted comes without content.
     """
     ids = {signal.identity.execution_id for signal in signals}
-    owners = await control_reads.get_owners(connection, ids)
+    owners = await _owners(connection, ids)
     signals = stripped(signals, await erasure.buried(connection, ids))
     known: list[Signal] = []
     unknown: list[Signal] = []
@@ -164,6 +170,39 @@ def stripped(signals: Sequence[Signal], buried: Container[str]) -> list[Signal]:
         else signal
         for signal in signals
     ]
+
+
+async def _owners(connection: AsyncConnection, execution_ids: set[str]) -> dict[str, str]:
+    owners = await control_reads.get_owners(connection, execution_ids)
+    if missing := sorted(execution_ids - owners.keys()):
+        pruned = and_(among(connection.dialect, executions.c.id, missing), executions.c.control_pruned_at.is_not(None))
+        rows = await connection.execute(select(executions.c.id, executions.c.owner_id).where(pruned))
+        owners |= {row.id: row.owner_id for row in rows}
+    return owners
+
+
+_MARKS = {outbox.RECORDS: executions.c.spans_pruned_at, outbox.WEBHOOKS: executions.c.webhooks_pruned_at}
+"""What retention has deleted of an execution, by the consumer that stored it."""
+
+_OLD = timedelta(hours=1)
+"""Retention deletes nothing of younger executions than this."""
+
+
+async def without_pruned(connection: AsyncConnection, consumer: str, signals: Sequence[Signal]) -> Sequence[Signal]:
+    """The signals, without those that retention has deleted: a Collector may send a signal again after months.
+
+    The records stay locked, so that retention cannot delete between this check and the insertion.
+    """
+    mark = _MARKS[consumer]
+    before = first_id(datetime.now(UTC) - _OLD)
+    old = sorted({signal.identity.execution_id for signal in signals if signal.identity.execution_id < before})
+    if not old:
+        return signals
+    rows = select(executions.c.id, mark).where(among(connection.dialect, executions.c.id, old))
+    locked = (await connection.execute(rows.order_by(executions.c.id).with_for_update())).all()
+    pruned = {id_ for id_, at in locked if at is not None}
+    goes = SpanRecord if consumer == outbox.RECORDS else EventRecord
+    return [one for one in signals if one.identity.execution_id not in pruned or not isinstance(one, goes)]
 
 
 def _owned(signal: Signal, owner: str) -> Signal:

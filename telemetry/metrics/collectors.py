@@ -267,6 +267,8 @@ class HealthCollector(Collector):
         stored: Counts = {(consumer,): letters for consumer, letters in health.dead_letters_stored.items()}
         yield family("spanloom_dead_letters_stored", "Dead letters that were stored later", ("consumer",), stored)
         yield self._unread_family()
+        pruned: Counts = {(table,): rows for table, rows in health.rows_pruned.items()}
+        yield family("spanloom_retention_deleted_rows", "Rows that retention deleted", ("table",), pruned)
 
     def _unread_family(self) -> Metric:
         """The keys are the provider's own words, so that their number is capped."""

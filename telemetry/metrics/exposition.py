@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from engine.database.database import Database
 from telemetry.health import Health
+from telemetry.metrics.cached_collectors import SizeCollector
 from telemetry.metrics.collectors import (
     DeliveryCollector,
     HealthCollector,
@@ -44,6 +45,7 @@ class Metrics:
             TableCollector(),
             OutboxCollector(health.outbox),
             DeliveryCollector(health.deliveries),
+            SizeCollector(),
         )
         of_this_process = (HealthCollector(health), LeaseCollector(health.leases), ServiceCollector(public_url))
         for collector in (*self._reading, *of_this_process):

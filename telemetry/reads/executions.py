@@ -26,6 +26,8 @@ class Seal:
 
     expected: int | None
     stored: int
+    pruned_at: datetime | None = None
+    """When retention deleted the stored spans."""
 
     @property
     def complete(self) -> bool:
@@ -93,6 +95,7 @@ class ExecutionRecord:
     retry_of: str | None
     tags: JsonObject
     params: JsonObject
+    spans_pruned_at: datetime | None = None
 
     @property
     def is_unsaved(self) -> bool:
@@ -102,7 +105,7 @@ class ExecutionRecord:
     @property
     def seal(self) -> Seal:
         """The seal of the execution."""
-        return Seal(self.spans_expected, self.spans_stored)
+        return Seal(self.spans_expected, self.spans_stored, self.spans_pruned_at)
 
 
 @dataclass(frozen=True, slots=True)

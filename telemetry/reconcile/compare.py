@@ -1,7 +1,8 @@
 """Compares the books within a window: everything about each execution, then the roll-ups of its hours and days.
 
 Each hour is read page by page in a snapshot of its own, so that neither the window's length nor its load changes how
-much memory is used. Differences are reported with the ids of the rows that differ, and never repaired.
+much memory is used. Differences are reported with the ids of the rows that differ, and never repaired. Rows that
+retention has deleted are no difference: records carry marks of it, and the sums of the rows stand in `pruned_rollups`.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from telemetry.reconcile.stray_rows import find_strays
 from telemetry.reconcile.webhook_checks import Endpoints, check_webhooks, column_told_by, read_endpoints
 from telemetry.reconcile.window import DAY, Window
 from telemetry.records.rollups import Deltas, first_id
+from telemetry.store.retention_tables import pruned_rollups
 from telemetry.store.tables import DIGEST_COLUMNS, executions, spans
 
 _BREATH = 20
@@ -69,6 +71,7 @@ async def _snapshot(database: Database) -> AsyncIterator[AsyncConnection]:
 
 async def _compare_hour(connection: AsyncConnection, hour: Window, findings: Findings) -> None:
     deltas, endpoints = Deltas(), await read_endpoints(connection)
+    await deltas.add_pruned(connection, pruned_rollups.c.bucket_hour == hour.since)
     undigested: list[str] = []
     async for page in read_pages(connection, hour):
         for number, books in enumerate(page):

@@ -86,12 +86,12 @@ _METADATA_COLUMNS = {
 
 
 def check_control(books: ExecutionBooks) -> Iterator[Difference]:
-    """Compare the record with the control row."""
+    """Compare the record with the control row, unless that was deleted when it was due."""
     record, decided = books.record, books.decided
     if record is None and decided is not None:
         cause = "the record was removed, or never written"
         yield Difference(Check.CONTROL, books.id, "id", None, books.id, cause)
-    elif record is not None and decided is None:
+    elif record is not None and decided is None and record["control_pruned_at"] is None:
         cause = "the control row was removed, or the record was added for an execution that was never accepted"
         yield Difference(Check.CONTROL, books.id, "execution_id", None, books.id, cause)
     elif record is not None and decided is not None:

@@ -16,7 +16,9 @@ from telemetry.reconcile.window import DAY, HOUR, Window, floor_hour
 from telemetry.records.rollups import accepted_at
 from telemetry.records.rows import EXECUTION_COLUMNS, SPAN_COLUMNS
 from telemetry.store.bulk import Row
+from telemetry.store.retention_tables import pruned_rollups
 from telemetry.store.tables import (
+    PRUNED_MARKS,
     execution_rollups,
     execution_rollups_daily,
     executions,
@@ -31,6 +33,8 @@ _SPANS = 4_000
 """The most of a page, unless one execution alone has more spans."""
 
 _ID_LENGTH = 36
+
+_RECORD_COLUMNS = (*EXECUTION_COLUMNS, *PRUNED_MARKS)
 
 AT = {name: place for place, name in enumerate(SPAN_COLUMNS)}
 """Column of a span to its place in the row."""
@@ -82,10 +86,11 @@ async def _next_hour(connection: AsyncConnection, window: Window) -> datetime | 
         first = (await connection.execute(select(func.min(column)).where(window.holds(column)))).scalar()
         if first is not None:
             found.append(max(window.since, _hour_of(first, window.since)))
-    bucket = execution_rollups.c.bucket_hour
-    within = (bucket >= window.since, bucket < window.until)
-    first_bucket = (await connection.execute(select(func.min(bucket)).where(*within))).scalar()
-    return min([*found, *([] if first_bucket is None else [floor_hour(first_bucket)])], default=None)
+    for bucket in (execution_rollups.c.bucket_hour, pruned_rollups.c.bucket_hour):
+        within = (bucket >= window.since, bucket < window.until)
+        first_bucket = (await connection.execute(select(func.min(bucket)).where(*within))).scalar()
+        found += [] if first_bucket is None else [floor_hour(first_bucket)]
+    return min(found, default=None)
 
 
 _ID_COLUMNS: tuple[Column[str], ...] = (
@@ -152,10 +157,10 @@ def _last_of_page(records: Sequence[Mapping[str, Any]], decided: Sequence[Decide
 
 
 async def _read_records(connection: AsyncConnection, after: str, end: str) -> list[dict[str, Any]]:
-    columns = [executions.c[name] for name in EXECUTION_COLUMNS]
+    columns = [executions.c[name] for name in _RECORD_COLUMNS]
     within = (executions.c.id > after, executions.c.id <= end)
     rows = await connection.execute(select(*columns).where(*within).order_by(executions.c.id).limit(_EXECUTIONS))
-    return [dict(zip(EXECUTION_COLUMNS, row, strict=True)) for row in rows]
+    return [dict(zip(_RECORD_COLUMNS, row, strict=True)) for row in rows]
 
 
 async def _add_spans(connection: AsyncConnection, after: str, upto: str, page: dict[str, ExecutionBooks]) -> None:

@@ -18,6 +18,7 @@ from telemetry.reads.workflow_labels import OTHER, WorkflowColumns, label_of
 from telemetry.reconcile.findings import Check, CounterOutcome, Difference
 from telemetry.reconcile.window import DAY
 from telemetry.records.rollups import first_id
+from telemetry.store.retention_tables import pruned_rollups
 from telemetry.store.tables import executions, spans
 
 SETTLE = timedelta(seconds=60)
@@ -119,8 +120,11 @@ async def compare_counters(
     """Compare every counter with the records, over a window that ended at least `settle` ago."""
     outcomes: list[CounterOutcome] = []
     differences: list[Difference] = []
+    are_pruned = await _has_pruned(connection, since, until)
     for counter in _COUNTERS:
         try:
+            if are_pruned:
+                raise NotCompared("retention has deleted records or spans of the window")
             grown = await _increase(prometheus, counter, since, until)
             least, most = await _bounds(connection, counter, grown, settle)
         except NotCompared as reason:
@@ -129,6 +133,13 @@ async def compare_counters(
         outcomes.append(CounterOutcome(counter.metric, True))
         differences += _differences(counter, grown.by_group, least, most)
     return Comparison(outcomes, differences)
+
+
+async def _has_pruned(connection: AsyncConnection, since: datetime, until: datetime) -> bool:
+    """Whether the rows that a counter is compared with are incomplete; they may be a day older than the window."""
+    hour = pruned_rollups.c.bucket_hour
+    found = await connection.execute(select(hour).where(hour > since - DAY, hour < until).limit(1))
+    return found.first() is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from telemetry.reconcile.window import HOUR, Window
 from telemetry.records.rollups import Deltas, accepted_at
 from telemetry.records.rows import SPAN_COLUMNS
 from telemetry.store.bulk import Cell
+from telemetry.store.retention_tables import pruned_rollups
 from telemetry.store.tables import (
     ROLLUP_KEYS,
     ROLLUP_LATEST,
@@ -71,16 +72,19 @@ async def check_day(connection: AsyncConnection, day: Window, findings: Findings
 
 
 async def check_outside(connection: AsyncConnection, findings: Findings) -> None:
-    """Find roll-ups from before the first record or after the last one."""
-    first, last = (await connection.execute(select(func.min(executions.c.id), func.max(executions.c.id)))).one()
+    """Find roll-ups from before the first record or after the last one; deleted records count, too."""
+    ids = (await connection.execute(select(func.min(executions.c.id), func.max(executions.c.id)))).one()
+    pruned = pruned_rollups.c.bucket_hour
+    hours = (await connection.execute(select(func.min(pruned), func.max(pruned)))).one()
+    known = [*(accepted_at(id_) for id_ in ids if id_ is not None), *(hour for hour in hours if hour is not None)]
     for table, check, length in (
         (execution_rollups, Check.ROLLUP, HOUR),
         (execution_rollups_daily, Check.DAILY_ROLLUP, timedelta(days=1)),
     ):
         bucket = _bucket(table)
         outside = select(table)
-        if first is not None:
-            outside = outside.where((bucket <= accepted_at(first) - length) | (bucket > accepted_at(last)))
+        if known:
+            outside = outside.where((bucket <= min(known) - length) | (bucket > max(known)))
         stored = await _read_stored(connection, outside.limit(_MOST_OUTSIDE))
         findings.differences += _differences(check, stored, {}, dict.fromkeys(stored, _NEVER))
 

@@ -48,7 +48,7 @@ async def read_endpoints(connection: AsyncConnection) -> Endpoints:
 
 
 def check_webhooks(books: ExecutionBooks, endpoints: Endpoints) -> Iterator[Difference]:
-    """Compare the events of an execution and their deliveries with its record."""
+    """Compare the events of an execution and their deliveries with its record; those that were due may be gone."""
     record = books.record
     if record is None:
         for event in books.events:
@@ -58,7 +58,7 @@ def check_webhooks(books: ExecutionBooks, endpoints: Endpoints) -> Iterator[Diff
         yield from _check_event(record, event)
     for delivery in books.deliveries:
         yield from _check_delivery(books, delivery)
-    if record["status"] in TERMINAL:
+    if record["status"] in TERMINAL and record["webhooks_pruned_at"] is None:
         yield from _check_told(books, record, endpoints)
 
 

@@ -1,7 +1,8 @@
 """Roll-ups, the only aggregates: sums per hour and per day, to which each transaction adds the rows it stored.
 
 A delta belongs to the hour (and day) of the execution's UUIDv7, so it does not matter when a signal arrives. `rebuild`
-computes the same rows from the records.
+computes the same rows from the records. What retention has deleted of them is added up in `pruned_rollups`, so that
+nothing is missing then.
 """
 
 from bisect import bisect_left
@@ -12,7 +13,7 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import RowMapping, Table, delete, select
+from sqlalchemy import ColumnElement, RowMapping, Table, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.resources import CostSource
@@ -20,6 +21,7 @@ from engine.result import ErrorClass
 from engine.usage import TOKEN_FIELDS
 from telemetry.signals.records import EPOCH
 from telemetry.store.bulk import BulkInsert, Row
+from telemetry.store.retention_tables import pruned_rollups
 from telemetry.store.tables import (
     DURATION_BOUNDS_MS,
     DURATION_COLUMNS,
@@ -174,11 +176,22 @@ class Deltas:
         self, record: Mapping[str, Any] | RowMapping, calls: Iterable[Mapping[str, Any] | RowMapping]
     ) -> None:
         """Add a stored record with the rows of its model calls: `RECORD_COLUMNS` and `CALL_COLUMNS`."""
+        self.add_stored_end(record)
+        self.add_stored_calls(record, calls)
+
+    def add_stored_end(self, record: Mapping[str, Any] | RowMapping) -> None:
+        """Add the end of a stored record, if it has ended."""
         execution = CountedExecution(*(record[name] for name in _COUNTED_COLUMNS))
         if record["completed_at"] is not None and record["status"] in _LATEST:
             duration_ms, completed_at = record["duration_ms"] or 0, record["completed_at"]
             cost = Cost(record["cost_nano_usd"], record["unfinished_calls"], record["cost_upper_nano_usd"])
             self.add_end(EndDelta(execution, record["status"], duration_ms, completed_at, record["error_class"], cost))
+
+    def add_stored_calls(
+        self, record: Mapping[str, Any] | RowMapping, calls: Iterable[Mapping[str, Any] | RowMapping]
+    ) -> None:
+        """Add model calls of a stored record."""
+        execution = CountedExecution(*(record[name] for name in _COUNTED_COLUMNS))
         for call in calls:
             tokens = [call[name] for name in TOKEN_FIELDS]
             self.add_call(
@@ -199,6 +212,19 @@ class Deltas:
         """Add everything to the hourly and the daily rows. Rows are locked in the order of their keys."""
         await _ADD_HOURS.run(connection, self.rows())
         await _ADD_DAYS.run(connection, self.by_day().rows())
+
+    async def write_pruned(self, connection: AsyncConnection) -> None:
+        """Add everything to the sums of what was deleted."""
+        await _ADD_PRUNED.run(connection, self.rows())
+
+    async def add_pruned(self, connection: AsyncConnection, *within: ColumnElement[bool]) -> None:
+        """Add the sums of what was deleted, in some hours or in all."""
+        for row in (await connection.execute(select(pruned_rollups).where(*within))).mappings():
+            key = RollupKey(row["bucket_hour"], *(row[name] for name in ROLLUP_KEYS))
+            sums = self._row(key)
+            for column in ROLLUP_SUMS:
+                sums[column] += row[column]
+            self._move_latest(key, {name: row[name] for name in ROLLUP_LATEST if row[name] is not None})
 
     def rows(self) -> list[Row]:
         """The cells of each row in the order of the table's columns, sorted by key."""
@@ -270,8 +296,9 @@ async def rebuild(connection: AsyncConnection) -> None:
 
 
 async def from_records(connection: AsyncConnection) -> Deltas:
-    """The sums over all records and model-call spans."""
+    """The sums over all records and model-call spans, and over those that were deleted."""
     deltas = Deltas()
+    await deltas.add_pruned(connection)
     last = ""
     while page := await _page_of_executions(connection, last):
         last = max(page)
@@ -327,3 +354,4 @@ def _adding(table: Table, bucket: str) -> BulkInsert:
 
 _ADD_HOURS = _adding(execution_rollups, "bucket_hour")
 _ADD_DAYS = _adding(execution_rollups_daily, "bucket_day")
+_ADD_PRUNED = _adding(pruned_rollups, "bucket_hour")

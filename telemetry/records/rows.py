@@ -12,11 +12,11 @@ from engine.tracing.semconv import Event
 from telemetry.records.rollups import accepted_at
 from telemetry.signals.records import BadSignal, EventRecord, Identity, Kind, SpanRecord, time_of
 from telemetry.store.bulk import Cell, Row
-from telemetry.store.tables import DIGEST_COLUMNS, TIME_LEDGER_COLUMNS, executions, spans
+from telemetry.store.tables import DIGEST_COLUMNS, PRUNED_MARKS, TIME_LEDGER_COLUMNS, executions, spans
 
 RANK_QUEUED, RANK_RUNNING, RANK_TERMINAL = 0, 1, 2
 
-EXECUTION_COLUMNS = tuple(executions.c.keys())
+EXECUTION_COLUMNS = tuple(column.name for column in executions.c if column.name not in PRUNED_MARKS)
 
 _STATES = {
     Event.QUEUED.value: ("queued", RANK_QUEUED),

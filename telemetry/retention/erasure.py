@@ -18,6 +18,7 @@ from engine.tracing import semconv
 from telemetry.collector.signature import Signer
 from telemetry.signals import otlp
 from telemetry.signals.records import BadSignal
+from telemetry.store.score_tables import score_comments
 from telemetry.store.tables import dead_letter, executions, outbox
 
 BATCH = 50
@@ -44,18 +45,15 @@ class Eraser:
             batch = sorted(execution_ids[start : start + BATCH])
             async with self._database.begin() as connection:
                 await erasure.check_erasable(connection, batch)
-                await erasure.bury(connection, batch, reason)
-                await erasure.erase(connection, batch)
-                await self._erase_signals(connection, batch)
+                await self.erase_rows(connection, batch, reason)
                 attempts = await control_reads.get_attempts(connection, batch)
             for execution_id, count in attempts.items():
                 await self._delete_checkpoints(execution_id, count)
         await self._database.scrub()
 
-    async def _erase_signals(self, connection: AsyncConnection, execution_ids: Sequence[str]) -> None:
-        """Strip records, dead letters and signals that are on their way."""
-        await connection.execute(update(executions).where(executions.c.id.in_(execution_ids)).values(params={}))
-        await _strip_letters(connection, execution_ids)
+    async def erase_rows(self, connection: AsyncConnection, execution_ids: Sequence[str], reason: Reason) -> None:
+        """Delete the content of these ended executions in the caller's transaction, and leave tombstones."""
+        await erase_stored(connection, execution_ids, reason)
         for execution_id in execution_ids:
             await self._strip_outbox(connection, execution_id)
 
@@ -82,6 +80,15 @@ class Eraser:
             return None
         attributes = {key: value for key, value in event.attributes.items() if key != semconv.PARAMS}
         return otlp.encode(replace(event, attributes=attributes), self._signer.sign)
+
+
+async def erase_stored(connection: AsyncConnection, execution_ids: Sequence[str], reason: Reason) -> None:
+    """Delete the content of these ended executions from all tables but the outbox, and leave tombstones."""
+    await erasure.bury(connection, execution_ids, reason)
+    await erasure.erase(connection, execution_ids)
+    await connection.execute(update(executions).where(executions.c.id.in_(execution_ids)).values(params={}))
+    await connection.execute(delete(score_comments).where(score_comments.c.execution_id.in_(execution_ids)))
+    await _strip_letters(connection, execution_ids)
 
 
 async def _strip_letters(connection: AsyncConnection, execution_ids: Sequence[str]) -> None:

@@ -82,6 +82,9 @@ _ADDED = dict.fromkeys(
 )
 """Defaults of columns that an older program, which may still run during an upgrade, does not write."""
 
+PRUNED_MARKS = ("control_pruned_at", "spans_pruned_at", "webhooks_pruned_at")
+"""The columns of a record that only retention writes."""
+
 ROLLUP_LATEST = ("last_used_at", "last_success_at", "last_failure_at")
 
 executions = Table(
@@ -146,6 +149,8 @@ executions = Table(
     Column("retry_of", String(36)),
     Column("tags", JsonColumn, nullable=False),
     Column("params", JsonColumn, nullable=False),
+    # When retention deleted the control row, the span rows and the webhook events; reconcile expects none from then on.
+    *(Column(name, UtcTime) for name in PRUNED_MARKS),
     CheckConstraint("status IN ('queued', 'running', 'paused', 'completed', 'failed', 'cancelled')", name="status"),
     CheckConstraint("workflow_source IN ('template', 'definition', 'graph', 'chat')", name="workflow_source"),
     CheckConstraint("record_level IN ('summary', 'nodes', 'full')", name="record_level"),
@@ -200,7 +205,8 @@ spans = Table(
 )
 
 
-def _rollup(name: str, bucket: str) -> Table:
+def rollup_table(name: str, bucket: str) -> Table:
+    """A table of roll-up rows, with the time of its buckets in the column `bucket`."""
     return Table(
         name,
         metadata,
@@ -219,8 +225,8 @@ def _rollup(name: str, bucket: str) -> Table:
     )
 
 
-execution_rollups = _rollup("execution_rollups", "bucket_hour")
-execution_rollups_daily = _rollup("execution_rollups_daily", "bucket_day")
+execution_rollups = rollup_table("execution_rollups", "bucket_hour")
+execution_rollups_daily = rollup_table("execution_rollups_daily", "bucket_day")
 
 dead_letter = Table(
     "dead_letter",
@@ -236,16 +242,7 @@ dead_letter = Table(
     Column("due_at", UtcTime, server_default=text("'1970-01-01 00:00:00.000000'")),
     Index("ix_dead_letter_consumer_at", "consumer", "at"),
     Index("ix_dead_letter_consumer_due_at", "consumer", "due_at"),
-)
-
-template_ratings = Table(
-    "template_ratings",
-    metadata,
-    Column("owner_id", String, primary_key=True),
-    Column("template_id", String, primary_key=True),
-    Column("rating", SmallInteger, nullable=False),
-    Column("rated_at", UtcTime, nullable=False),
-    CheckConstraint("rating BETWEEN 1 AND 5", name="rating"),
+    Index("ix_dead_letter_execution", "execution_id"),
 )
 
 webhook_endpoints = Table(
@@ -292,6 +289,7 @@ webhook_events = Table(
     Column("body", LargeBinary, nullable=False),
     Index("ix_webhook_events_owner_at", "owner_id", "at", "event_id"),
     Index("ix_webhook_events_execution", "execution_id"),
+    Index("ix_webhook_events_at", "at", "event_id"),
 )
 """Each event that at least one endpoint of its owner subscribes to, with the body that every endpoint gets.
 

@@ -30,8 +30,9 @@ FROM (
     GROUP BY template_id
 ) AS totals
 LEFT JOIN (
-    SELECT template_id, AVG(CAST(rating AS DOUBLE PRECISION)) AS rating_average, COUNT(*) AS rating_count
-    FROM template_ratings
+    SELECT template_id, AVG(value) AS rating_average, COUNT(value) AS rating_count
+    FROM execution_scores
+    WHERE name = 'rating'
     GROUP BY template_id
 ) AS ratings ON ratings.template_id = totals.template_id
 """,

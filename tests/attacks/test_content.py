@@ -304,7 +304,7 @@ async def test_what_is_forgotten_is_in_no_table_file_or_checkpoint(
         await settled(scene)
         calls = (await scene.service.client.get(f"{path}/content")).json()["calls"]
         assert {call["operation"] for call in calls} == {"chat", "execute_tool", "retrieval"}
-        await _leave_traces(scene)
+        await leave_traces(scene)
         assert "call_content.document" in (await cells(scene.database, MARKS))["answer"]
         before = (await scene.service.client.get(path)).json()
         for _ in range(2):
@@ -631,7 +631,7 @@ async def _churn(url: str, random: Random) -> list[str]:
     return sorted(set(made) - set(kept.values()))
 
 
-async def _leave_traces(scene: Scene) -> None:
+async def leave_traces(scene: Scene) -> None:
     """Dead letters, a signal on its way, and a checkpoint of the execution, each with content."""
     id_, marks = scene.execution_id, " ".join(MARKS.values())
     params = {semconv.PARAMS: f'{{"system_message": "{marks}"}}'}

@@ -113,7 +113,8 @@ def _row(table: str) -> dict[str, object]:
     special: dict[str, object] = {
         "status": "active" if table == "webhook_endpoints" else "completed",
         "state": "delivered",
-        "source": "graph",
+        "source": "human" if table == "execution_scores" else "graph",
+        "value": 5.0,
         "workflow_source": "graph",
         "on_lost": "fail",
         "kind": "node",
@@ -145,7 +146,7 @@ def _value(kind: TypeEngine[Any]) -> object:
 
 
 async def test_nothing_is_pending_after_an_upgrade(database_url: str) -> None:
-    assert await migrations.pending(database_url) == [f"{number:04}" for number in range(1, 17)]
+    assert await migrations.pending(database_url) == [f"{number:04}" for number in range(1, 19)]
     await migrations.upgrade(database_url)
     await migrations.upgrade(database_url)
     assert await migrations.pending(database_url) == []
@@ -204,3 +205,33 @@ def test_every_script_is_named_by_its_revision_and_the_last_name_is_the_newest()
     names = {Path(script.path).name.partition("_")[0]: script.revision for script in scripts.walk_revisions()}
     assert all(name == revision for name, revision in names.items())
     assert max(names) == scripts.get_current_head()
+
+
+@pytest.mark.postgres
+async def test_autovacuum_comes_early_to_tables_whose_rows_are_deleted_all_the_time(postgres_url: str) -> None:
+    """As long as retention is there, and no longer."""
+    changed = text("SELECT relname FROM pg_class WHERE 'autovacuum_vacuum_scale_factor=0.02' = ANY (reloptions)")
+    await migrations.upgrade(postgres_url)
+    async with Database(postgres_url) as database:
+        async with database.read() as connection:
+            tables = set((await connection.execute(changed)).scalars())
+        await migrations.downgrade(postgres_url, "0016")
+        async with database.read() as connection:
+            assert (await connection.execute(changed)).scalars().all() == []
+    assert tables >= {"executions", "spans", "execution_control", "call_content", "conversation_messages", "outbox"}
+
+
+async def test_ratings_of_templates_become_scores_and_go_back(database_url: str) -> None:
+    await migrations.upgrade(database_url)
+    await migrations.downgrade(database_url, "0017")
+    rating = "INSERT INTO template_ratings VALUES ('ann', 't-1', 4, '2026-05-10 12:00:00.000000')"
+    async with Database(database_url) as database:
+        async with database.begin() as connection:
+            await connection.execute(text(rating))
+        await migrations.upgrade(database_url)
+        async with database.read() as connection:
+            score = (await connection.execute(text("SELECT owner_id, template_id, value FROM execution_scores"))).one()
+        await migrations.downgrade(database_url, "0017")
+        async with database.read() as connection:
+            back = (await connection.execute(text("SELECT owner_id, template_id, rating FROM template_ratings"))).one()
+    assert (tuple(score), tuple(back)) == (("ann", "t-1", 4.0), ("ann", "t-1", 4))

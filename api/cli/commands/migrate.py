@@ -14,6 +14,8 @@ from api.cli.rendering.formatting import plural
 from engine.database import migrations
 from engine.database.database import Database, parse_url, safe_name
 from engine.store.tables import execution_control
+from telemetry.store.retention_tables import retention_rules
+from telemetry.store.score_tables import execution_scores
 from telemetry.store.tables import executions
 
 _OF_CHECKPOINTS = frozenset({"checkpoints", "checkpoint_blobs", "checkpoint_writes", "checkpoint_migrations", "writes"})
@@ -104,6 +106,7 @@ async def _differences(url: str) -> list[str]:
 def _compare(connection: Connection) -> list[str]:
     """The differences between the tables of the database and those of this version."""
     metadata = executions.metadata
-    assert execution_control.metadata is metadata, "the engine and telemetry share one metadata"
+    for table in (execution_control, retention_rules, execution_scores):
+        assert table.metadata is metadata, "the engine and telemetry share one metadata"
     context = MigrationContext.configure(connection, opts=dict(_COMPARED))
     return [str(difference) for difference in compare_metadata(context, metadata)]

@@ -96,6 +96,11 @@ def percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f}".removesuffix(".0") + " %" if whole else UNKNOWN
 
 
+def size(bytes_: int) -> str:
+    """A size in KiB or MiB."""
+    return f"{bytes_ / 1024:,.0f} KiB" if bytes_ < 10 * 1024**2 else f"{bytes_ / 1024**2:,.0f} MiB"
+
+
 def moment(time: datetime | None) -> str:
     """A time in UTC, to the second; the caller adds the zone."""
     return UNKNOWN if time is None else time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -59,7 +59,7 @@ def executions_table(records: Sequence[ExecutionRecord], *, width: int) -> Rende
     for name in _DROPPED_FIRST:
         if _total(widths) > width:
             del widths[name]
-    table = _table(
+    table = plain_table(
         *(name for name in widths if name not in _NUMBERS), right=[name for name in widths if name in _NUMBERS]
     )
     if _total(widths) > width:
@@ -135,7 +135,7 @@ def _details(record: ExecutionRecord, trace_url: str | None) -> list[tuple[str, 
         ("cost", _whole_cost(record)),
         ("calls", _calls(record)),
         ("nodes", f"{record.nodes_total} run, {record.nodes_failed} failed, {record.nodes_retried} retried"),
-        ("seal", f"{record.spans_stored}/{record.spans_expected or '?'} spans"),
+        ("seal", f"{record.spans_stored}/{record.spans_expected or '?'} spans{_pruned(record)}"),
         ("trigger", f"{record.trigger or UNKNOWN}{', streaming' if record.streaming else ''}"),
         ("conversation", record.conversation_id),
         ("correlation", record.correlation_id),
@@ -146,6 +146,10 @@ def _details(record: ExecutionRecord, trace_url: str | None) -> list[tuple[str, 
         ("params", ", ".join(f"{name}={value}" for name, value in record.params.items()) or None),
     ]
     return [(name, value) for name, value in rows if value is not None]
+
+
+def _pruned(record: ExecutionRecord) -> str:
+    return "" if record.spans_pruned_at is None else f", deleted {moment(record.spans_pruned_at)} UTC"
 
 
 def _error(record: ExecutionRecord) -> Text | None:
@@ -213,7 +217,7 @@ def cost_table(report: CostReport, demo: DemoShare) -> RenderableType:
         return Text("No model calls in this period." if by_call else "No executions in this period.")
     names = [dimension.replace("_", "\n") for dimension in report.group_by]
     columns = _cost_columns(report.total, by_call=by_call)
-    table = _table(*names, right=list(columns))
+    table = plain_table(*names, right=list(columns))
     width = len(_marks(report.total, is_demo=bool(demo.groups)))
     for row in rows:
         table.add_row(
@@ -350,7 +354,7 @@ def dead_letters_table(found: Sequence["DeadLetterGroup"]) -> RenderableType:
     """One line for all dead letters of a consumer with the same reason."""
     if not found:
         return Text("No dead letters.")
-    table = _table("consumer", "since (UTC)", "next try (UTC)", right=["signals"])
+    table = plain_table("consumer", "since (UTC)", "next try (UTC)", right=["signals"])
     table.add_column("reason", overflow="fold")
     for group in plain(found):
         cells = (group.consumer, moment(group.since), moment(group.next_try_at), count(group.letters), group.reason)
@@ -358,7 +362,8 @@ def dead_letters_table(found: Sequence["DeadLetterGroup"]) -> RenderableType:
     return table
 
 
-def _table(*names: str, right: Sequence[str]) -> Table:
+def plain_table(*names: str, right: Sequence[str]) -> Table:
+    """An empty table with these columns; those in `right` are for numbers."""
     table = Table(
         box=_BOX, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", footer_style="bold"
     )

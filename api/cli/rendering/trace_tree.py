@@ -255,6 +255,8 @@ def _seal(seal: Seal, shown: int, *, is_cut: bool) -> Text:
         text.append(" (not finished)", style="dim")
     elif not seal.complete:
         text.append(f" ({seal.expected - seal.stored} missing)", style="yellow")
+    if seal.pruned_at is not None:
+        text.append(f"  ·  the spans were deleted {moment(seal.pruned_at)} UTC, when they were due", style="dim")
     if is_cut:
         text.append(f"  ·  only the first {shown} are shown", style="dim")
     return text

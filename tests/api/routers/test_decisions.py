@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 
 from engine.graph import Json, JsonObject
 from engine.store.tables import execution_control
@@ -165,3 +165,27 @@ async def test_an_unknown_execution_is_not_found(
     answer = await stored_service.client.post(f"/v1/executions/{UNKNOWN}/{action}", json=body)
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
     assert answer.json()["execution_id"] == UNKNOWN
+
+
+@pytest.mark.usefixtures("books_left_open")
+async def test_what_ended_long_ago_is_known_to_have_ended(stored_service: Service) -> None:
+    """Retention has deleted its control row."""
+    id_ = (await stored_service.start()).json()["execution_id"]
+    async with stored_service.runtime.database.begin() as connection:
+        await connection.execute(delete(execution_control))
+    path = f"/v1/executions/{id_}"
+    answer = {"approval_id": "a", "choice": "approved"}
+    cancelled = await stored_service.client.post(f"{path}/cancel", json={})
+    resumed = await stored_service.client.post(f"{path}/resume", json=answer)
+    assert (cancelled.status_code, cancelled.json()["code"]) == (409, "already_finished")
+    assert (resumed.status_code, resumed.json()["code"]) == (409, "not_paused")
+    assert (await stored_service.client.get(f"{path}/events")).status_code == 204
+    assert (await stored_service.client.get(path)).json()["content"] == "expired"
+
+
+async def test_a_request_without_its_content_cannot_run_again(stored_service: Service) -> None:
+    id_ = (await stored_service.start()).json()["execution_id"]
+    async with stored_service.runtime.database.begin() as connection:
+        await connection.execute(update(execution_control).values(request={}, result=None))
+    answer = await stored_service.client.post(f"/v1/executions/{id_}/retry")
+    assert (answer.status_code, answer.json()["code"]) == (409, "input_gone")

@@ -19,7 +19,8 @@ from telemetry.reconcile.audit import check_books
 from telemetry.records.consumer import Records
 from telemetry.records.rollups import rebuild
 from telemetry.signals.records import Batch, Signal
-from telemetry.store.tables import execution_rollups, execution_rollups_daily, executions, spans, template_ratings
+from telemetry.store.score_tables import execution_scores
+from telemetry.store.tables import execution_rollups, execution_rollups_daily, executions, spans
 from tests.telemetry.bookkeeper import ANSWER, Listener, Story, an_id, decide
 
 TABLES = (executions, spans, execution_rollups, execution_rollups_daily)
@@ -290,10 +291,20 @@ async def test_the_views_show_the_stored_rows(database: Database) -> None:
     await store(database, listener.signals())
 
     async with database.begin() as connection:
-        for owner, rating in (("a", 4), ("b", 5)):
+        scores = [("e-1", "rating", 4, "human"), ("e-2", "rating", 5, "human"), ("e-1", "length", 1, "code")]
+        for execution_id, name, value, source in scores:
             await connection.execute(
-                template_ratings.insert().values(
-                    owner_id=owner, template_id="t-1", rating=rating, rated_at=datetime.now(UTC)
+                execution_scores.insert().values(
+                    execution_id=execution_id,
+                    name=name,
+                    source=source,
+                    owner_id="a",
+                    workflow_name="answer",
+                    workflow_source="template",
+                    template_id="t-1",
+                    value=value,
+                    scored_at=datetime.now(UTC),
+                    event_id="",
                 )
             )
         analytics = (await connection.execute(text("SELECT * FROM template_analytics"))).mappings().one()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -15,6 +16,7 @@ from engine.testing.models import Fail, Hold, Say, ScriptedModel, ScriptedModels
 from telemetry.recovery.leftovers import delete_leftovers, keep_deleting
 from tests.engine.harness import graph
 from tests.leases import end_leases
+from tests.telemetry.bookkeeper import an_id
 from tests.workflow_runner import OWNER, request
 
 ASK: JsonObject = {"id": "ask", "type": "model"}
@@ -125,3 +127,15 @@ async def test_what_a_late_attempt_still_writes_is_deleted(runtime: Runtime, mod
     await gone(runtime, 1)
     job.cancel()
     assert list(await runtime.checkpoints.attempts()) == ["of an execution that control does not know"]
+
+
+async def test_checkpoints_are_deleted_whose_control_row_is_gone(runtime: Runtime) -> None:
+    old = datetime.now(UTC) - timedelta(days=2)
+    strange = ["018f0000-0000-4000-8000-000000000001", "thread of another application"]
+    for execution_id in (an_id(old, 1), an_id(datetime.now(UTC), 2), *strange):
+        await runtime.checkpoints.keep(execution_id, 1, b"{}")
+
+    assert await delete_leftovers(runtime.database, runtime.checkpoints) == 1
+
+    assert an_id(old, 1) not in await runtime.checkpoints.attempts()
+    assert len(await runtime.checkpoints.attempts()) == 3, "others may begin, or belong to somebody else"

@@ -62,7 +62,12 @@ def test_a_queued_execution_is_cancelled_at_once(shell: Shell) -> None:
     assert (cancelled.returncode, cancelled.stdout) == (0, f"Execution {execution_id} is cancelled.\n")
     shown = shell.json("executions", "show", execution_id)
     assert (shown["cancel_reason"], shown["root_span_id"] is None) == ("not needed", False)
-    assert shell.json("trace", execution_id)["seal"] == {"stored": 1, "expected": 1, "complete": True}
+    assert shell.json("trace", execution_id)["seal"] == {
+        "stored": 1,
+        "expected": 1,
+        "complete": True,
+        "pruned_at": None,
+    }
     badly = shell.run("trace", execution_id, "--follow")
     assert (badly.returncode, badly.stderr.splitlines()[-1]) == (1, "cancelled")
 
