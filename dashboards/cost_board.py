@@ -1,7 +1,7 @@
 """The dashboard of costs and tokens."""
 
 from dashboards.alerts import HOURLY_COST
-from dashboards.panels import Board, Origin, Panel, Row, good_below
+from dashboards.panels import Board, Origin, Panel, Query, Row, good_below
 from dashboards.queries import (
     ANY,
     CHOSEN,
@@ -162,10 +162,27 @@ TOKENS = Row(
         ),
     ],
 )
+SCORES = Row(
+    "What it was worth",
+    [
+        Panel(
+            "Mean scores",
+            "By name, workflow and version of its template, over the last 30 days.",
+            [
+                Query(
+                    f"max by (template, version, name) (spanloom_score_mean{{{TEMPLATE}}})",
+                    "{{name}} of {{template}} {{version}}",
+                )
+            ],
+            width=24,
+            axis="score",
+        )
+    ],
+)
 COSTS = Board(
     "cost",
     "cost",
     "The cost of executions, exact to the nano-dollar, since the counters are read from the books. Calls without a "
     "known price are counted separately. The overview has a table by workflow.",
-    [NUMBERS, NOT_HELD, MONEY, TOKENS],
+    [NUMBERS, NOT_HELD, MONEY, TOKENS, SCORES],
 )

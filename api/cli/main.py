@@ -37,6 +37,7 @@ for command in (
     service.doctor,
     records.trace,
     records.cost,
+    records.scores,
     records.reconcile,
     records.dead_letters,
 ):

@@ -1,4 +1,4 @@
-"""/v1/analytics: tokens and cost of executions, from the roll-ups."""
+"""/v1/analytics: tokens and cost of executions, from the roll-ups, and their scores."""
 
 from typing import Annotated, Literal
 
@@ -7,11 +7,12 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from api.http.dependencies import OWNER, QueryModel, RuntimeDep
 from api.http.responses import json_response, openapi_responses
-from api.schemas import executions
+from api.schemas import executions, scores
 from api.schemas.timestamps import Time
 from api.schemas.values import shown
 from telemetry.reads import cost as costs
 from telemetry.reads.cost_query import DIMENSIONS, MAX_TAG_KEY, OF_RECORDS, OF_ROLLUPS, TAG, CostFilter, is_dimension
+from telemetry.reads.scores import ScoreFilter, mean_scores
 
 router = APIRouter(prefix="/v1/analytics", tags=["analytics"])
 
@@ -73,3 +74,31 @@ async def cost(runtime: RuntimeDep, query: Annotated[CostQuery, Query()]) -> Res
     async with runtime.database.read() as connection:
         report = await costs.cost(connection, wanted, list(dict.fromkeys(query.group_by)))
     return json_response(executions.cost(report))
+
+
+class ScoresQuery(QueryModel):
+    """Filters of scores; `from` and `to` select by the time of the score (half-open), `source` by who gave it."""
+
+    since: Time | None = Field(None, alias="from")
+    until: Time | None = Field(None, alias="to")
+    template: Text | None = None
+    workflow: Text | None = None
+    name: Text | None = None
+    source: scores.Source | None = None
+
+
+@router.get(
+    "/scores",
+    operation_id="analytics_scores",
+    summary="Get the mean scores of workflows, per version of their templates",
+    response_model=None,
+    responses=openapi_responses(
+        {200: {"description": "Means and counts per name, workflow and version.", "model": scores.ScoresAnswer}},
+        "invalid_request",
+    ),
+)
+async def mean(runtime: RuntimeDep, query: Annotated[ScoresQuery, Query()]) -> Response:
+    """Numbers have a mean; labels are counted, each by itself. Of more than 1,000 groups those with the most scores."""
+    wanted = ScoreFilter(owner=OWNER, **{name: getattr(query, name) for name in ScoresQuery.model_fields})
+    async with runtime.database.read() as connection:
+        return json_response(scores.means(await mean_scores(connection, wanted)))

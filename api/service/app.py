@@ -18,7 +18,7 @@ from api.http.middleware import OuterMiddleware, ids_of
 from api.http.problems import Problem
 from api.http.request_bodies import invalid_parameters
 from api.http.request_spans import excluded_by, in_callers_trace
-from api.routers import analytics, decisions, events, executions, monitoring, reconcile, webhooks
+from api.routers import analytics, decisions, events, executions, monitoring, reconcile, scores, webhooks
 from api.service.openapi import describe
 from api.wiring.runtime import Runtime
 
@@ -91,7 +91,7 @@ def _bare(**settings: Any) -> Service:
     app.add_exception_handler(HTTPException, _routing_problem)
     app.add_exception_handler(RequestValidationError, _parameter_problem)
     app.add_exception_handler(Exception, _leave_unanswered)
-    for routes in (executions, events, decisions, analytics, webhooks, reconcile, monitoring):
+    for routes in (executions, events, decisions, scores, analytics, webhooks, reconcile, monitoring):
         app.include_router(routes.router)
     return app
 

@@ -11,6 +11,7 @@ from api.http.problems import ProblemDocument
 from api.http.request_bodies import NoBody
 from api.operations.approve import ResumeBody
 from api.routers.decisions import CancelBody
+from api.schemas.scores import ScoreBody
 from api.schemas.webhooks import EndpointBody, EndpointChange, RedeliverBody, RotateBody
 from engine.events import EventType
 from engine.request import ExecutionRequest
@@ -37,6 +38,7 @@ _PAGED = ("_list", "_list_endpoints", "_list_deliveries", "_trace")
 _BODIES: tuple[type[BaseModel], ...] = (
     ExecutionRequest,
     CancelBody,
+    ScoreBody,
     ResumeBody,
     EndpointBody,
     EndpointChange,

@@ -1,52 +1,74 @@
-"""Builds the sweeper of lost executions, the replay of dead letters, and the eraser of content."""
+"""Builds what works on signals and content beside the journal: sweeper, scores, replay of dead letters, eraser."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from api.settings import Settings, prepare_process
+from api.wiring.exporters import open_exporters
 from api.wiring.pipelines import build_consumers
 from api.wiring.secret_key import build_signer, check_signing
+from api.wiring.shutdown import Patience
 from engine.database.database import Database
 
 if TYPE_CHECKING:
     from engine.store.checkpoints import Checkpoints
     from telemetry.health import Health
+    from telemetry.journal.scoring import Scoring
     from telemetry.journal.sinks import Sink
     from telemetry.recovery.replay import Replay
     from telemetry.recovery.sweeper import Sweeper
     from telemetry.retention.erasure import Eraser
+    from telemetry.sdk.providers import Telemetry
 
 
 @asynccontextmanager
 async def open_sweeper(settings: Settings, database: Database) -> AsyncIterator["Sweeper"]:
-    """A sweeper for commands that run no engine; in the Collector mode a running service ships its signals."""
-    from telemetry.collector.outbox import RECORDS, WEBHOOKS
-    from telemetry.health import Health
-    from telemetry.journal.sinks import OutboxSink
-    from telemetry.pipeline.pipeline import Pipeline
+    """A sweeper for commands that run no engine."""
     from telemetry.recovery.sweeper import Sweeper
-    from telemetry.sdk.naming import has_former_names
 
     async def forget(execution_id: str, attempts: int) -> None:
         async with _open_checkpoints(settings) as checkpoints:
             if checkpoints is not None:
                 await checkpoints.forget(execution_id, attempts)
 
-    health = Health()
+    yield Sweeper(database, _build_sink(settings), on_ended=forget)
+
+
+@asynccontextmanager
+async def open_scoring(settings: Settings, database: Database, patience: Patience) -> AsyncIterator["Scoring"]:
+    """Scores for commands that run no engine."""
+    async with AsyncExitStack() as stack:
+        telemetry = open_exporters(settings, stack, patience)
+        yield build_scoring(database, _build_sink(settings), telemetry)
+
+
+def build_scoring(database: Database, sink: "Sink", telemetry: "Telemetry") -> "Scoring":
+    """Scores through this sink, and to the exporters."""
+    from telemetry.journal.scoring import Scoring
+
+    return Scoring(database, sink, telemetry.export_event)
+
+
+def _build_sink(settings: Settings) -> "Sink":
+    """A sink of a command; in the Collector mode a running service ships its signals."""
+    from telemetry.collector.outbox import RECORDS, WEBHOOKS
+    from telemetry.health import Health
+    from telemetry.journal.sinks import OutboxSink
+    from telemetry.pipeline.pipeline import Pipeline
+    from telemetry.sdk.naming import has_former_names
+
     if settings.pipeline == "collector":
         check_signing(settings)
         signer = build_signer(settings)
-        sink: Sink = OutboxSink(
+        return OutboxSink(
             [RECORDS, WEBHOOKS],
-            health=health,
+            health=Health(),
             signer=signer,
             on_commit=lambda: None,
             former_names=has_former_names(),
         )
-    else:
-        sink = Pipeline(build_consumers(settings), health=health)
-    yield Sweeper(database, sink, on_ended=forget)
+    return Pipeline(build_consumers(settings), health=Health())
 
 
 @asynccontextmanager

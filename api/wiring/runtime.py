@@ -17,7 +17,7 @@ from api.wiring.exporters import open_exporters
 from api.wiring.ingest import build_ingest
 from api.wiring.pipelines import MakeSink, PipelineParts, open_pipeline
 from api.wiring.readiness import Readiness
-from api.wiring.recovery import build_eraser, build_replay
+from api.wiring.recovery import build_eraser, build_replay, build_scoring
 from api.wiring.resources import build_resources, store_builtin_templates
 from api.wiring.shutdown import CLOSE_SECONDS, Patience, enter_within
 from engine.database.database import Database
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from engine.store.checkpoints import Checkpoints
     from telemetry.collector.receiver import Receiver
     from telemetry.journal.journal import Journal
+    from telemetry.journal.scoring import Scoring
     from telemetry.metrics.exposition import Metrics
     from telemetry.recovery.replay import Replay
     from telemetry.recovery.sweeper import Sweeper
@@ -59,6 +60,8 @@ class Runtime:
     checkpoints: "Checkpoints"
     eraser: "Eraser"
     """Deletes the content of ended executions."""
+    scoring: "Scoring"
+    """Gives executions scores."""
     replay: "Replay"
     """Replays dead letters to their consumers."""
     readiness: Readiness
@@ -121,6 +124,7 @@ async def open_runtime(
             sweeper=_build_sweeper(parts, make_sink, checkpoints),
             checkpoints=checkpoints,
             eraser=build_eraser(settings, database, checkpoints),
+            scoring=build_scoring(database, make_sink(), telemetry),
             replay=build_replay(settings, database, ingest.receiver.health),
             readiness=Readiness(database),
         )

@@ -57,6 +57,8 @@ class Event(StrEnum):
     """The next model call could exceed a budget."""
     NODE_RETRYING = "workflow.node.retrying"
     """An attempt of a node failed and is retried."""
+    EVALUATION_RESULT = "gen_ai.evaluation.result"
+    """Somebody has given the execution a score."""
 
 
 class Operation(StrEnum):
@@ -343,7 +345,13 @@ PEER_PREFIXES = (TAG_PREFIX, MLFLOW_TAG_PREFIX)
 
 # Events.
 DUE_AT = _key("workflow.due_at", "int", "when the pause ends without an answer", "ns since the epoch")
-EVENT_ID = _key("workflow.event.id", "string", "UUIDv5 of execution id, attempt, event name and sequence")
+EVALUATION_NAME = _key("gen_ai.evaluation.name", "string", "what was judged, such as rating")
+EVALUATION_SCORE_VALUE = _key("gen_ai.evaluation.score.value", "double", "the score, if it is a number")
+EVALUATION_SCORE_LABEL = _key("gen_ai.evaluation.score.label", "string", "the score, if it is a word")
+SCORE_SOURCE = _key("workflow.score.source", "string", "who gave the score: human, model or code")
+EVENT_ID = _key(
+    "workflow.event.id", "string", "UUIDv5 of execution, attempt, event name and sequence; of a score a UUIDv7"
+)
 EVENT_SEQ = _key("workflow.event.seq", "int", "order within the attempt, from 1")
 RETRY_DELAY_MS = _key("workflow.retry.delay_ms", "int", "delay before the next attempt", "ms")
 BUDGET_LIMIT = _key("workflow.budget.limit", "int", "size of the budget", "tokens or nano-USD")

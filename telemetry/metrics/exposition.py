@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from engine.database.database import Database
 from telemetry.health import Health
-from telemetry.metrics.cached_collectors import SizeCollector
+from telemetry.metrics.cached_collectors import ScoreCollector, SizeCollector
 from telemetry.metrics.collectors import (
     DeliveryCollector,
     HealthCollector,
@@ -46,6 +46,7 @@ class Metrics:
             OutboxCollector(health.outbox),
             DeliveryCollector(health.deliveries),
             SizeCollector(),
+            ScoreCollector(),
         )
         of_this_process = (HealthCollector(health), LeaseCollector(health.leases), ServiceCollector(public_url))
         for collector in (*self._reading, *of_this_process):

@@ -1,4 +1,4 @@
-"""The consumer that writes the records (execution rows, span rows and roll-ups) from signals in any order.
+"""The consumer that writes the records (execution rows, span rows, roll-ups and scores) from signals in any order.
 
 An execution row holds the values of its highest event by (attempt, rank, seq), and a terminal row is final. Span rows
 are inserted once; repeated ones are ignored. Only the rows that RETURNING reports as stored are added to roll-ups,
@@ -25,6 +25,7 @@ from telemetry.records.rows import (
     span_row,
     status_of,
 )
+from telemetry.records.scores import store_scores
 from telemetry.records.totals import is_recorded
 from telemetry.signals.records import Batch, EventRecord, Identity, Kind, SpanRecord, time_of
 from telemetry.store.bulk import BulkInsert, Row
@@ -44,6 +45,7 @@ class Records:
         updated = await _store_events(connection, _highest(batch.events), new_spans, deltas)
         uncounted = {id_: digest for id_, digest in new_spans.items() if id_ not in updated}
         await _count_spans(connection, recorded, uncounted)
+        await store_scores(connection, batch.events)
         await deltas.write(connection)
 
 

@@ -1,12 +1,23 @@
-"""Converts spans and log records of the SDK into records, and records back into spans."""
+"""Converts spans and log records of the SDK into records, and records back."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    set_span_in_context,
+)
 from opentelemetry.util.types import AnyValue
 
 from engine.tracing import semconv
@@ -109,6 +120,20 @@ def for_other_tools(span: ReadableSpan) -> ReadableSpan:
         start_time=span.start_time,
         end_time=span.end_time,
         instrumentation_scope=scope,
+    )
+
+
+def log_record(event: EventRecord) -> LogRecord:
+    """Convert an event into a log record, as a logger takes it."""
+    context = Context()
+    if event.trace_id and event.span_id:
+        context = set_span_in_context(NonRecordingSpan(_context(event.trace_id, event.span_id)), context)
+    return LogRecord(
+        timestamp=event.at_ns,
+        context=context,
+        severity_number=SeverityNumber.INFO,
+        event_name=event.name,
+        attributes=event.attributes,
     )
 
 

@@ -24,7 +24,7 @@ from engine.content.policy import Capture
 from engine.security.redaction import know_secrets, mask_url
 from engine.tracing import semconv
 from engine.tracing.attributes import content_hash, with_hashed_params
-from telemetry.sdk.conversion import for_other_tools, readable_span
+from telemetry.sdk.conversion import for_other_tools, log_record, readable_span
 from telemetry.sdk.exporting import CountedExports, CountedSpans, Deliveries, FailingAttempts, LogsIfTaken
 from telemetry.sdk.internals import (
     BatchLogRecordProcessor,
@@ -42,7 +42,7 @@ from telemetry.sdk.internals import (
     with_attributes,
 )
 from telemetry.sdk.naming import left_out_names
-from telemetry.signals.records import Attributes, SpanRecord, is_journalled, is_ours
+from telemetry.signals.records import Attributes, EventRecord, SpanRecord, is_journalled, is_ours
 from telemetry.signals.sanitize import sanitize
 
 EXPORT_DELAY_MILLIS = 250
@@ -75,6 +75,8 @@ class Telemetry:
     """The spans on their way to the exporters' backends."""
     former_names: bool = True
     """Whether spans hold names that the GenAI conventions have changed, too."""
+    exports_ours: bool = True
+    """Whether the exporters get our signals; else the shipper sends them."""
     capture: Capture = Capture.NO_CONTENT
     """What spans and events that leave this process hold of prompts and answers."""
 
@@ -89,6 +91,11 @@ class Telemetry:
             ended = readable_span(span, self.tracer_provider.resource, former_names=self.former_names)
             for processor in self.exporting:
                 processor.on_end(ended)
+
+    def export_event(self, event: EventRecord) -> None:
+        """Export an event of ours that the journal does not take: a score."""
+        if self.exports_ours:
+            self.logger_provider.get_logger(semconv.SCOPE_ENGINE).emit(log_record(event))
 
     @property
     def resource(self) -> Attributes:
@@ -129,7 +136,7 @@ def build_telemetry(*, exports_ours: bool = True, phoenix_project: str | None = 
         events = BatchLogRecordProcessor(log_exporter, schedule_delay_millis=delay)
         loggers.add_log_record_processor(_HashedParams(events) if exports_ours else _OtherEvents(events))
     _warn_of_ignored_variables()
-    return Telemetry(tracers, loggers, exporting, deliveries, not left_out, capture)
+    return Telemetry(tracers, loggers, exporting, deliveries, not left_out, exports_ours, capture)
 
 
 def _exported(exporter: SpanExporter, deliveries: Deliveries) -> SpanProcessor:

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+
 
 @dataclass(slots=True)
 class Sink:
@@ -17,6 +20,12 @@ class Sink:
     def holds(self, path: str, text: str) -> bool:
         """Whether a body that was posted to this path holds the text."""
         return any(text.encode() in body for body in self.bodies.get(path, []))
+
+    def events(self) -> list[LogRecord]:
+        """The log records that it got."""
+        requests = map(ExportLogsServiceRequest.FromString, list(self.bodies.get("/v1/logs", [])))
+        scopes = (scope for request in requests for logs in request.resource_logs for scope in logs.scope_logs)
+        return [record for scope in scopes for record in scope.log_records]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import httpx2
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -52,10 +53,14 @@ async def send(collector: Collector, spans: dict[str, list[Span]]) -> None:
     scopes = [ScopeSpans(scope=InstrumentationScope(name=name), spans=them) for name, them in spans.items()]
     service = Resource(attributes=[KeyValue(key="service.name", value=AnyValue(string_value="house"))])
     body = ExportTraceServiceRequest(resource_spans=[ResourceSpans(resource=service, scope_spans=scopes)])
+    await send_body(collector, "traces", body.SerializeToString())
+
+
+async def send_body(collector: Collector, signal: Literal["traces", "logs"], body: bytes) -> None:
+    """Send an export request to the Collector."""
     async with httpx2.AsyncClient(trust_env=False) as client:
         headers = {"content-type": "application/x-protobuf", "authorization": f"Bearer {OTLP_TOKEN}"}
-        url = f"{collector.otlp_http}/v1/traces"
-        (await client.post(url, content=body.SerializeToString(), headers=headers)).raise_for_status()
+        (await client.post(f"{collector.otlp_http}/v1/{signal}", content=body, headers=headers)).raise_for_status()
 
 
 async def in_jaeger(jaeger: Jaeger, trace_id: str, spans: int) -> list[Shown]:

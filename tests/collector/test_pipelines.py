@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from engine.graph import JsonObject
 from engine.testing.models import Call, Fail, Say, Step
 from engine.tracing import semconv
 from engine.usage import Usage
-from tests.collector.observation import a_span, calls, in_jaeger, scraped, send, series, tags
+from telemetry.signals import otlp
+from tests.collector.observation import a_span, calls, in_jaeger, scraped, send, send_body, series, tags
 from tests.collector.receiver import EVENTS, SPANS, WEBHOOKS, Receiver
 from tests.conftest import StartCollector
 from tests.services.collector.server import INGEST_TOKEN, Collector
@@ -222,3 +225,15 @@ async def eventually(reached: Callable[[], bool]) -> None:
             if await asyncio.to_thread(reached):
                 return
             await asyncio.sleep(0.1)
+
+
+async def test_a_score_reaches_the_records(collector: Collector, receiver: Receiver) -> None:
+    said = {semconv.EVENT_ID: "score", semconv.EVALUATION_NAME: "rating"}
+    score = LogRecord(event_name=semconv.Event.EVALUATION_RESULT.value, time_unix_nano=time.time_ns())
+    score.attributes.extend(KeyValue(key=key, value=AnyValue(string_value=text)) for key, text in said.items())
+    other = LogRecord(event_name="gen_ai.client.inference.operation.details", time_unix_nano=time.time_ns())
+    parcels = [(semconv.SCOPE_ENGINE, each.SerializeToString()) for each in (other, score)]
+    await send_body(collector, "logs", otlp.logs_request({"service.name": "spanloom"}, parcels))
+
+    assert await asyncio.to_thread(receiver.wait_for, lambda: bool(receiver.event_ids(EVENTS)))
+    assert receiver.event_ids(EVENTS) == ["score"]

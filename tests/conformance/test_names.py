@@ -45,8 +45,12 @@ NOT_FROM_HERE = {
     semconv.RESPONSE_SERVICE_TIER,
     semconv.SIGNAL_SIGNATURE,
     *semconv.PEER_KEYS,
+    semconv.EVALUATION_NAME,
+    semconv.EVALUATION_SCORE_VALUE,
+    semconv.EVALUATION_SCORE_LABEL,
+    semconv.SCORE_SOURCE,
 }
-"""What the bookkeeper says of values it repaired, what needs a real provider, and what is added on the way out."""
+"""What the bookkeeper says of values it repaired and of scores, what needs a real provider, what is added on the way out."""
 RETRY: JsonObject = {"max_attempts": 2, "initial_delay_seconds": 0}
 EVERYTHING = graph(
     [
@@ -240,7 +244,8 @@ async def test_everything_that_is_emitted_is_named_in_semconv(
     assert keys - semconv.ATTRIBUTES.keys() == set()
     assert semconv.ATTRIBUTES.keys() - keys - NOT_FROM_HERE == left_out, "named, but never emitted"
     for_stores = {semconv.CONTENT_EVENT, semconv.EXCEPTION_EVENT, semconv.FORMER_EXCEPTION_EVENT}
-    assert {event.log_record.event_name for event in events} - for_stores == set(semconv.Event)
+    of_executions = {event.value for event in semconv.Event if event is not semconv.Event.EVALUATION_RESULT}
+    assert {event.log_record.event_name for event in events} - for_stores == of_executions
     assert {span.name.split(" ")[0] for span in spans} == set(SPAN_NAMES)
     on_spans = {key for span in spans for event in span.events for key in event.attributes or {}}
     assert on_spans - EXCEPTION - semconv.ATTRIBUTES.keys() == set()

@@ -8,7 +8,7 @@ from api.cli.arguments.shared import ExecutionId, Json, Since, Until, utc
 from api.cli.help import Command
 
 app = typer.Typer(
-    help="List executions, or show, cancel, resume, retry or forget one.",
+    help="List executions, or show, cancel, resume, retry, score or forget one.",
     rich_markup_mode=None,
     invoke_without_command=True,
 )
@@ -66,7 +66,7 @@ def list_executions(
 
 @app.command(cls=Command)
 def show(id: ExecutionId, json: Json = False) -> None:
-    """Show an execution: its record, its input and answer, and its open questions."""
+    """Show an execution: its record, its input and answer, its scores, and its open questions."""
     from api.cli.commands.executions import show_one
 
     raise typer.Exit(show_one(id, as_json=json))
@@ -129,3 +129,21 @@ def forget(id: ExecutionId, json: Json = False) -> None:
     from api.cli.commands.executions import forget_one
 
     raise typer.Exit(forget_one(id, as_json=json))
+
+
+@app.command(cls=Command)
+def score(
+    id: ExecutionId,
+    name: Annotated[str, typer.Option(metavar="NAME", help="What is judged, such as rating.")],
+    value: Annotated[str, typer.Option(metavar="VALUE", help="A number, or a label such as correct.")],
+    source: Annotated[str, typer.Option(metavar="SOURCE", help="Who judges: human, model or code.")] = "human",
+    comment: Annotated[str | None, typer.Option(metavar="TEXT", help="Kept as long as the answer.")] = None,
+    json: Json = False,
+) -> None:
+    """Give an execution a score.
+
+    It replaces the score of the same name and source.
+    """
+    from api.cli.commands.executions import give_score
+
+    raise typer.Exit(give_score(id, name, value, source, comment, as_json=json))

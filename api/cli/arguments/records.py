@@ -1,4 +1,4 @@
-"""`spanloom trace`, `cost`, `reconcile` and `dead-letters`."""
+"""`spanloom trace`, `cost`, `scores`, `reconcile` and `dead-letters`."""
 
 from typing import Annotated
 
@@ -56,6 +56,24 @@ def cost(
     from api.cli.commands.cost import show_cost
 
     raise typer.Exit(show_cost(tuple(by or ["template"]), template, utc(since), utc(until), as_json=json))
+
+
+def scores(
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Only scores of this name, such as rating.")] = None,
+    template: Annotated[
+        str | None, typer.Option(metavar="TEMPLATE", help="Only this template, by its key or id.")
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    json: Json = False,
+) -> None:
+    """Show mean scores, per workflow and version of its template.
+
+    Labels are counted, each by itself. `spanloom executions score` gives a score.
+    """
+    from api.cli.commands.executions import show_scores
+
+    raise typer.Exit(show_scores(name, template, utc(since), utc(until), as_json=json))
 
 
 def reconcile(since: Since = None, until: Until = None, json: Json = False) -> None:

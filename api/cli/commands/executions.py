@@ -1,11 +1,13 @@
-"""`spanloom executions`: list, show, cancel, resume, retry, forget."""
+"""`spanloom executions` and `spanloom scores`: list, show, score, cancel, resume, retry, forget."""
 
 import asyncio
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from math import isfinite
 
+from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.cli import interrupts, terminal
@@ -13,13 +15,15 @@ from api.cli.database_reads import check_exists, find_execution, read
 from api.cli.errors import wrong_use
 from api.cli.exit_codes import BAD_NEWS, DONE
 from api.cli.rendering.content import content_view
+from api.cli.rendering.scores import means_table, scores_view
 from api.cli.rendering.tables import execution_details, executions_table, question_view
 from api.operations.approve import ResumeBody, answer, open_questions
 from api.operations.retry import read_original
 from api.schemas import executions
+from api.schemas.scores import ScoreBody
 from api.settings import Settings
 from api.wiring.database import open_database
-from api.wiring.recovery import open_eraser, open_sweeper
+from api.wiring.recovery import open_eraser, open_scoring, open_sweeper
 from api.wiring.runtime import open_runtime
 from engine.database.database import Database
 from engine.documents.strict_json import MalformedJson, read_json
@@ -29,7 +33,9 @@ from engine.request import Caller
 from engine.result import Approval, Status
 from engine.retention import erasure
 from engine.store import control
+from telemetry.journal.scoring import GivenScore
 from telemetry.reads.executions import ExecutionFilter, ExecutionRecord, get_execution, list_executions
+from telemetry.reads.scores import Score, ScoreFilter, list_scores, mean_scores
 
 _STOP_SECONDS = 10.0
 """How long `cancel` waits for the execution to end. Nodes have 5 s to clean up."""
@@ -75,17 +81,19 @@ def list_all(filters: Filters, *, as_json: bool) -> int:
 
 
 def show_one(id: str, *, as_json: bool) -> int:
-    """Show the record of one execution."""
+    """Show the record of one execution, and its scores."""
     settings = terminal.begin()
-    found = read(settings, lambda connection: _with_control(connection, id))
+    found, scores = read(settings, lambda connection: _with_scores(connection, id))
     document = found.document(settings)
     if as_json:
-        terminal.show_json(document.model_dump(mode="json"))
+        terminal.show_json(document.model_dump(mode="json") | {"scores": [asdict(score) for score in scores]})
         return DONE
     record, row = found.record, found.row
     is_answered = row is not None and row.claim_reason == "answer" and not row.is_leased
     terminal.show(execution_details(record, settings.trace_link(record.trace_id), is_answered=is_answered))
     terminal.console().print(content_view(document), soft_wrap=True)
+    if scores:
+        terminal.show(scores_view(scores))
     for question in found.asked:
         terminal.show(question_view(record.id, question))
     return DONE
@@ -109,6 +117,41 @@ def forget_one(id: str, *, as_json: bool) -> int:
         terminal.show_json(forgotten.document(settings).model_dump(mode="json"))
     else:
         print(f"Forgot what execution {forgotten.record.id} was asked and answered. Its numbers stay.")
+    return DONE
+
+
+def give_score(id: str, name: str, value: str, source: str, comment: str | None, *, as_json: bool) -> int:
+    """Give an execution a score. Raises `NotFound`."""
+    settings = terminal.begin()
+    given = _given(name, value, source, comment)
+    check_exists(settings)
+
+    async def give() -> Score:
+        async with open_database(settings) as database:
+            async with database.read() as connection:
+                record = await find_execution(connection, id)
+            async with open_scoring(settings, database, terminal.patience()) as scoring:
+                return await scoring.give(record.id, record.owner_id, given)
+
+    score = interrupts.run(give())
+    if as_json:
+        terminal.show_json(asdict(score))
+    else:
+        terminal.show(scores_view([score]))
+    return DONE
+
+
+def show_scores(
+    name: str | None, template: str | None, since: datetime | None, until: datetime | None, *, as_json: bool
+) -> int:
+    """Print mean scores."""
+    settings = terminal.begin()
+    wanted = ScoreFilter(name=name, template=template, since=since, until=until)
+    found = read(settings, lambda connection: mean_scores(connection, wanted))
+    if as_json:
+        terminal.show_json({"rows": [asdict(one) for one in found]})
+    else:
+        terminal.show(means_table(found))
     return DONE
 
 
@@ -214,6 +257,11 @@ async def _with_control(connection: AsyncConnection, id: str) -> Detailed:
     return Detailed(record, row, await open_questions(connection, row), await erasure.why_gone(connection, record.id))
 
 
+async def _with_scores(connection: AsyncConnection, id: str) -> tuple[Detailed, list[Score]]:
+    found = await _with_control(connection, id)
+    return found, await list_scores(connection, found.record.id)
+
+
 async def read_queued(database: Database, execution_id: str) -> Detailed:
     """Read an execution that has just been queued."""
     async with database.read() as connection:
@@ -259,3 +307,22 @@ async def _ended(database: Database, record: ExecutionRecord) -> tuple[Execution
             break
         await asyncio.sleep(_POLL_SECONDS)
     return record, row
+
+
+def _given(name: str, value: str, source: str, comment: str | None) -> GivenScore:
+    """The score, by the rules of the HTTP API."""
+    try:
+        return ScoreBody.model_validate(
+            {"name": name, "value": _number_or_label(value), "source": source, "comment": comment}
+        ).given()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        wrong_use(f"--{first['loc'][0]}: {first['msg']}.")
+
+
+def _number_or_label(text: str) -> float | str:
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if isfinite(number) else text

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
+
 from api.service.server import listen
 from engine.engine import ExecutionEngine
 from engine.graph import JsonObject
@@ -17,9 +19,11 @@ from engine.retrieval.files import FilesRetriever
 from engine.testing.models import Call, Fail, Hold, Say, ScriptedModel, ScriptedModels, Step
 from engine.tools.builtin import builtin_tools
 from engine.usage import Usage, UsageReport
+from telemetry.journal.scoring import GivenScore
+from telemetry.metrics.cached_collectors import ScoreCollector
 from tests.dashboards.test_against_prometheus import serve_runner
 from tests.engine.harness import graph
-from tests.workflow_runner import WorkflowRunner, request, streamed, workflow_runner
+from tests.workflow_runner import OWNER, WorkflowRunner, request, streamed, workflow_runner
 
 ROUNDS = 18
 PAUSE_SECONDS = 0.75
@@ -130,7 +134,9 @@ async def busy_service(url: str, documents: Path, port: int) -> AsyncIterator[Wo
             await runner.store_template(load.template, load.graph)
         with listen("127.0.0.1", port) as listener:
             async with serve_runner(runner, listener):
-                yield runner
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(ScoreCollector, "seconds", PAUSE_SECONDS)
+                    yield runner
 
 
 async def run_everything(runner: WorkflowRunner) -> list[ExecutionResult]:
@@ -140,6 +146,7 @@ async def run_everything(runner: WorkflowRunner) -> list[ExecutionResult]:
     for number in range(ROUNDS):
         wanted = [(load, number * load.per_round + each) for load in LOADS for each in range(load.per_round)]
         results += await asyncio.gather(*(_execute(engine, load, each) for load, each in wanted))
+        await _score(runner, results[-len(wanted) :])
         if number % 4 == 0:
             results.append(await _cancelled(runner, LOADS[0]))
         await asyncio.sleep(PAUSE_SECONDS)
@@ -165,6 +172,13 @@ def _engine(runner: WorkflowRunner, models: Sequence[ScriptedModel]) -> Executio
 async def _execute(engine: ExecutionEngine, load: Load, number: int) -> ExecutionResult:
     wanted = request({"kind": "template", "template": load.template}, f"question {number}")
     return await (streamed(engine, wanted) if number % 2 else engine.execute(wanted))
+
+
+async def _score(runner: WorkflowRunner, results: Sequence[ExecutionResult]) -> None:
+    """People rate some of the answers."""
+    for result in results[::3]:
+        given = GivenScore("rating", "human", float(2 + int(result.execution_id[-1], 16) % 4))
+        await runner.runtime.scoring.give(result.execution_id, OWNER, given)
 
 
 async def _cancelled(runner: WorkflowRunner, load: Load) -> ExecutionResult:

@@ -1,5 +1,6 @@
 """The command line over the queue: leaving an execution to a service, following it, answering, retrying, cancelling."""
 
+import asyncio
 import json
 import signal
 import sqlite3
@@ -7,8 +8,13 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+import pytest
+
 from tests.api.cli.shell import Shell
+from tests.api.harness import Service
 from tests.api.operations.test_approve import REVIEW
+from tests.api.routers.test_reconcile import spanloom
+from tests.attacks.otlp_sink import otlp_sink
 
 OFFLINE = ("run", "universal_chat", "-m", "hi")
 
@@ -174,3 +180,46 @@ def test_an_unknown_capture_mode_stops_the_command(shell: Shell) -> None:
     assert done.returncode == 2
     assert "use NO_CONTENT, SPAN_ONLY, EVENT_ONLY, SPAN_AND_EVENT, true (SPAN_ONLY) or false" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_a_score_is_given_and_shown(service: Service, migrated_sqlite_url: str) -> None:
+    id_ = str((await service.start()).json()["execution_id"])
+
+    def run(*arguments: str) -> tuple[int, str]:
+        done = spanloom(migrated_sqlite_url, *arguments)
+        return done.returncode, done.stdout + done.stderr
+
+    rated = ("executions", "score", "last", "--name", "rating", "--value", "4", "--comment", "Right.")
+    code, said = await asyncio.to_thread(run, *rated)
+    assert (code, said.split()) == (0, ["score", "rating", "4", "(human):", "Right."])
+    label = ("executions", "score", id_, "--name", "format", "--value", "valid", "--source", "code", "--json")
+    code, said = await asyncio.to_thread(run, *label)
+    assert (code, json.loads(said)["value"]) == (0, "valid")
+
+    code, shown = await asyncio.to_thread(run, "executions", "show", id_)
+    assert (code, "rating 4 (human): Right." in shown, "format valid (code)" in shown) == (0, True, True)
+    code, shown = await asyncio.to_thread(run, "executions", "show", id_, "--json")
+    assert [one["value"] for one in json.loads(shown)["scores"]] == ["valid", 4.0]
+    code, means = await asyncio.to_thread(run, "scores")
+    assert "format = valid" in means
+    code, means = await asyncio.to_thread(run, "scores", "--name", "rating", "--json")
+    assert [(row["name"], row["mean"]) for row in json.loads(means)["rows"]] == [("rating", 4.0)]
+
+
+async def test_a_score_of_a_command_reaches_the_trace_store(
+    service: Service, migrated_sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await service.start()
+    with otlp_sink() as sink:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink.url)
+        rated = ("executions", "score", "last", "--name", "rating", "--value", "4")
+        done = await asyncio.to_thread(spanloom, migrated_sqlite_url, *rated)
+        assert done.returncode == 0, done.stderr
+        assert [event.event_name for event in sink.events()] == ["gen_ai.evaluation.result"]
+
+
+async def test_a_score_that_cannot_be_is_refused(service: Service, migrated_sqlite_url: str) -> None:
+    await service.start()
+    wrong = ("executions", "score", "last", "--name", "rating", "--value", "4", "--source", "robot")
+    done = await asyncio.to_thread(spanloom, migrated_sqlite_url, *wrong)
+    assert (done.returncode, "--source" in done.stderr) == (2, True)
