@@ -50,7 +50,7 @@ NOT_FROM_HERE = {
     semconv.EVALUATION_SCORE_LABEL,
     semconv.SCORE_SOURCE,
 }
-"""What the bookkeeper says of values it repaired and of scores, what needs a real provider, what is added on the way out."""
+"""What is said of values that were repaired and of scores, what needs a real provider, what is added on the way out."""
 RETRY: JsonObject = {"max_attempts": 2, "initial_delay_seconds": 0}
 EVERYTHING = graph(
     [
