@@ -4,6 +4,7 @@ from dashboards.alerts import HOURLY_COST
 from dashboards.panels import Board, Origin, Panel, Query, Row, good_below
 from dashboards.queries import (
     ANY,
+    ASSUMED,
     CHOSEN,
     RANGE,
     RATE,
@@ -62,8 +63,8 @@ NUMBERS = Row(
         ),
     ],
 )
-NOT_HELD = Row(
-    "Calls that the cost does not hold",
+SURENESS = Row(
+    "How sure the cost is",
     [
         count(
             "Calls without a price",
@@ -81,6 +82,13 @@ NOT_HELD = Row(
             "Failed calls",
             "Calls that failed, retried ones included, whatever they cost.",
             f"sum({calls('failed', RANGE, 'template')})",
+        ),
+        number(
+            "At an assumed price",
+            "The part of the cost at the catalogue's price although the server is not the provider's. SPANLOOM_PRICES "
+            "says what such a server costs.",
+            or_zero(f"sum({spent(RANGE, metric=ASSUMED)})"),
+            "currencyUSD",
         ),
     ],
 )
@@ -184,5 +192,5 @@ COSTS = Board(
     "cost",
     "The cost of executions, exact to the nano-dollar, since the counters are read from the books. Calls without a "
     "known price are counted separately. The overview has a table by workflow.",
-    [NUMBERS, NOT_HELD, MONEY, TOKENS, SCORES],
+    [NUMBERS, SURENESS, MONEY, TOKENS, SCORES],
 )

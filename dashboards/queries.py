@@ -30,6 +30,7 @@ TIME_TO_FIRST_TOKEN = "workflow_time_to_first_token_seconds"
 EXECUTED = "spanloom_executions_total"
 NANO = "spanloom_cost_nano_usd_total"
 WASTE = "spanloom_waste_nano_usd_total"
+ASSUMED = "spanloom_assumed_cost_nano_usd_total"
 UPPER_NANO = "spanloom_cost_upper_nano_usd_total"
 BY_TYPE, BY_TOOL, BY_MODEL, BY_WORKFLOW = (
     "workflow_node_type",

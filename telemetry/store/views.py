@@ -47,7 +47,8 @@ WHERE kind = 'node'
 CREATE VIEW model_calls AS
 SELECT execution_id, span_id, parent_span_id, owner_id, trace_id, attempt, node_id, node_type, node_attempt, path,
        status, started_at, duration_us, provider, model, input_tokens, output_tokens, cache_read_tokens,
-       cache_write_tokens, reasoning_tokens, cost_nano_usd, cost_source, price_version, waste, error_type
+       cache_write_tokens, reasoning_tokens, cost_nano_usd, cost_source, price_version, unpriced_reason, service_tier,
+       provider_nano_usd, waste, error_type
 FROM spans
 WHERE kind = 'model'
 """,

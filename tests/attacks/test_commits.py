@@ -193,7 +193,7 @@ async def test_no_checkpoint_of_the_run_is_ahead_of_the_books(migrated_url: str)
 
 
 async def test_a_call_cut_off_by_the_timeout_of_its_node_is_booked_before_the_run_goes_on(migrated_url: str) -> None:
-    ask: JsonObject = {"id": "ask", "type": "model", "timeout_seconds": 0.1, "on_error": {"policy": "continue"}}
+    ask: JsonObject = {"id": "ask", "type": "model", "timeout_seconds": 3, "on_error": {"policy": "continue"}}
     document = graph([ask | {"retry": {"max_attempts": 1}}], ["start -> ask", "ask -> end"], durability="step")
     async with workflow_runner(migrated_url, keep_signals=False) as runner:
         wait_for_decisions(runner)
