@@ -1,6 +1,7 @@
 """The migration history makes exactly the declared schema, on both databases, and goes back from it."""
 
 import asyncio
+import importlib
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,11 @@ from engine.database.database import Database
 from engine.errors import Unavailable
 from engine.store.tables import execution_control
 from telemetry.store.views import VIEWS
+from tests.house.sources import modules
+
+for _module in modules():
+    if _module.endswith("tables.py"):
+        importlib.import_module(_module.removesuffix(".py").replace("/", "."))
 
 
 async def names(database: Database) -> set[str]:
