@@ -17,6 +17,9 @@ _GONE = {
     "expired": "Input and answer are no longer stored: they have expired.",
     "forgotten": "Input and answer were forgotten.",
 }
+_FIELD = "{:<13}"
+"""The title of a line as wide as those of the execution's other fields."""
+_PART = "  {}  "
 _NO_CALLS = "No content of calls is stored. SPANLOOM_CONTENT=full keeps that of executions that run from then on."
 _TITLES = {
     semconv.SYSTEM_INSTRUCTIONS: "system",
@@ -35,10 +38,10 @@ def content_view(execution: Execution) -> RenderableType:
     parts: list[RenderableType] = []
     if execution.input:
         message = execution.input.get("message")
-        parts.append(_said("input", message if len(execution.input) == 1 else execution.input))
+        parts.append(_said(_FIELD.format("input"), message if len(execution.input) == 1 else execution.input))
     result = execution.result
     if result is not None and (answer := result.response or result.output) is not None:
-        parts.append(_said("answer", answer))
+        parts.append(_said(_FIELD.format("answer"), answer))
     return Group(*parts)
 
 
@@ -56,7 +59,7 @@ def _call(name: str, call: StoredCall) -> Iterator[Text]:
         if key in (semconv.INPUT_MESSAGES, semconv.OUTPUT_MESSAGES):
             yield from _messages(value)
         else:
-            yield _said(_TITLES.get(key, key), value)
+            yield _said(_PART.format(_TITLES.get(key, key)), value)
     if call.cut:
         yield Text(f"  cut: {', '.join(call.cut)}", style="dim")
 
@@ -65,7 +68,7 @@ def _messages(messages: Json) -> Iterator[Text]:
     for message in messages if isinstance(messages, list) else []:
         if isinstance(message, dict) and isinstance(parts := message.get("parts"), list):
             for part in parts:
-                yield _said(str(message.get("role")), _of_part(part) if isinstance(part, dict) else part)
+                yield _said(_PART.format(message.get("role")), _of_part(part) if isinstance(part, dict) else part)
 
 
 def _of_part(part: JsonObject) -> Json:
@@ -86,7 +89,8 @@ def _said(title: str, value: Json) -> Text:
     Without the bar a line of a stranger's text could pass for one of ours.
     """
     lines = [plain(line) for line in _text(value).splitlines()] or [""]
-    return Text.assemble((f"  {title}  ", "dim"), "\n".join([lines[0], *(f"  │ {line}" for line in lines[1:])]))
+    bar = f"\n{' ' * (len(title) - 2)}│ "
+    return Text.assemble((title, "dim"), bar.join(lines))
 
 
 def _text(value: Json | Mapping[str, Json]) -> str:
