@@ -323,7 +323,7 @@ LLM_REASONING_TOKENS = _key(
 )
 PHOENIX_PROJECT = "openinference.project.name"
 """Attribute of the resource: the project in which Phoenix shows the traces."""
-SPAN_EXCEPTION = "exception"
+EXCEPTION_ON_SPAN = "exception"
 """The event on a failed span."""
 
 PEER_KEYS = frozenset(

@@ -125,7 +125,7 @@ class NodeSpan:
             self._extra[semconv.NODE_DEGRADED] = True
         if unhandled is not None:
             self.span.add_event(
-                semconv.SPAN_EXCEPTION,
+                semconv.EXCEPTION_ON_SPAN,
                 {
                     semconv.EXCEPTION_TYPE: type(unhandled).__qualname__,
                     semconv.EXCEPTION_MESSAGE: error_text(message),

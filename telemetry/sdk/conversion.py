@@ -104,9 +104,9 @@ def for_other_tools(span: ReadableSpan) -> ReadableSpan:
         return span
     events = list(span.events)
     is_failed = span.status.status_code is StatusCode.ERROR
-    if is_failed and all(event.name != semconv.SPAN_EXCEPTION for event in events):
+    if is_failed and all(event.name != semconv.EXCEPTION_ON_SPAN for event in events):
         exception = peers.exception_of(attributes.get(semconv.ERROR_TYPE), span.status.description)
-        events.append(Event(semconv.SPAN_EXCEPTION, exception, span.end_time))
+        events.append(Event(semconv.EXCEPTION_ON_SPAN, exception, span.end_time))
     return ReadableSpan(
         span.name,
         context=span.context,

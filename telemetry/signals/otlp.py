@@ -206,9 +206,9 @@ def _encode_span(span: SpanRecord, *, former_names: bool) -> bytes:
     if span.trace_only is not None:
         attributes |= span.trace_only.content
         _add_trace_only(head, span.trace_only)
-    if span.is_error and all(event.name != semconv.SPAN_EXCEPTION for event in head.events):
+    if span.is_error and all(event.name != semconv.EXCEPTION_ON_SPAN for event in head.events):
         exception = peers.exception_of(attributes.get(semconv.ERROR_TYPE), head.status.message)
-        event = SpanEvent(semconv.SPAN_EXCEPTION, span.end_ns, exception)
+        event = SpanEvent(semconv.EXCEPTION_ON_SPAN, span.end_ns, exception)
         _add_trace_only(head, TraceOnly([], [event], {}))
     return b"".join([head.SerializeToString(), *_attributes(Span, attributes)])
 

@@ -22,6 +22,8 @@ from engine.graph import JsonObject
 from engine.resources import ModelRequest
 from engine.result import ExecutionResult, Status
 from engine.testing.models import Call, Fail, Hold, Say, Step
+from telemetry.journal.scoring import GivenScore
+from telemetry.metrics.cached_collectors import ScoreCollector
 from telemetry.reads.cost import CostReport, cost
 from telemetry.reads.cost_query import CostFilter
 from telemetry.reconcile.findings import ReconcileReport
@@ -30,7 +32,7 @@ from tests.dashboards.prometheus_queries import QueriedPrometheus
 from tests.engine.harness import graph
 from tests.services.process import free_port
 from tests.services.prometheus.server import JsonDocument, Prometheus
-from tests.workflow_runner import WorkflowRunner, request, streamed, workflow_runner
+from tests.workflow_runner import OWNER, WorkflowRunner, request, streamed, workflow_runner
 
 pytestmark = [pytest.mark.prometheus, pytest.mark.slow]
 
@@ -140,7 +142,9 @@ async def serving(url: str, documents: Path, port: int) -> AsyncIterator[Workflo
         await runner.store_template("agent", AGENT)
         with listen("127.0.0.1", port) as listener:
             async with serve_runner(runner, listener):
-                yield runner
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(ScoreCollector, "seconds", 0.5)
+                    yield runner
 
 
 @asynccontextmanager
@@ -189,6 +193,7 @@ async def run_all(runner: WorkflowRunner) -> list[ExecutionResult]:
         execution.cancel("enough")
         results.append(await execution.result())
     assert {result.status for result in results} == {Status.COMPLETED, Status.FAILED, Status.CANCELLED}
+    await runner.runtime.scoring.give(results[0].execution_id, OWNER, GivenScore("rating", "human", 4.0))
     return results
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import Table, func, insert, select, update
 from uuid_utils.compat import uuid7
 
 from engine.database.database import Database
+from engine.ledger import Checkpoint
 from engine.retention import erasure
 from engine.store.tables import call_content, conversation_messages, conversations, execution_control, graphs
 from telemetry.health import Health
@@ -128,8 +129,10 @@ async def test_what_is_unfinished_stays(keeper: Bookkeeper) -> None:
     running = keeper.begin()
     await keeper.journal.accept(running.acceptance())
     running.answer()
+    await keeper.journal.checkpoint(Checkpoint(running.identity.execution_id, running.identity.attempt))
     await compare_now(keeper.database)
     before = await sizes(keeper.database)
+    assert before["spans"] > 0
 
     assert (await Retention(keeper.database, ALL).delete_due()).rows.total() == 0
     assert await sizes(keeper.database) == before

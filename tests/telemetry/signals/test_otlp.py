@@ -224,7 +224,7 @@ def test_both_modes_say_the_same_to_other_tools() -> None:
     embedded = {
         each.span_id: each for scope in exported.resource_spans for one in scope.scope_spans for each in one.spans
     }
-    shipped = [Span.FromString(otlp.encode(span_record(span))) for span in ended]
+    shipped = [Span.FromString(otlp.encode(span_record(span), former_names=True)) for span in ended]
     assert len(shipped) > 20
     assert [shown(span) for span in shipped] == [shown(embedded[span.span_id]) for span in shipped]
     assert {event.name for span in shipped for event in span.events} >= {"exception"}
