@@ -4,7 +4,6 @@ Modules that only one role needs are imported where they are used, to keep the p
 """
 
 import asyncio
-import gc
 import logging
 import signal
 import socket
@@ -19,6 +18,7 @@ from starlette.types import ASGIApp
 
 from api.service.connections import ConnectionLimits, bounded
 from api.service.ingest import create_ingest_app
+from api.service.memory import collect_garbage_rarely, trimming
 from api.settings import Settings, check_bind, check_ingest
 from api.wiring.ingest import Ingest, open_ingest
 from api.wiring.runtime import Runtime, open_runtime
@@ -35,7 +35,6 @@ signals from the Collector.
 """
 
 _BACKLOG = 2_048
-_GARBAGE_THRESHOLDS = (10_000, 5, 5)
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +68,8 @@ async def serve(
         if collector is not None:
             ingest = ingest_of(runtime) if runtime else await stack.enter_async_context(open_ingest(settings))
             await stack.enter_async_context(receiving(ingest, collector))
-        _collect_garbage_rarely()
+        collect_garbage_rarely()
+        await stack.enter_async_context(trimming())
         if runtime is not None:
             await _start_background(runtime, roles, stack)
         if runtime is not None and api is not None:
@@ -79,16 +79,6 @@ async def serve(
         on_signal()
         if runtime is not None:
             await runtime.drain()
-
-
-def _collect_garbage_rarely() -> None:
-    """Leave what is loaded by now out of the garbage collection, and collect after more allocations than by default.
-
-    Not after many more: of a refused answer of 5 MB, few objects hold much memory until the next collection.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GARBAGE_THRESHOLDS)
 
 
 def _listen_for_api(settings: Settings, stack: AsyncExitStack) -> socket.socket:
