@@ -9,8 +9,7 @@ from pydantic import Field
 
 from api.schemas.executions import Answer
 from engine.graph import Document
-from telemetry.journal.scoring import GivenScore
-from telemetry.reads.scores import Score, ScoreMean
+from telemetry.reads.scores import GivenScore, Score, ScoreMean
 
 Source = Literal["human", "model", "code"]
 

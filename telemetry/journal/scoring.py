@@ -4,7 +4,7 @@ The comment is content, which no event carries: it is stored beside it, so that 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import select, update
@@ -21,7 +21,7 @@ from engine.tracing.semconv import Event
 from telemetry.journal.sinks import Sink
 from telemetry.pipeline.pipeline import ConsumerHung
 from telemetry.reads.executions import ExecutionRecord, get_execution
-from telemetry.reads.scores import Score, list_scores
+from telemetry.reads.scores import GivenScore, Score, list_scores
 from telemetry.signals.builders import make_event
 from telemetry.signals.records import EPOCH, Batch, EventRecord
 from telemetry.signals.sanitize import clean_text, place_all
@@ -30,16 +30,6 @@ from telemetry.store.tables import outbox
 
 _NO_SEQ = 0
 """A score belongs to no attempt's order of events."""
-
-
-@dataclass(frozen=True, slots=True)
-class GivenScore:
-    """A score as it was given: a number or a label."""
-
-    name: str
-    source: str
-    value: float | str
-    comment: str | None = None
 
 
 class Scoring:

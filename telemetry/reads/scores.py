@@ -29,6 +29,16 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenScore:
+    """A score as it was given: a number or a label."""
+
+    name: str
+    source: str
+    value: float | str
+    comment: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreFilter:
     """Selects scores; null filters nothing. `since` and `until` bound `scored_at`, half-open."""
 

@@ -5,10 +5,10 @@ from random import Random
 from sqlalchemy import select
 
 from engine.database.database import Database
-from telemetry.journal.scoring import GivenScore, Scoring
+from telemetry.journal.scoring import Scoring
 from telemetry.journal.sinks import OutboxSink
 from telemetry.pipeline.pipeline import Pipeline
-from telemetry.reads.scores import Score, ScoreFilter, ScoreMean, list_scores, mean_scores
+from telemetry.reads.scores import GivenScore, Score, ScoreFilter, ScoreMean, list_scores, mean_scores
 from telemetry.store.tables import executions
 from tests.both_modes import both_modes, collector_mode, consumers
 from tests.misbehaving_collector import by_chance

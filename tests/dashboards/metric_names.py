@@ -11,9 +11,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from dashboards.options import Options
 from dashboards.rule_files import rule_files
 from engine.database.database import Database
-from telemetry.journal.scoring import GivenScore, Scoring
+from telemetry.journal.scoring import Scoring
 from telemetry.metrics.exposition import Metrics
 from telemetry.pipeline.pipeline import Pipeline
+from telemetry.reads.scores import GivenScore
 from telemetry.records.consumer import Records
 from telemetry.signals.records import Batch
 from telemetry.store.tables import reconcile_runs

@@ -22,10 +22,10 @@ from engine.graph import JsonObject
 from engine.resources import ModelRequest
 from engine.result import ExecutionResult, Status
 from engine.testing.models import Call, Fail, Hold, Say, Step
-from telemetry.journal.scoring import GivenScore
 from telemetry.metrics.cached_collectors import ScoreCollector
 from telemetry.reads.cost import CostReport, cost
 from telemetry.reads.cost_query import CostFilter
+from telemetry.reads.scores import GivenScore
 from telemetry.reconcile.findings import ReconcileReport
 from telemetry.reconcile.job import ReconcileJob, reconcile
 from tests.dashboards.prometheus_queries import QueriedPrometheus

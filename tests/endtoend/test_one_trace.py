@@ -53,7 +53,7 @@ invoke_workflow note  ‖ paused
     execute_node end
 """
 CRASHED = """
-invoke_workflow steady  engine_lost
+invoke_workflow steady  engine_lost  ‖ exception
   execute_node start
   execute_node first
     chat scripted-1
@@ -63,7 +63,7 @@ invoke_workflow steady  engine_lost
     execute_node end
 """
 HANDED_OVER = """
-invoke_workflow steady  shutdown
+invoke_workflow steady  shutdown  ‖ exception
   execute_node start
   execute_node first
     chat scripted-1

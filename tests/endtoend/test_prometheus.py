@@ -14,8 +14,10 @@ from dashboards.boards import panel_queries
 from dashboards.generate import write_rules
 from dashboards.options import Options
 from engine.result import Status
+from telemetry.metrics.cached_collectors import ScoreCollector
 from telemetry.reads.cost import CostRow, cost
 from telemetry.reads.cost_query import CostFilter
+from telemetry.reads.scores import GivenScore
 from telemetry.reconcile.job import ReconcileJob
 from tests.conftest import StartCollector
 from tests.dashboards.prometheus_queries import QueriedPrometheus
@@ -25,6 +27,7 @@ from tests.endtoend.wiring import Wired, wired
 from tests.services.collector.server import Collector
 from tests.services.jaeger.server import Jaeger
 from tests.services.prometheus.server import JsonDocument, Prometheus
+from tests.workflow_runner import OWNER
 
 pytestmark = [pytest.mark.collector, pytest.mark.prometheus, pytest.mark.jaeger, pytest.mark.slow]
 
@@ -44,7 +47,9 @@ async def test_prometheus_says_what_sql_says_and_every_dashboard_answers(
     start_collector: StartCollector,
     jaeger: Jaeger,
     start_prometheus: Callable[[JsonDocument], Prometheus],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(ScoreCollector, "seconds", 0.5)
     begun = time.time()
     to_jaeger = {"JAEGER_OTLP_ENDPOINT": jaeger.otlp_http}
     async with wired(migrated_sqlite_url, documents, start_collector, environment=to_jaeger) as service:
@@ -57,6 +62,7 @@ async def test_prometheus_says_what_sql_says_and_every_dashboard_answers(
                 results = list((await run_all(service.runner, range(EXECUTIONS))).values())
                 results += (await run_all(service.runner, range(EXECUTIONS))).values()
                 await service.drained()
+                await service.runner.runtime.scoring.give(results[0].execution_id, OWNER, GivenScore("r", "human", 4.0))
                 await asked.until("sum(spanloom_executions_total)", len(results))
                 await asked.until('sum(traces_span_metrics_calls_total{gen_ai_operation_name="invoke_workflow"})', 400)
 

@@ -33,9 +33,8 @@ from engine.request import Caller
 from engine.result import Approval, Status
 from engine.retention import erasure
 from engine.store import control
-from telemetry.journal.scoring import GivenScore
 from telemetry.reads.executions import ExecutionFilter, ExecutionRecord, get_execution, list_executions
-from telemetry.reads.scores import Score, ScoreFilter, list_scores, mean_scores
+from telemetry.reads.scores import GivenScore, Score, ScoreFilter, list_scores, mean_scores
 
 _STOP_SECONDS = 10.0
 """How long `cancel` waits for the execution to end. Nodes have 5 s to clean up."""

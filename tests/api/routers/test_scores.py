@@ -145,9 +145,7 @@ async def test_a_score_reaches_the_trace_store_once(
             id_ = await run_one(service)
             for _ in range(2):
                 await give(service, id_, RATING)
-                async with asyncio.timeout(30):
-                    while not await scores(service, id_):
-                        await service.runtime.receiver.serve_all()
+                await stored(service, id_)
             found = (await service.client.get(f"/v1/executions/{id_}")).json()
             await exported(service, sink)
         [score] = [one for one in sink.events() if one.event_name == "gen_ai.evaluation.result"]
@@ -156,6 +154,15 @@ async def test_a_score_reaches_the_trace_store_once(
     assert said["gen_ai.evaluation.name"].string_value == "rating"
     assert said["gen_ai.evaluation.score.value"].double_value == 4.0
     assert not sink.holds("/v1/logs", "Right, but long.")
+
+
+async def stored(service: Service, id_: str) -> None:
+    """Wait until the execution has a score."""
+    async with asyncio.timeout(30):
+        while True:
+            if await scores(service, id_):
+                break
+            await asyncio.sleep(0.05)
 
 
 async def exported(service: Service, sink: Sink) -> None:

@@ -19,8 +19,8 @@ from engine.retrieval.files import FilesRetriever
 from engine.testing.models import Call, Fail, Hold, Say, ScriptedModel, ScriptedModels, Step
 from engine.tools.builtin import builtin_tools
 from engine.usage import Usage, UsageReport
-from telemetry.journal.scoring import GivenScore
 from telemetry.metrics.cached_collectors import ScoreCollector
+from telemetry.reads.scores import GivenScore
 from tests.dashboards.test_against_prometheus import serve_runner
 from tests.engine.harness import graph
 from tests.workflow_runner import OWNER, WorkflowRunner, request, streamed, workflow_runner

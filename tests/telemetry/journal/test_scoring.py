@@ -9,10 +9,10 @@ from engine.database.database import Database
 from engine.errors import NotFound
 from engine.tracing.semconv import Event
 from telemetry.health import Health
-from telemetry.journal.scoring import GivenScore, Scoring
+from telemetry.journal.scoring import Scoring
 from telemetry.journal.sinks import OutboxSink
 from telemetry.pipeline.pipeline import Pipeline
-from telemetry.reads.scores import list_scores
+from telemetry.reads.scores import GivenScore, list_scores
 from telemetry.records.consumer import Records
 from telemetry.retention.job import Retention
 from telemetry.sdk.providers import build_telemetry
