@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 from engine.documents.json_text import to_ascii_json
+from engine.graph import Json
 
 MAX_MESSAGE_BYTES = 2_048
 REDACTED = "[redacted]"
@@ -61,6 +62,28 @@ def redact(text: str, *values: str) -> str:
     if given:
         text = _any_of(given).sub(REDACTED, text)
     return SECRET_SHAPES.sub(REDACTED, _known.pattern.sub(REDACTED, text))
+
+
+def redact_json(value: Json) -> Json:
+    """The value with each of its texts redacted by itself, and those that are secrets by the name before them.
+
+    To redact it as one text would take what stands between half a secret in one text and half of one in another.
+    """
+    if isinstance(value, dict):
+        return {(clean := redact(name)): _named(clean, inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [redact_json(inner) for inner in value]
+    text = str(value)
+    redacted = redact(text)
+    return value if redacted == text else redacted
+
+
+def _named(name: str, value: Json) -> Json:
+    redacted = redact_json(value)
+    if not isinstance(redacted, str):
+        return redacted
+    pair = f"{name}: {redacted}"
+    return redacted if redact(pair) == pair else REDACTED
 
 
 def _forms(value: str) -> set[str]:

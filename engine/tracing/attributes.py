@@ -16,7 +16,7 @@ from engine.graph import JsonObject
 from engine.identity import ExecutionIdentity
 from engine.resources import ChatModel, ModelRequest
 from engine.security.printable import one_line
-from engine.security.redaction import redact
+from engine.security.redaction import redact, redact_json
 from engine.tracing import semconv
 from engine.tracing.semconv import Operation
 from engine.usage import Totals, Unfinished, Usage
@@ -117,7 +117,7 @@ def identity_attributes(identity: ExecutionIdentity) -> Attributes:
         semconv.CONVERSATION_ID: identity.conversation_id,
         semconv.RETRY_OF: identity.retry_of,
         semconv.TAGS: to_json(redacted_tags(identity.tags)).decode() if identity.tags else None,
-        semconv.PARAMS: redact(to_json(identity.params).decode()) if identity.params else None,
+        semconv.PARAMS: to_json(redact_json(identity.params)).decode() if identity.params else None,
     }
     if identity.is_unsaved:
         always[semconv.TEMPLATE_UNSAVED] = True
@@ -152,8 +152,10 @@ def user_attributes(user: str | None, capture: Capture) -> Attributes:
 
 
 def redacted_tags(tags: JsonObject) -> JsonObject:
-    """The request's tags without secrets, each text by itself: half a key in one must not swallow the next."""
-    return {redact(name): redact(str(value)) for name, value in tags.items()}
+    """The request's tags without secrets."""
+    redacted = redact_json({name: str(value) for name, value in tags.items()})
+    assert isinstance(redacted, dict)
+    return redacted
 
 
 def hashed_params(params: JsonObject) -> JsonObject:

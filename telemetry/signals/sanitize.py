@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import cast
 
+import orjson
 from opentelemetry.util.types import AnyValue
 
-from engine.security.redaction import redact
+from engine.documents.json_text import to_json
+from engine.security.redaction import redact, redact_json
 from engine.tracing import semconv
 from telemetry.signals.records import Attributes, BadSignal, Value
 
@@ -150,6 +152,18 @@ def _clean_list(values: list[AnyValue] | tuple[AnyValue, ...], limit: int) -> tu
     return clean, changed
 
 
+def _clean_document(value: AnyValue) -> tuple[Value, bool]:
+    """Sanitise JSON: where the whole text looks as if it held secrets, each text in it is redacted by itself."""
+    clean, changed = sanitize(value, MAX_DOCUMENT_BYTES)
+    if not (changed and isinstance(value, str) and len(value) <= MAX_DOCUMENT_BYTES):
+        return clean, changed
+    try:
+        document = to_json(redact_json(orjson.loads(value))).decode()
+    except ValueError:
+        return clean, changed
+    return (document, document != value) if len(document.encode()) <= MAX_DOCUMENT_BYTES else (clean, changed)
+
+
 def place(key: str, value: AnyValue) -> Placed:
     """Sanitise and place an attribute. Raises `BadSignal` if a field has the wrong type or is no count."""
     where = _PLACES.get(key)
@@ -166,7 +180,7 @@ def place(key: str, value: AnyValue) -> Placed:
         clean: Value = value
         changed = False
     else:
-        clean, changed = sanitize(value, MAX_DOCUMENT_BYTES if key in _DOCUMENT_KEYS else MAX_VALUE_BYTES)
+        clean, changed = _clean_document(value) if key in _DOCUMENT_KEYS else sanitize(value)
     if where is not _REST and clean.__class__ is not (str if where is _TEXT else int):
         raise BadSignal(f"{key} is not a {'text' if where is _TEXT else 'whole number'}")
     if where is _INTEGER and not 0 <= cast(int, clean) <= MAX_COUNT:

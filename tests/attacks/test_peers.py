@@ -225,6 +225,34 @@ async def test_hostile_tags_name_nothing_but_themselves(
     assert "forged" not in metrics
 
 
+@MODES
+async def test_two_tags_that_look_like_a_secret_side_by_side_stay_two(
+    migrated_sqlite_url: str, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    tags = {"url": "https://u:p", "whom": "a@b"}
+    async with watched(migrated_sqlite_url, monkeypatch, mode) as scene:
+        execution_id = (await scene.start(tags=dict(tags)))["execution_id"]
+        root = said(only(await scene.exported(), "invoke_workflow "))
+        record = (await scene.service.client.get(f"/v1/executions/{execution_id}")).json()
+    assert {name: root[f"workflow.tag.{name}"] for name in tags} == record["tags"] == tags
+    assert orjson.loads(str(root["metadata"])) == orjson.loads(str(root["workflow.tags"])) == tags
+
+
+@MODES
+async def test_half_a_key_in_a_parameter_is_refused_with_its_reason(
+    migrated_sqlite_url: str, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    params: JsonObject = {"system_message": "-----BEGIN PRIVATE KEY-----MIIEvQ", "temperature": 0.5}
+    async with watched(migrated_sqlite_url, monkeypatch, mode) as scene:
+        body: JsonObject = {"source": {"kind": "chat", "params": params}, "input": {"message": "hi"}}
+        done = await scene.service.client.post("/v1/executions", json=body)
+        assert (done.status_code, done.json()["error_type"]) == (200, "invalid_workflow"), done.text
+        spans = await scene.exported()
+        record = (await scene.service.client.get(f"/v1/executions/{done.json()['execution_id']}")).json()
+    assert orjson.loads(str(said(only(spans, "invoke_workflow "))["workflow.params"])).keys() == params.keys()
+    assert record["params"] == {"system_message": "[redacted]", "temperature": 0.5}
+
+
 async def test_ten_thousand_tags_are_refused(migrated_sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     many: JsonObject = {f"tag-{number}": "x" for number in range(10_000)}
     async with watched(migrated_sqlite_url, monkeypatch) as scene:

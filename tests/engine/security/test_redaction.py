@@ -5,8 +5,9 @@ from urllib.parse import quote
 
 import pytest
 
+from engine.graph import Json
 from engine.security import redaction
-from engine.security.redaction import REDACTED, error_text, know_secrets, mask_url, redact, url_secrets
+from engine.security.redaction import REDACTED, error_text, know_secrets, mask_url, redact, redact_json, url_secrets
 
 ODD = 'p@ss "wörd"/+x'
 """A secret that has no shape, and another form in a URL and in JSON."""
@@ -76,3 +77,21 @@ def test_the_secrets_of_a_url_are_its_password_and_what_is_named_like_one() -> N
     assert url_secrets("https://h/p?api_key=abc&page=2") == ["abc"]
     assert url_secrets("https://h/p?abcdef") == ["abcdef"]
     assert url_secrets("http://[broken") == []
+
+
+def test_a_document_keeps_its_shape_whatever_is_redacted_in_it() -> None:
+    know_secrets(["12345678"])
+    halves: list[Json] = ["-----BEGIN PRIVATE KEY-----MII", "https://u:p", "a@b", 12345678, 7, None, True]
+    assert redact_json({"deep": {"each": halves}, "n": 1.5}) == {
+        "deep": {"each": [REDACTED, "https://u:p", "a@b", REDACTED, 7, None, True]},
+        "n": 1.5,
+    }
+
+
+@pytest.mark.parametrize("name", ["authorization", "Proxy-Authorization"])
+def test_a_name_tells_what_stands_behind_it(name: str) -> None:
+    assert redact_json({name: "basic dXNlcg", "other": "basic dXNlcg"}) == {name: REDACTED, "other": "basic dXNlcg"}
+
+
+def test_a_secret_for_a_name_does_not_take_its_value() -> None:
+    assert redact_json({"sk-" + "a" * 20: "harbour"}) == {REDACTED: "harbour"}
