@@ -214,7 +214,10 @@ def test_links_exceptions_and_content_are_for_the_trace_store_alone() -> None:
     assert "what the user said" not in f"{record}{again}"
 
 
-def test_both_modes_say_the_same_to_other_tools() -> None:
+@pytest.mark.parametrize("opt_in", ["", "gen_ai_latest_experimental"])
+def test_both_modes_say_the_same_to_other_tools(monkeypatch: pytest.MonkeyPatch, opt_in: str) -> None:
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", opt_in)
+
     def shown(span: Span) -> tuple[str, dict[str, str], list[tuple[str, int, dict[str, str]]]]:
         events = [(event.name, event.time_unix_nano, _texts(event.attributes)) for event in span.events]
         return span.name, _texts(span.attributes), events
@@ -224,7 +227,7 @@ def test_both_modes_say_the_same_to_other_tools() -> None:
     embedded = {
         each.span_id: each for scope in exported.resource_spans for one in scope.scope_spans for each in one.spans
     }
-    shipped = [Span.FromString(otlp.encode(span_record(span), former_names=True)) for span in ended]
+    shipped = [Span.FromString(otlp.encode(span_record(span), former_names=not opt_in)) for span in ended]
     assert len(shipped) > 20
     assert [shown(span) for span in shipped] == [shown(embedded[span.span_id]) for span in shipped]
     assert {event.name for span in shipped for event in span.events} >= {"exception"}
