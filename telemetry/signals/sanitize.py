@@ -224,7 +224,7 @@ def _fewer(placed: Sequence[Placed]) -> tuple[Sequence[Placed], bool]:
         where, key = each[0], each[1]
         of_kind = uncounted if where is _NOWHERE or key == semconv.SANITIZED else ours if key in _PLACES else others
         of_kind.append(each)
-    room = max(0, MAX_ATTRIBUTES - len(ours))
+    room = max(0, MAX_ATTRIBUTES - len({key for _, key, _, _ in ours}))  # a former name is no attribute of its own
     return [*ours, *others[:room], *uncounted], len(others) > room
 
 

@@ -25,6 +25,7 @@ from telemetry.sdk.conversion import event_record, for_other_tools, readable_spa
 from telemetry.signals import otlp
 from telemetry.signals.otlp import Undecodable
 from telemetry.signals.records import BadSignal, EventRecord, Signal, SpanRecord, Value
+from telemetry.signals.sanitize import MAX_ATTRIBUTES
 from tests.telemetry.bookkeeper import Listener
 
 RESOURCE: dict[str, str | int | float | bool | list[str | int | float | bool]] = {"service.name": "spanloom"}
@@ -173,6 +174,16 @@ def test_any_attributes_give_the_same_record_both_ways(
     assert {key: type(value) for key, value in again.attributes.items()} == {
         key: type(value) for key, value in record.attributes.items()
     }
+
+
+@pytest.mark.parametrize("former_names", [True, False])
+@pytest.mark.parametrize("others", [MAX_ATTRIBUTES - 60, MAX_ATTRIBUTES])
+def test_former_names_take_no_room_from_other_attributes(others: int, former_names: bool) -> None:
+    record = span_record(a_span({f"own.{number}": number for number in range(others)}))
+    assert semconv.AGENT_NAME in record.attributes
+    room = MAX_ATTRIBUTES - len(record.fields) - len(record.attributes)
+    record = replace(record, attributes=record.attributes | {f"more.{number}": 1 for number in range(room)})
+    assert otlp.decode_span(otlp.encode(record, former_names=former_names)) == record
 
 
 def a_span(attributes: dict[str, AttributeValue], *, name: str = "s", status: Status | None = None) -> ReadableSpan:
