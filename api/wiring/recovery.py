@@ -4,11 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from api.settings import Settings, prepare_process
+from api.settings import Settings, SettingsInvalid, prepare_process
 from api.wiring.exporters import open_exporters
 from api.wiring.pipelines import build_consumers
 from api.wiring.secret_key import build_signer, check_signing
 from api.wiring.shutdown import Patience
+from engine.content.policy import Capture
 from engine.database.database import Database
 
 if TYPE_CHECKING:
@@ -32,7 +33,19 @@ async def open_sweeper(settings: Settings, database: Database) -> AsyncIterator[
             if checkpoints is not None:
                 await checkpoints.forget(execution_id, attempts)
 
-    yield Sweeper(database, _build_sink(settings), on_ended=forget)
+    yield Sweeper(database, _build_sink(settings), on_ended=forget, capture=_find_capture(settings))
+
+
+def _find_capture(settings: Settings) -> Capture:
+    """What spans in the outbox show of content; in embedded mode such a command exports none."""
+    if settings.pipeline == "embedded":
+        return Capture.NO_CONTENT
+    from telemetry.sdk.providers import ExportSettingInvalid, find_capture
+
+    try:
+        return find_capture()
+    except ExportSettingInvalid as error:
+        raise SettingsInvalid(str(error)) from None
 
 
 @asynccontextmanager

@@ -198,6 +198,7 @@ def _build_sweeper(parts: PipelineParts, make_sink: MakeSink, checkpoints: "Chec
         sweep_seconds=parts.settings.sweep_seconds,
         on_ended=checkpoints.forget,
         export=parts.telemetry.export,
+        capture=parts.telemetry.capture,
     )
 
 

@@ -69,6 +69,12 @@ class ControlRow:
         """Whether the request is still there; it goes with the other content."""
         return bool(self.request)
 
+    @property
+    def user(self) -> str | None:
+        """The caller's user; null if there is none, or no request any more."""
+        user = self.request.get("user")
+        return user if isinstance(user, str) else None
+
 
 async def get(connection: AsyncConnection, execution_id: str, owner: str) -> ControlRow | None:
     """Return the row of an execution; null if this owner has no execution with this id."""

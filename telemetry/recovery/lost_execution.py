@@ -11,6 +11,7 @@ from typing import Self
 
 from opentelemetry.trace import format_span_id, format_trace_id
 
+from engine.content.policy import Capture
 from engine.events import LAST_SEQ
 from engine.identity import ExecutionIdentity
 from engine.ledger import Finish, Root
@@ -26,13 +27,14 @@ from engine.tracing.attributes import (
     identity_attributes,
     root_attributes,
     sums,
+    user_attributes,
 )
 from engine.tracing.remote_spans import read_traceparent
 from engine.tracing.semconv import Event, NodeStatus
 from engine.usage import Carried
 from telemetry.records.totals import is_recorded, totals_of
 from telemetry.signals.builders import make_event, make_span
-from telemetry.signals.records import EventRecord, SpanEvent, SpanLink, SpanRecord, TraceOnly
+from telemetry.signals.records import EventRecord, SpanEvent, SpanLink, SpanRecord, TraceOnly, Value
 from telemetry.signals.sanitize import place_all, sanitize
 
 PROCESS_GONE = "the process that ran the execution died or stopped renewing its lease"
@@ -72,6 +74,8 @@ class UnownedExecution:
     """Whether its process died during an attempt."""
     end: Ending | None
     """Null if another process is to continue it."""
+    capture: Capture = Capture.NO_CONTENT
+    """What its root span holds of content on its way to trace stores."""
     nodes: Sequence[SpanRecord] = ()
     """The spans of nodes that were open in the lost attempt, as far as spans below them are durable."""
 
@@ -130,8 +134,13 @@ def _root_span(execution: UnownedExecution, root: Root) -> SpanRecord:
         placed=place_all({**root_attributes(identity), **ended, **error}),
         failed=is_lost,
         description=((end and end.error_message) or PROCESS_GONE) if is_lost else None,
-        trace_only=TraceOnly(_links(identity), _marks(end, end_ns), {}),
+        trace_only=TraceOnly(_links(identity), _marks(end, end_ns), _user(execution)),
     )
+
+
+def _user(execution: UnownedExecution) -> dict[str, Value]:
+    said = user_attributes(execution.row.user, execution.capture)
+    return {key: sanitize(value)[0] for key, value in said.items()}
 
 
 def _links(identity: ExecutionIdentity) -> list[SpanLink]:

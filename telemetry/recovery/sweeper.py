@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from engine.content.policy import Capture
 from engine.database.base import database_time
 from engine.database.database import Database
 from engine.database.failures import DATABASE_ERRORS
@@ -85,12 +86,15 @@ class Sweeper:
         sweep_seconds: float = SWEEP_SECONDS,
         on_ended: OnEnded | None = None,
         export: Export | None = None,
+        capture: Capture = Capture.NO_CONTENT,
     ) -> None:
         """`on_ended` receives the id and the attempt number of each execution that the sweeper ends.
 
         `export` receives the spans that it writes, so that the trace store has them too; null if the sink sends them.
+        `capture` says whether they may show who the user was.
         """
         self._export = export
+        self._capture = capture
         self._on_ended = on_ended
         self._database = database
         self._sink = sink
@@ -156,7 +160,7 @@ class Sweeper:
         is_committed = False
         try:
             async with self._database.begin() as connection:
-                executions = await _read(connection, await find(connection))
+                executions = await _read(connection, await find(connection), self._capture)
                 batch = await self._write(connection, executions, hung)
             is_committed = True
         finally:
@@ -229,14 +233,14 @@ def _cancelled(row: ControlRow, reason: str | None = None) -> Ending:
     return Ending(Status.CANCELLED, cancel_reason=row.cancel_reason or reason)
 
 
-async def _read(connection: AsyncConnection, found: list[_Found]) -> list[UnownedExecution]:
+async def _read(connection: AsyncConnection, found: list[_Found], capture: Capture) -> list[UnownedExecution]:
     if not found:
         return []
     carried = await unfinished.carried(connection, [one.row.execution_id for one in found])
     open_nodes = await unfinished.open_nodes(connection, {one.row.execution_id: one.row.attempt for one in found})
     now = await database_time(connection)
     return [
-        UnownedExecution(one.row, carried[one.row.execution_id], now, one.is_lost, one.end).with_nodes(
+        UnownedExecution(one.row, carried[one.row.execution_id], now, one.is_lost, one.end, capture).with_nodes(
             open_nodes[one.row.execution_id]
         )
         for one in found

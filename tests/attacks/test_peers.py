@@ -18,7 +18,7 @@ from engine.testing.models import Call, Fail, Say, Script, Step
 from engine.tracing import semconv
 from telemetry.signals import peers
 from telemetry.store import tables
-from tests.api.harness import Service, ended, request, running
+from tests.api.harness import Service, ended, front, request, running
 from tests.attacks.otlp_sink import Sink, otlp_sink
 from tests.attacks.test_content import cells
 from tests.misbehaving_collector import TOKEN
@@ -67,6 +67,7 @@ async def watched(
     mode: str = "embedded",
     script: Script | None = None,
     capture: Capture = Capture.NO_CONTENT,
+    has_worker: bool = True,
     **settings: object,
 ) -> AsyncIterator[Scene]:
     """A service in this mode and its trace store, from which nothing comes back: signals are served locally."""
@@ -76,7 +77,7 @@ async def watched(
     with otlp_sink() as sink:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink.url)
         monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", capture.value)
-        async with running(url, script, **given | settings) as service:
+        async with (running if has_worker else front)(url, script, **given | settings) as service:
             yield Scene(service, sink)
 
 
@@ -344,6 +345,24 @@ async def test_the_user_stays_with_the_execution_when_it_is_queued_and_retried(
     assert len(users) == 2
     assert len(set(users)) == 1
     assert None not in users
+
+
+@pytest.mark.parametrize("capture", [Capture.NO_CONTENT, Capture.SPAN_ONLY])
+@MODES
+async def test_the_user_stays_with_an_execution_that_no_process_runs(
+    migrated_sqlite_url: str, monkeypatch: pytest.MonkeyPatch, mode: str, capture: Capture
+) -> None:
+    async with watched(migrated_sqlite_url, monkeypatch, mode, capture=capture, has_worker=False) as scene:
+        await scene.start(user=USER)
+        queued = (await scene.service.start(mode="async", user=USER)).json()
+        assert (await scene.service.client.post(f"/v1/executions/{queued['id']}/cancel")).status_code == 202
+        spans = await scene.exported()
+        async with scene.service.runtime.database.read() as connection:
+            rows = (await connection.execute(text("SELECT attributes FROM spans"))).scalars().all()
+    ran, cancelled = (said(span) for span in spans if span.name.startswith("invoke_workflow "))
+    assert {ran["workflow.execution.status"], cancelled["workflow.execution.status"]} == {"completed", "cancelled"}
+    assert ran["user.id"] == cancelled.get("user.id")
+    assert USER not in str(rows)
 
 
 @pytest.mark.parametrize("mode", ["wait", "stream"])
