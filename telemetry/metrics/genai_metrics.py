@@ -105,11 +105,12 @@ class GenAiMetrics:
 
     def _call_labels(self, span: SpanRecord) -> tuple[str, ...]:
         of = self._labels.of
+        provider, model = of("provider", span, semconv.PROVIDER), of("model", span, semconv.REQUEST_MODEL)
         return (
             semconv.SPAN_CHAT,
-            of("provider", span, semconv.PROVIDER),
-            of("model", span, semconv.REQUEST_MODEL),
-            of("response_model", span, semconv.RESPONSE_MODEL),
+            provider,
+            model,
+            self._labels.answering(span, provider, model),
             of("server_address", span, semconv.SERVER_ADDRESS),
             of("server_port", span, semconv.SERVER_PORT),
             self._labels.workflow(span),

@@ -5,10 +5,13 @@ import re
 import pytest
 from prometheus_client import CollectorRegistry
 
+from engine.resources import ModelReply
+from engine.testing.models import ScriptedModel
 from engine.usage import TOKEN_KINDS
 from telemetry.metrics.span_metrics import SpanMetrics
+from telemetry.reads.workflow_labels import OTHER
 from telemetry.signals.records import Batch
-from tests.telemetry.bookkeeper import ANSWER, Listener
+from tests.telemetry.bookkeeper import ANSWER, REQUEST, Listener
 
 CALL = {
     "gen_ai_operation_name",
@@ -74,3 +77,20 @@ def test_each_kind_of_token_is_there_and_the_former_metric_only_if_wanted(former
     kinds = {kind.genai_key.replace(".", "_") for kind in TOKEN_KINDS}
     assert {match[1] for name in names if (match := re.match("gen_ai_client_inference_usage_(.*)", name))} == kinds
     assert (FORMER in names) is former_names
+
+
+def test_a_server_that_names_its_models_at_will_floods_nothing_and_takes_no_names_from_others() -> None:
+    registry, listener = CollectorRegistry(), Listener()
+    story = listener.begin()
+    node = story.node("model")
+    answers = [("liar", f"m{number}") for number in range(300)] + [("honest", "honest-2026-11-30")]
+    for asked, answered in answers:
+        call = node.model_call(ScriptedModel([], model=asked), REQUEST)
+        call.complete(ModelReply(text="hi", usage=ANSWER, model=answered))
+    SpanMetrics(registry, former_names=True).feed(Batch.of(listener.signals()))
+    for name in ("duration_seconds_count", "usage_input_tokens_total", "operation_output_tokens_count"):
+        found = samples(registry, f"gen_ai_client_inference_{name}")
+        told = [labels["gen_ai_response_model"] for labels, _ in found if labels["gen_ai_request_model"] == "liar"]
+        assert len(told) == 21  # twenty names, and one for all others
+        assert OTHER in told
+        assert "honest-2026-11-30" in [labels["gen_ai_response_model"] for labels, _ in found]
