@@ -8,7 +8,7 @@ if a page fails, one by one in transactions of their own, so that a bad letter d
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from pydantic import TypeAdapter, ValidationError
@@ -27,6 +27,7 @@ from telemetry.pipeline.dead_letters import FIRST_WAIT_SECONDS
 from telemetry.pipeline.pipeline import TIMEOUT_SECONDS, Consumer, reason
 from telemetry.signals.otlp import signal_id
 from telemetry.signals.records import Batch, EventRecord, Signal, SpanRecord
+from telemetry.signals.sanitize import renamed
 from telemetry.store.tables import dead_letter
 
 WAITS_SECONDS = (FIRST_WAIT_SECONDS, 60.0, 600.0, 3_600.0, 21_600.0, 57_600.0)
@@ -205,9 +206,12 @@ def _signal(document: JsonObject) -> Signal | None:
     """The signal in a dead letter; null if the letter holds something else."""
     adapter = _SIGNALS.get(document.get("type"))
     try:
-        return adapter.validate_python(document) if adapter is not None else None
+        signal = adapter.validate_python(document) if adapter is not None else None
     except ValidationError:
         return None
+    if isinstance(signal, SpanRecord):
+        return replace(signal, fields=renamed(signal.fields), attributes=renamed(signal.attributes))
+    return signal and replace(signal, attributes=renamed(signal.attributes))
 
 
 async def group_dead_letters(connection: AsyncConnection) -> list[DeadLetterGroup]:

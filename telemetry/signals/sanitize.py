@@ -188,6 +188,12 @@ def place(key: str, value: AnyValue) -> Placed:
     return where, key, clean, changed
 
 
+def renamed(attributes: Attributes) -> Attributes:
+    """The attributes of a record that an older program has made, under the names of today."""
+    current = {_CURRENT_NAMES.get(key, key): value for key, value in attributes.items()}
+    return {key: value for key, value in current.items() if _PLACES.get(key) is not _NOWHERE}
+
+
 def place_all(attributes: Mapping[str, AnyValue]) -> list[Placed]:
     """Sanitise and place every attribute. Raises `BadSignal`."""
     return list(map(place, attributes.keys(), attributes.values()))

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.database.base import database_time
 from engine.database.database import Database
 from engine.errors import Unavailable
+from engine.tracing import semconv
 from telemetry.collector.refusals import SENTENCES, Reason
 from telemetry.health import Health
 from telemetry.journal.journal import Journal
@@ -23,6 +24,7 @@ from telemetry.pipeline.pipeline import Consumer, Pipeline
 from telemetry.records.consumer import Records
 from telemetry.recovery.replay import PAGE, WAITS_SECONDS, Replay, Replayed, group_dead_letters
 from telemetry.sdk.providers import build_telemetry
+from telemetry.signals.otlp import signal_id
 from telemetry.signals.records import Batch, Signal, SpanRecord
 from telemetry.store.tables import dead_letter
 from tests.both_modes import add_endpoint, consumers, count, end, rows_of_books, tell
@@ -294,3 +296,27 @@ async def test_errors_do_not_stop_the_replay_loop(migrated_sqlite_url: str, monk
         for _ in range(3):
             await tried.acquire()
         running.cancel()
+
+
+async def test_letters_of_an_older_program_are_given_under_the_names_of_this_one(
+    migrated_url: str, books_left_open: None
+) -> None:
+    async with Database(migrated_url) as database:
+        heard, again = await tell_in_vain(database, 4), Listening()
+        await age(database)
+        await Replay(database, [again]).try_all()
+        assert sorted(again.heard, key=signal_id) == sorted(heard, key=signal_id)
+        async with database.begin() as connection:  # so that the books agree
+            await Records().apply(connection, Batch.of(heard))
+
+
+async def age(database: Database) -> None:
+    """Make all dead letters those of a program that knew the former names alone."""
+    former = {each.name: each.former for each in semconv.RENAMED_ATTRIBUTES}
+    async with database.begin() as connection:
+        for letter in (await connection.execute(select(dead_letter.c.id, dead_letter.c.signal))).all():
+            parts = [part for part in ("fields", "attributes") if part in letter.signal]
+            aged = {part: {former.get(key, key): value for key, value in letter.signal[part].items()} for part in parts}
+            aged["attributes"][semconv.OPENINFERENCE_KIND] = "CHAIN"
+            changed = update(dead_letter).where(dead_letter.c.id == letter.id)
+            await connection.execute(changed.values(signal=letter.signal | aged))
