@@ -12,6 +12,9 @@ from engine.security.addresses import Exceptions
 
 MIN_DAYS = 1 / 24
 """Nothing is deleted within the hour in which it was written."""
+MAX_DAYS = 36_500.0
+MAX_HOURS = 24 * MAX_DAYS
+"""A hundred years: a time that lies further back has no date."""
 MIN_SECRET = 32
 """The shortest secret key and the shortest token, in characters."""
 
@@ -60,6 +63,13 @@ def _long_enough(texts: tuple[str, ...], name: str) -> tuple[str, ...]:
     return texts
 
 
+def days(value: float) -> float:
+    """How long something is kept. Raises `ValueError`."""
+    if not MIN_DAYS <= value <= MAX_DAYS:
+        raise ValueError(f"lies between an hour, 0.042, and {MAX_DAYS:g} days")
+    return value
+
+
 def _schedule(seconds: tuple[float, ...]) -> tuple[float, ...]:
     if not seconds or seconds[0] != 0:
         raise ValueError("begins with 0, the first attempt, and lists the seconds before each further one")
@@ -77,9 +87,9 @@ def _exceptions(items: tuple[str, ...]) -> tuple[str, ...]:
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Span = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-"""Seconds or hours, more than 0."""
-Days = Annotated[float, Field(ge=MIN_DAYS, allow_inf_nan=False)]
-"""Days, an hour at least."""
+"""Seconds, more than 0."""
+Hours = Annotated[float, Field(gt=0, le=MAX_HOURS, allow_inf_nan=False)]
+Days = Annotated[float, AfterValidator(days)]
 HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 TraceUrl = Annotated[str, AfterValidator(_trace_url)]

@@ -20,6 +20,7 @@ from api.setting_values import (
     Days,
     Folders,
     HostAndPort,
+    Hours,
     HttpUrl,
     Listed,
     LowerCase,
@@ -185,7 +186,7 @@ class Settings(BaseSettings):
     records_days: Days | None = Field(
         None, description="Days after which the record of an ended execution is deleted; without it records are kept"
     )
-    idempotency_hours: Span = Field(24.0, description="Hours for which an Idempotency-Key returns the same execution")
+    idempotency_hours: Hours = Field(24.0, description="Hours for which an Idempotency-Key returns the same execution")
     max_queued: int = Field(1_000, ge=1, description="Maximum number of queued executions per owner")
     worker_slots: int = Field(64, ge=1, description="Maximum number of queued executions that a process runs at once")
     log_level: Annotated[Literal["debug", "info", "warning", "error"], LowerCase] = Field(

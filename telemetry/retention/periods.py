@@ -11,6 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.database.base import insert
 from telemetry.store.retention_tables import retention_rules
 
+_MAX_DAYS = 36_500.0
+"""A rule that another program stored may have any number, and one rule must not keep all others from being read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Periods:
@@ -90,7 +93,11 @@ class Policy:
 def _changed(periods: Periods, rule: Rule) -> Periods:
     """The periods with those that the rule sets."""
     named = {name: getattr(rule, name) for name in _DAYS}
-    changes = {name.removesuffix("_days"): timedelta(days=days) for name, days in named.items() if days is not None}
+    changes = {
+        name.removesuffix("_days"): timedelta(days=min(_MAX_DAYS, days))  # NaN is the maximum, too
+        for name, days in named.items()
+        if days is not None
+    }
     return Periods(**{item.name: changes.get(item.name, getattr(periods, item.name)) for item in fields(Periods)})
 
 

@@ -191,3 +191,16 @@ def test_plain_http_from_other_machines_needs_a_setting(bind: str) -> None:
     with pytest.raises(SettingsInvalid, match="SPANLOOM_COLLECTOR_PLAIN_HTTP=true"):
         check_ingest(settings)
     check_ingest(settings.model_copy(update={"collector_plain_http": True}))
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "1e12", "nan", "inf"])
+def test_days_beyond_the_calendar_are_refused(monkeypatch: pytest.MonkeyPatch, days: str) -> None:
+    monkeypatch.setenv("SPANLOOM_SPANS_DAYS", days)
+    with pytest.raises(SettingsInvalid, match=r"SPANLOOM_SPANS_DAYS: lies between an hour, 0.042, and 36500 days"):
+        read_settings()
+
+
+def test_hours_of_idempotency_beyond_the_calendar_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPANLOOM_IDEMPOTENCY_HOURS", "1e9")
+    with pytest.raises(SettingsInvalid, match="SPANLOOM_IDEMPOTENCY_HOURS"):
+        read_settings()

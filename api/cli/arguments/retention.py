@@ -20,7 +20,7 @@ Template = Annotated[
 
 
 def _days(name: str, meaning: str) -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(f"--{name}-days", min=1 / 24, metavar="DAYS", help=meaning)
+    option: typer.models.OptionInfo = typer.Option(f"--{name}-days", metavar="DAYS", help=meaning)
     return option
 
 
@@ -39,6 +39,10 @@ def retention(
         from api.cli.commands.retention import delete_due
 
         raise typer.Exit(delete_due(dry_run=dry_run, as_json=json))
+    if dry_run:
+        from api.cli.errors import wrong_use
+
+        wrong_use("--dry-run shows what would be deleted; `spanloom retention set` and the like have none.")
 
 
 @app.command(cls=Command)

@@ -8,6 +8,7 @@ from api.cli.errors import wrong_use
 from api.cli.exit_codes import BAD_NEWS, DONE
 from api.cli.rendering.plain import plain
 from api.cli.rendering.retention import retention_table, rules_table
+from api.setting_values import days
 from api.settings import Settings
 from api.wiring.database import open_database
 from api.wiring.recovery import open_eraser
@@ -85,6 +86,8 @@ def set_one(
     _check_subject(owner, template)
     if content_days is spans_days is records_days is None:
         wrong_use("Say how long: --content-days, --spans-days or --records-days.")
+    for name, given in (("content", content_days), ("spans", spans_days), ("records", records_days)):
+        _check_days(name, given)
     check_exists(settings)
     rule = Rule(owner, template, content_days, spans_days, records_days)
 
@@ -117,6 +120,15 @@ def unset_one(owner: str, template: str, *, as_json: bool) -> int:
         names = " and ".join(f"{kind} {name}" for kind, name in (("owner", owner), ("template", template)) if name)
         print(plain(f"The rule of {names} is deleted." if was_there else f"There is no rule of {names}."))
     return DONE if was_there else BAD_NEWS
+
+
+def _check_days(name: str, given: float | None) -> None:
+    """By the rules of the settings."""
+    try:
+        if given is not None:
+            days(given)
+    except ValueError as error:
+        wrong_use(f"--{name}-days {error}.")
 
 
 def _check_subject(owner: str, template: str) -> None:

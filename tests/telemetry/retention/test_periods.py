@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy.engine import RowMapping
 
 from engine.database.database import Database
+from telemetry.retention.job import Retention
 from telemetry.retention.periods import Periods, Policy, Rule, read_rules, set_rule, unset_rule
 
 SETTINGS = Periods(content=timedelta(days=30), spans=timedelta(days=90))
@@ -74,3 +75,17 @@ async def test_rules_are_stored_replaced_and_deleted(database: Database) -> None
         Rule(owner="ann", spans_days=5),
         Rule(owner="ann", template="chat", spans_days=1),
     ]
+
+
+@pytest.mark.parametrize("days", [1e6, 1e12, float("inf")])
+async def test_a_rule_longer_than_the_calendar_keeps_for_as_long_as_there_is(database: Database, days: float) -> None:
+    """One rule, however it was stored, must not keep everything else from being deleted."""
+    async with database.begin() as connection:
+        await set_rule(connection, Rule("ann", spans_days=days, records_days=days))
+    report = await Retention(database, SETTINGS).find_due()
+    assert report.rows.total() == 0
+
+
+def test_a_rule_that_is_no_number_keeps() -> None:
+    found = Policy(SETTINGS, [Rule("ann", spans_days=float("nan"))]).of(record("ann", "other"))
+    assert found.spans > timedelta(days=36_000)

@@ -72,3 +72,18 @@ async def test_a_record_without_spans_says_so(migrated_sqlite_url: str) -> None:
     assert "6/6 spans, deleted" in shown.stdout
     assert "the spans were deleted" in drawn.stdout
     assert json.loads(document.stdout)["seal"]["pruned_at"] is not None
+
+
+@pytest.mark.parametrize("days", ["0", "nan", "36501"])
+async def test_a_rule_for_no_time_or_beyond_the_calendar_is_refused(migrated_sqlite_url: str, days: str) -> None:
+    arguments = ("retention", "set", "--owner", "ann", f"--spans-days={days}")
+    done = await asyncio.to_thread(spanloom, migrated_sqlite_url, *arguments)
+    assert done.returncode == 2
+    assert "--spans-days lies between an hour, 0.042, and 36500 days" in done.stderr
+
+
+async def test_a_dry_run_of_a_rule_sets_none(migrated_sqlite_url: str) -> None:
+    arguments = ("retention", "--dry-run", "set", "--owner", "ann", "--spans-days", "1")
+    done = await asyncio.to_thread(spanloom, migrated_sqlite_url, *arguments)
+    rules = await asyncio.to_thread(spanloom, migrated_sqlite_url, "retention", "rules", "--json")
+    assert (done.returncode, json.loads(rules.stdout)["items"]) == (2, [])
