@@ -133,6 +133,16 @@ async def get_owners(connection: AsyncConnection, execution_ids: Collection[str]
     return {row.execution_id: row.owner_id for row in await connection.execute(known)}
 
 
+async def lock(connection: AsyncConnection, execution_ids: Collection[str]) -> set[str]:
+    """Lock the rows of these executions until the transaction ends; returns the ids of those that exist.
+
+    Whoever locks records, too, locks them afterwards.
+    """
+    id_ = _control.execution_id
+    rows = select(id_).where(among(connection.dialect, id_, sorted(execution_ids))).order_by(id_).with_for_update()
+    return set((await connection.execute(rows)).scalars())
+
+
 async def get_attempts(connection: AsyncConnection, execution_ids: Collection[str]) -> dict[str, int]:
     """Return the number of attempts of each of these executions; unknown ids are missing."""
     id_ = _control.execution_id

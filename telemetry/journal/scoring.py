@@ -26,7 +26,7 @@ from telemetry.signals.builders import make_event
 from telemetry.signals.records import EPOCH, Batch, EventRecord
 from telemetry.signals.sanitize import clean_text, place_all
 from telemetry.store.score_tables import score_comments
-from telemetry.store.tables import outbox
+from telemetry.store.tables import executions, outbox
 
 _NO_SEQ = 0
 """A score belongs to no attempt's order of events."""
@@ -47,10 +47,7 @@ class Scoring:
 
         Raises `NotFound` or `Unavailable`.
         """
-        async with self._database.read() as connection:
-            stored = await _find_same(connection, execution_id, owner, given)
-        if stored is not None:
-            return stored
+        given = _as_told(given)
         try:
             return await self._transact(execution_id, owner, given, frozenset())
         except ConsumerHung as error:
@@ -60,32 +57,55 @@ class Scoring:
         is_committed = False
         try:
             async with self._database.begin() as connection:
-                record = await get_execution(connection, execution_id, owner)
-                if record is None:
-                    raise NotFound.of("execution", execution_id)
-                now = await database_time(connection)
-                event = _event(record, given, now)
-                batch = Batch([], [event])
-                await self._sink.apply(connection, batch, hung)
-                given = await _without_late_comment(connection, execution_id, given)
-                await _keep_comment(connection, execution_id, given, now)
+                score, event = await self._store(connection, execution_id, owner, given, hung)
             is_committed = True
         finally:
             if not is_committed:
                 self._sink.rolled_back()
-        self._sink.committed(batch)
-        self._export(event)
-        return Score(given.name, given.source, given.value, given.comment, now)
+        if event is not None:
+            self._sink.committed(Batch([], [event]))
+            self._export(event)
+        return score
+
+    async def _store(
+        self, connection: AsyncConnection, execution_id: str, owner: str, given: GivenScore, hung: frozenset[str]
+    ) -> tuple[Score, EventRecord | None]:
+        """The score, and the event that says it; null if the same is stored already. Raises `NotFound`."""
+        await _lock(connection, execution_id)
+        record = await get_execution(connection, execution_id, owner)
+        if record is None:
+            raise NotFound.of("execution", execution_id)
+        given = await _without_late_comment(connection, execution_id, given)
+        stored = await _find_same(connection, execution_id, given)
+        if stored is not None:
+            return stored, None
+        now = await database_time(connection)
+        event = _event(record, given, now)
+        await self._sink.apply(connection, Batch([], [event]), hung)
+        await _keep_comment(connection, execution_id, given, now)
+        return Score(given.name, given.source, given.value, given.comment, now), event
 
 
-async def _find_same(connection: AsyncConnection, execution_id: str, owner: str, given: GivenScore) -> Score | None:
+def _as_told(given: GivenScore) -> GivenScore:
+    """Name and label as the event has them: without secrets."""
+    value = clean_text(given.value)[0] if isinstance(given.value, str) else given.value
+    return replace(given, name=clean_text(given.name)[0], value=value)
+
+
+async def _lock(connection: AsyncConnection, execution_id: str) -> None:
+    """Let one score be given at a time, and nothing be deleted meanwhile: what came later would stay for ever.
+
+    The record goes after the control row, so its own lock is needed only once that is gone.
+    """
+    if not await control_reads.lock(connection, [execution_id]):
+        await connection.execute(select(executions.c.id).where(executions.c.id == execution_id).with_for_update())
+
+
+async def _find_same(connection: AsyncConnection, execution_id: str, given: GivenScore) -> Score | None:
     """The stored score that is the same; null while signals of the execution are on their way, which may change it."""
     on_their_way = select(outbox.c.id).where(outbox.c.id.between(execution_id, f"{execution_id}g")).limit(1)
     if (await connection.execute(on_their_way)).first() is not None:
         return None
-    if await get_execution(connection, execution_id, owner) is None:
-        return None
-    given = await _without_late_comment(connection, execution_id, given)
     said = (given.name, given.source, given.value, given.comment)
     stored = await list_scores(connection, execution_id)
     return next((one for one in stored if (one.name, one.source, one.value, one.comment) == said), None)
@@ -128,14 +148,13 @@ async def _without_late_comment(connection: AsyncConnection, execution_id: str, 
 async def _keep_comment(connection: AsyncConnection, execution_id: str, given: GivenScore, now: datetime) -> None:
     """Store the comment, unless that of a later score is there; without one, an earlier comment goes."""
     c = score_comments.c
-    name = clean_text(given.name)[0]  # as the event has it
     values = {"comment": given.comment, "scored_at": now}
     if given.comment is None:
-        mine = (c.execution_id == execution_id, c.name == name, c.source == given.source, c.scored_at <= now)
+        mine = (c.execution_id == execution_id, c.name == given.name, c.source == given.source, c.scored_at <= now)
         await connection.execute(update(score_comments).where(*mine).values(values))
         return
     statement = insert(connection.dialect, score_comments).values(
-        execution_id=execution_id, name=name, source=given.source, **values
+        execution_id=execution_id, name=given.name, source=given.source, **values
     )
     await connection.execute(
         statement.on_conflict_do_update(

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.database.base import database_time
 from engine.database.database import Database
 from engine.database.failures import DATABASE_ERRORS
+from engine.store import control_reads
 from telemetry.health import Health
 from telemetry.records.rollups import first_id
 from telemetry.retention.aged import AGED, Aged, Key, count
@@ -237,6 +238,7 @@ class Retention:
 
 async def _delete_batch(store: Store, ids: Sequence[str], connection: AsyncConnection) -> Deleted:
     """Look again under a lock, and delete."""
+    await control_reads.lock(connection, ids)
     locked = await _read(connection, store, ids, lock=True)
     free, _ = await _split_by_holds(connection, store, locked)
     return await store.delete(connection, Batch(free, await database_time(connection)))

@@ -1,6 +1,8 @@
 """A score goes the way of every signal, and its comment does not."""
 
+import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -9,19 +11,22 @@ from engine.database.database import Database
 from engine.errors import NotFound
 from engine.tracing.semconv import Event
 from telemetry.health import Health
+from telemetry.journal import scoring as scoring_module
 from telemetry.journal.scoring import Scoring
 from telemetry.journal.sinks import OutboxSink
 from telemetry.pipeline.pipeline import Pipeline
 from telemetry.reads.scores import GivenScore, list_scores
 from telemetry.records.consumer import Records
 from telemetry.retention.job import Retention
+from telemetry.retention.periods import Periods
 from telemetry.sdk.providers import build_telemetry
 from telemetry.signals import otlp
+from telemetry.signals.records import EventRecord
 from telemetry.store.score_tables import execution_scores, score_comments
 from telemetry.store.tables import outbox
 from tests.both_modes import collector_mode, count
 from tests.telemetry.bookkeeper import SIGNER, Bookkeeper, begin
-from tests.telemetry.retention.books import AGO, KEPT, compare_now
+from tests.telemetry.retention.books import AGO, ALL, KEPT, compare_now
 
 GIVEN = GivenScore("rating", "human", 4.0, "my own words")
 
@@ -76,6 +81,46 @@ async def test_a_repeated_request_says_nothing_twice(keeper: Bookkeeper) -> None
     assert events[0] == events[1], "the same score is the same event"
     assert len(set(events)) == 3, "and what changes is told"
     assert (last.value, last.scored_at > first.scored_at) == (4.0, True)
+
+
+async def test_the_same_score_from_many_at_once_is_told_once(keeper: Bookkeeper) -> None:
+    id_ = (await keeper.completed()).identity.execution_id
+    told: list[EventRecord] = []
+    scoring = Scoring(keeper.database, Pipeline([Records()]), told.append)
+    given = await asyncio.gather(*(scoring.give(id_, "default", GIVEN) for _ in range(8)))
+    assert (len(told), len(set(given))) == (1, 1)
+
+
+async def test_a_name_with_a_secret_is_answered_as_it_is_stored(keeper: Bookkeeper) -> None:
+    id_ = (await keeper.completed()).identity.execution_id
+    told: list[EventRecord] = []
+    scoring = Scoring(keeper.database, Pipeline([Records()]), told.append)
+    secret = replace(GIVEN, name="sk-ant-api03-" + "a1B2" * 9)
+    first, again = [await scoring.give(id_, "default", secret) for _ in range(2)]
+    assert (first.name, again, len(told)) == ("[redacted]", first, 1)
+
+
+@pytest.mark.parametrize("periods", [replace(KEPT, content=AGO, idempotency=AGO), ALL])
+async def test_a_score_given_while_its_execution_is_deleted_leaves_nothing(
+    keeper: Bookkeeper, monkeypatch: pytest.MonkeyPatch, periods: Periods
+) -> None:
+    """Nothing would look for a comment whose control row is gone, nor for a score whose record is."""
+    id_ = (await keeper.completed()).identity.execution_id
+    await compare_now(keeper.database)
+    keep_comment = scoring_module._keep_comment
+    deleting: list[asyncio.Task[object]] = []
+
+    async def keep_late(*given: Any) -> None:
+        deleting.append(asyncio.create_task(Retention(keeper.database, periods).delete_due()))
+        await asyncio.wait(deleting, timeout=1)
+        await keep_comment(*given)
+
+    monkeypatch.setattr(scoring_module, "_keep_comment", keep_late)
+    await Scoring(keeper.database, Pipeline([Records()])).give(id_, "default", GIVEN)
+    await asyncio.gather(*deleting)
+
+    assert await count(keeper.database, score_comments) == 0
+    assert await count(keeper.database, execution_scores) == (0 if periods is ALL else 1)
 
 
 async def newest_event(database: Database) -> str:

@@ -1,14 +1,21 @@
 """Content is deleted in small batches; what cannot be deleted yet stops the batch."""
 
+import asyncio
+from collections.abc import Collection
+
 import pytest
 from sqlalchemy import event, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.errors import NotFinished
+from engine.retention import erasure as of_engine
 from engine.store.tables import execution_control, tombstones
 from telemetry.retention import erasure
 from telemetry.retention.erasure import Eraser
+from telemetry.retention.job import Retention, RetentionReport
 from telemetry.store.tables import executions
 from tests.telemetry.bookkeeper import SIGNER, Bookkeeper
+from tests.telemetry.retention.books import ALL, compare_now
 
 
 def an_eraser(keeper: Bookkeeper, deleted: list[tuple[str, int]]) -> Eraser:
@@ -56,3 +63,23 @@ async def test_a_batch_with_an_unfinished_execution_stays_as_it_was(keeper: Book
         params = (await connection.execute(select(executions.c.params).where(executions.c.id == ended))).scalar_one()
     assert params == {"style": "short"}
     assert deleted == []
+
+
+async def test_forgetting_and_retention_of_the_same_execution_wait_for_each_other(
+    keeper: Bookkeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both lock control rows before records; the other order would be a deadlock on PostgreSQL."""
+    id_ = (await keeper.completed()).identity.execution_id
+    await compare_now(keeper.database)
+    check_erasable = of_engine.check_erasable
+    deleting: list[asyncio.Task[RetentionReport]] = []
+
+    async def check_slowly(connection: AsyncConnection, execution_ids: Collection[str]) -> None:
+        await check_erasable(connection, execution_ids)
+        deleting.append(asyncio.create_task(Retention(keeper.database, ALL).delete_due()))
+        await asyncio.wait(deleting, timeout=0.5)
+
+    monkeypatch.setattr(of_engine, "check_erasable", check_slowly)
+    await an_eraser(keeper, []).erase([id_], "forgotten")
+    report = await deleting[0]
+    assert report.rows["executions"] == 1
