@@ -14,6 +14,8 @@ from telemetry.reads.scores import GivenScore, Score, ScoreMean
 Source = Literal["human", "model", "code"]
 
 MAX_NAME, MAX_LABEL, MAX_COMMENT = 64, 64, 4_096
+MAX_VALUE = 1e15
+"""Far below the numbers whose squares, which PostgreSQL adds up for a mean, are beyond a float."""
 
 
 class ScoreBody(Document):
@@ -23,7 +25,10 @@ class ScoreBody(Document):
     """
 
     name: str = Field(min_length=1, max_length=MAX_NAME)
-    value: Annotated[float, Field(allow_inf_nan=False)] | Annotated[str, Field(min_length=1, max_length=MAX_LABEL)]
+    value: (
+        Annotated[float, Field(ge=-MAX_VALUE, le=MAX_VALUE, allow_inf_nan=False)]
+        | Annotated[str, Field(min_length=1, max_length=MAX_LABEL)]
+    )
     source: Source
     comment: str | None = Field(None, min_length=1, max_length=MAX_COMMENT)
 

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from math import isfinite
 
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -315,13 +314,14 @@ def _given(name: str, value: str, source: str, comment: str | None) -> GivenScor
             {"name": name, "value": _number_or_label(value), "source": source, "comment": comment}
         ).given()
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        wrong_use(f"--{first['loc'][0]}: {first['msg']}.")
+        problems = error.errors(include_url=False, include_input=False)
+        # Of a value it is said what is wrong with it as a number, then as a label.
+        wrong = problems[0] if isinstance(_number_or_label(value), float) else problems[-1]
+        wrong_use(f"--{wrong['loc'][0]}: {wrong['msg']}.")
 
 
 def _number_or_label(text: str) -> float | str:
     try:
-        number = float(text)
+        return float(text)
     except ValueError:
         return text
-    return number if isfinite(number) else text

@@ -62,6 +62,8 @@ async def test_a_second_score_of_the_same_name_and_source_replaces_the_first(ser
         {"name": ""},
         {"name": "n" * 65},
         {"value": True},
+        {"value": 1.1e15},
+        {"value": -1e308},
         {"value": None},
         {"value": ""},
         {"value": "l" * 65},

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from api.schemas.scores import MAX_VALUE
 from engine.database.database import Database
 from engine.errors import NotFound
 from engine.tracing.semconv import Event
@@ -15,7 +16,7 @@ from telemetry.journal import scoring as scoring_module
 from telemetry.journal.scoring import Scoring
 from telemetry.journal.sinks import OutboxSink
 from telemetry.pipeline.pipeline import Pipeline
-from telemetry.reads.scores import GivenScore, list_scores
+from telemetry.reads.scores import GivenScore, ScoreFilter, list_scores, mean_scores
 from telemetry.records.consumer import Records
 from telemetry.retention.job import Retention
 from telemetry.retention.periods import Periods
@@ -161,3 +162,13 @@ async def test_through_the_collector_a_score_reaches_an_execution_whose_control_
             [score] = await list_scores(connection, story.identity.execution_id)
     assert (score.value, score.comment) == (4.0, None), "its content was due, and so is a comment"
     assert way.health.outbox.refused.total() == 0
+
+
+async def test_the_largest_scores_have_a_mean(keeper: Bookkeeper) -> None:
+    scoring = Scoring(keeper.database, Pipeline([Records()]))
+    for value in (-MAX_VALUE, MAX_VALUE, MAX_VALUE):
+        id_ = (await keeper.completed()).identity.execution_id
+        await scoring.give(id_, "default", replace(GIVEN, value=value))
+    async with keeper.database.read() as connection:
+        [found] = await mean_scores(connection, ScoreFilter())
+    assert found.mean == pytest.approx(MAX_VALUE / 3)

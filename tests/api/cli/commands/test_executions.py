@@ -10,6 +10,8 @@ from contextlib import closing, contextmanager
 
 import pytest
 
+from api.cli.commands.executions import _given
+from api.cli.errors import WrongUse
 from tests.api.cli.shell import Shell
 from tests.api.harness import Service
 from tests.api.operations.test_approve import REVIEW
@@ -223,3 +225,18 @@ async def test_a_score_that_cannot_be_is_refused(service: Service, migrated_sqli
     wrong = ("executions", "score", "last", "--name", "rating", "--value", "4", "--source", "robot")
     done = await asyncio.to_thread(spanloom, migrated_sqlite_url, *wrong)
     assert (done.returncode, "--source" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("nan", "finite number"),
+        ("1e400", "finite number"),
+        ("1e16", "less than"),
+        ("x" * 65, "at most 64 characters"),
+        ("", "at least 1 character"),
+    ],
+)
+def test_a_number_out_of_bounds_does_not_become_a_label(value: str, problem: str) -> None:
+    with pytest.raises(WrongUse, match=f"--value: .*{problem}"):
+        _given("rating", value, "human", None)
