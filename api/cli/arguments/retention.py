@@ -8,7 +8,6 @@ from api.cli.arguments.shared import Json
 from api.cli.help import Command
 
 app = typer.Typer(
-    help="Delete what is due, or set how long executions of an owner or template are kept.",
     rich_markup_mode=None,
     invoke_without_command=True,
 )
@@ -17,6 +16,8 @@ Owner = Annotated[str, typer.Option("--owner", metavar="OWNER", help="Only execu
 Template = Annotated[
     str, typer.Option("--template", metavar="TEMPLATE", help="Only executions of this template, by its key or id.")
 ]
+
+_CONTENT = "Keep input and answer for this long, and never less than SPANLOOM_IDEMPOTENCY_HOURS."
 
 
 def _days(name: str, meaning: str) -> typer.models.OptionInfo:
@@ -57,7 +58,10 @@ def rules(json: Json = False) -> None:
 def set_(
     owner: Owner = "",
     template: Template = "",
-    content_days: Annotated[float | None, _days("content", "Keep input and answer for this long.")] = None,
+    content_days: Annotated[
+        float | None,
+        _days("content", _CONTENT),
+    ] = None,
     spans_days: Annotated[float | None, _days("spans", "Keep spans for this long.")] = None,
     records_days: Annotated[float | None, _days("records", "Keep records for this long.")] = None,
     json: Json = False,

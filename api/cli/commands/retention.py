@@ -134,3 +134,7 @@ def _check_days(name: str, given: float | None) -> None:
 def _check_subject(owner: str, template: str) -> None:
     if not (owner or template):
         wrong_use("Say whose executions: --owner or --template. For all others set SPANLOOM_SPANS_DAYS and the like.")
+    try:
+        (owner + template).encode()
+    except UnicodeEncodeError:
+        wrong_use("--owner and --template are written in UTF-8.")

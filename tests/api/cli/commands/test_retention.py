@@ -87,3 +87,10 @@ async def test_a_dry_run_of_a_rule_sets_none(migrated_sqlite_url: str) -> None:
     done = await asyncio.to_thread(spanloom, migrated_sqlite_url, *arguments)
     rules = await asyncio.to_thread(spanloom, migrated_sqlite_url, "retention", "rules", "--json")
     assert (done.returncode, json.loads(rules.stdout)["items"]) == (2, [])
+
+
+@pytest.mark.parametrize("command", [("set", "--spans-days", "1"), ("unset",)])
+async def test_an_owner_that_is_no_text_is_refused(migrated_sqlite_url: str, command: tuple[str, ...]) -> None:
+    arguments = ("retention", *command, "--owner", "a\udcff")  # the byte FF, as Python reads it from a terminal
+    done = await asyncio.to_thread(spanloom, migrated_sqlite_url, *arguments)
+    assert (done.returncode, "UTF-8" in done.stderr) == (2, True), done.stderr
