@@ -20,6 +20,7 @@ from engine.errors import SpanloomError
 from engine.graph import JsonObject
 from telemetry.reconcile.compare import compare_books
 from telemetry.reconcile.findings import CounterOutcome, ReconcileReport, count_by_check
+from telemetry.reconcile.pages import next_hour
 from telemetry.reconcile.prometheus import SETTLE, Prometheus, compare_counters
 from telemetry.reconcile.window import DAY, Window, floor_hour
 from telemetry.store.tables import reconcile_runs
@@ -118,9 +119,10 @@ class ReconcileJob:
         newest = select(c.since, c.until, c.differences).order_by(c.scheduled_for.desc()).limit(1)
         async with self._database.read() as connection:
             last = (await connection.execute(newest.where(c.finished_at.is_not(None)))).one_or_none()
+            first = await next_hour(connection, Window(hour - _LONGEST, hour)) if last is None else None
         usual = hour - _LOOK_BACK
         if last is None:
-            return usual
+            return usual if first is None else min(first, usual)
         settled: datetime = last.since if last.differences else last.until
         return max(min(settled, usual), hour - _LONGEST)
 

@@ -59,7 +59,7 @@ async def occupied_hours(connection: AsyncConnection, window: Window) -> list[Wi
     """The hours of the window that any row belongs to, in order."""
     hours: list[Window] = []
     since = window.since
-    while (hour := await _next_hour(connection, Window(since, window.until))) is not None:
+    while (hour := await next_hour(connection, Window(since, window.until))) is not None:
         hours.append(Window(hour, hour + HOUR))
         since = hour + HOUR
     return hours
@@ -78,7 +78,8 @@ async def occupied_days(connection: AsyncConnection, window: Window, hours: Iter
     return [Window(day, day + DAY) for day in sorted(days)]
 
 
-async def _next_hour(connection: AsyncConnection, window: Window) -> datetime | None:
+async def next_hour(connection: AsyncConnection, window: Window) -> datetime | None:
+    """The first hour of the window with anything in the books."""
     if window.since >= window.until:
         return None
     found: list[datetime] = []

@@ -243,6 +243,16 @@ async def test_hours_in_which_no_service_ran_are_compared_afterwards(database: D
     assert report.until - report.since == timedelta(days=31), "but not for ever"
 
 
+async def test_the_first_comparison_covers_what_commands_have_booked_for_weeks(database: Database) -> None:
+    id_ = await book(database, NOON - timedelta(days=20))
+    await book(database, NOON - timedelta(days=50))
+    await plant(database, update(executions).where(executions.c.id == id_).values(model_calls=9))
+    report = await ReconcileJob(database, None, clock=Clock(NOON)).run_if_due()
+    assert report is not None
+    assert [difference.subject for difference in report.differences] == [id_]
+    assert timedelta(days=19) < report.until - report.since < timedelta(days=21)
+
+
 async def test_a_stored_report_lists_the_differences(database: Database) -> None:
     id_ = await book(database)
     await plant(database, update(executions).where(executions.c.id == id_).values(model_calls=9))
