@@ -117,8 +117,10 @@ class ReconcileJob:
         """A day before the hour, or as far back as is not settled: drift stays visible, and no hour is left out."""
         c = reconcile_runs.c
         newest = select(c.since, c.until, c.differences).order_by(c.scheduled_for.desc()).limit(1)
+        # A clock that was ahead for a while has left runs of hours that are still to come.
+        before = (c.finished_at.is_not(None), c.scheduled_for < hour)
         async with self._database.read() as connection:
-            last = (await connection.execute(newest.where(c.finished_at.is_not(None)))).one_or_none()
+            last = (await connection.execute(newest.where(*before))).one_or_none()
             first = await next_hour(connection, Window(hour - _LONGEST, hour)) if last is None else None
         usual = hour - _LOOK_BACK
         if last is None:

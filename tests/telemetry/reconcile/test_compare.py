@@ -253,6 +253,17 @@ async def test_the_first_comparison_covers_what_commands_have_booked_for_weeks(d
     assert timedelta(days=19) < report.until - report.since < timedelta(days=21)
 
 
+async def test_a_clock_that_was_ahead_for_a_while_hides_no_drift(database: Database) -> None:
+    await ReconcileJob(database, None, clock=Clock(NOON + timedelta(days=365))).run_if_due()
+    id_ = await book(database)
+    await plant(database, update(executions).where(executions.c.id == id_).values(model_calls=9))
+    for days in (1, 4):
+        clock = Clock(NOON + timedelta(days=days))
+        report = await ReconcileJob(database, None, clock=clock).run_if_due()
+        assert report is not None
+        assert [difference.subject for difference in report.differences] == [id_]
+
+
 async def test_a_stored_report_lists_the_differences(database: Database) -> None:
     id_ = await book(database)
     await plant(database, update(executions).where(executions.c.id == id_).values(model_calls=9))
