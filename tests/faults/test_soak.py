@@ -35,6 +35,8 @@ WARM_UP_CLIENTS = 16
 WARM_UP_EXECUTIONS = short_or_long(8, 2_000)
 """How many run before the first fault: a server's caches and arenas grow for some 1,500, faults or not."""
 
+WARM_UP_ATTACKS = short_or_long(1, 4)
+"""How often every attack is made meanwhile, all at once: either server then has had each, beside its usual load."""
 WARM_UP_SECONDS = 300.0
 """How long the faults have run before memory is judged: each has then hit twice."""
 
@@ -122,12 +124,13 @@ async def begin_durably(around: World) -> None:
 
 
 async def warm_up(around: World, wrong: Faults) -> None:
-    """Run what the clients will, then all attacks at once: memory that is used once is not given back."""
+    """Run what the clients will and all attacks beside it: of what Python has used once, it gives little back."""
     turns = iter(range(WARM_UP_EXECUTIONS))
     async with asyncio.TaskGroup() as group:
         for number in range(WARM_UP_CLIENTS):
             group.create_task(work(around.callers, turns, number), name="warm up")
-    await wrong.ask(HOSTILE)
+        for _ in range(WARM_UP_ATTACKS):
+            await wrong.ask(HOSTILE)
     await around.settled()
 
 
