@@ -19,6 +19,8 @@ from tests.faults.world import FAST, World, world
 from tests.services.process import SPANLOOM
 
 SECONDS = 150
+COMMITTED_AT_ONCE = {**FAST, "SPANLOOM_CONTENT": "full"}
+"""A call whose content is kept is committed as it ends, and its node a little later."""
 
 
 def branch(name: str) -> list[JsonObject]:
@@ -50,7 +52,10 @@ async def test_a_kill_between_a_call_and_the_end_of_its_node_leaves_one_tree(
     migrated_url: str, tmp_path: Path, figures: Figures, on_lost: str
 ) -> None:
     with figures("F1", orphans=1) as figure:
-        async with world(migrated_url, tmp_path, figure, settings=FAST) as around, asyncio.timeout(SECONDS):
+        async with (
+            world(migrated_url, tmp_path, figure, settings=COMMITTED_AT_ONCE) as around,
+            asyncio.timeout(SECONDS),
+        ):
             while not (orphaned := await orphans(around.database, LEAVES)):
                 await around.server.close()
                 await around.server.start()
