@@ -173,10 +173,12 @@ def same_ids(scene: Scene) -> Iterator[Request]:
 
 
 def altered_attributes(scene: Scene) -> Iterator[Request]:
-    """Signals exactly as they were said, but for one attribute."""
+    """Signals exactly as they were said, but for one attribute that a record holds."""
     for path, body in scene.pending:
         [(_, carrier)] = carriers(path, body)
-        for number in range(len(carrier.attributes)):
+        for number, attribute in enumerate(carrier.attributes):
+            if attribute.key in semconv.PEER_KEYS or attribute.key.startswith(semconv.PEER_PREFIXES):
+                continue
             [(scope, altered)] = carriers(path, body)
             alter(altered.attributes[number])
             yield rebuilt(path, (scope, altered))
