@@ -61,16 +61,7 @@ def _take_arguments(event: RawMessageStreamEvent) -> str:
     return piece
 
 
-def build(
-    model: str,
-    *,
-    provider: str,
-    api_key: str,
-    base_url: str,
-    server_address: str | None,
-    server_port: int | None,
-    limits: AnswerLimits,
-) -> LangChainModel:
+def build(model: str, *, provider: str, api_key: str, base_url: str, limits: AnswerLimits) -> LangChainModel:
     """Build a model with its own HTTP client."""
     client = ModelClient(limits, anthropic_usage)
     chat = AnthropicModel(
@@ -85,8 +76,7 @@ def build(
         chat,
         provider=provider,
         model=model,
-        server_address=server_address,
-        server_port=server_port,
+        base_url=base_url,
         dialect=DIALECT,
         limits=limits,
         secret=api_key,

@@ -31,16 +31,7 @@ _ONE_ATTEMPT = 1
 """With 0 the SDK would make several attempts, its own default."""
 
 
-def build(
-    model: str,
-    *,
-    provider: str,
-    api_key: str,
-    base_url: str,
-    server_address: str | None,
-    server_port: int | None,
-    limits: AnswerLimits,
-) -> LangChainModel:
+def build(model: str, *, provider: str, api_key: str, base_url: str, limits: AnswerLimits) -> LangChainModel:
     """Build a model with its own HTTP client, which LangChain has no parameter for.
 
     The null temperature stops LangChain from sending its own default. Making a TLS context takes long, so there is one.
@@ -70,8 +61,7 @@ def build(
         chat,
         provider=provider,
         model=model,
-        server_address=server_address,
-        server_port=server_port,
+        base_url=base_url,
         dialect=DIALECT,
         limits=limits,
         secret=api_key,

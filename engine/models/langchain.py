@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from traceback import clear_frames
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import (
@@ -73,8 +74,7 @@ class LangChainModel:
         *,
         provider: str,
         model: str,
-        server_address: str | None = None,
-        server_port: int | None = None,
+        base_url: str | None = None,
         dialect: Dialect = PLAIN,
         limits: AnswerLimits | None = None,
         secret: str | None = None,
@@ -83,8 +83,7 @@ class LangChainModel:
         self._chat = chat
         self._provider = provider
         self._model = model
-        self._server_address = server_address
-        self._server_port = server_port
+        self._server_address, self._server_port = _host_and_port(base_url)
         self._dialect = dialect
         self._limits = limits or AnswerLimits()
         self._errors = (*WIRE_ERRORS, *dialect.errors)
@@ -280,3 +279,14 @@ def _part(part: JsonObject) -> dict[str, object]:
     if uri.startswith("data:"):
         return block | {"base64": uri.partition(",")[2]}
     return block | {"url": uri}
+
+
+def _host_and_port(url: str | None) -> tuple[str | None, int | None]:
+    """Where a URL leads; the port is that of its scheme if it names none, and null if it names none that exists."""
+    if url is None:
+        return None, None
+    parts = urlsplit(url)
+    try:
+        return parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+    except ValueError:
+        return parts.hostname, None

@@ -79,16 +79,7 @@ def _take_arguments(delta: dict[str, Any]) -> list[str | None]:
     return taken
 
 
-def build(
-    model: str,
-    *,
-    provider: str,
-    api_key: str,
-    base_url: str,
-    server_address: str | None,
-    server_port: int | None,
-    limits: AnswerLimits,
-) -> LangChainModel:
+def build(model: str, *, provider: str, api_key: str, base_url: str, limits: AnswerLimits) -> LangChainModel:
     """Build a model with its own HTTP client.
 
     LangChain's timeout for each chunk is off: it waits by `asyncio.wait_for`, which in Python 3.11 loses a cancellation
@@ -108,8 +99,7 @@ def build(
         chat,
         provider=provider,
         model=model,
-        server_address=server_address,
-        server_port=server_port,
+        base_url=base_url,
         dialect=DIALECT,
         limits=limits,
         secret=api_key,

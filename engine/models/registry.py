@@ -106,8 +106,6 @@ class _Module(Protocol):
         provider: str,
         api_key: str,
         base_url: str,
-        server_address: str | None,
-        server_port: int | None,
         limits: AnswerLimits,
     ) -> "LangChainModel": ...
 
@@ -206,25 +204,13 @@ class LangChainModels:
 
 def _build(provider: Provider, model: str, settings: ProviderSettings, limits: AnswerLimits) -> "LangChainModel":
     module = cast("_Module", importlib.import_module(provider.module))
-    base_url = settings.base_url or provider.address
     return module.build(
         model,
         provider=provider.semconv_name,
         api_key=settings.api_key or _NO_KEY,
-        base_url=base_url,
-        server_address=urlsplit(base_url).hostname,
-        server_port=_port_of(base_url),
+        base_url=settings.base_url or provider.address,
         limits=limits,
     )
-
-
-def _port_of(url: str) -> int | None:
-    """The port of a URL, else that of its scheme; null if it names none that exists."""
-    parts = urlsplit(url)
-    try:
-        return parts.port or {"https": 443, "http": 80}.get(parts.scheme)
-    except ValueError:
-        return None
 
 
 def _parse(default: str) -> tuple[str, str]:
