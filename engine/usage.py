@@ -134,12 +134,12 @@ class UsageReport:
     """Whether the answer was not complete yet, so that the provider may bill more."""
 
 
-_NANO = 1_000_000_000
+NANO_PER_USD = 1_000_000_000
 
 
 def dollars(nano_usd: int, *, every_digit: bool = False) -> str:
     """An exact amount for people, such as $0.0016528, without trailing zeros after the cents unless `every_digit`."""
-    whole, rest = divmod(nano_usd, _NANO)
+    whole, rest = divmod(nano_usd, NANO_PER_USD)
     digits = f"{rest:09d}"
     return f"${whole:,}.{digits if every_digit else digits.rstrip('0').ljust(2, '0')}"
 

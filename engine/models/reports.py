@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 
 from engine.models.counts import IMPOSSIBLE
-from engine.usage import CallUsage, UsageReport
+from engine.usage import NANO_PER_USD, CallUsage, UsageReport
 
 _MAX_TIER_LETTERS = 32
 _MAX_KEY_LETTERS = 80
@@ -18,7 +18,6 @@ _MAX_UNREAD_KEYS = 16
 _MAX_FIGURES = 200
 """More figures than any provider reports; later ones are left out, so that a hostile server fills no memory."""
 _MAX_DEPTH = 4
-_NANO_PER_USD = 1_000_000_000
 
 Figure = int | float | str
 
@@ -254,7 +253,7 @@ def _cost(figures: Figures) -> int | None:
         return None
     if figures.flag("is_byok"):
         usd += beside or 0
-    return int((usd * _NANO_PER_USD).to_integral_value(ROUND_HALF_EVEN))
+    return int((usd * NANO_PER_USD).to_integral_value(ROUND_HALF_EVEN))
 
 
 def _flat(value: object, path: str = "") -> Iterator[tuple[str, Figure]]:
@@ -287,4 +286,4 @@ def _amount(figure: Figure) -> Decimal | None:
         amount = Decimal(str(figure))
     except InvalidOperation:
         return None
-    return amount if amount.is_finite() and 0 <= amount < _NANO_PER_USD else None
+    return amount if amount.is_finite() and 0 <= amount < NANO_PER_USD else None

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import genai_prices
 from genai_prices.types import ModelPrice, TieredPrices
 
-NANO_PER_USD = 1_000_000_000
+from engine.usage import NANO_PER_USD
 
 PART_OF: Mapping[str, tuple[str, ...]] = {
     "input_tokens": (),

@@ -14,6 +14,7 @@ from engine.request import MAX_TAGS
 from engine.security.printable import one_line
 from engine.tracing import semconv
 from engine.tracing.semconv import Operation
+from engine.usage import NANO_PER_USD
 from telemetry.signals.records import Attributes
 from telemetry.signals.sanitize import clean_text
 
@@ -26,7 +27,6 @@ _KINDS: Mapping[str, Attributes] = {
 }
 """A model call has no kind: with `LLM`, MLflow would not see a chat model in it."""
 _REASONING = semconv.CALL_TOKENS["reasoning_tokens"]
-_NANO = 1_000_000_000
 
 
 def added_to(attributes: Mapping[str, AnyValue]) -> Attributes:
@@ -71,16 +71,16 @@ def _of_call(attributes: Mapping[str, AnyValue]) -> Attributes:
         found[semconv.LLM_REASONING_TOKENS] = reasoning
     total, of_input = attributes.get(semconv.COST_NANO_USD), attributes.get(semconv.INPUT_COST_NANO_USD)
     if isinstance(total, int):
-        costs = {"total_cost": total / _NANO}
+        costs = {"total_cost": total / NANO_PER_USD}
         if isinstance(of_input, int):
-            costs |= {"input_cost": of_input / _NANO, "output_cost": (total - of_input) / _NANO}
+            costs |= {"input_cost": of_input / NANO_PER_USD, "output_cost": (total - of_input) / NANO_PER_USD}
         found[semconv.MLFLOW_COST] = to_json(costs).decode()
     return found
 
 
 def _cost_in_usd(attributes: Mapping[str, AnyValue]) -> Attributes:
     cost = attributes.get(semconv.COST_NANO_USD)
-    return {semconv.COST_USD: cost / _NANO} if isinstance(cost, int) else {}
+    return {semconv.COST_USD: cost / NANO_PER_USD} if isinstance(cost, int) else {}
 
 
 def _tags(document: AnyValue) -> dict[str, str]:
