@@ -292,32 +292,28 @@ class WorkflowTracker:
         """Emit an event in the context of `span`; null means the root span."""
         self._event_seq += 1
         identity = self.identity
-        self._tracing.events.emit(
-            LogRecord(
-                timestamp=time.time_ns(),
-                context=self._inside if span is None else set_span_in_context(span, Context()),
-                severity_number=SeverityNumber.INFO,
-                event_name=event.value,
-                attributes={
-                    **attributes,
-                    semconv.EVENT_ID: event_id(identity.execution_id, identity.attempt, event, self._event_seq),
-                    semconv.EVENT_SEQ: self._event_seq,
-                },
-            )
-        )
+        said: Attributes = {
+            **attributes,
+            semconv.EVENT_ID: event_id(identity.execution_id, identity.attempt, event, self._event_seq),
+            semconv.EVENT_SEQ: self._event_seq,
+        }
+        self._emit(event.value, said, SeverityNumber.INFO, span)
 
     def emit_exception(self, span: Span, attributes: Attributes) -> None:
         """Emit the event of a model call that failed, in the context of its span; under its former name, too."""
         for name in (semconv.EXCEPTION_EVENT, semconv.FORMER_EXCEPTION_EVENT):
-            self._tracing.events.emit(
-                LogRecord(
-                    timestamp=time.time_ns(),
-                    context=set_span_in_context(span, Context()),
-                    severity_number=SeverityNumber.WARN,
-                    event_name=name,
-                    attributes=self._common | attributes,
-                )
+            self._emit(name, self._common | attributes, SeverityNumber.WARN, span)
+
+    def _emit(self, name: str, attributes: Attributes, severity: SeverityNumber, span: Span | None) -> None:
+        self._tracing.events.emit(
+            LogRecord(
+                timestamp=time.time_ns(),
+                context=self._inside if span is None else set_span_in_context(span, Context()),
+                severity_number=severity,
+                event_name=name,
+                attributes=attributes,
             )
+        )
 
     def _close(self, status: ExecutionStatus, event: Event, extra: Attributes) -> None:
         self.count_span(self._root, always_kept=True)

@@ -29,14 +29,14 @@ def totals_of(spans: Iterable[SpanRecord]) -> Totals:
         elif span.kind is Kind.TOOL:
             totals.tool_calls += 1
         if span.kind in (Kind.TOOL, Kind.RETRIEVAL):
-            totals.tool_seconds += _seconds(span)
+            totals.tool_seconds += span.seconds
     return totals
 
 
 def _add_call(totals: Totals, span: SpanRecord) -> None:
     totals.model_calls += 1
     totals.offline_calls += span.text(semconv.PROVIDER) == OFFLINE_PROVIDER
-    totals.model_seconds += _seconds(span)
+    totals.model_seconds += span.seconds
     totals.add_call(
         _usage(span),
         span.integer(semconv.COST_NANO_USD),
@@ -48,7 +48,3 @@ def _add_call(totals: Totals, span: SpanRecord) -> None:
 
 def _usage(span: SpanRecord) -> Usage:
     return Usage.of_counts({name: span.integer(key) for name, key in semconv.CALL_TOKENS.items()})
-
-
-def _seconds(span: SpanRecord) -> float:
-    return (span.end_ns - span.start_ns) / 1e9

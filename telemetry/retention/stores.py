@@ -188,7 +188,7 @@ _WITH_CONTROL = (
 _WITH_RECORDS = (
     Rows(webhook_events, webhook_events.c.execution_id),
     Rows(execution_scores, execution_scores.c.execution_id),
-    Rows(score_comments, score_comments.c.execution_id),
+    _COMMENTS,
     Rows(tombstones, tombstones.c.execution_id),
 )
 """Rows that go with the record of their execution."""
