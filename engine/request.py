@@ -115,6 +115,9 @@ class Caller:
     """The sender of a request. It is passed beside the request, so that no request body can claim an owner."""
 
     owner: str = "default"
+    key_id: str | None = None
+    key_name: str | None = None
+    """The API key of the request; null without one."""
     correlation_id: str | None = None
     trigger: Trigger = "api"
     trace_context: Context | None = None

@@ -1,29 +1,19 @@
-"""Dependencies of routes: the running service, the caller, ids in paths, and the Idempotency-Key."""
+"""Dependencies of routes: the running service, ids in paths, and the Idempotency-Key."""
 
 import re
 from typing import Annotated
 
 from fastapi import Depends, Path, Query, Request
-from opentelemetry import trace
-from opentelemetry.context import Context
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from api.http.middleware import ids_of
 from api.http.problems import Problem
 from api.http.responses import IDEMPOTENCY_KEY
 from api.wiring.runtime import Runtime
 from engine.errors import NotFound
-from engine.request import Caller
-
-OWNER = "default"
-"""The owner of every execution: the service has no API keys yet, so all callers are one owner."""
 
 _ID_PATTERN = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY = re.compile(r"[!-~]{1,255}")
-
-LINKED_TRACE = "spanloom.linked_trace"
-"""The key in the ASGI scope under which the caller's trace is kept if executions link to it."""
 
 
 class QueryModel(BaseModel):
@@ -40,17 +30,6 @@ def _runtime(request: Request) -> Runtime:
     runtime = request.app.state.runtime
     assert isinstance(runtime, Runtime)
     return runtime
-
-
-def _caller(request: Request) -> Caller:
-    """The caller of a request. The execution's root span becomes a child of the request's span."""
-    span = trace.get_current_span()
-    return Caller(
-        owner=OWNER,
-        correlation_id=ids_of(request).correlation_id,
-        trace_context=trace.set_span_in_context(span, Context()) if span.get_span_context().is_valid else None,
-        trace_link=request.scope.get(LINKED_TRACE),
-    )
 
 
 def _idempotency_key(request: Request) -> str | None:
@@ -77,7 +56,6 @@ _IN_PATH = Path(json_schema_extra={"format": "uuid", "pattern": f"^{_ID_PATTERN}
 
 RuntimeDep = Annotated[Runtime, Depends(_runtime)]
 IdempotencyKeyDep = Annotated[str | None, Depends(_idempotency_key)]
-CallerDep = Annotated[Caller, Depends(_caller)]
 NoQueryDep = Annotated[NoQuery, Query()]
 ExecutionId = Annotated[str, _IN_PATH, _exists("execution")]
 EndpointId = Annotated[str, _IN_PATH, _exists("endpoint")]

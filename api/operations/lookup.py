@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from api.http.dependencies import OWNER
 from api.http.problems import Problem, problem_of
 from api.operations.approve import open_questions
 from api.schemas import executions as documents
@@ -26,13 +25,13 @@ async def about(execution_id: str) -> AsyncIterator[None]:
         raise
 
 
-async def read_execution(runtime: Runtime, execution_id: str) -> documents.Execution:
+async def read_execution(runtime: Runtime, execution_id: str, owner: str) -> documents.Execution:
     """The execution from its record and its control row. Raises `NotFound`."""
     async with runtime.database.read() as connection:
-        record = await executions.get_execution(connection, execution_id, OWNER)
+        record = await executions.get_execution(connection, execution_id, owner)
         if record is None:
             raise NotFound.of("execution", execution_id)
-        row = await control.get(connection, execution_id, OWNER)
+        row = await control.get(connection, execution_id, owner)
         gone = await erasure.why_gone(connection, execution_id)
         return documents.execution(record, row, await open_questions(connection, row), runtime.settings, gone)
 

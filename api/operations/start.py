@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
 
-from api.http.dependencies import OWNER
 from api.http.middleware import ids_of
 from api.http.problems import ProblemDocument, internal_error, problem_of
 from api.http.request_spans import link_span, name_span, show_caller, show_end
@@ -41,7 +40,7 @@ async def start(
             return await _queue(runtime, request, asked, caller)
         execution = await runtime.engine.start(asked, caller, streaming=asked.mode == "stream")
     except Replayed as replayed:
-        return await _replay(runtime, request, asked, replayed.execution_id, wait_seconds)
+        return await _replay(runtime, request, asked, replayed.execution_id, caller.owner, wait_seconds)
     name_span(request, execution.identity.workflow_name)
     show_caller(execution)
     execution.join()
@@ -50,11 +49,13 @@ async def start(
     return await _wait(execution, request, runtime, wait_seconds, {})
 
 
-async def accepted(runtime: Runtime, request: Request, execution_id: str, *, replayed: bool = False) -> Response:
+async def accepted(
+    runtime: Runtime, request: Request, execution_id: str, owner: str, *, replayed: bool = False
+) -> Response:
     """202 with the execution as it is now; it continues. The span of the request links to it."""
     more = {"Location": f"/v1/executions/{execution_id}"} | (_REPLAYED if replayed else {})
     async with about(execution_id):
-        document = await read_execution(runtime, execution_id)
+        document = await read_execution(runtime, execution_id, owner)
         name_span(request, document.source.workflow_name)
         link_span(document)
         return json_response(document, 202, headers_of(execution_id, **more))
@@ -64,6 +65,7 @@ def event_stream(
     runtime: Runtime,
     request: Request,
     execution_id: str,
+    owner: str,
     position: StreamPosition,
     *,
     headers: dict[str, str] | None = None,
@@ -78,7 +80,7 @@ def event_stream(
             del readers[execution_id]
 
     def after(last: ExecutionEvent | None) -> AsyncGenerator[ExecutionEvent, None]:
-        return follow(runtime, execution_id, OWNER, StreamPosition.of(last) if last else position)
+        return follow(runtime, execution_id, owner, StreamPosition.of(last) if last else position)
 
     broken = _StreamError(request, execution_id)
     return EventStream(frames(after, broken), leave, headers_of(execution_id) | (headers or {}))
@@ -110,7 +112,7 @@ def _with_policy(asked: ExecutionRequest, caller: Caller) -> ExecutionRequest:
 async def _queue(runtime: Runtime, request: Request, asked: ExecutionRequest, caller: Caller) -> Response:
     execution_id = await runtime.engine.enqueue(asked, caller)
     runtime.dispatcher.wake()
-    return await accepted(runtime, request, execution_id)
+    return await accepted(runtime, request, execution_id, caller.owner)
 
 
 async def _stream(execution: "Execution", request: Request, runtime: Runtime) -> Response:
@@ -157,7 +159,7 @@ async def _wait(
         result.cancel()
         gone.cancel()
     execution.come_back_later()
-    return await accepted(runtime, request, execution.id, replayed=bool(headers))
+    return await accepted(runtime, request, execution.id, execution.identity.owner, replayed=bool(headers))
 
 
 def _result_answer(
@@ -170,18 +172,18 @@ def _result_answer(
 
 
 async def _replay(
-    runtime: Runtime, request: Request, asked: ExecutionRequest, execution_id: str, wait_seconds: float
+    runtime: Runtime, request: Request, asked: ExecutionRequest, execution_id: str, owner: str, wait_seconds: float
 ) -> Response:
     """Respond with the execution that the key has started, in the mode of this request."""
     if asked.mode == "async":
-        return await accepted(runtime, request, execution_id, replayed=True)
+        return await accepted(runtime, request, execution_id, owner, replayed=True)
     if asked.mode == "stream":
-        return event_stream(runtime, request, execution_id, StreamPosition(), headers=_REPLAYED)
+        return event_stream(runtime, request, execution_id, owner, StreamPosition(), headers=_REPLAYED)
     async with about(execution_id):
-        return await _join(runtime, request, execution_id, wait_seconds)
+        return await _join(runtime, request, execution_id, owner, wait_seconds)
 
 
-async def _join(runtime: Runtime, request: Request, execution_id: str, seconds: float) -> Response:
+async def _join(runtime: Runtime, request: Request, execution_id: str, owner: str, seconds: float) -> Response:
     """Wait for an execution that another request started: for its result in this process, else for its control row."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
@@ -193,13 +195,13 @@ async def _join(runtime: Runtime, request: Request, execution_id: str, seconds: 
                 gone.cancel()
                 here.join()
                 return await _wait(here, request, runtime, max(0.0, until - loop.time()), _REPLAYED)
-            row = await read_row(runtime, execution_id, OWNER)
+            row = await read_row(runtime, execution_id, owner)
             if row.result is not None and (row.status.is_terminal or row.status is Status.PAUSED):
                 result = ExecutionResult.model_validate(row.result, strict=False)
                 return json_response(result, headers=headers_of(execution_id) | _REPLAYED)
             left = until - loop.time()
             if left <= 0 or runtime.is_draining:
-                return await accepted(runtime, request, execution_id, replayed=True)
+                return await accepted(runtime, request, execution_id, owner, replayed=True)
             await asyncio.wait({gone}, timeout=min(STORED_SECONDS, left))
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     finally:

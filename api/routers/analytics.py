@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from api.http.dependencies import OWNER, QueryModel, RuntimeDep
+from api.http.dependencies import QueryModel, RuntimeDep
+from api.http.principal import Principal, needs
 from api.http.responses import json_response, openapi_responses
 from api.schemas import executions, scores
 from api.schemas.timestamps import Time
@@ -67,10 +68,12 @@ class CostQuery(QueryModel):
         "invalid_request",
     ),
 )
-async def cost(runtime: RuntimeDep, query: Annotated[CostQuery, Query()]) -> Response:
+async def cost(
+    runtime: RuntimeDep, principal: Annotated[Principal, needs("analytics:read")], query: Annotated[CostQuery, Query()]
+) -> Response:
     """Calls of unknown cost add nothing to it, but are counted. Beyond 1,000 rows the cheapest are one, `_other`."""
     names = CostQuery.model_fields.keys() - {"group_by"}
-    wanted = CostFilter(owner=OWNER, **{name: getattr(query, name) for name in names})
+    wanted = CostFilter(owner=principal.owner, **{name: getattr(query, name) for name in names})
     async with runtime.database.read() as connection:
         report = await costs.cost(connection, wanted, list(dict.fromkeys(query.group_by)))
     return json_response(executions.cost(report))
@@ -97,8 +100,12 @@ class ScoresQuery(QueryModel):
         "invalid_request",
     ),
 )
-async def mean(runtime: RuntimeDep, query: Annotated[ScoresQuery, Query()]) -> Response:
+async def mean(
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("analytics:read")],
+    query: Annotated[ScoresQuery, Query()],
+) -> Response:
     """Numbers have a mean; labels are counted, each by itself. Of more than 1,000 groups those with the most scores."""
-    wanted = ScoreFilter(owner=OWNER, **{name: getattr(query, name) for name in ScoresQuery.model_fields})
+    wanted = ScoreFilter(owner=principal.owner, **{name: getattr(query, name) for name in ScoresQuery.model_fields})
     async with runtime.database.read() as connection:
         return json_response(scores.means(await mean_scores(connection, wanted)))

@@ -1,11 +1,13 @@
 """/v1/executions/{id}/cancel, /resume, /retry: decisions of a caller about an execution."""
 
 from dataclasses import replace
+from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from api.http.dependencies import OWNER, CallerDep, ExecutionId, IdempotencyKeyDep, NoQueryDep, RuntimeDep
+from api.http.dependencies import ExecutionId, IdempotencyKeyDep, NoQueryDep, RuntimeDep
+from api.http.principal import Principal, needs, needs_caller
 from api.http.request_bodies import NoBody, read_body
 from api.http.responses import json_response, openapi_body, openapi_responses
 from api.operations.approve import ResumeBody, answer
@@ -17,6 +19,7 @@ from api.schemas import executions
 from api.wiring.runtime import Runtime
 from engine.errors import AlreadyFinished, Replayed
 from engine.graph import Document, JsonObject
+from engine.request import Caller
 from engine.result import Status
 from engine.store import control
 
@@ -69,28 +72,38 @@ RESUME_EXAMPLES: dict[str, JsonObject] = {
     ),
     openapi_extra=openapi_body("CancelBody", examples=CANCEL_EXAMPLES),
 )
-async def cancel(execution_id: ExecutionId, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def cancel(
+    execution_id: ExecutionId,
+    request: Request,
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("executions:cancel")],
+    query: NoQueryDep,
+) -> Response:
     """A running execution is asked to stop; `status` is `cancelled` once it has. Others are cancelled at once."""
     body = await read_body(request, CancelBody, optional=True)
     async with about(execution_id):
         async with runtime.database.begin() as connection:
-            row = await control.request_cancel(connection, execution_id, OWNER, body.reason)
+            row = await control.request_cancel(connection, execution_id, principal.owner, body.reason)
         if row is None:
-            return await _cancel_pruned(runtime, execution_id)
+            return await _cancel_pruned(runtime, execution_id, principal.owner)
         if not row.status.is_terminal:
             if runtime.engine.running(execution_id) is not None:
                 runtime.cancel(execution_id, row.cancel_reason)
             else:
-                await runtime.sweeper.cancel(execution_id, OWNER, row.cancel_reason)
-            return json_response(await read_execution(runtime, execution_id), 202, headers_of(execution_id))
+                await runtime.sweeper.cancel(execution_id, principal.owner, row.cancel_reason)
+            return json_response(
+                await read_execution(runtime, execution_id, principal.owner), 202, headers_of(execution_id)
+            )
         if row.status is not Status.CANCELLED:
             raise AlreadyFinished
-        return json_response(await read_execution(runtime, execution_id), 200, headers_of(execution_id))
+        return json_response(
+            await read_execution(runtime, execution_id, principal.owner), 200, headers_of(execution_id)
+        )
 
 
-async def _cancel_pruned(runtime: Runtime, execution_id: str) -> Response:
+async def _cancel_pruned(runtime: Runtime, execution_id: str, owner: str) -> Response:
     """Retention has deleted the control row, so the execution has ended; or it does not exist. Raises `NotFound`."""
-    found = await read_execution(runtime, execution_id)
+    found = await read_execution(runtime, execution_id, owner)
     if found.status is not Status.CANCELLED:
         raise AlreadyFinished
     return json_response(found, 200, headers_of(execution_id))
@@ -114,14 +127,22 @@ async def _cancel_pruned(runtime: Runtime, execution_id: str) -> Response:
     ),
     openapi_extra=openapi_body("ResumeBody", examples=RESUME_EXAMPLES),
 )
-async def resume(execution_id: ExecutionId, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def resume(
+    execution_id: ExecutionId,
+    request: Request,
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("executions:approve")],
+    query: NoQueryDep,
+) -> Response:
     """The first answer counts; later ones are conflicts. A process with a free slot continues the execution."""
     body = await read_body(request, ResumeBody)
     async with about(execution_id):
         async with runtime.database.begin() as connection:
-            await answer(connection, execution_id, OWNER, body, answered_by=OWNER)
+            await answer(connection, execution_id, principal.owner, body, answered_by=principal.owner)
         runtime.dispatcher.wake()
-        return json_response(await read_execution(runtime, execution_id), 202, headers_of(execution_id))
+        return json_response(
+            await read_execution(runtime, execution_id, principal.owner), 202, headers_of(execution_id)
+        )
 
 
 @router.post(
@@ -156,7 +177,7 @@ async def retry(
     execution_id: ExecutionId,
     request: Request,
     runtime: RuntimeDep,
-    caller: CallerDep,
+    caller: Annotated[Caller, needs_caller("executions:run")],
     key: IdempotencyKeyDep,
     query: NoQueryDep,
 ) -> Response:
@@ -165,7 +186,7 @@ async def retry(
     async with about(execution_id):
         await runtime.readiness.require_schema()
         async with runtime.database.read() as connection:
-            asked = await read_original(connection, execution_id, OWNER)
+            asked = await read_original(connection, execution_id, caller.owner)
         try:
             again = await runtime.engine.enqueue_again(
                 asked.identity,
@@ -175,6 +196,6 @@ async def retry(
                 root=asked.first_root,
             )
         except Replayed as replayed:
-            return await accepted(runtime, request, replayed.execution_id, replayed=True)
+            return await accepted(runtime, request, replayed.execution_id, caller.owner, replayed=True)
     runtime.dispatcher.wake()
-    return await accepted(runtime, request, again)
+    return await accepted(runtime, request, again, caller.owner)

@@ -6,7 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from api.http.dependencies import OWNER, ExecutionId, QueryModel, RuntimeDep
+from api.http.dependencies import ExecutionId, QueryModel, RuntimeDep
+from api.http.principal import Principal, needs
 from api.http.problems import Problem
 from api.http.responses import openapi_responses
 from api.operations.follow import StreamPosition, has_received_all
@@ -62,14 +63,18 @@ _PARAMETER = {
     openapi_extra={"parameters": [_PARAMETER]},
 )
 async def events(
-    execution_id: ExecutionId, request: Request, runtime: RuntimeDep, query: Annotated[EventsQuery, Query()]
+    execution_id: ExecutionId,
+    request: Request,
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("executions:read")],
+    query: Annotated[EventsQuery, Query()],
 ) -> Response:
     """The events after the id. A `gap` event stands for events that are not known. A paused execution sends no more."""
     async with about(execution_id):
         position = _position(request, query)
         async with runtime.database.read() as connection:
-            row = await control.get(connection, execution_id, OWNER)
-            if row is None and await executions.get_execution(connection, execution_id, OWNER) is None:
+            row = await control.get(connection, execution_id, principal.owner)
+            if row is None and await executions.get_execution(connection, execution_id, principal.owner) is None:
                 raise NotFound.of("execution", execution_id)
         if row is None or has_received_all(row, position):
             return Response(status_code=204, headers=headers_of(execution_id))
@@ -78,7 +83,7 @@ async def events(
                 "too_many_subscribers",
                 f"The execution already has {MAX_READERS} readers. Close one, or try again later.",
             )
-        return event_stream(runtime, request, execution_id, position)
+        return event_stream(runtime, request, execution_id, principal.owner, position)
 
 
 def _position(request: Request, query: EventsQuery) -> StreamPosition:

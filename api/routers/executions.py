@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from api.http.dependencies import OWNER, CallerDep, ExecutionId, IdempotencyKeyDep, NoQueryDep, QueryModel, RuntimeDep
+from api.http.dependencies import ExecutionId, IdempotencyKeyDep, NoQueryDep, QueryModel, RuntimeDep
 from api.http.pagination import invalid_cursor, read_cursor, read_time, write_cursor
+from api.http.principal import Principal, needs, needs_caller
 from api.http.request_bodies import read_body
 from api.http.responses import json_response, next_link, openapi_body, openapi_responses
 from api.operations import start as starting
@@ -16,7 +17,7 @@ from api.schemas import executions as documents
 from api.schemas.timestamps import Time
 from engine.errors import NotFound
 from engine.graph import JsonObject
-from engine.request import ExecutionRequest
+from engine.request import Caller, ExecutionRequest
 from engine.result import ErrorClass, ExecutionResult, Status
 from engine.retention import call_content
 from telemetry.reads import executions, traces
@@ -59,10 +60,10 @@ class ListQuery(QueryModel):
     limit: int = Field(50, ge=1, le=200)
     cursor: Text | None = None
 
-    def wanted(self) -> executions.ExecutionFilter:
+    def wanted(self, owner: str) -> executions.ExecutionFilter:
         """The filters, for this owner."""
         names = ListQuery.model_fields.keys() - {"order", "limit", "cursor"}
-        return executions.ExecutionFilter(owner=OWNER, **{name: getattr(self, name) for name in names})
+        return executions.ExecutionFilter(owner=owner, **{name: getattr(self, name) for name in names})
 
 
 class TraceQuery(QueryModel):
@@ -149,7 +150,7 @@ EXAMPLES: dict[str, JsonObject] = {
 async def start(
     request: Request,
     runtime: RuntimeDep,
-    caller: CallerDep,
+    caller: Annotated[Caller, needs_caller("executions:run")],
     key: IdempotencyKeyDep,
     query: Annotated[StartQuery, Query()],
 ) -> Response:
@@ -169,12 +170,21 @@ async def start(
         "invalid_cursor",
     ),
 )
-async def list_executions(request: Request, runtime: RuntimeDep, query: Annotated[ListQuery, Query()]) -> Response:
+async def list_executions(
+    request: Request,
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("executions:read")],
+    query: Annotated[ListQuery, Query()],
+) -> Response:
     """The executions that match all filters. There is no total, as that would mean counting all of them."""
     after = _position(query)
     async with runtime.database.read() as connection:
         page = await executions.list_executions(
-            connection, query.wanted(), limit=query.limit, after=after, oldest_first=query.order == "oldest"
+            connection,
+            query.wanted(principal.owner),
+            limit=query.limit,
+            after=after,
+            oldest_first=query.order == "oldest",
         )
     items = [documents.summary(record, runtime.settings) for record in page.items]
     cursor = write_cursor([page.end.queued_at.isoformat(), page.end.id], query) if page.end else None
@@ -199,10 +209,17 @@ def _position(query: ListQuery) -> executions.ExecutionCursor | None:
         "invalid_request",
     ),
 )
-async def get(execution_id: ExecutionId, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def get(
+    execution_id: ExecutionId,
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("executions:read")],
+    query: NoQueryDep,
+) -> Response:
     """The record, the open questions, and the result as long as it is kept."""
     async with about(execution_id):
-        return json_response(await read_execution(runtime, execution_id), headers=headers_of(execution_id))
+        return json_response(
+            await read_execution(runtime, execution_id, principal.owner), headers=headers_of(execution_id)
+        )
 
 
 @router.get(
@@ -218,7 +235,11 @@ async def get(execution_id: ExecutionId, runtime: RuntimeDep, query: NoQueryDep)
     ),
 )
 async def trace(
-    execution_id: ExecutionId, request: Request, runtime: RuntimeDep, query: Annotated[TraceQuery, Query()]
+    execution_id: ExecutionId,
+    request: Request,
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("executions:read")],
+    query: Annotated[TraceQuery, Query()],
 ) -> Response:
     """The spans in depth-first order. A running execution shows its root span and the spans that have ended."""
     async with about(execution_id):
@@ -226,7 +247,7 @@ async def trace(
         try:
             async with runtime.database.read() as connection:
                 found = await traces.get_trace(
-                    connection, execution_id, OWNER, attempt=query.attempt, limit=query.limit, after=after
+                    connection, execution_id, principal.owner, attempt=query.attempt, limit=query.limit, after=after
                 )
         except traces.UnknownCursor:
             raise invalid_cursor() from None
@@ -250,13 +271,17 @@ async def trace(
     ),
 )
 async def content(
-    execution_id: ExecutionId, request: Request, runtime: RuntimeDep, query: Annotated[ContentQuery, Query()]
+    execution_id: ExecutionId,
+    request: Request,
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("content:read")],
+    query: Annotated[ContentQuery, Query()],
 ) -> Response:
     """Messages, tool calls and retrievals, oldest first. They are kept with `SPANLOOM_CONTENT=full` only."""
     async with about(execution_id):
         after = read_cursor(query.cursor, query, lambda at, call_id: (read_time(at), call_id))
         async with runtime.database.read() as connection:
-            if await executions.get_execution(connection, execution_id, OWNER) is None:
+            if await executions.get_execution(connection, execution_id, principal.owner) is None:
                 raise NotFound.of("execution", execution_id)
             calls = await call_content.read(connection, execution_id, limit=query.limit + 1, after=after)
         page = calls[: query.limit]
@@ -284,11 +309,16 @@ async def content(
         "invalid_request",
     ),
 )
-async def forget_content(execution_id: ExecutionId, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def forget_content(
+    execution_id: ExecutionId,
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("content:delete")],
+    query: NoQueryDep,
+) -> Response:
     """Delete its input, answer, messages, and what its calls said. It cannot be retried afterwards."""
     async with about(execution_id):
         async with runtime.database.read() as connection:
-            if await executions.get_execution(connection, execution_id, OWNER) is None:
+            if await executions.get_execution(connection, execution_id, principal.owner) is None:
                 raise NotFound.of("execution", execution_id)
         await runtime.eraser.erase([execution_id], "forgotten")
         runtime.engine.forget_events(execution_id)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from api.http.dependencies import QueryModel, RuntimeDep
 from api.http.pagination import read_cursor, write_cursor
+from api.http.principal import Principal, needs
 from api.http.responses import json_response, openapi_responses
 from api.schemas.reconcile import ReconcileDocument, ReconcilePage
 from api.schemas.timestamps import EARLIEST, Time, in_range
@@ -36,7 +37,9 @@ class ReconcileQuery(QueryModel):
         "invalid_cursor",
     ),
 )
-async def runs(runtime: RuntimeDep, query: Annotated[ReconcileQuery, Query()]) -> Response:
+async def runs(
+    runtime: RuntimeDep, principal: Annotated[Principal, needs("ops")], query: Annotated[ReconcileQuery, Query()]
+) -> Response:
     """The keeper compares the books once an hour."""
     before = read_cursor(query.cursor, query, _due)
     async with runtime.database.read() as connection:

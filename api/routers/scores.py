@@ -1,8 +1,11 @@
 """/v1/executions/{id}/scores: judge an execution, and read its scores."""
 
+from typing import Annotated
+
 from fastapi import APIRouter, Request, Response
 
-from api.http.dependencies import OWNER, ExecutionId, NoQueryDep, RuntimeDep
+from api.http.dependencies import ExecutionId, NoQueryDep, RuntimeDep
+from api.http.principal import Principal, needs
 from api.http.request_bodies import read_body
 from api.http.responses import json_response, openapi_body, openapi_responses
 from api.operations.lookup import about, headers_of
@@ -39,13 +42,19 @@ EXAMPLES: dict[str, JsonObject] = {
     ),
     openapi_extra=openapi_body("ScoreBody", examples=EXAMPLES),
 )
-async def give(execution_id: ExecutionId, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def give(
+    execution_id: ExecutionId,
+    request: Request,
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("executions:score")],
+    query: NoQueryDep,
+) -> Response:
     """Also long after its end, as long as its record is kept. A second score of the same name and source replaces the
     first, so a request can be repeated.
     """
     body = await read_body(request, scores.ScoreBody)
     async with about(execution_id):
-        score = await runtime.scoring.give(execution_id, OWNER, body.given())
+        score = await runtime.scoring.give(execution_id, principal.owner, body.given())
         return json_response(scores.score(score), headers=headers_of(execution_id))
 
 
@@ -60,10 +69,15 @@ async def give(execution_id: ExecutionId, request: Request, runtime: RuntimeDep,
         "invalid_request",
     ),
 )
-async def read(execution_id: ExecutionId, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def read(
+    execution_id: ExecutionId,
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("executions:read")],
+    query: NoQueryDep,
+) -> Response:
     """With the Collector a score is there once it has come back, within seconds."""
     async with about(execution_id), runtime.database.read() as connection:
-        if await get_execution(connection, execution_id, OWNER) is None:
+        if await get_execution(connection, execution_id, principal.owner) is None:
             raise NotFound.of("execution", execution_id)
         found = await list_scores(connection, execution_id)
         return json_response(scores.ScoreList(items=list(map(scores.score, found))), headers=headers_of(execution_id))

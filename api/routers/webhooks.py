@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from api.http.dependencies import OWNER, DeliveryId, EndpointId, NoQueryDep, QueryModel, RuntimeDep
+from api.http.dependencies import DeliveryId, EndpointId, NoQueryDep, QueryModel, RuntimeDep
 from api.http.pagination import read_cursor, read_time, write_cursor
+from api.http.principal import Principal, needs
 from api.http.request_bodies import NoBody, read_body
 from api.http.responses import json_response, next_link, openapi_body, openapi_responses
 from api.schemas import webhooks as documents
@@ -56,10 +57,17 @@ class DeliveriesQuery(QueryModel):
         "invalid_cursor",
     ),
 )
-async def list_endpoints(request: Request, runtime: RuntimeDep, query: Annotated[EndpointsQuery, Query()]) -> Response:
+async def list_endpoints(
+    request: Request,
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("webhooks:manage")],
+    query: Annotated[EndpointsQuery, Query()],
+) -> Response:
     """The endpoints without their secrets."""
     async with runtime.database.read() as connection:
-        found, end = await endpoints.list_endpoints(connection, OWNER, limit=query.limit, after=_position(query))
+        found, end = await endpoints.list_endpoints(
+            connection, principal.owner, limit=query.limit, after=_position(query)
+        )
     cursor = _cursor(end, query)
     page = documents.EndpointPage(items=[documents.endpoint(one) for one in found], next_cursor=cursor)
     return json_response(page, headers=next_link(request, cursor))
@@ -83,13 +91,15 @@ async def list_endpoints(request: Request, runtime: RuntimeDep, query: Annotated
     ),
     openapi_extra=openapi_body("EndpointBody"),
 )
-async def create_endpoint(request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def create_endpoint(
+    request: Request, runtime: RuntimeDep, principal: Annotated[Principal, needs("webhooks:manage")], query: NoQueryDep
+) -> Response:
     """The endpoint receives events from now on."""
     body = await read_body(request, documents.EndpointBody)
     await build_egress(runtime.settings).check(body.url)
     new = endpoints.NewEndpoint(body.url, body.events, body.templates, body.headers, body.description)
     async with runtime.database.begin() as connection:
-        made, secret = await endpoints.create(connection, OWNER, new, build_sealer(runtime.settings))
+        made, secret = await endpoints.create(connection, principal.owner, new, build_sealer(runtime.settings))
     headers = {"Location": f"/v1/webhooks/endpoints/{made.id}"}
     return json_response(documents.new_endpoint(made, secret), 201, headers)
 
@@ -103,10 +113,15 @@ async def create_endpoint(request: Request, runtime: RuntimeDep, query: NoQueryD
         {200: {"description": "The endpoint.", "model": documents.EndpointAnswer}}, "not_found", "invalid_request"
     ),
 )
-async def get_endpoint(endpoint_id: EndpointId, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def get_endpoint(
+    endpoint_id: EndpointId,
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("webhooks:manage")],
+    query: NoQueryDep,
+) -> Response:
     """The endpoint without its secret."""
     async with runtime.database.read() as connection:
-        return json_response(documents.endpoint(await endpoints.get(connection, OWNER, endpoint_id)))
+        return json_response(documents.endpoint(await endpoints.get(connection, principal.owner, endpoint_id)))
 
 
 @router.patch(
@@ -123,14 +138,20 @@ async def get_endpoint(endpoint_id: EndpointId, runtime: RuntimeDep, query: NoQu
     openapi_extra=openapi_body("EndpointChange"),
 )
 async def change_endpoint(
-    endpoint_id: EndpointId, request: Request, runtime: RuntimeDep, query: NoQueryDep
+    endpoint_id: EndpointId,
+    request: Request,
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("webhooks:manage")],
+    query: NoQueryDep,
 ) -> Response:
     """A disabled endpoint receives nothing. After it is enabled, `redeliver` sends the events that it missed."""
     body = await read_body(request, documents.EndpointChange)
     if body.url is not None:
         await build_egress(runtime.settings).check(body.url)
     async with runtime.database.begin() as connection:
-        changed = await endpoints.change(connection, OWNER, endpoint_id, body.changes(), build_sealer(runtime.settings))
+        changed = await endpoints.change(
+            connection, principal.owner, endpoint_id, body.changes(), build_sealer(runtime.settings)
+        )
     return json_response(documents.endpoint(changed))
 
 
@@ -142,10 +163,15 @@ async def change_endpoint(
     status_code=204,
     responses=openapi_responses({204: {"description": "The endpoint is deleted."}}, "not_found", "invalid_request"),
 )
-async def delete_endpoint(endpoint_id: EndpointId, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def delete_endpoint(
+    endpoint_id: EndpointId,
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("webhooks:manage")],
+    query: NoQueryDep,
+) -> Response:
     """Nothing more is sent to the endpoint, except requests that are already being sent."""
     async with runtime.database.begin() as connection:
-        await endpoints.remove(connection, OWNER, endpoint_id)
+        await endpoints.remove(connection, principal.owner, endpoint_id)
     return Response(status_code=204)
 
 
@@ -161,12 +187,18 @@ async def delete_endpoint(endpoint_id: EndpointId, runtime: RuntimeDep, query: N
     ),
     openapi_extra=openapi_body("RotateBody"),
 )
-async def rotate_secret(endpoint_id: EndpointId, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def rotate_secret(
+    endpoint_id: EndpointId,
+    request: Request,
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("webhooks:manage")],
+    query: NoQueryDep,
+) -> Response:
     """Requests are signed with both secrets for `overlap_hours`."""
     body = await read_body(request, documents.RotateBody, optional=True)
     async with runtime.database.begin() as connection:
         secret, until = await endpoints.rotate_secret(
-            connection, OWNER, endpoint_id, body.overlap_hours, build_sealer(runtime.settings)
+            connection, principal.owner, endpoint_id, body.overlap_hours, build_sealer(runtime.settings)
         )
     return json_response(documents.SecretAnswer(secret=secret, old_valid_until=until))
 
@@ -185,11 +217,17 @@ async def rotate_secret(endpoint_id: EndpointId, request: Request, runtime: Runt
     ),
     openapi_extra=openapi_body("NoBody"),
 )
-async def test_endpoint(endpoint_id: EndpointId, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def test_endpoint(
+    endpoint_id: EndpointId,
+    request: Request,
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("webhooks:manage")],
+    query: NoQueryDep,
+) -> Response:
     """The event is sent at once; the delivery shows the outcome."""
     await read_body(request, NoBody, optional=True)
     async with runtime.database.begin() as connection:
-        made = await deliveries.send_test(connection, OWNER, endpoint_id)
+        made = await deliveries.send_test(connection, principal.owner, endpoint_id)
     return json_response(documents.delivery(made), 202)
 
 
@@ -208,12 +246,18 @@ async def test_endpoint(endpoint_id: EndpointId, request: Request, runtime: Runt
     openapi_extra=openapi_body("RedeliverBody"),
 )
 async def redeliver_range(
-    endpoint_id: EndpointId, request: Request, runtime: RuntimeDep, query: NoQueryDep
+    endpoint_id: EndpointId,
+    request: Request,
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("webhooks:manage")],
+    query: NoQueryDep,
 ) -> Response:
     """Sends events again with the same ids and bytes, including events missed while the endpoint was disabled."""
     body = await read_body(request, documents.RedeliverBody)
     async with runtime.database.begin() as connection:
-        count = await deliveries.redeliver_range(connection, OWNER, endpoint_id, body.since, body.until, body.only)
+        count = await deliveries.redeliver_range(
+            connection, principal.owner, endpoint_id, body.since, body.until, body.only
+        )
     return json_response(documents.RedeliveredAnswer(deliveries=count), 202)
 
 
@@ -229,12 +273,15 @@ async def redeliver_range(
     ),
 )
 async def list_deliveries(
-    request: Request, runtime: RuntimeDep, query: Annotated[DeliveriesQuery, Query()]
+    request: Request,
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("webhooks:manage")],
+    query: Annotated[DeliveriesQuery, Query()],
 ) -> Response:
     """The deliveries that match all filters."""
     async with runtime.database.read() as connection:
         found, end = await deliveries.list_deliveries(
-            connection, OWNER, query.wanted(), limit=query.limit, after=_position(query)
+            connection, principal.owner, query.wanted(), limit=query.limit, after=_position(query)
         )
     cursor = _cursor(end, query)
     page = documents.DeliveryPage(items=[documents.delivery(one) for one in found], next_cursor=cursor)
@@ -250,10 +297,15 @@ async def list_deliveries(
         {200: {"description": "The delivery.", "model": documents.DeliveryDetail}}, "not_found", "invalid_request"
     ),
 )
-async def get_delivery(delivery_id: DeliveryId, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def get_delivery(
+    delivery_id: DeliveryId,
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("webhooks:manage")],
+    query: NoQueryDep,
+) -> Response:
     """The delivery, with the first 2 KiB of each reply."""
     async with runtime.database.read() as connection:
-        found = await deliveries.get_delivery(connection, OWNER, delivery_id)
+        found = await deliveries.get_delivery(connection, principal.owner, delivery_id)
         attempts = await deliveries.read_attempts(connection, found)
     return json_response(documents.delivery_detail(found, attempts))
 
@@ -272,11 +324,17 @@ async def get_delivery(delivery_id: DeliveryId, runtime: RuntimeDep, query: NoQu
     ),
     openapi_extra=openapi_body("NoBody"),
 )
-async def redeliver(delivery_id: DeliveryId, request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def redeliver(
+    delivery_id: DeliveryId,
+    request: Request,
+    runtime: RuntimeDep,
+    principal: Annotated[Principal, needs("webhooks:manage")],
+    query: NoQueryDep,
+) -> Response:
     """The delivery keeps its id and bytes; its schedule of attempts starts again."""
     await read_body(request, NoBody, optional=True)
     async with runtime.database.begin() as connection:
-        found = await deliveries.redeliver(connection, OWNER, delivery_id)
+        found = await deliveries.redeliver(connection, principal.owner, delivery_id)
     return json_response(documents.delivery(found), 202)
 
 

@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
-from api.http.dependencies import LINKED_TRACE
 from api.http.middleware import OuterMiddleware, ids_of
+from api.http.principal import LINKED_TRACE
 from api.http.problems import Problem
 from api.http.request_bodies import invalid_parameters
 from api.http.request_spans import excluded_by, in_callers_trace
