@@ -1,5 +1,6 @@
 """The types of values that settings have: how each is written, and what is said about one that cannot be used."""
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,9 @@ MAX_HOURS = 24 * MAX_DAYS
 """A hundred years: a time that lies further back has no date."""
 MIN_SECRET = 32
 """The shortest secret key and the shortest token, in characters."""
+
+
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:.]+\](:[0-9]{1,5})?")
 
 
 def _split(value: object) -> object:
@@ -55,6 +59,13 @@ def _http_url(value: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be a URL with its scheme, as in http://127.0.0.1:4010/v1")
     return value
+
+
+def _origins(items: tuple[str, ...]) -> tuple[str, ...]:
+    for item in items:
+        if item != "*" and not _ORIGIN.fullmatch(item):
+            raise ValueError("lists origins as browsers send them, https://app.example or http://localhost:3000, or *")
+    return items
 
 
 def _long_enough(texts: tuple[str, ...], name: str) -> tuple[str, ...]:
@@ -103,6 +114,7 @@ Tokens = Annotated[
     tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(partial(_long_enough, name="a token"))
 ]
 Schedule = Annotated[tuple[Seconds, ...], NoDecode, BeforeValidator(_split), AfterValidator(_schedule)]
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_origins)]
 Places = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_exceptions)]
 Ports = Annotated[tuple[Port, ...], NoDecode, BeforeValidator(_split)]
 Folders = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]

@@ -24,6 +24,7 @@ from api.setting_values import (
     HttpUrl,
     Listed,
     LowerCase,
+    Origins,
     Places,
     Port,
     Ports,
@@ -82,7 +83,7 @@ class Settings(BaseSettings):
         description="Long random keys that seal secrets and sign signals, newest first (SQLite: else a file beside it)",
     )
     bind: HostAndPort | None = Field(
-        None, description="Address to listen on; loopback only, as there are no API keys yet (127.0.0.1:8000)"
+        None, description="Address to listen on; beyond loopback only if there are API keys (127.0.0.1:8000)"
     )
     pipeline: Annotated[Literal["embedded", "collector"], LowerCase] = Field(
         "embedded",
@@ -102,7 +103,11 @@ class Settings(BaseSettings):
         description="Seconds after which a shipped signal that has not come back from the Collector is stored locally",
     )
     allowed_hosts: Listed = Field(
-        (), description="Host names that requests may use besides the loopback names and the host of PUBLIC_URL"
+        (),
+        description="Host names that requests may use without keys, besides loopback names and the host of PUBLIC_URL",
+    )
+    cors_origins: Origins = Field(
+        (), description="Origins of web pages that may call the service with a key, as in https://app.example, or *"
     )
     public_url: HttpUrl | None = Field(
         None, description="Address at which people reach the service, for links in alerts and dashboards (that of BIND)"
@@ -234,6 +239,11 @@ class Settings(BaseSettings):
         return host.strip("[]"), int(port)
 
     @property
+    def is_reachable(self) -> bool:
+        """Whether other machines could reach the service."""
+        return not is_loopback(self.address[0])
+
+    @property
     def public_address(self) -> str:
         """The address for links, without a slash at the end; without `SPANLOOM_PUBLIC_URL` where it listens."""
         host, port = self.address
@@ -316,16 +326,6 @@ def prepare_process(settings: Settings) -> None:
     if not settings.langsmith:
         for name in ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2"):
             os.environ[name] = "false"
-
-
-def check_bind(settings: Settings) -> None:
-    """Raises `SettingsInvalid` if other machines could reach the service: there are no API keys yet."""
-    host, _ = settings.address
-    if not is_loopback(host):
-        raise SettingsInvalid(
-            f"SPANLOOM_BIND={host} is not a loopback address, so anyone who can reach it could run workflows; "
-            "use 127.0.0.1 and put a proxy that asks for a password in front"
-        )
 
 
 def check_ingest(settings: Settings) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli.arguments import executions, prices, records, retention, service, webhooks, workflows
+from api.cli.arguments import executions, keys, prices, records, retention, service, webhooks, workflows
 from api.cli.exit_codes import DONE
 from api.cli.help import EPILOG, Command, Group
 from api.cli.interrupts import leaving
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(executions.app, name="executions")
 app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(keys.app, name="keys")
 app.add_typer(prices.app, name="prices")
 app.add_typer(retention.app, name="retention")
 for command in (

@@ -12,6 +12,7 @@ from api.wiring.runtime import Runtime
 from engine.errors import NotFound
 
 _ID_PATTERN = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_KEY_ID = "[A-Za-z0-9]{12}"
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY = re.compile(r"[!-~]{1,255}")
 
@@ -26,7 +27,8 @@ class NoQuery(QueryModel):
     """A route without query parameters."""
 
 
-def _runtime(request: Request) -> Runtime:
+def runtime_of(request: Request) -> Runtime:
+    """The running service."""
     runtime = request.app.state.runtime
     assert isinstance(runtime, Runtime)
     return runtime
@@ -41,11 +43,11 @@ def _idempotency_key(request: Request) -> str | None:
     return keys[0]
 
 
-def _exists(kind: str) -> AfterValidator:
+def _exists(kind: str, pattern: str = _ID_PATTERN) -> AfterValidator:
     """A check that a text can be an id at all, before anything is made of it: a header, a query, a log line."""
 
     def check(text: str) -> str:
-        if re.fullmatch(_ID_PATTERN, text):
+        if re.fullmatch(pattern, text):
             return text
         raise NotFound.of(kind, text if _PLAIN_ID.fullmatch(text) else "of this id")
 
@@ -54,10 +56,11 @@ def _exists(kind: str) -> AfterValidator:
 
 _IN_PATH = Path(json_schema_extra={"format": "uuid", "pattern": f"^{_ID_PATTERN}$"})
 
-RuntimeDep = Annotated[Runtime, Depends(_runtime)]
+RuntimeDep = Annotated[Runtime, Depends(runtime_of)]
 IdempotencyKeyDep = Annotated[str | None, Depends(_idempotency_key)]
 NoQueryDep = Annotated[NoQuery, Query()]
 ExecutionId = Annotated[str, _IN_PATH, _exists("execution")]
 EndpointId = Annotated[str, _IN_PATH, _exists("endpoint")]
 DeliveryId = Annotated[str, _IN_PATH, _exists("delivery")]
+KeyId = Annotated[str, Path(json_schema_extra={"pattern": f"^{_KEY_ID}$"}), _exists("key", _KEY_ID)]
 """Ids in paths. Any other text raises `NotFound`, like an id that nothing has."""

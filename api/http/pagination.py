@@ -1,12 +1,14 @@
 """Pagination cursors. A cursor holds the end of a page and a digest of the filters, so that misuse is noticed.
 
-The digest has no key: whoever knows it can make a cursor, so the position is checked like any other input.
+The digest has no key: whoever knows it can make a cursor, so the position is checked like any other input. It holds the
+owner of the request in progress, so that no list can forget to keep the cursors of owners apart.
 """
 
 import base64
 import binascii
 import hashlib
 from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import datetime
 from typing import TypeVar
 
@@ -20,6 +22,12 @@ from engine.documents.json_text import to_json
 Position = TypeVar("Position")
 
 _TEXTS = TypeAdapter(list[str])
+_owner = ContextVar("owner", default="")
+
+
+def cursors_of(owner: str) -> None:
+    """Make and take cursors of this owner only, in the request in progress."""
+    _owner.set(owner)
 
 
 def write_cursor(position: list[str], asked: BaseModel) -> str:
@@ -58,4 +66,5 @@ def read_time(text: str) -> datetime:
 def _digest(position: list[str], asked: BaseModel) -> str:
     """Page size and cursor are left out, as they may differ between the pages of a list."""
     filters = asked.model_dump(mode="json", exclude={"cursor", "limit"})
-    return hashlib.blake2b(to_json([position, filters], options=orjson.OPT_SORT_KEYS), digest_size=9).hexdigest()
+    content = to_json([_owner.get(), position, filters], options=orjson.OPT_SORT_KEYS)
+    return hashlib.blake2b(content, digest_size=9).hexdigest()

@@ -1,53 +1,38 @@
 """Who sends a request, and what they may do: the owner, the key, and its scopes."""
 
-from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Request, Security
-from fastapi.security import SecurityScopes
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer, SecurityScopes
 from opentelemetry import trace
 from opentelemetry.context import Context
+from starlette.datastructures import Headers
 
+from api.access.principal import MissingScope, Principal, Unauthenticated
+from api.access.scopes import SCOPES
+from api.http.dependencies import runtime_of
+from api.http.hosts import host_of
 from api.http.middleware import ids_of
-from api.http.problems import Problem
+from api.http.pagination import cursors_of
+from api.settings import is_loopback
+from engine.errors import Unavailable
 from engine.request import Caller
 
-SCOPES: dict[str, str] = {
-    "executions:run": "Start and repeat executions of stored workflows",
-    "executions:read": "Read executions, their traces, events and scores",
-    "executions:cancel": "Cancel executions",
-    "executions:approve": "Answer the questions of paused executions",
-    "executions:score": "Give executions scores",
-    "graphs:run": "Run graphs that come with the request, and change nodes by overrides",
-    "content:read": "Read what people and models said",
-    "content:delete": "Delete what people and models said",
-    "templates:read": "Read templates",
-    "templates:write": "Change templates",
-    "definitions:read": "Read definitions",
-    "definitions:write": "Change definitions",
-    "analytics:read": "Read sums over executions",
-    "budgets:read": "Read budgets and what is left of them",
-    "budgets:write": "Change budgets",
-    "webhooks:manage": "Manage webhook endpoints and deliveries",
-    "keys:manage": "Manage the keys of this owner",
-    "metrics:read": "Read /metrics",
-    "ops": "Read the state of the service",
-    "owners:all": "Read the executions of every owner",
-}
-"""Every scope, and what it allows."""
+__all__ = ["LINKED_TRACE", "SCOPES", "Principal", "needs", "needs_caller", "require"]
 
 LINKED_TRACE = "spanloom.linked_trace"
 """The key in the ASGI scope under which the caller's trace is kept if executions link to it."""
 
+_PRINCIPAL = "spanloom.principal"
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """The sender of a request. Without a key, `key_id` and `key_name` are null."""
-
-    owner: str = "default"
-    key_id: str | None = None
-    key_name: str | None = None
-    scopes: frozenset[str] = frozenset(SCOPES)
+_described = HTTPBearer(
+    scheme_name="key",
+    description="An API key, `spl_…`, or a token of the identity provider. A service on a loopback address that has "
+    "no keys yet needs none.",
+    auto_error=False,
+)
+"""Only describes in OpenAPI how a key is sent; the gate reads it."""
 
 
 def needs(*scopes: str) -> Any:
@@ -60,12 +45,57 @@ def needs_caller(*scopes: str) -> Any:
     return Security(_caller, scopes=list(scopes))
 
 
-def _principal(request: Request, wanted: SecurityScopes) -> Principal:
-    """All callers are one owner with every scope: the service has no API keys yet."""
-    principal = Principal()
-    for scope in wanted.scopes:
-        if scope not in principal.scopes:
-            raise Problem("missing_scope", f"The key lacks the scope {scope}.")
+async def require(request: Request, *scopes: str) -> Principal:
+    """The principal of a request, which has these scopes. Raises `Unauthenticated`, `MissingScope`, `Unavailable`."""
+    principal = request.scope.get(_PRINCIPAL)
+    if principal is None:
+        principal = request.scope[_PRINCIPAL] = await _admit(request)
+    assert isinstance(principal, Principal)
+    for scope in scopes:
+        if not principal.may(scope):
+            raise MissingScope(scope)
+    return principal
+
+
+async def recheck(request: Request) -> None:
+    """Check during a long response that the key still counts. Raises `Unauthenticated`.
+
+    A database that does not answer ends no response.
+    """
+    try:
+        await _admit(request)
+    except Unavailable:
+        return
+
+
+async def sees_operations(request: Request) -> bool:
+    """Whether the sender may see details of the service; anybody may on a service without keys."""
+    try:
+        return not runtime_of(request).gate.is_closed or (await require(request)).may("ops")
+    except (Unauthenticated, Unavailable):
+        return False
+
+
+def is_local(request: Request) -> bool:
+    """Whether the sender is on this machine and calls it by a loopback name.
+
+    A web page that makes its own name lead here is not local, nor is the caller of a proxy, as far as it can be seen.
+    """
+    headers = Headers(scope=request.scope)
+    if request.client is None or any(name in headers for name in _FORWARDED):
+        return False
+    return is_loopback(request.client.host) and is_loopback(host_of(headers.get("host", "")))
+
+
+async def _admit(request: Request) -> Principal:
+    return await runtime_of(request).gate.admit(request.headers.getlist("authorization"))
+
+
+async def _principal(
+    request: Request, wanted: SecurityScopes, described: Annotated[object, Depends(_described)]
+) -> Principal:
+    principal = await require(request, *wanted.scopes)
+    cursors_of(principal.owner)
     return principal
 
 

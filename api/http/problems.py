@@ -10,6 +10,7 @@ from opentelemetry import trace
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from api.access.principal import MissingScope, Unauthenticated
 from engine.documents.json_text import to_json
 from engine.errors import MalformedWorkflow, SpanloomError
 from engine.report import ValidationReport
@@ -187,7 +188,17 @@ def problem_of(error: SpanloomError, execution_id: str | None = None) -> Problem
     if error.code not in TITLES or error.code == "internal_error":
         return internal_error(execution_id)
     report = error.report if isinstance(error, MalformedWorkflow) else None
-    return Problem(error.code, error.message, report=report, execution_id=execution_id)
+    return Problem(error.code, error.message, report=report, execution_id=execution_id, headers=_challenge(error))
+
+
+def _challenge(error: SpanloomError) -> dict[str, str]:
+    """The header that tells clients which key to send, by RFC 6750 section 3."""
+    if isinstance(error, Unauthenticated):
+        reason = ', error="invalid_token"' if error.is_invalid else ""
+        return {"WWW-Authenticate": f'Bearer realm="spanloom"{reason}'}
+    if isinstance(error, MissingScope):
+        return {"WWW-Authenticate": f'Bearer realm="spanloom", error="insufficient_scope", scope="{error.scope}"'}
+    return {}
 
 
 def internal_error(execution_id: str | None = None) -> Problem:

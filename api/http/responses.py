@@ -1,6 +1,6 @@
 """JSON responses of routes, and their descriptions for OpenAPI."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import Request, Response
@@ -53,10 +53,12 @@ def openapi_body(
     return body | {"parameters": [_KEY_HEADER]} if key else body
 
 
-def openapi_responses(good: OpenapiResponses, *codes: str) -> OpenapiResponses:
+def openapi_responses(
+    good: OpenapiResponses, *codes: str, everywhere: Sequence[str] = PROBLEMS_EVERYWHERE
+) -> OpenapiResponses:
     """OpenAPI's description of a route's responses: the successful ones, its own problems, and those of every route."""
     found: OpenapiResponses = {}
-    for code in sorted({*codes, *PROBLEMS_EVERYWHERE}, key=list(TITLES).index):
+    for code in sorted({*codes, *everywhere}, key=list(TITLES).index):
         status, title = TITLES[code]
         if status in found:
             found[status]["description"] += f"; `{code}`: {title}"

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from fastapi.responses import StreamingResponse
@@ -14,6 +15,8 @@ from engine.errors import SpanloomError
 from engine.events import ExecutionEvent
 
 PING_SECONDS = 15.0
+RECHECK_SECONDS = 15.0
+"""How often a stream checks that its reader's key still counts."""
 SLOW_SECONDS = 30.0
 """A reader that accepts no data for this long is disconnected. The execution never waits for readers."""
 
@@ -47,20 +50,27 @@ async def frames(
     follow: Callable[[ExecutionEvent | None], AsyncGenerator[ExecutionEvent, None]],
     broken: Callable[[SpanloomError | None], ProblemDocument],
     *,
+    recheck: Callable[[], Awaitable[None]],
     first: ExecutionEvent | None = None,
     ping_seconds: float = PING_SECONDS,
 ) -> AsyncGenerator[bytes, None]:
     """The frames of a stream, up to its closing event.
+
+    `recheck` is asked every `RECHECK_SECONDS` and raises a `SpanloomError` if the reader may read no more.
 
     `follow` yields the events after the given one, and from the start for None. `broken` makes the problem document
     for a stream that ends without a closing event.
     """
     yield _OPENING + (b"" if first is None else frame(first))
     last = first
+    checked_at = time.monotonic()
     while not _is_closing(last):
         async with aclosing(follow(last)) as events:
             try:
                 while not _is_closing(last):
+                    if time.monotonic() >= checked_at + RECHECK_SECONDS:
+                        await recheck()
+                        checked_at = time.monotonic()
                     async with asyncio.timeout(ping_seconds):
                         last = await anext(events)
                     yield frame(last)

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from api.access.principal import Principal
 from api.http.problems import Problem, problem_of
 from api.operations.approve import open_questions
 from api.schemas import executions as documents
@@ -25,8 +26,16 @@ async def about(execution_id: str) -> AsyncIterator[None]:
         raise
 
 
-async def read_execution(runtime: Runtime, execution_id: str, owner: str) -> documents.Execution:
-    """The execution from its record and its control row. Raises `NotFound`."""
+async def read_execution(runtime: Runtime, execution_id: str, principal: Principal) -> documents.Execution:
+    """The execution as this principal may see it. Raises `NotFound`."""
+    found = await read_whole(runtime, execution_id, principal.owner)
+    if principal.may("content:read"):
+        return found
+    return documents.without_content(found, with_questions=principal.may("executions:approve"))
+
+
+async def read_whole(runtime: Runtime, execution_id: str, owner: str) -> documents.Execution:
+    """The execution with its content, from its record and its control row. Raises `NotFound`."""
     async with runtime.database.read() as connection:
         record = await executions.get_execution(connection, execution_id, owner)
         if record is None:

@@ -3,17 +3,19 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
 
 from api.http.middleware import ids_of
+from api.http.principal import recheck
 from api.http.problems import ProblemDocument, internal_error, problem_of
 from api.http.request_spans import link_span, name_span, show_caller, show_end
 from api.http.responses import json_response
 from api.http.sse import EventStream, frames
 from api.operations.follow import STORED_SECONDS, StreamPosition, follow, read_row
-from api.operations.lookup import about, headers_of, read_execution
+from api.operations.lookup import about, headers_of, read_whole
 from api.wiring.runtime import Runtime
 from engine.errors import Draining, Fenced, Replayed, SpanloomError
 from engine.events import ExecutionEvent
@@ -52,10 +54,13 @@ async def start(
 async def accepted(
     runtime: Runtime, request: Request, execution_id: str, owner: str, *, replayed: bool = False
 ) -> Response:
-    """202 with the execution as it is now; it continues. The span of the request links to it."""
+    """202 with the execution as it is now; it continues. The span of the request links to it.
+
+    Who may start it sees its content, with or without the scope content:read.
+    """
     more = {"Location": f"/v1/executions/{execution_id}"} | (_REPLAYED if replayed else {})
     async with about(execution_id):
-        document = await read_execution(runtime, execution_id, owner)
+        document = await read_whole(runtime, execution_id, owner)
         name_span(request, document.source.workflow_name)
         link_span(document)
         return json_response(document, 202, headers_of(execution_id, **more))
@@ -83,7 +88,8 @@ def event_stream(
         return follow(runtime, execution_id, owner, StreamPosition.of(last) if last else position)
 
     broken = _StreamError(request, execution_id)
-    return EventStream(frames(after, broken), leave, headers_of(execution_id) | (headers or {}))
+    sent = frames(after, broken, recheck=partial(recheck, request))
+    return EventStream(sent, leave, headers_of(execution_id) | (headers or {}))
 
 
 class _StreamError:
@@ -128,7 +134,10 @@ async def _stream(execution: "Execution", request: Request, runtime: Runtime) ->
         leave()
         raise
     sent = frames(
-        lambda last: execution.events(last.seq if last else 0), _StreamError(request, execution.id), first=first
+        lambda last: execution.events(last.seq if last else 0),
+        _StreamError(request, execution.id),
+        recheck=partial(recheck, request),
+        first=first,
     )
     return EventStream(_shown_at_end(sent, execution), leave, headers_of(execution.id))
 

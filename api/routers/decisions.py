@@ -85,25 +85,21 @@ async def cancel(
         async with runtime.database.begin() as connection:
             row = await control.request_cancel(connection, execution_id, principal.owner, body.reason)
         if row is None:
-            return await _cancel_pruned(runtime, execution_id, principal.owner)
+            return await _cancel_pruned(runtime, execution_id, principal)
         if not row.status.is_terminal:
             if runtime.engine.running(execution_id) is not None:
                 runtime.cancel(execution_id, row.cancel_reason)
             else:
                 await runtime.sweeper.cancel(execution_id, principal.owner, row.cancel_reason)
-            return json_response(
-                await read_execution(runtime, execution_id, principal.owner), 202, headers_of(execution_id)
-            )
+            return json_response(await read_execution(runtime, execution_id, principal), 202, headers_of(execution_id))
         if row.status is not Status.CANCELLED:
             raise AlreadyFinished
-        return json_response(
-            await read_execution(runtime, execution_id, principal.owner), 200, headers_of(execution_id)
-        )
+        return json_response(await read_execution(runtime, execution_id, principal), 200, headers_of(execution_id))
 
 
-async def _cancel_pruned(runtime: Runtime, execution_id: str, owner: str) -> Response:
+async def _cancel_pruned(runtime: Runtime, execution_id: str, principal: Principal) -> Response:
     """Retention has deleted the control row, so the execution has ended; or it does not exist. Raises `NotFound`."""
-    found = await read_execution(runtime, execution_id, owner)
+    found = await read_execution(runtime, execution_id, principal)
     if found.status is not Status.CANCELLED:
         raise AlreadyFinished
     return json_response(found, 200, headers_of(execution_id))
@@ -138,11 +134,10 @@ async def resume(
     body = await read_body(request, ResumeBody)
     async with about(execution_id):
         async with runtime.database.begin() as connection:
-            await answer(connection, execution_id, principal.owner, body, answered_by=principal.owner)
+            answered_by = principal.key_name or principal.owner
+            await answer(connection, execution_id, principal.owner, body, answered_by=answered_by)
         runtime.dispatcher.wake()
-        return json_response(
-            await read_execution(runtime, execution_id, principal.owner), 202, headers_of(execution_id)
-        )
+        return json_response(await read_execution(runtime, execution_id, principal), 202, headers_of(execution_id))
 
 
 @router.post(

@@ -66,7 +66,7 @@ async def events(
     execution_id: ExecutionId,
     request: Request,
     runtime: RuntimeDep,
-    principal: Annotated[Principal, needs("executions:read")],
+    principal: Annotated[Principal, needs("executions:read", "content:read")],
     query: Annotated[EventsQuery, Query()],
 ) -> Response:
     """The events after the id. A `gap` event stands for events that are not known. A paused execution sends no more."""

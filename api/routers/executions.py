@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
+from api.access.principal import MissingScope
+from api.access.scopes import ALL
 from api.http.dependencies import ExecutionId, IdempotencyKeyDep, NoQueryDep, QueryModel, RuntimeDep
 from api.http.pagination import invalid_cursor, read_cursor, read_time, write_cursor
-from api.http.principal import Principal, needs, needs_caller
+from api.http.principal import Principal, needs, needs_caller, require
 from api.http.request_bodies import read_body
 from api.http.responses import json_response, next_link, openapi_body, openapi_responses
 from api.operations import start as starting
@@ -17,7 +19,7 @@ from api.schemas import executions as documents
 from api.schemas.timestamps import Time
 from engine.errors import NotFound
 from engine.graph import JsonObject
-from engine.request import Caller, ExecutionRequest
+from engine.request import Caller, ExecutionRequest, GraphSource
 from engine.result import ErrorClass, ExecutionResult, Status
 from engine.retention import call_content
 from telemetry.reads import executions, traces
@@ -35,8 +37,12 @@ class StartQuery(QueryModel):
 
 
 class ListQuery(QueryModel):
-    """Filters of the list; `from` and `to` select by `queued_at` (half-open)."""
+    """Filters of the list; `from` and `to` select by `queued_at` (half-open).
 
+    Another `owner`, or `*` for all, needs the scope owners:all.
+    """
+
+    owner: Text | None = None
     status: list[Status] = Field([], max_length=6)
     error_type: list[Text] = Field([], max_length=20)
     error_class: list[ErrorClass] = Field([], max_length=5)
@@ -60,10 +66,14 @@ class ListQuery(QueryModel):
     limit: int = Field(50, ge=1, le=200)
     cursor: Text | None = None
 
-    def wanted(self, owner: str) -> executions.ExecutionFilter:
-        """The filters, for this owner."""
-        names = ListQuery.model_fields.keys() - {"order", "limit", "cursor"}
-        return executions.ExecutionFilter(owner=owner, **{name: getattr(self, name) for name in names})
+    def wanted(self, principal: Principal) -> executions.ExecutionFilter:
+        """The filters, for the principal's owner if they name no other. Raises `MissingScope`."""
+        owner = principal.owner if self.owner is None else self.owner
+        if owner != principal.owner and not principal.may("owners:all"):
+            raise MissingScope("owners:all")
+        names = ListQuery.model_fields.keys() - {"owner", "order", "limit", "cursor"}
+        filters = {name: getattr(self, name) for name in names}
+        return executions.ExecutionFilter(owner=None if owner == ALL else owner, **filters)
 
 
 class TraceQuery(QueryModel):
@@ -154,8 +164,13 @@ async def start(
     key: IdempotencyKeyDep,
     query: Annotated[StartQuery, Query()],
 ) -> Response:
-    """An accepted execution gets a 2xx response even if it fails: `status` says how it ended."""
+    """An accepted execution gets a 2xx response even if it fails: `status` says how it ended.
+
+    A graph in the request, or changed nodes, need the scope graphs:run too.
+    """
     asked = await read_body(request, ExecutionRequest)
+    if isinstance(asked.source, GraphSource) or asked.overrides.nodes:
+        await require(request, "graphs:run")
     return await starting.start(runtime, request, asked, replace(caller, idempotency_key=key), query.wait_seconds)
 
 
@@ -181,7 +196,7 @@ async def list_executions(
     async with runtime.database.read() as connection:
         page = await executions.list_executions(
             connection,
-            query.wanted(principal.owner),
+            query.wanted(principal),
             limit=query.limit,
             after=after,
             oldest_first=query.order == "oldest",
@@ -217,9 +232,7 @@ async def get(
 ) -> Response:
     """The record, the open questions, and the result as long as it is kept."""
     async with about(execution_id):
-        return json_response(
-            await read_execution(runtime, execution_id, principal.owner), headers=headers_of(execution_id)
-        )
+        return json_response(await read_execution(runtime, execution_id, principal), headers=headers_of(execution_id))
 
 
 @router.get(

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from api.http.dependencies import NoQueryDep, RuntimeDep
+from api.http.principal import is_local, require, sees_operations
 from api.http.responses import RETRY_LATER, json_response, openapi_responses
 from engine.errors import Draining
 
@@ -69,14 +70,18 @@ async def health(query: NoQueryDep) -> Response:
         "invalid_request",
     ),
 )
-async def readiness(runtime: RuntimeDep, query: NoQueryDep) -> Response:
+async def readiness(request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
     """Checks the database, its schema, that it can be written, and that the service is not stopping.
 
-    A good answer counts for two seconds; until there is one, requests that come together share one question.
+    A good answer counts for two seconds; until there is one, requests that come together share one question. Once the
+    service has keys, what is wrong is told to those with the scope ops only.
     """
     draining = {"draining": Draining().message if runtime.is_draining else None}
     troubles = {**await runtime.readiness.troubles(), **draining}
-    checks = {name: Check(ok=trouble is None, detail=trouble) for name, trouble in troubles.items()}
+    shows_details = await sees_operations(request)
+    checks = {
+        name: Check(ok=trouble is None, detail=trouble if shows_details else None) for name, trouble in troubles.items()
+    }
     ok = all(check.ok for check in checks.values())
     answer = Readiness.model_validate({"status": "ready" if ok else "not_ready", "checks": checks})
     return json_response(answer) if ok else json_response(answer, 503, RETRY_LATER)
@@ -91,9 +96,15 @@ async def readiness(runtime: RuntimeDep, query: NoQueryDep) -> Response:
         {200: {"description": "The metrics.", "content": {"text/plain": {}, "application/openmetrics-text": {}}}},
         "invalid_request",
     ),
+    openapi_extra={"security": [{}, {"key": ["metrics:read"]}]},
 )
 async def metrics(request: Request, runtime: RuntimeDep, query: NoQueryDep) -> Response:
-    """Exact counters are read from the roll-ups at the time of the request."""
+    """Exact counters are read from the roll-ups at the time of the request.
+
+    Once the service has keys, requests from other machines need one with the scope metrics:read.
+    """
+    if not is_local(request):
+        await require(request, "metrics:read")
     content_type, content = await runtime.metrics.exposition(request.headers.get("accept", ""))
     return Response(content, headers={"Content-Type": content_type})
 

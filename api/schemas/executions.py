@@ -16,7 +16,7 @@ from telemetry.reads.cost import CostReport, CostRow, Sums
 from telemetry.reads.executions import ExecutionRecord, Seal
 from telemetry.reads.traces import Trace, TraceSpan
 
-Content = Literal["shown", "not_stored", "expired", "forgotten"]
+Content = Literal["shown", "hidden", "not_stored", "expired", "forgotten"]
 
 
 class Answer(BaseModel):
@@ -127,7 +127,7 @@ class Execution(ExecutionSummary):
 
     `approvals` holds the questions of a paused execution. `result` is there once the execution has ended; a paused
     execution has its result so far. `content` says whether input and result are shown, were not stored (or are not
-    there yet), have expired, or were forgotten on request.
+    there yet), have expired, were forgotten on request, or are hidden since the key lacks the scope content:read.
     """
 
     cancel_requested_at: datetime | None
@@ -269,6 +269,15 @@ def execution(
         "content": gone or state,
     }
     return Execution.model_validate(_of_record(record, settings) | of_control)
+
+
+def without_content(shown: Execution, *, with_questions: bool) -> Execution:
+    """The execution for a reader who may not see content; with its questions if the reader may answer them."""
+    hidden = [each.model_copy(update={"prompt": "", "payload": None}) for each in shown.approvals]
+    questions = shown.approvals if with_questions else hidden
+    changed: dict[str, object] = {"input": None, "result": None, "approvals": questions}
+    is_there = shown.input is not None or shown.result is not None or shown.approvals
+    return shown.model_copy(update=changed | ({"content": "hidden"} if is_there else {}))
 
 
 def content(execution_id: str, calls: Sequence[StoredCall], next_cursor: str | None) -> ContentAnswer:

@@ -7,18 +7,20 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
+from api.http.cors import Cors
 from api.http.middleware import OuterMiddleware, ids_of
 from api.http.principal import LINKED_TRACE
 from api.http.problems import Problem
 from api.http.request_bodies import invalid_parameters
 from api.http.request_spans import excluded_by, in_callers_trace
-from api.routers import analytics, decisions, events, executions, monitoring, reconcile, scores, webhooks
+from api.routers import analytics, decisions, events, executions, keys, monitoring, reconcile, scores, webhooks
 from api.service.openapi import describe
 from api.wiring.runtime import Runtime
 
@@ -69,13 +71,26 @@ def create_app(runtime: Runtime) -> Service:
     )
     app.traceparent, app.is_untraced = settings.traceparent, is_untraced
     app.state.runtime = runtime
-    app.add_middleware(OuterMiddleware, allowed_hosts=settings.hosts, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        OuterMiddleware,
+        allowed_hosts=settings.hosts,
+        max_body_bytes=settings.max_body_bytes,
+        is_closed=lambda: runtime.gate.is_closed,
+    )
+    if settings.cors_origins:
+        app.add_middleware(Cors, origins=settings.cors_origins, is_closed=lambda: runtime.gate.is_closed)
     return app
 
 
 def openapi_document() -> dict[str, Any]:
     """The OpenAPI document, without a running service."""
     return _bare().openapi()
+
+
+def route_table() -> list[tuple[str, str]]:
+    """Method and path of every route of the application, those that OpenAPI leaves out too."""
+    contexts = iter_route_contexts(_bare().routes)
+    return sorted((method, one.path or "") for one in contexts for method in one.methods or ())
 
 
 def _bare(**settings: Any) -> Service:
@@ -91,7 +106,7 @@ def _bare(**settings: Any) -> Service:
     app.add_exception_handler(HTTPException, _routing_problem)
     app.add_exception_handler(RequestValidationError, _parameter_problem)
     app.add_exception_handler(Exception, _leave_unanswered)
-    for routes in (executions, events, decisions, scores, analytics, webhooks, reconcile, monitoring):
+    for routes in (executions, events, decisions, scores, analytics, webhooks, keys, reconcile, monitoring):
         app.include_router(routes.router)
     return app
 

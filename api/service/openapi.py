@@ -9,8 +9,10 @@ from pydantic.json_schema import models_json_schema
 
 from api.http.problems import ProblemDocument
 from api.http.request_bodies import NoBody
+from api.http.responses import openapi_responses
 from api.operations.approve import ResumeBody
 from api.routers.decisions import CancelBody
+from api.schemas.keys import KeyBody
 from api.schemas.scores import ScoreBody
 from api.schemas.webhooks import EndpointBody, EndpointChange, RedeliverBody, RotateBody
 from engine.events import EventType
@@ -26,11 +28,13 @@ _HEADERS = {
     "X-Content-Type-Options": "`nosniff`.",
     "Cache-Control": "`no-store`.",
     "X-Execution-ID": "The id of the execution that the problem is about.",
+    "WWW-Authenticate": "How to send a key, and why the given one does not do.",
     "Retry-After": "Seconds after which another try makes sense.",
     "Link": "The path of the next page, with `rel` `next`; absent on the last page.",
 }
 _EVERYWHERE = ("X-Correlation-ID", "traceresponse", "X-Content-Type-Options", "Cache-Control")
-_BY_STATUS = {
+_BY_STATUS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("401", "403"), ("WWW-Authenticate", "X-Execution-ID")),
     **dict.fromkeys(("400", "404", "409", "422"), ("X-Execution-ID",)),
     **dict.fromkeys(("429", "503"), ("X-Execution-ID", "Retry-After")),
 }
@@ -44,6 +48,7 @@ _BODIES: tuple[type[BaseModel], ...] = (
     EndpointChange,
     RotateBody,
     RedeliverBody,
+    KeyBody,
     NoBody,
 )
 _ANSWERS: tuple[type[BaseModel], ...] = (ExecutionResult, ProblemDocument, *DATA_MODELS.values())
@@ -60,11 +65,21 @@ def describe(app: FastAPI) -> dict[str, Any]:
     schemas |= _schemas() | {"ExecutionEvent": _event(), "StreamFrame": _frame()}
     for operation in (one for path in document["paths"].values() for one in path.values()):
         _drop_stock_answer(operation)
+        if "security" in operation:
+            _add_refusals(operation["responses"])
         for status, response in operation["responses"].items():
             response["headers"] = _headers(operation["operationId"], status) | response.get("headers", {})
     document["components"]["schemas"] = dict(sorted(schemas.items()))
     document["webhooks"] = {type_: {"post": _webhook(type_, model)} for type_, model in DATA_MODELS.items()}
     return document
+
+
+def _add_refusals(responses: dict[str, Any]) -> None:
+    """Add the problems of requests without a key or a scope."""
+    for status, refused in openapi_responses({}, "unauthenticated", "missing_scope", everywhere=()).items():
+        own = responses.get(str(status))
+        description = refused["description"] + (f"; {own['description']}" if own else "")
+        responses[str(status)] = refused | {"description": description}
 
 
 def _headers(operation_id: str, status: str) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from starlette.types import ASGIApp
 from api.service.connections import ConnectionLimits, bounded
 from api.service.ingest import create_ingest_app
 from api.service.memory import collect_garbage_rarely, trimming
-from api.settings import Settings, check_bind, check_ingest
+from api.settings import Settings, check_ingest
+from api.wiring.access import check_bind, check_keys
 from api.wiring.ingest import Ingest, open_ingest
 from api.wiring.runtime import Runtime, open_runtime
 from engine.errors import SpanloomError
@@ -63,6 +64,8 @@ async def serve(
         runtime = None
         if roles != {"ingest"}:
             runtime = await stack.enter_async_context(open_runtime(settings))
+            if api is not None:
+                await check_keys(settings, runtime.database)
             if (notice := runtime.demo_notice) is not None:
                 log.warning(notice)
         if collector is not None:

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from api.access.gate import Gate
 from api.settings import Settings, prepare_process
+from api.wiring.access import build_gate
 from api.wiring.database import build_database, open_database
 from api.wiring.exporters import open_exporters
 from api.wiring.ingest import build_ingest
@@ -65,6 +67,8 @@ class Runtime:
     replay: "Replay"
     """Replays dead letters to their consumers."""
     readiness: Readiness
+    gate: Gate
+    """Tells who sends a request."""
     readers: Counter[str] = field(default_factory=Counter)
     """Readers per execution, apart from the request that started it."""
     is_draining: bool = False
@@ -127,8 +131,11 @@ async def open_runtime(
             scoring=build_scoring(database, make_sink(), telemetry),
             replay=build_replay(settings, database, ingest.receiver.health),
             readiness=Readiness(database),
+            gate=build_gate(settings, database),
         )
         stack.push_async_callback(runtime.readiness.close)
+        stack.push_async_callback(runtime.gate.close)
+        await runtime.gate.needs_key()
         await _renew_leases(runtime, stack)
         stack.push_async_callback(engine.close)
         yield runtime

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prometheus_client import Metric
 
+from api.access import tables as access_tables
 from docs.generator.markdown import code, codes, field_docs, page, prose, table, variable_docs
 from engine.database.base import metadata
 from engine.database.database import Database
@@ -70,10 +71,11 @@ def spans_page() -> str:
 def tables_page() -> str:
     """Every table with its columns."""
     docs: dict[str, str] = {}
-    for module in (engine_tables, telemetry_tables, retention_tables, score_tables):
+    for module in (engine_tables, telemetry_tables, retention_tables, score_tables, access_tables):
         docs |= variable_docs(module)
+    places = {name: place for place, name in enumerate(docs)}
     sections = []
-    for name, each in metadata.tables.items():
+    for name, each in sorted(metadata.tables.items(), key=lambda item: (places.get(item[0], len(places)), item[0])):
         columns = [
             (
                 code(column.name),

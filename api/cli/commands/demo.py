@@ -72,6 +72,7 @@ def _settings(settings: Settings, folder: Path, docs: Path) -> Settings:
     changed: dict[str, object] = {
         "database_url": f"sqlite:///{folder / 'demo.db'}",
         "model": ":".join(OFFLINE),
+        "bind": None,
         "prices": None,
         "files_roots": (docs,),
         "drain_seconds": 1.0,

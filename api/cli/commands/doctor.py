@@ -9,12 +9,14 @@ from pathlib import Path
 
 import httpx2
 
+from api.access import keys
 from api.cli import interrupts, terminal
 from api.cli.exit_codes import BAD_NEWS, DONE, NOT_READY
-from api.cli.rendering.formatting import ASSUMED_MEANING
+from api.cli.rendering.formatting import ASSUMED_MEANING, plural
 from api.cli.rendering.tables import Check, Level, checks_view
 from api.service.server import CannotListen, listen
-from api.settings import Settings, check_bind, check_ingest, in_force, prepare_process
+from api.settings import Settings, SettingsInvalid, check_ingest, in_force, prepare_process
+from api.wiring.access import check_bind, check_keys
 from api.wiring.pipelines import find_destination
 from api.wiring.resources import build_prices
 from api.wiring.secret_key import check_signing
@@ -74,9 +76,26 @@ async def _database_checks(settings: Settings) -> AsyncIterator[Check]:
             clock = await database_time(connection)
         yield Check("database", "ok", f"{name} can be read and written")
         yield _schema(waiting, is_sqlite=database.dialect_name == "sqlite")
+        if "0020" not in waiting:
+            yield await _keys(settings, database)
         skew = abs((datetime.now(UTC) - clock).total_seconds())
         advice = "synchronise the clocks of both machines, for example with NTP" if skew > _SKEW_SECONDS else ""
         yield Check("clock", "warn" if advice else "ok", f"differs from the database's clock by {skew:.1f} s", advice)
+
+
+async def _keys(settings: Settings, database: Database) -> Check:
+    """Whether requests need a key, and how many keys count now."""
+    async with database.read() as connection:
+        valid, others = await keys.count(connection)
+    try:
+        await check_keys(settings, database)
+    except SettingsInvalid as error:
+        return Check("API keys", "fail", error.message)
+    if not valid + others:
+        return Check("API keys", "ok", "none: every program on this machine is owner `default` and may do everything")
+    finding = f"{plural(valid, 'key', 'keys')} valid, {others} expired or revoked; every request needs one"
+    advice = "" if valid else "create one: spanloom keys create --help"
+    return Check("API keys", "ok" if valid else "warn", finding, advice)
 
 
 def _new_file(file: Path) -> Check | None:

@@ -35,8 +35,8 @@ UNNEEDED = {"alembic", "fastapi", "google", "langchain", "langchain_core", "lang
 
 def test_commands_that_read_import_neither_langgraph_nor_alembic(shell: Shell, migrated_sqlite_url: str) -> None:
     assert migrated_sqlite_url == f"sqlite:///{shell.folder / 'spanloom.db'}"
-    for command in ("executions", "cost"):
-        assert _modules_after(command, folder=shell.folder) & UNNEEDED == set()
+    for command in (["executions"], ["cost"], ["keys", "list"]):
+        assert _modules_after(*command, folder=shell.folder) & UNNEEDED == set()
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import pytest
 from starlette.types import Receive, Scope, Send
 from uvicorn import Config, Server
 
+from api.access.principal import Unauthenticated
 from api.http import sse
-from api.http.problems import Problem, ProblemDocument
+from api.http.problems import Problem, ProblemDocument, problem_of
 from api.http.sse import EventStream
 from api.service.server import listen
 from engine.errors import SpanloomError, Unavailable
@@ -96,6 +97,10 @@ async def test_a_stream_whose_books_cannot_be_closed_breaks_with_a_problem(
     assert waited.headers["x-execution-id"] == waited.json()["execution_id"]
 
 
+async def admitted() -> None:
+    """A reader whose key counts."""
+
+
 async def test_silence_is_filled_with_pings() -> None:
     go_on = asyncio.Event()
 
@@ -104,12 +109,43 @@ async def test_silence_is_filled_with_pings() -> None:
         await go_on.wait()
         yield event(EventType.COMPLETED, last.seq + 1)
 
-    parts = sse.frames(follow, document, first=event(EventType.STARTED, 1), ping_seconds=0.01)
+    parts = sse.frames(follow, document, recheck=admitted, first=event(EventType.STARTED, 1), ping_seconds=0.01)
     assert (await anext(parts)).startswith(b"retry: 2000\n\nevent: started\n")
     assert [await anext(parts), await anext(parts)] == [b": ping\n\n"] * 2
     go_on.set()
     rest = [part async for part in parts if part != b": ping\n\n"]
     assert [part.split(b"\n")[0] for part in rest] == [b"event: completed"]
+
+
+@pytest.mark.parametrize("is_busy", [True, False])
+async def test_a_reader_whose_key_no_longer_counts_reads_no_more(
+    is_busy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether events come all the time or never."""
+    monkeypatch.setattr(sse, "RECHECK_SECONDS", 0.05)
+    asked = 0
+
+    async def follow(last: ExecutionEvent | None) -> AsyncGenerator[ExecutionEvent, None]:
+        assert last is not None
+        while True:
+            await asyncio.sleep(0.001 if is_busy else 60)
+            yield event(EventType.TOKEN, last.seq + 1, text="more")
+
+    async def recheck() -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 2:
+            raise Unauthenticated("This API key was revoked.")
+
+    def broken(error: SpanloomError | None) -> ProblemDocument:
+        assert error is not None
+        return problem_of(error).document(None)
+
+    frames = sse.frames(follow, broken, recheck=recheck, first=event(EventType.STARTED, 1), ping_seconds=0.01)
+    async with asyncio.timeout(20):
+        parts = [part async for part in frames]
+    assert parts[-1].startswith(b"event: stream_error\ndata: ")
+    assert b'"unauthenticated"' in parts[-1]
 
 
 async def test_frames_are_read_as_they_were_meant() -> None:

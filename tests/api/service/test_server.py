@@ -11,11 +11,15 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from api.access import keys
+from api.access.keys import NewKey
 from api.cli.commands.serve import run_service
-from api.service.server import CannotListen, default_roles, listen
-from api.settings import Settings, SettingsInvalid, check_bind
+from api.service.server import CannotListen, default_roles, listen, serve
+from api.settings import Settings, SettingsInvalid
+from api.wiring.access import build_hasher, check_bind
+from engine.database.database import Database
 from engine.testing.models import Hold, Say
-from tests.api.harness import request, running
+from tests.api.harness import client_of, request, running
 from tests.house.lock import ROOT
 from tests.misbehaving_collector import TOKEN
 from tests.services.process import SPANLOOM
@@ -115,13 +119,45 @@ def test_a_taken_port_is_said() -> None:
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:8000", "[::]:80", "192.168.1.5:8000", "spanloom.internal:8000"])
 def test_an_address_beyond_loopback_is_refused(bind: str) -> None:
-    with pytest.raises(SettingsInvalid, match="not a loopback address"):
-        check_bind(Settings(bind=bind))
+    """There is no secret key by which keys are recognised, and once there is one, no key."""
+    url = "postgresql://nobody@127.0.0.1:1/none"
+    with pytest.raises(SettingsInvalid, match="needs SPANLOOM_SECRET_KEY"):
+        check_bind(Settings(bind=bind, database_url=url))
+    check_bind(Settings(bind=bind, database_url=url, secret_key=("x" * 32,)))
+    check_bind(Settings(bind=bind))
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:80", "localhost:80", "[::1]:80", None])
 def test_loopback_is_allowed(bind: str | None) -> None:
     check_bind(Settings(bind=bind))
+
+
+async def test_without_a_key_nobody_beyond_this_machine_is_let_in(migrated_sqlite_url: str) -> None:
+    """The service does not begin, and says how."""
+    settings = Settings(database_url=migrated_sqlite_url, bind="0.0.0.0:0")
+    with pytest.raises(SettingsInvalid, match=r"no API key.*spanloom keys create"):
+        await serve(settings, frozenset({"api"}))
+
+
+async def test_with_a_key_the_service_may_be_reached_and_asks_everybody_for_one(migrated_sqlite_url: str) -> None:
+    async with Database(migrated_sqlite_url) as database, database.begin() as connection:
+        settings = Settings(database_url=migrated_sqlite_url, bind="0.0.0.0:0")
+        new = NewKey("ann", "laptop", ["executions:read"])
+        _, key = await keys.create(connection, new, build_hasher(settings))
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(serve(settings, frozenset({"api"}), ready.set_result), name="service")
+    port = (await ready).rpartition(":")[2]
+    async with client_of(f"http://127.0.0.1:{port}") as client:
+        for host in ("127.0.0.1", "anything.example"):
+            assert (await client.get("/v1/me", headers={"Host": host})).status_code == 401
+            admitted = await client.get("/v1/me", headers={"Host": host, "Authorization": f"Bearer {key}"})
+            assert admitted.json()["owner"] == "ann"
+            scraped = await client.get("/metrics", headers={"Host": host})
+            assert scraped.status_code == (200 if host == "127.0.0.1" else 401)
+        proxied = await client.get("/metrics", headers={"X-Forwarded-For": "127.0.0.1"})
+        assert proxied.status_code == 401
+        signal.raise_signal(signal.SIGTERM)
+        await serving
 
 
 def test_ingest_is_a_role_where_there_is_a_collector() -> None:

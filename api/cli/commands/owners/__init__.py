@@ -1,0 +1,1 @@
+"""Commands about what owners have in the service."""
