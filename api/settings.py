@@ -83,7 +83,7 @@ class Settings(BaseSettings):
         description="Long random keys that seal secrets and sign signals, newest first (SQLite: else a file beside it)",
     )
     bind: HostAndPort | None = Field(
-        None, description="Address to listen on; beyond loopback only if there are API keys (127.0.0.1:8000)"
+        None, description="Address to listen on; beyond loopback only if there are API keys or OIDC (127.0.0.1:8000)"
     )
     pipeline: Annotated[Literal["embedded", "collector"], LowerCase] = Field(
         "embedded",
@@ -109,6 +109,15 @@ class Settings(BaseSettings):
     cors_origins: Origins = Field(
         (), description="Origins of web pages that may call the service with a key, as in https://app.example, or *"
     )
+    oidc_issuer: HttpUrl | None = Field(
+        None, description="Issuer of tokens (OIDC) that count like API keys, as their claim iss names it"
+    )
+    oidc_audience: Listed = Field((), description="Audiences of which a token must name one in its claim aud")
+    oidc_jwks_url: HttpUrl | None = Field(
+        None, description="Address of the issuer's public keys, as in https://id.example/.well-known/jwks.json"
+    )
+    oidc_owner_claim: str = Field("sub", description="Claim of a token that names the owner")
+    oidc_scope_claim: str = Field("scope", description="Claim of a token that lists its scopes")
     public_url: HttpUrl | None = Field(
         None, description="Address at which people reach the service, for links in alerts and dashboards (that of BIND)"
     )
@@ -228,6 +237,13 @@ class Settings(BaseSettings):
             raise ValueError(
                 "SPANLOOM_LEASE_RENEW_SECONDS is less than half of SPANLOOM_LEASE_SECONDS, so that one renewal may fail"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _checks_tokens(self) -> Self:
+        """Require what tokens are checked with: one of another service, or signed by another, must not count."""
+        if self.oidc_issuer is not None and not (self.oidc_audience and self.oidc_jwks_url):
+            raise ValueError("SPANLOOM_OIDC_ISSUER needs SPANLOOM_OIDC_AUDIENCE and SPANLOOM_OIDC_JWKS_URL")
         return self
 
     @property

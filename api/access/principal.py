@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from api.access.scopes import SCOPES, covers
 from engine.errors import Refusal
 
+OWNER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._@|+-]{0,127}$"
+"""What the name of an owner can be."""
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:
@@ -12,7 +15,7 @@ class Principal:
 
     owner: str
     key_id: str | None = None
-    """The id of the API key, or `jwt:` and the subject of a token; null without either."""
+    """The id of the API key, or `jwt:` and a digest of the subject of a token; null without either."""
     key_name: str | None = None
     scopes: frozenset[str] = frozenset()
 

@@ -13,7 +13,6 @@ from api.schemas.values import one_of
 from api.schemas.webhooks import BodyTime
 from engine.graph import Document
 
-OWNER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._@|+-]{0,127}$"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9 ._@:/+-]{0,63}$"
 
 Scope = Annotated[

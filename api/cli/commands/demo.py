@@ -73,6 +73,7 @@ def _settings(settings: Settings, folder: Path, docs: Path) -> Settings:
         "database_url": f"sqlite:///{folder / 'demo.db'}",
         "model": ":".join(OFFLINE),
         "bind": None,
+        "oidc_issuer": None,
         "prices": None,
         "files_roots": (docs,),
         "drain_seconds": 1.0,

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.access import keys
 from api.access.keys import NewKey
+from api.access.principal import OWNER_PATTERN
 from api.access.scopes import ALL, SCOPES
 from api.cli import interrupts, terminal
 from api.cli.database_reads import check_exists, read
@@ -112,7 +113,7 @@ def _write(settings: Settings, work: Callable[[AsyncConnection], Awaitable[T]]) 
 
 def _check(new: NewKey) -> None:
     """The rules of the HTTP API. Raises `WrongUse`."""
-    if not re.fullmatch(documents.OWNER_PATTERN, new.owner):
+    if not re.fullmatch(OWNER_PATTERN, new.owner):
         wrong_use(f"Cannot use the owner {new.owner!r}. Write up to 128 letters, digits and . _ @ | + -")
     if not re.fullmatch(documents.NAME_PATTERN, new.name):
         wrong_use(f"Cannot use the name {new.name!r}. Write up to 64 letters, digits, spaces and . _ @ : / + -")
