@@ -63,15 +63,15 @@ async def frames(
     """
     yield _OPENING + (b"" if first is None else frame(first))
     last = first
-    checked_at = time.monotonic()
+    check_at = time.monotonic() + RECHECK_SECONDS
     while not _is_closing(last):
         async with aclosing(follow(last)) as events:
             try:
                 while not _is_closing(last):
-                    if time.monotonic() >= checked_at + RECHECK_SECONDS:
+                    if time.monotonic() >= check_at:
                         await recheck()
-                        checked_at = time.monotonic()
-                    async with asyncio.timeout(ping_seconds):
+                        check_at = time.monotonic() + RECHECK_SECONDS
+                    async with asyncio.timeout(min(ping_seconds, check_at - time.monotonic())):
                         last = await anext(events)
                     yield frame(last)
             except TimeoutError:

@@ -12,6 +12,7 @@ from api.http.principal import Principal, needs
 from api.http.request_bodies import read_body
 from api.http.responses import json_response, next_link, openapi_body, openapi_responses
 from api.operations.keys import create_key
+from api.operations.limits import limits_of
 from api.schemas import keys as documents
 from api.wiring.access import build_hasher
 from engine.graph import JsonObject
@@ -117,9 +118,17 @@ async def revoke(
     summary="Get who asks",
     response_model=None,
     responses=openapi_responses(
-        {200: {"description": "The owner, the key and its scopes.", "model": documents.Me}}, "invalid_request"
+        {
+            200: {
+                "description": "The owner, the key, its scopes, and what is left of its limits.",
+                "model": documents.Me,
+            }
+        },
+        "invalid_request",
     ),
 )
-async def me(principal: Annotated[Principal, needs()], query: NoQueryDep) -> Response:
+async def me(runtime: RuntimeDep, principal: Annotated[Principal, needs()], query: NoQueryDep) -> Response:
     """Any key may ask."""
-    return json_response(documents.me(principal))
+    async with runtime.database.read() as connection:
+        limits = await limits_of(connection, principal, runtime.settings)
+    return json_response(documents.me(principal, limits))

@@ -63,6 +63,14 @@ class KeyPage(Answer):
     next_cursor: str | None
 
 
+class LimitAnswer(Answer):
+    """A limit, and how much of it is left now. `name` is queued: executions of the owner that wait for a worker."""
+
+    name: Literal["queued"]
+    limit: int
+    left: int
+
+
 class Me(Answer):
     """Who asks. `key_id` and `key_name` are null on a service without keys; `scopes` has no `*`, but lists each one."""
 
@@ -70,6 +78,7 @@ class Me(Answer):
     key_id: str | None
     key_name: str | None
     scopes: list[str]
+    limits: list[LimitAnswer]
 
 
 def key(found: ApiKey) -> KeyAnswer:
@@ -82,10 +91,15 @@ def new_key(made: ApiKey, text: str) -> NewKeyAnswer:
     return NewKeyAnswer.model_validate(_fields(made) | {"key": text})
 
 
-def me(principal: Principal) -> Me:
+def me(principal: Principal, limits: list[LimitAnswer]) -> Me:
     """Who asks, as a document."""
-    scopes = [scope for scope in SCOPES if principal.may(scope)]
-    return Me(owner=principal.owner, key_id=principal.key_id, key_name=principal.key_name, scopes=scopes)
+    return Me(
+        owner=principal.owner,
+        key_id=principal.key_id,
+        key_name=principal.key_name,
+        scopes=[scope for scope in SCOPES if principal.may(scope)],
+        limits=limits,
+    )
 
 
 def status_of(found: ApiKey) -> Literal["active", "expired", "revoked"]:

@@ -8,14 +8,14 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.database.base import insert, later_sql, now_sql
 from engine.errors import ConversationBusy, IdempotencyMismatch, QueueFull, Refusal, Replayed
 from engine.ledger import Acceptance
 from engine.result import Status
-from engine.store.control import TERMINAL
+from engine.store.control import TERMINAL, count_queued
 from engine.store.conversations import NewMessages, append, create_missing
 from engine.store.leases import Lease
 from engine.store.tables import execution_control, graphs
@@ -76,10 +76,7 @@ async def _queue_refusals(
     for owner, ids in sorted(by_owner.items()):
         if connection.dialect.name == "postgresql":
             await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"queue {owner}"})
-        queued = await connection.execute(
-            select(func.count()).where(_control.owner_id == owner, _control.status == Status.QUEUED)
-        )
-        room = max(0, max_queued - queued.scalar_one())
+        room = max(0, max_queued - await count_queued(connection, owner))
         refused |= {id_: QueueFull() for id_ in ids[room:]}
     return refused
 

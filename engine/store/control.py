@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.database.base import now_sql
@@ -112,6 +112,12 @@ async def request_cancel(
         .values(cancel_requested_at=now_sql(), cancel_reason=reason)
     )
     return await get(connection, execution_id, owner)
+
+
+async def count_queued(connection: AsyncConnection, owner: str) -> int:
+    """Return how many executions of an owner are queued."""
+    queued = select(func.count()).where(_control.owner_id == owner, _control.status == Status.QUEUED)
+    return (await connection.execute(queued)).scalar_one()
 
 
 async def cancel_requests(connection: AsyncConnection, execution_ids: Collection[str]) -> dict[str, str | None]:

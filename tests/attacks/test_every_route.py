@@ -41,6 +41,9 @@ OPEN_ROUTES = {
 }
 """The only routes that answer without a key. `/metrics` does so on this machine alone."""
 
+ANY_KEY = {"/v1/me"}
+"""The only paths that need a key, but no scope: they show nothing that an owner has."""
+
 CANARY = "canary-of-ann"
 URL = "https://93.184.215.14/hook"
 BODIES: dict[str, JsonObject] = {
@@ -212,6 +215,7 @@ def comparable(answer: httpx2.Response, ids: dict[str, str]) -> tuple[int, str, 
 def test_every_route_says_who_may_call_it() -> None:
     assert len(ALL_ROUTES) >= 30
     assert [route for route in ALL_ROUTES if route.scopes is None] == []
+    assert [route.path for route in ALL_ROUTES if not route.scopes and route.path not in ANY_KEY] == []
     assert set(route_table()) >= OPEN_ROUTES
     assert {scope for route in ALL_ROUTES for scope in route.scopes or []} <= SCOPES.keys()
 

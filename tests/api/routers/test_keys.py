@@ -11,9 +11,11 @@ import pytest
 from api.access import keys
 from api.access.keys import NewKey
 from api.access.scopes import SCOPES
+from api.http import sse
 from api.wiring.access import build_hasher
 from engine.graph import JsonObject
-from tests.api.harness import Service, request, running
+from engine.testing.models import Hold, Say
+from tests.api.harness import Service, read_frames, request, running
 
 READS = ["executions:read", "keys:manage"]
 
@@ -56,6 +58,7 @@ async def test_a_key_makes_a_key_that_works_and_is_shown_once(ann: httpx2.AsyncC
         "key_id": made.json()["id"],
         "key_name": "dashboard",
         "scopes": ["executions:read"],
+        "limits": [{"name": "queued", "limit": 1_000, "left": 1_000}],
     }
     listed = (await ann.get("/v1/keys")).json()["items"]
     assert [one["name"] for one in listed] == ["dashboard", "laptop"]
@@ -123,6 +126,28 @@ async def test_the_first_key_closes_the_service(service: Service) -> None:
     refused = await client.get("/v1/me")
     assert (refused.status_code, refused.headers["www-authenticate"]) == (401, 'Bearer realm="spanloom"')
     assert (await client.get("/v1/me", headers={"Authorization": f"Bearer {made.json()['key']}"})).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/executions", "events"])
+async def test_the_streams_of_a_revoked_key_end(
+    path: str, migrated_sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "RECHECK_SECONDS", 0.1)
+    async with running(migrated_sqlite_url, [Hold(Say("done"))]) as service:
+        await give(service, "ann", ["*"])
+        body = request(mode="stream", on_disconnect="continue")
+        async with service.client.stream("POST", "/v1/executions", json=body) as response:
+            key_id = (await service.client.get("/v1/me")).json()["key_id"]
+            if path == "events":
+                path = f"/v1/executions/{await service.running_id()}/events"
+                async with service.client.stream("GET", path) as followed:
+                    assert (await service.client.delete(f"/v1/keys/{key_id}")).status_code == 204
+                    last = [frame async for frame in read_frames(followed)][-1]
+            else:
+                assert (await service.client.delete(f"/v1/keys/{key_id}")).status_code == 204
+                last = [frame async for frame in read_frames(response)][-1]
+        assert (last.event, last.data["code"]) == ("stream_error", "unauthenticated")
+        service.model.release.set()
 
 
 async def test_content_is_hidden_from_a_key_that_may_not_read_it(stored_service: Service) -> None:
