@@ -4,13 +4,13 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 from opentelemetry import trace
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from api.access.principal import MissingScope, Unauthenticated
+api.schemas.problems import InputError, ProblemDocument
 from engine.documents.json_text import to_json
 from engine.errors import MalformedWorkflow, SpanloomError
 from engine.report import ValidationReport
@@ -57,39 +57,6 @@ TITLES: Mapping[str, tuple[int, str]] = {
     "draining": (503, "The service is stopping"),
 }
 """The status and title of every problem, by code."""
-
-
-class InputError(BaseModel):
-    """One error in a request: its place, as an RFC 6901 pointer into the body, query or path, and the reason."""
-
-    model_config = ConfigDict(frozen=True, validate_by_name=True, serialize_by_alias=True)
-
-    place: Literal["body", "query", "path"] = Field(alias="in")
-    pointer: str
-    code: str
-    message: str
-
-
-class ProblemDocument(BaseModel):
-    """An error as RFC 9457 defines it: `code` is for programs, `detail` for people.
-
-    `report` lists the errors of the graph if the code is `invalid_workflow`.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    type: str
-    title: str
-    status: int
-    code: str
-    detail: str
-    instance: str | None
-    correlation_id: str | None
-    trace_id: str | None
-    execution_id: str | None
-    retry_after_seconds: int | None
-    errors: list[InputError]
-    report: ValidationReport | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
-from api.http.problems import MAX_ERRORS, InputError, Problem
+from api.http.problems import MAX_ERRORS, Problem
+from api.schemas.problems import InputError
 from api.schemas.values import shown
 from engine.documents.strict_json import MalformedJson, escape, read_json
 from engine.graph import Document, Json

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from api.http.problems import ProblemDocument
+from api.schemas.problems import ProblemDocument
 from engine.documents.json_text import to_json
 from engine.errors import SpanloomError
 from engine.events import ExecutionEvent

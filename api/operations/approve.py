@@ -1,24 +1,15 @@
 """Answers the question of a paused execution. The first answer counts and lets the execution continue."""
 
-from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from api.schemas.decisions import ResumeBody
 from engine.errors import AlreadyAnswered, InvalidAnswer, NotFound, NotPaused
-from engine.graph import Document, Json
 from engine.ledger import GivenAnswer
 from engine.pause import answer_problem
 from engine.result import Approval, Status
 from engine.store import approvals, claims, control
 from engine.store.control import ControlRow
 from telemetry.reads.executions import get_execution
-
-
-class ResumeBody(Document):
-    """The answer to one question of a paused execution; `data` must match the question's `response_schema`."""
-
-    approval_id: str = Field(min_length=1, max_length=255)
-    choice: str = Field(min_length=1, max_length=255)
-    data: Json = None
 
 
 async def answer(

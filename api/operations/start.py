@@ -10,12 +10,13 @@ from fastapi import Request, Response
 
 from api.http.middleware import ids_of
 from api.http.principal import recheck
-from api.http.problems import ProblemDocument, internal_error, problem_of
+from api.http.problems import internal_error, problem_of
 from api.http.request_spans import link_span, name_span, show_caller, show_end
 from api.http.responses import json_response
 from api.http.sse import EventStream, frames
 from api.operations.follow import STORED_SECONDS, StreamPosition, follow, read_row
 from api.operations.lookup import about, headers_of, read_whole
+from api.schemas.problems import ProblemDocument
 from api.wiring.runtime import Runtime
 from engine.errors import Draining, Fenced, Replayed, SpanloomError
 from engine.events import ExecutionEvent

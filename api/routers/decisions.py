@@ -4,32 +4,26 @@ from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
-from pydantic import Field
 
 from api.http.dependencies import ExecutionId, IdempotencyKeyDep, NoQueryDep, RuntimeDep
 from api.http.principal import Principal, needs, needs_caller
 from api.http.request_bodies import NoBody, read_body
 from api.http.responses import json_response, openapi_body, openapi_responses
-from api.operations.approve import ResumeBody, answer
+from api.operations.approve import answer
 from api.operations.lookup import about, headers_of, read_execution
 from api.operations.retry import read_original
 from api.operations.start import accepted
 from api.routers.executions import ACCEPTED_HEADERS, ID_HEADER
 from api.schemas import executions
+from api.schemas.decisions import CancelBody, ResumeBody
 from api.wiring.runtime import Runtime
 from engine.errors import AlreadyFinished, Replayed
-from engine.graph import Document, JsonObject
+from engine.graph import JsonObject
 from engine.request import Caller
 from engine.result import Status
 from engine.store import control
 
 router = APIRouter(prefix="/v1/executions", tags=["executions"])
-
-
-class CancelBody(Document):
-    """The reason of a cancellation."""
-
-    reason: str | None = Field(None, max_length=500)
 
 
 CANCEL_EXAMPLES: dict[str, JsonObject] = {"reason": {"summary": "With a reason", "value": {"reason": "enough"}}}

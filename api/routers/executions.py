@@ -102,8 +102,16 @@ ACCEPTED_HEADERS = ID_HEADER | {
         "schema": {"type": "string"},
     },
 }
-EVENT_STREAM = {"text/event-stream": {"schema": {"$ref": "#/components/schemas/StreamFrame"}}}
-"""OpenAPI 3.1 cannot say that a stream repeats its schema; readers of the document take it for that of one event."""
+EVENT_STREAM = {
+    "text/event-stream": {
+        "schema": {
+            "type": "string",
+            "contentMediaType": "text/event-stream",
+            "contentSchema": {"$ref": "#/components/schemas/StreamFrame"},
+        }
+    }
+}
+"""OpenAPI 3.1 cannot say that a stream repeats its schema; the body is a text of frames."""
 
 _ACCEPTED = {
     "description": "The execution was accepted and continues (`async`, or `wait_seconds` has passed); see `Location`.",

@@ -3,14 +3,13 @@
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel
 
 from api.http.dependencies import NoQueryDep, RuntimeDep
 from api.http.principal import is_local, require, sees_operations
 from api.http.responses import RETRY_LATER, json_response, openapi_responses
+from api.schemas.monitoring import Check, Health, Readiness
 from engine.errors import Draining
 
 RUNBOOK = Path(__file__).with_name("runbook.html")
@@ -20,27 +19,6 @@ _HTML_HEADERS = {
 }
 
 router = APIRouter(tags=["operations"])
-
-
-class Health(BaseModel):
-    """The response of a process that is alive."""
-
-    status: Literal["ok"] = "ok"
-    version: str
-
-
-class Check(BaseModel):
-    """The result of one check; if it failed, `detail` says what to do."""
-
-    ok: bool
-    detail: str | None = None
-
-
-class Readiness(BaseModel):
-    """Whether the service accepts executions, with the result of each check."""
-
-    status: Literal["ready", "not_ready"]
-    checks: dict[Literal["database", "schema", "journal", "draining"], Check]
 
 
 @router.head("/healthz", include_in_schema=False)

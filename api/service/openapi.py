@@ -7,12 +7,11 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from api.http.problems import ProblemDocument
 from api.http.request_bodies import NoBody
 from api.http.responses import openapi_responses
-from api.operations.approve import ResumeBody
-from api.routers.decisions import CancelBody
+from api.schemas.decisions import CancelBody, ResumeBody
 from api.schemas.keys import KeyBody
+from api.schemas.problems import ProblemDocument
 from api.schemas.scores import ScoreBody
 from api.schemas.webhooks import EndpointBody, EndpointChange, RedeliverBody, RotateBody
 from engine.events import EventType
@@ -62,9 +61,9 @@ def describe(app: FastAPI) -> dict[str, Any]:
     schemas = document["components"]["schemas"]
     for name in _STOCK:
         schemas.pop(name, None)
-    schemas |= _schemas() | {"ExecutionEvent": _event(), "StreamFrame": _frame()}
+    schemas |= _schemas() | _events() | {"StreamFrame": _frame()}
     for operation in (one for path in document["paths"].values() for one in path.values()):
-        _drop_stock_answer(operation)
+        _drop_stock_answers(operation)
         if "security" in operation:
             _add_refusals(operation["responses"])
         for status, response in operation["responses"].items():
@@ -98,12 +97,16 @@ def _schemas() -> dict[str, Any]:
     return found
 
 
-def _drop_stock_answer(operation: dict[str, Any]) -> None:
-    """Remove the 422 that FastAPI adds to routes that describe none."""
-    content = operation["responses"].get("422", {}).get("content", {})
-    schema = content.get("application/json", {}).get("schema", {})
-    if schema.get("$ref", "").endswith("HTTPValidationError"):
-        del operation["responses"]["422"]
+def _drop_stock_answers(operation: dict[str, Any]) -> None:
+    """Remove the 422 and the JSON of unknown form that FastAPI adds to routes that describe none."""
+    answers = operation["responses"]
+    for status, answer in list(answers.items()):
+        content = answer.get("content", {})
+        schema = content.get("application/json", {}).get("schema")
+        if schema == {}:
+            del content["application/json"]
+        if schema is not None and (not content or schema.get("$ref", "").endswith("HTTPValidationError")):
+            del answers[status]
 
 
 def _webhook(type_: str, data: type[BaseModel]) -> dict[str, Any]:
@@ -164,11 +167,23 @@ def _frame() -> dict[str, Any]:
     }
 
 
-def _event() -> dict[str, Any]:
-    """The `data` of a frame; it has node fields if the event is about a node."""
+def _events() -> dict[str, Any]:
+    """The `data` of a frame: an `ExecutionEvent`, with node fields if it is about a node."""
     closing = [type_ for type_ in EventType if type_.is_closing]
     others = [type_ for type_ in EventType if not type_.is_closing]
-    common = {
+    kinds = {"ProgressEvent": _event(others, "EventData"), "ClosingEvent": _event(closing, "ExecutionResult")}
+    return kinds | {
+        "ExecutionEvent": {
+            "description": "One event of an execution. The last event of a stream holds the result.",
+            "oneOf": [{"$ref": _REFERENCE.format(model=name)} for name in kinds],
+        },
+        "EventData": {"type": "object", "additionalProperties": True, "description": "What happened, by `type`."},
+    }
+
+
+def _event(types: list[EventType], data: str) -> dict[str, Any]:
+    fields = {
+        "type": {"type": "string", "enum": types},
         "seq": {"type": "integer", "minimum": 1},
         "execution_id": {"type": "string"},
         "attempt": {"type": "integer", "minimum": 1},
@@ -178,17 +193,7 @@ def _event() -> dict[str, Any]:
         "path": {"type": "string"},
         "visit": {"type": "integer", "minimum": 1},
         "node_attempt": {"type": "integer", "minimum": 1},
+        "data": {"$ref": _REFERENCE.format(model=data)},
     }
     required = ["type", "seq", "execution_id", "attempt", "at", "data"]
-    result = {"$ref": "#/components/schemas/ExecutionResult"}
-    return {
-        "description": "One event of an execution. The last event of a stream holds the result.",
-        "oneOf": [
-            {
-                "type": "object",
-                "required": required,
-                "properties": {"type": {"enum": types}, **common, "data": data},
-            }
-            for types, data in ((others, {"type": "object"}), (closing, result))
-        ],
-    }
+    return {"type": "object", "required": required, "properties": fields}

@@ -9,6 +9,7 @@ from tests.services.alertmanager import server as alertmanager
 from tests.services.cache import ServiceMissing, say
 from tests.services.chromium import server as chromium
 from tests.services.collector import server as collector
+from tests.services.generators import server as generators
 from tests.services.grafana import server as grafana
 from tests.services.jaeger import server as jaeger
 from tests.services.postgres import server as postgres
@@ -23,6 +24,7 @@ SERVICES: dict[str, Callable[[], Path]] = {
     "alertmanager": alertmanager.fetch,
     "chromium": chromium.fetch,
     "grafana": grafana.fetch,
+    "generators": generators.fetch,
 }
 
 

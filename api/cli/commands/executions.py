@@ -16,9 +16,10 @@ from api.cli.exit_codes import BAD_NEWS, DONE
 from api.cli.rendering.content import content_view
 from api.cli.rendering.scores import means_table, scores_view
 from api.cli.rendering.tables import execution_details, executions_table, question_view
-from api.operations.approve import ResumeBody, answer, open_questions
+from api.operations.approve import answer, open_questions
 from api.operations.retry import read_original
 from api.schemas import executions
+from api.schemas.decisions import ResumeBody
 from api.schemas.scores import ScoreBody
 from api.settings import Settings
 from api.wiring.database import open_database
