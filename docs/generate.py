@@ -12,6 +12,7 @@ import orjson
 
 from api.service.app import openapi_document
 from api.settings import env_example
+from docs.generator.client import client_modules
 from docs.generator.failures import errors_page, rules_page
 from docs.generator.language import events_page, expressions_page
 from docs.generator.nodes import document_page, node_types_page
@@ -59,7 +60,8 @@ def main(arguments: list[str]) -> int:
     """Write the files, or name those that are not up to date. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, fail when a file is not up to date")
-    stale = {name: text for name, make in FILES.items() if not is_current(name, text := make())}
+    texts = {name: make() for name, make in FILES.items()} | client_modules()
+    stale = {name: text for name, text in texts.items() if not is_current(name, text)}
     if parser.parse_args(arguments).check:
         for name in stale:
             print(f"{name} is not up to date: python -m docs.generate")

@@ -2,14 +2,16 @@
 
     from spanloom import ExecutionEngine, ExecutionRequest, local_resources
 
-Names are imported from `engine` when they are first used, so `import spanloom` costs nothing. Names that are not listed
-here are not public: they change without notice.
+Names are imported from their modules when they are first used, so `import spanloom` costs nothing. Names that are not
+listed here are not public: they change without notice.
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from api.client.client import AsyncClient, Client
+    from api.client.errors import ServerProblem, Unreachable
     from engine.engine import ExecutionEngine
     from engine.errors import Refusal, SpanloomError
     from engine.events import EventType, ExecutionEvent
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from engine.tools.function import function_tool
 
 _HOMES = {
+    "AsyncClient": "api.client.client",
+    "Client": "api.client.client",
+    "ServerProblem": "api.client.errors",
+    "Unreachable": "api.client.errors",
     "EventType": "engine.events",
     "ExecutionEngine": "engine.engine",
     "ExecutionEvent": "engine.events",
@@ -41,6 +47,8 @@ _HOMES = {
 """The module that each public name is imported from."""
 
 __all__ = [
+    "AsyncClient",
+    "Client",
     "EventType",
     "ExecutionEngine",
     "ExecutionEvent",
@@ -51,8 +59,10 @@ __all__ = [
     "NodeResult",
     "Refusal",
     "Resources",
+    "ServerProblem",
     "SpanloomError",
     "Status",
+    "Unreachable",
     "WorkflowGraph",
     "function_tool",
     "local_resources",

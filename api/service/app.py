@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import iter_route_contexts
+from fastapi.routing import APIRoute, iter_route_contexts
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -25,6 +25,7 @@ from api.service.openapi import describe
 from api.wiring.runtime import Runtime
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_ROUTES = (executions, events, decisions, scores, analytics, webhooks, keys, reconcile, monitoring)
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
 
 
@@ -93,6 +94,11 @@ def route_table() -> list[tuple[str, str]]:
     return sorted((method, one.path or "") for one in contexts for method in one.methods or ())
 
 
+def routes() -> list[APIRoute]:
+    """Every route of the application."""
+    return [route for routes in _ROUTES for route in routes.router.routes if isinstance(route, APIRoute)]
+
+
 def _bare(**settings: Any) -> Service:
     app = Service(
         title="spanloom",
@@ -106,7 +112,7 @@ def _bare(**settings: Any) -> Service:
     app.add_exception_handler(HTTPException, _routing_problem)
     app.add_exception_handler(RequestValidationError, _parameter_problem)
     app.add_exception_handler(Exception, _leave_unanswered)
-    for routes in (executions, events, decisions, scores, analytics, webhooks, keys, reconcile, monitoring):
+    for routes in _ROUTES:
         app.include_router(routes.router)
     return app
 

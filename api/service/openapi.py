@@ -38,7 +38,7 @@ _BY_STATUS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("429", "503"), ("X-Execution-ID", "Retry-After")),
 }
 _PAGED = ("_list", "_list_endpoints", "_list_deliveries", "_trace")
-_BODIES: tuple[type[BaseModel], ...] = (
+BODIES: tuple[type[BaseModel], ...] = (
     ExecutionRequest,
     CancelBody,
     ScoreBody,
@@ -50,6 +50,8 @@ _BODIES: tuple[type[BaseModel], ...] = (
     KeyBody,
     NoBody,
 )
+"""Every body of a request."""
+
 _ANSWERS: tuple[type[BaseModel], ...] = (ExecutionResult, ProblemDocument, *DATA_MODELS.values())
 
 
@@ -90,7 +92,7 @@ def _headers(operation_id: str, status: str) -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    wanted: list[tuple[type[BaseModel], Any]] = [(model, "validation") for model in _BODIES]
+    wanted: list[tuple[type[BaseModel], Any]] = [(model, "validation") for model in BODIES]
     wanted += [(model, "serialization") for model in _ANSWERS]
     _, definitions = models_json_schema(wanted, ref_template=_REFERENCE)
     found: dict[str, Any] = definitions["$defs"]

@@ -37,6 +37,7 @@ SAYS = {
     "how-to/durable-runs.md": ["queued", "completed"],
     "how-to/receive-webhooks.md": ["delivered"],
     "how-to/let-others-in.md": ['"owner":"ann"', '"items":[]', "Revoked key"],
+    "how-to/use-from-python.md": ["completed", "already_finished"],
 }
 
 

@@ -16,6 +16,13 @@ MOST_MODULES = 14
 MOST_LINES = 450
 MOST_FUNCTION_LINES = 45
 P90_FUNCTION_LINES = 17
+GENERATED = "api/client/operations/"
+"""Written by docs/generator/client.py: a method has as many lines as its route has parameters."""
+
+
+def written() -> list[str]:
+    """The modules that people write and read."""
+    return [module for module in modules() if not module.startswith(GENERATED)]
 
 
 def on_the_map(text: str) -> Counter[str]:
@@ -47,17 +54,17 @@ def test_a_module_that_is_not_on_the_map_is_seen() -> None:
 
 
 def test_a_package_has_few_modules() -> None:
-    rooms = Counter(module.rpartition("/")[0] for module in modules())
+    rooms = Counter(module.rpartition("/")[0] for module in written())
     assert {room: count for room, count in rooms.items() if count > MOST_MODULES} == {}
 
 
 def test_a_module_is_short() -> None:
-    lines = {module: len((ROOT / module).read_text().splitlines()) for module in modules()}
+    lines = {module: len((ROOT / module).read_text().splitlines()) for module in written()}
     assert {module: count for module, count in lines.items() if count > MOST_LINES} == {}
 
 
 def test_functions_are_short() -> None:
-    lengths = {f"{module}:{name}": lines for module in modules() for name, lines in functions(ROOT / module)}
+    lengths = {f"{module}:{name}": lines for module in written() for name, lines in functions(ROOT / module)}
     ordered = sorted(lengths.values())
     assert {name: lines for name, lines in lengths.items() if lines > MOST_FUNCTION_LINES} == {}
     assert ordered[len(ordered) * 9 // 10] <= P90_FUNCTION_LINES
