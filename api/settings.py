@@ -124,6 +124,9 @@ class Settings(BaseSettings):
     trace_url: TraceUrl | None = Field(
         None, description="URL of a trace in your trace store: http://localhost:16686/trace/{trace_id}"
     )
+    docs: bool | None = Field(
+        None, description="Whether /docs shows the API in Swagger UI (where BIND is a loopback address)"
+    )
     prometheus_url: HttpUrl | None = Field(
         None, description="Prometheus server whose counters are compared with the records: http://localhost:9090"
     )
@@ -258,6 +261,11 @@ class Settings(BaseSettings):
     def is_reachable(self) -> bool:
         """Whether other machines could reach the service."""
         return not is_loopback(self.address[0])
+
+    @property
+    def shows_docs(self) -> bool:
+        """Whether `/docs` is there."""
+        return not self.is_reachable if self.docs is None else self.docs
 
     @property
     def public_address(self) -> str:

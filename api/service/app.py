@@ -20,12 +20,34 @@ from api.http.principal import LINKED_TRACE
 from api.http.problems import Problem
 from api.http.request_bodies import invalid_parameters
 from api.http.request_spans import excluded_by, in_callers_trace
-from api.routers import analytics, decisions, events, executions, keys, monitoring, reconcile, scores, webhooks
+from api.routers import (
+    analytics,
+    decisions,
+    documentation,
+    events,
+    executions,
+    keys,
+    monitoring,
+    reconcile,
+    scores,
+    webhooks,
+)
 from api.service.openapi import describe
 from api.wiring.runtime import Runtime
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_ROUTES = (executions, events, decisions, scores, analytics, webhooks, keys, reconcile, monitoring)
+_ROUTES = (
+    executions,
+    events,
+    decisions,
+    scores,
+    analytics,
+    webhooks,
+    keys,
+    reconcile,
+    monitoring,
+    documentation,
+)
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
 
 
