@@ -10,7 +10,7 @@ from opentelemetry import trace
 from starlette.responses import Response
 
 from api.access.principal import MissingScope, Unauthenticated
-api.schemas.problems import InputError, ProblemDocument
+from api.schemas.problems import InputError, ProblemDocument
 from engine.documents.json_text import to_json
 from engine.errors import MalformedWorkflow, SpanloomError
 from engine.report import ValidationReport

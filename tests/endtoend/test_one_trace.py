@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from api.operations.approve import ResumeBody, answer
 from api.operations.retry import read_original
+from api.schemas.decisions import ResumeBody, answer
 from api.wiring.runtime import Runtime, open_runtime
 from engine.errors import Draining
 from engine.graph import JsonObject

@@ -30,6 +30,7 @@ def start_call(
 
 def list_call(
     *,
+    owner: str | None = None,
     status: Sequence[str] | None = None,
     error_type: Sequence[str] | None = None,
     error_class: Sequence[str] | None = None,
@@ -59,6 +60,7 @@ def list_call(
         "/v1/executions",
         {200: ExecutionPage},
         query={
+            "owner": owner,
             "status": status,
             "error_type": error_type,
             "error_class": error_class,
@@ -162,6 +164,7 @@ class Executions:
     def list(
         self,
         *,
+        owner: str | None = None,
         status: Sequence[str] | None = None,
         error_type: Sequence[str] | None = None,
         error_class: Sequence[str] | None = None,
@@ -188,6 +191,7 @@ class Executions:
         """List executions, newest first."""
         return self._connection.send(
             list_call(
+                owner=owner,
                 status=status,
                 error_type=error_type,
                 error_class=error_class,
@@ -267,6 +271,7 @@ class AsyncExecutions:
     async def list(
         self,
         *,
+        owner: str | None = None,
         status: Sequence[str] | None = None,
         error_type: Sequence[str] | None = None,
         error_class: Sequence[str] | None = None,
@@ -293,6 +298,7 @@ class AsyncExecutions:
         """List executions, newest first."""
         return await self._connection.send(
             list_call(
+                owner=owner,
                 status=status,
                 error_type=error_type,
                 error_class=error_class,

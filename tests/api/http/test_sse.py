@@ -15,8 +15,9 @@ from uvicorn import Config, Server
 
 from api.access.principal import Unauthenticated
 from api.http import sse
-from api.http.problems import Problem, ProblemDocument, problem_of
+from api.http.problems import Problem, problem_of
 from api.http.sse import EventStream
+from api.schemas.problems import ProblemDocument
 from api.service.server import listen
 from engine.errors import SpanloomError, Unavailable
 from engine.events import EventType, ExecutionEvent
