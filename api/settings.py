@@ -1,12 +1,11 @@
 """Every setting of the service. Only this module reads the environment, except `OTEL_*`, which telemetry reads.
 
-`.env.example` is generated from here: the first line of a field's description is what users read.
+`api/setting_texts.py` shows them: the first line of a field's description is what users read.
 """
 
 import difflib
 import os
 import sys
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -38,7 +37,7 @@ from api.setting_values import (
 )
 from engine.errors import SpanloomError
 from engine.models.registry import ProviderSettings
-from engine.security.redaction import know_secrets, mask_url, url_secrets
+from engine.security.redaction import know_secrets, url_secrets
 
 PREFIX = "SPANLOOM_"
 
@@ -332,7 +331,7 @@ def read_settings() -> Settings:
 def _sentence(found: ErrorDetails) -> str:
     """A sentence about an error in one setting, or in several together."""
     message = found["msg"].removeprefix("Value error, ")
-    return f"{_variable(found['loc'])}: {message}" if found["loc"] else message
+    return f"{variable_of(found['loc'])}: {message}" if found["loc"] else message
 
 
 def prepare_process(settings: Settings) -> None:
@@ -383,62 +382,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class SettingInForce:
-    """The current value of a setting, as text. Of a secret it says only whether there is one."""
-
-    variable: str
-    shown: str
-    is_set: bool
-    """True if the environment sets it, false if it has its default."""
-
-
-def in_force(settings: Settings) -> list[SettingInForce]:
-    """The current value of every setting, in the order of the fields."""
-    found: list[SettingInForce] = []
-    for name, field in Settings.model_fields.items():
-        value: object = getattr(settings, name)
-        shown = mask_url(_shown(value)) if field.repr else "present" if value else "absent"
-        found.append(SettingInForce(_variable((name,)), shown, name in settings.model_fields_set))
-    return found
-
-
-def setting_rows() -> list[tuple[str, str, str]]:
-    """Variable, default and meaning of every setting, in the order of the fields; the default may be empty."""
-    return [
-        (_variable((name,)), _shown(field.default), field.description or "")
-        for name, field in Settings.model_fields.items()
-    ]
-
-
-def env_example() -> str:
-    """The text of `.env.example`: every variable with its default and meaning."""
-    lines = ["# Every setting, with its default. Generated from api/settings.py.", ""]
-    for variable, default, meaning in setting_rows():
-        lines += [f"# {meaning}", f"#{variable}={default}", ""]
-    lines.append("# OTEL_* mean what OpenTelemetry says; OTEL_EXPORTER_OTLP_ENDPOINT names where traces are sent, too.")
-    return "\n".join(lines) + "\n"
-
-
-def _shown(default: object) -> str:
-    match default:
-        case None | ():
-            return ""
-        case bool():
-            return str(default).lower()
-        case float():
-            return f"{default:g}"
-        case tuple():
-            return ",".join(map(str, default))
-        case _:
-            return str(default)
-
-
 def _known() -> set[str]:
-    return {_variable((name,)) for name in Settings.model_fields} | _OF_TESTS | _OF_THE_COLLECTOR
+    return {variable_of((name,)) for name in Settings.model_fields} | _OF_TESTS | _OF_THE_COLLECTOR
 
 
-def _variable(location: tuple[int | str, ...]) -> str:
+def variable_of(location: tuple[int | str, ...]) -> str:
     """The environment variable of a field, or of the place of an error."""
     first = str(location[0]) if location else ""
     field = Settings.model_fields.get(first)

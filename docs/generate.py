@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 
 from api.service.app import openapi_document
-from api.settings import env_example
+from api.setting_texts import env_example
 from docs.generator.client import client_modules
 from docs.generator.failures import errors_page, rules_page
 from docs.generator.language import events_page, expressions_page

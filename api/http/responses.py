@@ -43,13 +43,13 @@ def next_link(request: Request, cursor: str | None) -> dict[str, str]:
 
 
 def openapi_body(
-    model: str, *, optional: bool = False, key: bool = False, examples: Mapping[str, JsonObject] | None = None
+    model: str, *, key: bool = False, examples: Mapping[str, JsonObject] | None = None
 ) -> dict[str, object]:
     """OpenAPI's description of a body that the route reads itself; `key` if the route accepts an Idempotency-Key."""
     content: dict[str, object] = {"schema": {"$ref": f"#/components/schemas/{model}"}}
     if examples:
         content["examples"] = examples
-    body: dict[str, object] = {"requestBody": {"required": not optional, "content": {"application/json": content}}}
+    body: dict[str, object] = {"requestBody": {"required": True, "content": {"application/json": content}}}
     return body | {"parameters": [_KEY_HEADER]} if key else body
 
 

@@ -64,7 +64,7 @@ RESUME_EXAMPLES: dict[str, JsonObject] = {
         "unsupported_media_type",
         "invalid_request",
     ),
-    openapi_extra=openapi_body("CancelBody", optional=True, examples=CANCEL_EXAMPLES),
+    openapi_extra=openapi_body("CancelBody", examples=CANCEL_EXAMPLES),
 )
 async def cancel(
     execution_id: ExecutionId,
@@ -160,7 +160,7 @@ async def resume(
         "queue_full",
         "draining",
     ),
-    openapi_extra=openapi_body("NoBody", optional=True, key=True),
+    openapi_extra=openapi_body("NoBody", key=True),
 )
 async def retry(
     execution_id: ExecutionId,

@@ -185,7 +185,7 @@ async def delete_endpoint(
         *_WITH_BODY,
         "not_found",
     ),
-    openapi_extra=openapi_body("RotateBody", optional=True),
+    openapi_extra=openapi_body("RotateBody"),
 )
 async def rotate_secret(
     endpoint_id: EndpointId,
@@ -215,7 +215,7 @@ async def rotate_secret(
         "not_found",
         "endpoint_disabled",
     ),
-    openapi_extra=openapi_body("NoBody", optional=True),
+    openapi_extra=openapi_body("NoBody"),
 )
 async def test_endpoint(
     endpoint_id: EndpointId,
@@ -322,7 +322,7 @@ async def get_delivery(
         "not_found",
         "endpoint_disabled",
     ),
-    openapi_extra=openapi_body("NoBody", optional=True),
+    openapi_extra=openapi_body("NoBody"),
 )
 async def redeliver(
     delivery_id: DeliveryId,

@@ -45,7 +45,6 @@ class Operation:
     summary: str
     parameters: tuple[Parameter, ...]
     body: type[BaseModel] | None
-    is_body_needed: bool
     answers: dict[int, type[BaseModel] | None]
 
 
@@ -80,7 +79,6 @@ def _operation(route: APIRoute, method: str, described: Any, answers: dict[int, 
         str(described["summary"]),
         tuple(_parameter(each) for each in described.get("parameters", [])),
         _BODIES[schema] if schema and schema != "NoBody" else None,
-        bool(body) and body["required"],
         answers,
     )
 
@@ -179,7 +177,8 @@ def _facade(name: str, connection: str, operations: list[Operation], mode: str) 
 def _arguments(each: Operation) -> str:
     found = [f"{one.argument}: str" for one in each.parameters if one.place == "path"]
     if each.body is not None:
-        found.append(f"body: {each.body.__name__}" + ("" if each.is_body_needed else " | None = None"))
+        is_needed = any(field.is_required() for field in each.body.model_fields.values())
+        found.append(f"body: {each.body.__name__}" + ("" if is_needed else " | None = None"))
     others = [f"{one.argument}: {one.type} | None = None" for one in each.parameters if one.place != "path"]
     return ", ".join([*found, *(["*", *others] if others else [])])
 

@@ -8,7 +8,8 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from api.cli.exit_codes import EXIT_CODES
 from api.cli.main import app
 from api.service.app import openapi_document
-from api.settings import Settings, setting_rows
+from api.setting_texts import setting_rows
+from api.settings import Settings
 from docs.generator.markdown import code, page, prose, table
 from engine.graph import JsonObject
 

@@ -36,6 +36,8 @@ OPEN_ROUTES = {
     ("HEAD", "/readyz"),
     ("GET", "/metrics"),
     ("GET", "/runbook"),
+    ("GET", "/docs"),
+    ("GET", "/docs/{name}"),
     ("GET", "/openapi.json"),
     ("HEAD", "/openapi.json"),
 }

@@ -10,8 +10,9 @@ import pytest
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.trace import ReadableSpan
 
+from api.operations.approve import answer
 from api.operations.retry import read_original
-from api.schemas.decisions import ResumeBody, answer
+from api.schemas.decisions import ResumeBody
 from engine.content.policy import Capture
 from engine.engine import ExecutionEngine
 from engine.graph import JsonObject

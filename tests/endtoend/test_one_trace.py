@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from api.operations.approve import answer
 from api.operations.retry import read_original
-from api.schemas.decisions import ResumeBody, answer
+from api.schemas.decisions import ResumeBody
 from api.wiring.runtime import Runtime, open_runtime
 from engine.errors import Draining
 from engine.graph import JsonObject

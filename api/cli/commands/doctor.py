@@ -15,7 +15,8 @@ from api.cli.exit_codes import BAD_NEWS, DONE, NOT_READY
 from api.cli.rendering.formatting import ASSUMED_MEANING, plural
 from api.cli.rendering.tables import Check, Level, checks_view
 from api.service.server import CannotListen, listen
-from api.settings import Settings, SettingsInvalid, check_ingest, in_force, prepare_process
+from api.setting_texts import in_force
+from api.settings import Settings, SettingsInvalid, check_ingest, prepare_process
 from api.wiring.access import check_bind, check_keys
 from api.wiring.pipelines import find_destination
 from api.wiring.resources import build_prices

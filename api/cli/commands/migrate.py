@@ -7,6 +7,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
+from api.access.tables import api_keys
 from api.cli import interrupts, terminal
 from api.cli.errors import wrong_use
 from api.cli.exit_codes import BAD_NEWS, DONE
@@ -106,7 +107,7 @@ async def _differences(url: str) -> list[str]:
 def _compare(connection: Connection) -> list[str]:
     """The differences between the tables of the database and those of this version."""
     metadata = executions.metadata
-    for table in (execution_control, retention_rules, execution_scores):
+    for table in (execution_control, retention_rules, execution_scores, api_keys):
         assert table.metadata is metadata, "the engine and telemetry share one metadata"
     context = MigrationContext.configure(connection, opts=dict(_COMPARED))
     return [str(difference) for difference in compare_metadata(context, metadata)]

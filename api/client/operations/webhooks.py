@@ -35,7 +35,7 @@ def get_endpoint_call(endpoint_id: str) -> Call[EndpointAnswer]:
     return Call("GET", f"/v1/webhooks/endpoints/{segment(endpoint_id)}", {200: EndpointAnswer})
 
 
-def change_endpoint_call(endpoint_id: str, body: EndpointChange) -> Call[EndpointAnswer]:
+def change_endpoint_call(endpoint_id: str, body: EndpointChange | None = None) -> Call[EndpointAnswer]:
     """The call of `change_endpoint`."""
     return Call("PATCH", f"/v1/webhooks/endpoints/{segment(endpoint_id)}", {200: EndpointAnswer}, body=body)
 
@@ -117,7 +117,7 @@ class Webhooks:
         """Get an endpoint."""
         return self._connection.send(get_endpoint_call(endpoint_id))
 
-    def change_endpoint(self, endpoint_id: str, body: EndpointChange) -> EndpointAnswer:
+    def change_endpoint(self, endpoint_id: str, body: EndpointChange | None = None) -> EndpointAnswer:
         """Change, disable or enable an endpoint."""
         return self._connection.send(change_endpoint_call(endpoint_id, body))
 
@@ -190,7 +190,7 @@ class AsyncWebhooks:
         """Get an endpoint."""
         return await self._connection.send(get_endpoint_call(endpoint_id))
 
-    async def change_endpoint(self, endpoint_id: str, body: EndpointChange) -> EndpointAnswer:
+    async def change_endpoint(self, endpoint_id: str, body: EndpointChange | None = None) -> EndpointAnswer:
         """Change, disable or enable an endpoint."""
         return await self._connection.send(change_endpoint_call(endpoint_id, body))
 
