@@ -28,8 +28,9 @@ async def in_collector_mode(url: str, between: MisbehavingCollector) -> AsyncIte
     """A service whose signals go through a misbehaving Collector."""
     with pytest.MonkeyPatch.context() as environment, listen("127.0.0.1", 0) as listener:
         environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", between.url)
+        # Before the service starts: what an earlier one left in the outbox is shipped at once.
+        between.receiver_url = url_of(listener)
         async with running(url, pipeline="collector", ingest_tokens=(TOKEN,), secret_key=(KEY,)) as service:
-            between.receiver_url = url_of(listener)
             async with receiving(ingest_of(service.runtime), listener):
                 yield service
 
