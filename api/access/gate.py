@@ -108,9 +108,9 @@ class Gate:
         known = self._known.get(hashes[0])
         if known is None or known.until <= time.monotonic():
             known = await self._look_up(key_id, hashes)
-        if known.key.expires_at is not None and known.key.expires_at <= datetime.now(UTC):
-            raise Unauthenticated("This API key has expired. Create another one.", is_invalid=True)
         key = known.key
+        if key.is_expired:
+            raise Unauthenticated("This API key has expired. Create another one.", is_invalid=True)
         return Principal(key.owner, key.id, key.name, frozenset(key.scopes))
 
     async def _look_up(self, key_id: str, hashes: Sequence[bytes]) -> _Known:

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.access.tables import api_keys
 from engine.database.base import now_sql
 from engine.errors import NotFound
-from engine.security.keys import SecretKeyMissing, derive_key
+from engine.security.keys import derive_keys
 
 PREFIX = "spl_"
 ID_CHARACTERS = 12
@@ -48,6 +48,11 @@ class ApiKey:
     last_used_at: datetime | None
     """To the minute."""
     revoked_at: datetime | None
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether its time is over."""
+        return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +89,7 @@ class KeyHasher:
 
     @cached_property
     def _derived(self) -> list[bytes]:
-        found = self._secret_keys()
-        if not found:
-            raise SecretKeyMissing
-        return [derive_key(key, _PURPOSE) for key in found]
+        return derive_keys(self._secret_keys(), _PURPOSE)
 
 
 def id_of(text: str) -> str | None:
@@ -116,10 +118,10 @@ async def create(connection: AsyncConnection, new: NewKey, hasher: KeyHasher) ->
 
 async def get(connection: AsyncConnection, key_id: str, owner: str | None = None) -> ApiKey:
     """The key of this owner, or of any. Raises `NotFound`."""
-    row = (await connection.execute(select(api_keys).where(_keys.key_id == key_id))).one_or_none()
-    if row is None or owner not in (None, row.owner_id):
+    found = await find(connection, key_id)
+    if found is None or owner not in (None, found[0].owner):
         raise NotFound.of("key", key_id)
-    return _read(row)
+    return found[0]
 
 
 async def find(connection: AsyncConnection, key_id: str) -> tuple[ApiKey, bytes] | None:

@@ -1,4 +1,4 @@
-"""Database access of the commands that only read, and executions by the first characters of their id."""
+"""Database access of commands: one read or one write, all pages of a list, executions by the start of their id."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,6 +17,7 @@ LAST = "last"
 _SHOWN = 5
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 
 def read(settings: Settings, query: Callable[[AsyncConnection], Awaitable[T]]) -> T:
@@ -28,6 +29,25 @@ def read(settings: Settings, query: Callable[[AsyncConnection], Awaitable[T]]) -
             return await query(connection)
 
     return interrupts.run(ask())
+
+
+def write(settings: Settings, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    """Run `work` in one transaction, creating the SQLite file if it does not exist."""
+
+    async def run() -> T:
+        async with open_database(settings) as database, database.begin() as connection:
+            return await work(connection)
+
+    return interrupts.run(run())
+
+
+async def every(page: Callable[[C | None], Awaitable[tuple[list[T], C | None]]]) -> list[T]:
+    """All items of a list; `page` gives those after a cursor, and the next cursor, null on the last page."""
+    found, end = await page(None)
+    while end is not None:
+        more, end = await page(end)
+        found += more
+    return found
 
 
 def check_exists(settings: Settings) -> None:

@@ -1,6 +1,6 @@
 """Request bodies and responses about API keys, and about who asks."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -106,7 +106,7 @@ def status_of(found: ApiKey) -> Literal["active", "expired", "revoked"]:
     """Whether a key counts now."""
     if found.revoked_at is not None:
         return "revoked"
-    return "expired" if found.expires_at is not None and found.expires_at <= datetime.now(UTC) else "active"
+    return "expired" if found.is_expired else "active"
 
 
 def _fields(found: ApiKey) -> dict[str, object]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.routing import RouteContext, iter_route_contexts
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -110,15 +110,9 @@ def openapi_document() -> dict[str, Any]:
     return _bare().openapi()
 
 
-def route_table() -> list[tuple[str, str]]:
-    """Method and path of every route of the application, those that OpenAPI leaves out too."""
-    contexts = iter_route_contexts(_bare().routes)
-    return sorted((method, one.path or "") for one in contexts for method in one.methods or ())
-
-
-def routes() -> list[APIRoute]:
-    """Every route of the application."""
-    return [route for routes in _ROUTES for route in routes.router.routes if isinstance(route, APIRoute)]
+def routes() -> list[RouteContext]:
+    """Every route of the application, those that OpenAPI leaves out too."""
+    return list(iter_route_contexts(_bare().routes))
 
 
 def _bare(**settings: Any) -> Service:

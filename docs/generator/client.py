@@ -59,7 +59,7 @@ def client_modules() -> dict[str, str]:
 
 def _operations() -> Iterator[Operation]:
     paths = cast("dict[str, dict[str, JsonObject]]", openapi_document()["paths"])
-    for route in routes():
+    for route in (one.original_route for one in routes() if isinstance(one.original_route, APIRoute)):
         for method in sorted((route.methods or set()) - {"HEAD"}):
             described = paths.get(route.path, {}).get(method.lower())
             answers = _answers(route)
@@ -212,10 +212,7 @@ def _groups(groups: list[str]) -> str:
 
 def _formatted(text: str) -> str:
     """The text as the formatter leaves it, without imports that are not used."""
-    for command in (["check", "--fix", "--quiet", "--select", "F401,I", "-"], ["format", "--quiet", "-"]):
-        options = [*command[:-1], "--stdin-filename", f"{HOME}/generated.py", "-"]
-        done = subprocess.run(
-            [sys.executable, "-m", "ruff", *options], input=text, capture_output=True, text=True, check=True
-        )
-        text = done.stdout
+    for command in (("check", "--fix", "--select", "F401,I"), ("format",)):
+        ruff = [sys.executable, "-m", "ruff", *command, "--quiet", "--stdin-filename", f"{HOME}/generated.py", "-"]
+        text = subprocess.run(ruff, input=text, capture_output=True, text=True, check=True).stdout
     return text

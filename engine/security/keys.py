@@ -2,12 +2,20 @@
 
 import hashlib
 import hmac
+from collections.abc import Sequence
 
 from engine.errors import Unavailable
 
 
 class SecretKeyMissing(Unavailable):
     """There is no key for secrets: set SPANLOOM_SECRET_KEY to a long random text, the same in every process."""
+
+
+def derive_keys(secret_keys: Sequence[str], purpose: bytes) -> list[bytes]:
+    """The keys for this purpose, one of each secret key, in their order. Raises `SecretKeyMissing` if there is none."""
+    if not secret_keys:
+        raise SecretKeyMissing
+    return [derive_key(key, purpose) for key in secret_keys]
 
 
 def derive_key(secret_key: str, purpose: bytes) -> bytes:

@@ -7,7 +7,7 @@ from functools import cached_property
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from engine.errors import Unavailable
-from engine.security.keys import SecretKeyMissing, derive_key
+from engine.security.keys import derive_keys
 
 _PURPOSE = b"spanloom sealing of secrets"
 
@@ -38,7 +38,4 @@ class Sealer:
 
     @cached_property
     def _fernet(self) -> MultiFernet:
-        keys = self._keys()
-        if not keys:
-            raise SecretKeyMissing
-        return MultiFernet([Fernet(base64.urlsafe_b64encode(derive_key(key, _PURPOSE))) for key in keys])
+        return MultiFernet([Fernet(base64.urlsafe_b64encode(key)) for key in derive_keys(self._keys(), _PURPOSE)])

@@ -13,7 +13,7 @@ from functools import cached_property
 import orjson
 
 from engine.documents.json_text import to_json
-from engine.security.keys import SecretKeyMissing, derive_key
+from engine.security.keys import derive_keys
 from telemetry.signals.records import Signal, SpanRecord
 
 _PURPOSE = b"spanloom signature of signals"
@@ -43,10 +43,7 @@ class Signer:
 
     @cached_property
     def _derived(self) -> list[bytes]:
-        keys = self._keys()
-        if not keys:
-            raise SecretKeyMissing
-        return [derive_key(key, _PURPOSE) for key in keys]
+        return derive_keys(self._keys(), _PURPOSE)
 
 
 def _mac(key: bytes, content: bytes) -> str:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.cli import interrupts, terminal
-from api.cli.database_reads import check_exists
+from api.cli.database_reads import check_exists, every, write
 from api.cli.errors import wrong_use
 from api.cli.exit_codes import BAD_NEWS, DONE
 from api.cli.rendering.formatting import plural
@@ -63,7 +63,7 @@ def add(given: NewEndpoint, *, as_json: bool) -> int:
     body = _body(given)
     interrupts.run(build_egress(settings).check(body.url))
     new = endpoints.NewEndpoint(body.url, body.events, body.templates, body.headers, body.description)
-    made, secret = _write(settings, lambda c: endpoints.create(c, _OWNER, new, build_sealer(settings)))
+    made, secret = write(settings, lambda c: endpoints.create(c, _OWNER, new, build_sealer(settings)))
     if as_json:
         terminal.show_json(documents.new_endpoint(made, secret).model_dump(mode="json"))
         return DONE
@@ -201,27 +201,11 @@ async def _test(settings: Settings, id: str) -> tuple[deliveries.Delivery, list[
 def _run(settings: Settings, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
     """Run `work` in one transaction. Raises `Unavailable` if the SQLite file does not exist."""
     check_exists(settings)
-    return _write(settings, work)
-
-
-def _write(settings: Settings, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-    """Run `work` in one transaction, creating the SQLite file if it does not exist."""
-
-    async def run() -> T:
-        async with open_database(settings) as database, database.begin() as connection:
-            return await work(connection)
-
-    return interrupts.run(run())
+    return write(settings, work)
 
 
 async def _all_endpoints(connection: AsyncConnection) -> list[endpoints.Endpoint]:
-    found: list[endpoints.Endpoint] = []
-    page, end = await endpoints.list_endpoints(connection, _OWNER, limit=200)
-    found += page
-    while end is not None:
-        page, end = await endpoints.list_endpoints(connection, _OWNER, limit=200, after=end)
-        found += page
-    return found
+    return await every(lambda after: endpoints.list_endpoints(connection, _OWNER, limit=200, after=after))
 
 
 async def _endpoint_id(connection: AsyncConnection, beginning: str) -> str:

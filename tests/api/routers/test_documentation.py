@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser
 
 from tests.conftest import found
 from tests.faults.server_process import ServerProcess, server_process
@@ -14,11 +14,9 @@ from tests.services.chromium import server as chromium
 
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
-    path = found(chromium.fetch)
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=list(chromium.OPTIONS))
+    found(chromium.fetch)
+    async with chromium.serve() as browser:
         yield browser
-        await browser.close()
 
 
 @pytest.fixture

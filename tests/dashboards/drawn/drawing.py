@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from playwright.async_api import Browser, ViewportSize, async_playwright
+from playwright.async_api import Browser, ViewportSize
 
 from tests.services.chromium import server as chromium
 from tests.services.grafana import server as grafana
@@ -69,13 +69,8 @@ class Drawing:
 @asynccontextmanager
 async def drawing(prometheus: Prometheus) -> AsyncIterator[Drawing]:
     """A browser until the block ends. Raises `ServiceMissing`."""
-    browser_path = chromium.fetch()
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=browser_path, args=list(chromium.OPTIONS))
-        try:
-            yield Drawing(browser, prometheus)
-        finally:
-            await browser.close()
+    async with chromium.serve() as browser:
+        yield Drawing(browser, prometheus)
 
 
 def _answers(prometheus: Prometheus, board: JsonObject, shown: TimeRange) -> JsonObject:

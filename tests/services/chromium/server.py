@@ -1,12 +1,16 @@
 """Headless Chromium, which Debian's package installs; tests drive it with playwright."""
 
 import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+
+from playwright.async_api import Browser, async_playwright
 
 from tests.services.cache import ServiceMissing
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-OPTIONS = ("--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars", "--force-color-profile=srgb")
+_OPTIONS = ("--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars", "--force-color-profile=srgb")
 """Containers run it as root, which Chromium's sandbox refuses, and have little shared memory."""
 
 
@@ -16,3 +20,15 @@ def fetch() -> Path:
     if found is None:
         raise ServiceMissing("Chromium is not installed: apt-get install chromium")
     return Path(found)
+
+
+@asynccontextmanager
+async def serve() -> AsyncIterator[Browser]:
+    """A browser until the block ends. Raises `ServiceMissing`."""
+    path = fetch()
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=path, args=list(_OPTIONS))
+        try:
+            yield browser
+        finally:
+            await browser.close()

@@ -1,7 +1,7 @@
 """`spanloom keys`: create, list and revoke API keys of every owner."""
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -13,15 +13,14 @@ from api.access import keys
 from api.access.keys import NewKey
 from api.access.principal import OWNER_PATTERN
 from api.access.scopes import ALL, SCOPES
-from api.cli import interrupts, terminal
-from api.cli.database_reads import check_exists, read
+from api.cli import terminal
+from api.cli.database_reads import check_exists, every, read, write
 from api.cli.errors import wrong_use
 from api.cli.exit_codes import DONE
 from api.cli.rendering.keys import keys_table
 from api.schemas import keys as documents
 from api.settings import Settings
 from api.wiring.access import build_hasher
-from api.wiring.database import open_database
 
 T = TypeVar("T")
 
@@ -78,7 +77,7 @@ def revoke(id: str, *, as_json: bool) -> int:
 
 def created(settings: Settings, new: NewKey) -> documents.NewKeyAnswer:
     """The document of a new key. Raises `SecretKeyMissing`."""
-    made, text = _write(settings, lambda connection: keys.create(connection, new, build_hasher(settings)))
+    made, text = write(settings, lambda connection: keys.create(connection, new, build_hasher(settings)))
     return documents.new_key(made, text)
 
 
@@ -86,11 +85,7 @@ def listed(settings: Settings, owner: str | None) -> documents.KeyPage:
     """The document of all keys, or of those of one owner."""
 
     async def everything(connection: AsyncConnection) -> list[keys.ApiKey]:
-        found, after = await keys.list_keys(connection, owner, limit=200)
-        while after is not None:
-            more, after = await keys.list_keys(connection, owner, limit=200, after=after)
-            found += more
-        return found
+        return await every(lambda after: keys.list_keys(connection, owner, limit=200, after=after))
 
     return documents.KeyPage(items=[documents.key(one) for one in read(settings, everything)], next_cursor=None)
 
@@ -98,17 +93,7 @@ def listed(settings: Settings, owner: str | None) -> documents.KeyPage:
 def revoked(settings: Settings, key_id: str) -> documents.KeyAnswer:
     """The document of a key that is now revoked. Raises `NotFound`."""
     check_exists(settings)
-    return documents.key(_write(settings, lambda connection: keys.revoke(connection, key_id)))
-
-
-def _write(settings: Settings, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-    """Run `work` in one transaction, creating the SQLite file if it does not exist."""
-
-    async def run() -> T:
-        async with open_database(settings) as database, database.begin() as connection:
-            return await work(connection)
-
-    return interrupts.run(run())
+    return documents.key(write(settings, lambda connection: keys.revoke(connection, key_id)))
 
 
 def _check(new: NewKey) -> None:
